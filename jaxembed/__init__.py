@@ -1,0 +1,1 @@
+"""Train, evaluate, run and convert text-embedding models in JAX."""

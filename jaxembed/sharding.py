@@ -1,0 +1,44 @@
+"""The mesh, the parameter table, and the way of a host batch onto devices.
+
+Mesh axes are Explicit: the sharding of every array is part of its type, and an
+operation whose result could be sharded in two ways is an error until the code
+says which (`out_sharding=spec(...)`). `spec` answers None when there is no mesh
+(one device, or inside shard_map), so model code is the same everywhere.
+"""
+
+import re
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import numpy as np
+
+from jaxembed import types
+
+AXES = ('data', 'fsdp', 'tensor')
+# Rows of text are split over both: fsdp is data parallelism whose parameters
+# are split as well.
+BATCH = ('data', 'fsdp')
+
+
+def make_mesh(shape: tuple[int, int, int] | None = None, devices=None):
+  """Mesh with the axes data, fsdp, tensor; default: all devices on data."""
+  devices = jax.devices() if devices is None else devices
+  shape = tuple(shape) if shape else (len(devices), 1, 1)
+  if len(shape) != 3 or int(np.prod(shape)) != len(devices):
+    raise ValueError(
+        f'mesh {shape} (data, fsdp, tensor) needs {int(np.prod(shape))} devices, '
+        f'but {len(devices)} are here; choose three sizes whose product is '
+        f'{len(devices)}')
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3,
+                       devices=devices)
+
+
+def spec(*axes) -> P | None:
+  """PartitionSpec of `axes` under an Explicit mesh, None without one.
+
+  spec(BATCH, None, 'tensor') shards a [B,T,F] activation.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or not any(t == AxisType.Explicit for t in mesh.axis_types):
+    return None
+  return P(*axes)

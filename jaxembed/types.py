@@ -1,0 +1,74 @@
+"""The arrays that travel between rooms, and the letters that name their axes.
+
+Letters mean one thing everywhere:
+  B rows of text      T tokens           S key tokens        D model width
+  N query heads       K key/value heads  H head width        F feed-forward
+  L layers            V vocabulary       R latents           E embedding width
+  Q queries           C passages         G passages per query
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+# Nested dict of arrays. Paths ('backbone/layers/attn/q/kernel') are a public
+# contract: checkpoints, the sharding table, conversion and LoRA key on them.
+Params = dict[str, Any]
+# Scalars (or small vectors) by name, 'group/name'.
+Metrics = dict[str, Any]
+
+
+def _pytree(cls):
+  return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@_pytree
+class Tokens:
+  """Tokenised texts.
+
+  Padding may stand on either side; `mask` alone says where text is. `pool` is a
+  subset of `mask`: instruction tokens are attended to but not pooled.
+  """
+
+  ids: Array  # [B,T] int32
+  mask: Array  # [B,T] bool, true on text
+  pool: Array  # [B,T] bool, true where the token counts in the embedding
+
+
+@_pytree
+class Pairing:
+  """Which passage belongs to which query, and what may serve as its negative.
+
+  No layout is assumed: every passage names its owner, so interleaved
+  (P N N P N N) and blocked (P P N N N N) passages mean the same.
+  Ids are 31-bit hashes of the text (or of the id the data carries): equal ids
+  mean equal texts, and an equal text is never a negative.
+  """
+
+  owner: Array  # [C] int32, the query's row; -1 marks a padding passage
+  is_positive: Array  # [C] bool, exactly one true per query
+  query_id: Array  # [Q] int32
+  passage_id: Array  # [C] int32
+  group: Array  # [Q] int32, dataset (task) of the row
+  in_batch: Array  # [Q] bool, false: only the row's own negatives count
+
+
+@_pytree
+class PairBatch:
+  """One training step's worth of text."""
+
+  query: Tokens  # [Q,T]
+  passage: Tokens  # [C,S]
+  pairing: Pairing
+
+
+@_pytree
+class TrainState:
+  """All that changes from step to step. Randomness is a function of `step`."""
+
+  step: Array  # [] int32, updates done
+  params: Params
+  opt_state: Any
