@@ -1,0 +1,32 @@
+# Two commands, each complete on a machine with Python 3.11+ and pip:
+#   make quickstart    fine-tune a real model, evaluate, export, search
+#   make test          the test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: quickstart test slow lint clean
+
+# One stamp per set of extras: installed once, again when pyproject.toml changes.
+$(VENV)/.installed-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+quickstart: $(VENV)/.installed-demo
+	$(BIN)/python -m launch.quickstart --workdir=runs/quickstart
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pytest -n $(JOBS)
+
+slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-test
+	$(BIN)/python -m ruff check .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

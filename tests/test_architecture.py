@@ -1,0 +1,145 @@
+"""The floors and fences of the house: imports are parsed, not trusted."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Lowest first. A module may import from lower floors and from its own room (the
+# longest entry that its name begins with), never from its floor or above.
+FLOORS = (
+    ('jaxembed.types', 'jaxembed.config'),
+    ('jaxembed.sharding', 'jaxembed.kernels'),
+    ('jaxembed.pooling', 'jaxembed.losses', 'jaxembed.data'),
+    ('jaxembed.models',),
+    ('jaxembed.checkpoint', 'jaxembed.search'),
+    ('jaxembed.train', 'jaxembed.convert'),
+    ('jaxembed.embedder',),
+    ('jaxembed.evaluation', 'jaxembed.mining'),
+    ('jaxembed.train.loop',),
+    ('jaxembed',),  # the package's public names
+    ('launch',),
+)
+# package -> the only places that may import it
+FENCES = {
+    'flax': ('jaxembed.models', 'jaxembed.pooling'),
+    'orbax': ('jaxembed.checkpoint',),
+    'transformers': ('jaxembed.data', 'jaxembed.convert'),
+    'tokenizers': ('jaxembed.data', 'jaxembed.convert'),
+    'tensorflow_datasets': ('jaxembed.data',),
+    'grain': ('jaxembed.data',),
+    'torch': ('jaxembed.convert',),
+    'sentence_transformers': ('jaxembed.convert', 'launch'),
+    'jax.experimental.pallas': ('jaxembed.kernels',),
+    'optax': ('jaxembed.train',),
+    'absl': ('launch',),
+    'ml_collections': ('launch', 'configs'),
+    'tensorflow': (),
+    'pickle': (),
+}
+
+
+def _name(path: pathlib.Path) -> str:
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def _imports(path: pathlib.Path):
+  """Dotted names imported anywhere in the file, functions included."""
+  for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path}: relative import'
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def _within(name: str, room: str) -> bool:
+  return name == room or name.startswith(room + '.')
+
+
+def _room(name: str) -> tuple[int, str]:
+  """Floor and room of a module; the longest matching entry wins."""
+  matches = [(len(room), floor, room) for floor, rooms in enumerate(FLOORS)
+             for room in rooms if _within(name, room)]
+  assert matches, f'{name} lives on no floor; add its room to FLOORS'
+  _, floor, room = max(matches)
+  return floor, room
+
+
+FILES = sorted(p for d in ('jaxembed', 'launch') for p in (ROOT / d).rglob('*.py'))
+
+
+@pytest.mark.parametrize('path', FILES, ids=_name)
+def test_imports_go_down(path):
+  me = _name(path)
+  if me == 'jaxembed':
+    return  # the front door re-exports from every floor
+  floor, room = _room(me)
+  for name in _imports(path):
+    assert not _within(name, 'configs'), f'{me} imports {name}'
+    if not (_within(name, 'jaxembed') or _within(name, 'launch')):
+      continue
+    other_floor, other_room = _room(name)
+    assert other_floor < floor or other_room == room, (
+        f'{me} (floor {floor}) imports {name} (floor {other_floor})')
+
+
+@pytest.mark.parametrize('path', FILES, ids=_name)
+def test_fences(path):
+  me = _name(path)
+  for name in _imports(path):
+    for package, allowed in FENCES.items():
+      if _within(name, package):
+        assert any(_within(me, room) for room in allowed), (
+            f'{me} imports {name}; only {allowed or "nobody"} may')
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in FILES if _within(_name(p), 'jaxembed.data')], ids=_name)
+def test_data_is_host_side(path):
+  assert not [n for n in _imports(path) if _within(n, 'jax')]
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in FILES if _within(_name(p), 'jaxembed.kernels')], ids=_name)
+def test_kernels_stand_alone(path):
+  ours = [n for n in _imports(path) if _within(n, 'jaxembed')]
+  assert all(_within(n, 'jaxembed.kernels') for n in ours), ours
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in FILES if _within(_name(p), 'jaxembed.losses')], ids=_name)
+def test_losses_know_no_model(path):
+  assert not [n for n in _imports(path) if _within(n, 'jaxembed.models')]
+
+
+def test_configs_import_config_and_presets_only():
+  for path in (ROOT / 'configs').glob('*.py'):
+    for name in _imports(path):
+      assert any(_within(name, ok) for ok in (
+          'jaxembed.config', 'jaxembed.models.presets', 'ml_collections')
+      ) or name.split('.')[0] in sys.stdlib_module_names, f'{path.name}: {name}'
+
+
+def test_environment_is_read_by_launchers_only():
+  for path in FILES:
+    if _name(path).startswith('jaxembed'):
+      text = path.read_text()
+      assert 'os.environ' not in text and 'os.getenv' not in text, path
+
+
+def test_files_are_short():
+  """400 lines is the wall; kernels may pass it with a reason at the top."""
+  for path in FILES:
+    if _within(_name(path), 'jaxembed.kernels'):
+      continue
+    lines = path.read_text().count('\n')
+    assert lines <= 400, f'{path.relative_to(ROOT)} has {lines} lines'
+  for path in (ROOT / 'launch').glob('*.py'):
+    assert path.read_text().count('\n') <= 100, path
+  for path in (ROOT / 'configs').glob('*.py'):
+    assert path.read_text().count('\n') <= 80, path
