@@ -42,3 +42,24 @@ def spec(*axes) -> P | None:
   if mesh.empty or not any(t == AxisType.Explicit for t in mesh.axis_types):
     return None
   return P(*axes)
+
+
+def rows(mesh, host: types.PairBatch | types.Tokens):
+  """Global arrays from this host's slice of the rows, split over BATCH.
+
+  Raises:
+    ValueError: the global row count does not divide the mesh.
+  """
+  parts = mesh.shape['data'] * mesh.shape['fsdp']
+
+  def place(x):
+    total = len(x) * jax.process_count()
+    if total % parts:
+      raise ValueError(
+          f'batch of {total} rows is not a multiple of {parts} devices (data x '
+          f'fsdp); use {total // parts * parts or parts} or '
+          f'{(total // parts + 1) * parts}')
+    return jax.make_array_from_process_local_data(
+        NamedSharding(mesh, P(BATCH, *(None,) * (np.ndim(x) - 1))), x)
+
+  return jax.tree.map(place, host)

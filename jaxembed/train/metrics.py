@@ -1,0 +1,52 @@
+"""Numbers of a run: metrics.jsonl for machines, TensorBoard for eyes."""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import tensorboardX
+
+
+class Writer:
+  """Appends scalars to workdir/metrics.jsonl and workdir/tensorboard.
+
+  `start_step` is where the run continues: records after it, left by a run that
+  was killed between a checkpoint and its death, are cut off, so that no step is
+  ever there twice.
+  """
+
+  def __init__(self, workdir: str | pathlib.Path, start_step: int = 0):
+    self.path = pathlib.Path(workdir) / 'metrics.jsonl'
+    kept = [r for r in read(workdir) if r['step'] <= start_step]
+    tmp = self.path.with_suffix('.tmp')
+    tmp.write_text(''.join(json.dumps(r) + '\n' for r in kept))
+    tmp.replace(self.path)
+    self._file = self.path.open('a')
+    self._board = tensorboardX.SummaryWriter(
+        str(pathlib.Path(workdir) / 'tensorboard'), purge_step=start_step + 1)
+
+  def write(self, step: int, values: dict[str, float]):
+    """One record; values are scalars, non-finite ones become null in JSON."""
+    values = {k: float(np.asarray(v)) for k, v in values.items()}
+    record = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    self._file.write(json.dumps({'step': step} | record) + '\n')
+    self._file.flush()
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+
+  def close(self):
+    self._file.close()
+    self._board.close()
+
+
+def read(workdir: str | pathlib.Path) -> list[dict]:
+  """Records of a run, in order; a last line cut short by a kill is dropped."""
+  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  records = []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return records
