@@ -62,24 +62,24 @@ class Checkpoints:
     """Blocks until the save in flight is on disk; raises what it raised."""
     self._ckptr.wait()
 
-  def restore(self, like: types.TrainState, *,
+  def restore(self, like: Callable[[int], types.TrainState], *,
               say: Callable[[str], None] = print
               ) -> tuple[types.TrainState, dict[str, Any]] | None:
-    """The newest readable state in the shapes and shardings of `like`.
+    """The newest readable state in the shapes and shardings of `like(step)`.
 
     Returns (state, position), or None if there is no checkpoint. An unreadable
     checkpoint is renamed to STEP.unreadable, which `say` is told.
 
     Raises:
       ValueError: checkpoints are there, and none can be read; or the newest one
-        holds other parameters than `like`.
+        holds other parameters than wanted.
     """
     steps = self.steps()
     for step in reversed(steps):
       try:
-        state, meta = self._load(step, like)
+        state, meta = self._load(step, like(step))
       except Exception as e:  # Orbax raises many types for damaged files
-        problem = self._mismatch(step, like.params)
+        problem = self._mismatch(step, like(step).params)
         if problem:
           raise ValueError(
               f'checkpoint {self.folder}/{step} belongs to another model: '

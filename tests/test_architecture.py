@@ -16,9 +16,11 @@ FLOORS = (
     ('jaxembed.pooling', 'jaxembed.losses', 'jaxembed.data'),
     ('jaxembed.models',),
     ('jaxembed.checkpoint', 'jaxembed.search'),
+    ('jaxembed.workdir',),
     ('jaxembed.train', 'jaxembed.convert'),
     ('jaxembed.embedder',),
     ('jaxembed.evaluation', 'jaxembed.mining'),
+    ('jaxembed.train.start', 'jaxembed.train.report'),
     ('jaxembed.train.loop',),
     ('jaxembed',),  # the package's public names
     ('launch',),

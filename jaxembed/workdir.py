@@ -1,0 +1,103 @@
+"""The folder of a run, and the one way to read a model back from it.
+
+    config.json         the resolved experiment
+    model/              model_config.json, and every small file that came with
+                        the source: tokenizer, prompts, Hugging Face config
+    checkpoints/STEP/   see checkpoint.py
+    metrics.jsonl  tensorboard/  report.png
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+from jaxembed import checkpoint, config, types
+
+# Beside the weights, these make a model usable elsewhere.
+_KEPT = ('*.json', '*.txt', '*.model', '*/config.json')
+_WEIGHTS = ('*.safetensors.index.json',)
+
+
+def is_workdir(path: str | pathlib.Path) -> bool:
+  return (pathlib.Path(path) / 'model' / 'model_config.json').is_file()
+
+
+def claim(path: str | pathlib.Path, cfg: config.Config) -> pathlib.Path:
+  """Makes the folder this run's, or finds it to be so already.
+
+  Raises:
+    ValueError: it holds a run of another configuration; the differing fields are
+      named. How often to log, evaluate and save may change between runs.
+  """
+  path = pathlib.Path(path).absolute()
+  path.mkdir(parents=True, exist_ok=True)
+  file = path / 'config.json'
+  wanted = json.loads(json.dumps(config.to_dict(cfg)))
+  if file.exists():
+    stored = json.loads(file.read_text())
+    free = ('config.log_every', 'config.eval', 'config.checkpoint', 'config.mesh')
+    diff = [d for d in _differences(stored, wanted, 'config')
+            if not d.startswith(free)]
+    if diff:
+      raise ValueError(
+          f'{path} holds a run with another configuration: {"; ".join(diff[:5])}'
+          '. Use a fresh --workdir, or the configuration in its config.json')
+  else:
+    write_json(file, wanted)
+  return path
+
+
+def _differences(a, b, path: str):
+  if isinstance(a, dict) and isinstance(b, dict):
+    for key in sorted(a.keys() | b.keys()):
+      yield from _differences(a.get(key), b.get(key), f'{path}.{key}')
+  elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+    for i, (x, y) in enumerate(zip(a, b)):
+      yield from _differences(x, y, f'{path}[{i}]')
+  elif a != b:
+    yield f'{path} was {a!r}, is {b!r}'
+
+
+def save_model(path: pathlib.Path, model: config.ModelConfig,
+               source: pathlib.Path | None):
+  """Writes model/, with the small files of the folder the weights came from."""
+  target = pathlib.Path(path) / 'model'
+  target.mkdir(parents=True, exist_ok=True)
+  for pattern in _KEPT if source else ():
+    for file in sorted(source.glob(pattern)):
+      if not any(file.match(w) for w in _WEIGHTS):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
+  # Last: its presence says that the folder is whole.
+  write_json(target / 'model_config.json', dataclasses.asdict(model))
+
+
+def load_model_config(path: str | pathlib.Path) -> config.ModelConfig:
+  """The ModelConfig of a run."""
+  file = pathlib.Path(path) / 'model' / 'model_config.json'
+  return config.from_dict(
+      config.ModelConfig, json.loads(file.read_text()), str(file))
+
+
+def load(path: str | pathlib.Path, step: int | None = None
+         ) -> tuple[types.Params, config.ModelConfig, pathlib.Path, int]:
+  """(params, model config, folder of tokenizer and prompts, step) of a run.
+
+  Raises:
+    FileNotFoundError: no model, or no checkpoint, under `path`.
+  """
+  path = pathlib.Path(path)
+  if not is_workdir(path):
+    raise FileNotFoundError(f'{path} is no jaxembed workdir: '
+                            'model/model_config.json is missing')
+  params, step = checkpoint.load_params(path / 'checkpoints', step)
+  return params, load_model_config(path), path / 'model', step
+
+
+def write_json(file: pathlib.Path, data):
+  """Writes whole or not at all."""
+  tmp = file.with_name(file.name + '.tmp')
+  tmp.write_text(json.dumps(data, indent=2) + '\n')
+  tmp.replace(file)
