@@ -1,0 +1,103 @@
+"""The latent-attention head as published: obvious, and slow on purpose.
+
+Token states are the queries; R trainable latents are the keys and values of one
+multi-head cross-attention; a GEGLU feed-forward follows; both have residuals.
+The kept tokens are then averaged (NV-Embed, arXiv 2405.17428, section 3.1).
+Every other implementation is tested against this one.
+"""
+
+import jax
+import jax.numpy as jnp
+
+EPS = 1e-5  # of every LayerNorm in the head, as released
+
+
+def latent_pool(params, hidden, pool):
+  """Mean of the head's outputs over kept tokens.
+
+  hidden [B,T,D], pool [B,T] bool -> [B,D] float32 (float64 for float64 states).
+  A row that keeps no token gives the zero vector, and a token that is not kept
+  has no influence, be it NaN.
+  """
+  hidden = jnp.where(pool[..., None], hidden, 0)
+  out = tokens(params, hidden).astype(accumulator(hidden.dtype))
+  total = jnp.sum(jnp.where(pool[..., None], out, 0), axis=1)
+  return total / jnp.maximum(jnp.sum(pool, axis=1), 1)[:, None]
+
+
+def latent_pool_packed(params, hidden, segments, num_segments: int):
+  """One mean per text when a row holds several.
+
+  hidden [B,T,D], segments [B,T] int32 (negative: not kept) -> [B,S,D] float32.
+  """
+  return jnp.stack(
+      [latent_pool(params, hidden, segments == s) for s in range(num_segments)], 1)
+
+
+def tokens(params, hidden):
+  """The head's output for every token, before pooling. [..., D] -> [..., D]."""
+  hidden = hidden + _attend(params, hidden)
+  return hidden + _feed_forward(params, hidden)
+
+
+def project_latents(params, dtype):
+  """Keys and values: they depend on parameters alone. -> two [R,N,H]."""
+  context = layer_norm(params['norm_context'], params['latents'].astype(dtype))
+  key = jnp.einsum('RD,DNH->RNH', context, params['k']['kernel'].astype(dtype))
+  value = jnp.einsum('RD,DNH->RNH', context, params['v']['kernel'].astype(dtype))
+  return key, value
+
+
+def layer_norm(params, x):
+  """Affine LayerNorm over D, computed in float32. [..., D] -> [..., D]."""
+  acc = accumulator(x.dtype)
+  wide = x.astype(acc)
+  centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+  var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+  normed = centred * jax.lax.rsqrt(var + EPS)
+  return (normed * params['scale'].astype(acc)
+          + params['bias'].astype(acc)).astype(x.dtype)
+
+
+def geglu(up, gate):
+  """up * gelu(gate) with the exact erf; the caller chooses the precision."""
+  return up * jax.nn.gelu(gate, approximate=False)
+
+
+def accumulator(dtype):
+  """The dtype of sums, softmaxes and norms over arrays of `dtype`."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def _attend(params, x):
+  """Cross-attention of tokens to latents. [..., D] -> [..., D]."""
+  dtype = x.dtype
+  acc = accumulator(dtype)
+  query = jnp.einsum(
+      '...D,DNH->...NH', layer_norm(params['norm'], x),
+      params['q']['kernel'].astype(dtype))
+  key, value = project_latents(params, dtype)
+  logits = jnp.einsum(
+      '...NH,RNH->...NR', query, key, preferred_element_type=acc)
+  # A latent is never masked: all R take part for every token.
+  weights = jax.nn.softmax(logits * key.shape[-1] ** -0.5, axis=-1).astype(dtype)
+  mixed = jnp.einsum('...NR,RNH->...NH', weights, value)
+  return jnp.einsum('...NH,NHD->...D', mixed, params['out']['kernel'].astype(dtype))
+
+
+def _feed_forward(params, x):
+  """GEGLU feed-forward. [..., D] -> [..., D]."""
+  dtype = x.dtype
+  acc = accumulator(dtype)
+  mlp = params['mlp']
+  normed = layer_norm(params['mlp_norm'], x)
+
+  def project(name):
+    y = jnp.einsum('...D,DF->...F', normed, mlp[name]['kernel'].astype(dtype),
+                   preferred_element_type=acc)
+    return y + mlp[name]['bias'].astype(acc)
+
+  inner = geglu(project('up'), project('gate')).astype(dtype)
+  y = jnp.einsum('...F,FD->...D', inner, mlp['down']['kernel'].astype(dtype),
+                 preferred_element_type=acc)
+  return (y + mlp['down']['bias'].astype(acc)).astype(dtype)

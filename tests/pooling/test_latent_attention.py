@@ -1,0 +1,97 @@
+"""The head as a pooler: its start, its golden outputs, its edge cases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxembed import config
+from jaxembed.pooling import latent_attention
+
+CFG = config.PoolingConfig(
+    kind='latent_attention', latents=5, heads=2, head_dim=6, ff_mult=4)
+
+
+def states(key, rows=3, length=7, dim=16):
+  hidden = jax.random.normal(jax.random.key(key), (rows, length, dim))
+  pool = np.arange(length) < np.array([[length], [3], [1]])
+  return hidden, jnp.asarray(pool[:rows])
+
+
+def released_params(tensors):
+  """The published names, split and transposed by hand."""
+  def get(name):
+    return tensors['latent_attention_model.' + name].astype(np.float32)
+
+  def norm(name):
+    return {'scale': get(name + '.weight'), 'bias': get(name + '.bias')}
+
+  def linear(weight, bias):
+    return {'kernel': weight.T, 'bias': bias}
+
+  def heads(weight):  # [N*H,D] -> [D,N,H]
+    return {'kernel': weight.T.reshape(64, 2, 48)}
+
+  attend, mlp = 'cross_attend_blocks.0.', 'cross_attend_blocks.1.'
+  k, v = np.split(get(attend + 'fn.to_kv.weight'), 2)
+  up, gate = np.split(get(mlp + 'fn.net.0.weight'), 2)
+  up_bias, gate_bias = np.split(get(mlp + 'fn.net.0.bias'), 2)
+  return {
+      'latents': get('latents'),
+      'norm': norm(attend + 'norm'),
+      'norm_context': norm(attend + 'norm_context'),
+      'q': heads(get(attend + 'fn.to_q.weight')),
+      'k': heads(k),
+      'v': heads(v),
+      'out': {'kernel': get(attend + 'fn.to_out.weight').T.reshape(2, 48, 64)},
+      'mlp_norm': norm(mlp + 'norm'),
+      'mlp': {
+          'up': linear(up, up_bias),
+          'gate': linear(gate, gate_bias),
+          'down': linear(get(mlp + 'fn.net.2.weight'), get(mlp + 'fn.net.2.bias')),
+      },
+  }
+
+
+def test_new_head_is_mean_pooling():
+  hidden, pool = states(0)
+  params = latent_attention.init(CFG, 16, jax.random.key(1))
+  got = latent_attention.apply(params, CFG, hidden, pool)
+  want = [np.asarray(h)[np.asarray(p)].mean(0) for h, p in zip(hidden, pool)]
+  # Both are float32 means of at most seven numbers below 4: a few roundings.
+  np.testing.assert_allclose(got, np.stack(want), atol=1e-6, rtol=0)
+
+
+def test_new_head_leaves_tokens_untouched():
+  hidden, _ = states(0)
+  params = latent_attention.init(CFG, 16, jax.random.key(1))
+  np.testing.assert_array_equal(
+      latent_attention.tokens(params, CFG, hidden), hidden)
+
+
+def test_head_dim_zero_means_the_model_width():
+  cfg = config.PoolingConfig(
+      kind='latent_attention', latents=5, heads=2, head_dim=0, ff_mult=4)
+  params = latent_attention.init(cfg, 16, jax.random.key(1))
+  assert params['q']['kernel'].shape == (16, 2, 16)
+  assert params['out']['kernel'].shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize('case', range(4))
+def test_published_head(shared_fixtures, case):
+  """Golden arrays of the publisher's code, float32, head 48 wide on 64/2."""
+  numpy_io = pytest.importorskip('safetensors.numpy')
+  folder = shared_fixtures / 'nv_embed_tiny'
+  params = released_params(numpy_io.load_file(folder / 'model.safetensors'))
+  golden = numpy_io.load_file(folder / 'golden.safetensors')
+  cfg = config.PoolingConfig(
+      kind='latent_attention', latents=16, heads=2, head_dim=48)
+  hidden = golden[f'{case}/hidden']
+  # float32 on both sides; states reach 20, so 2e-5 is 1e-6 of the scale.
+  np.testing.assert_allclose(
+      latent_attention.tokens(params, cfg, hidden),
+      golden[f'{case}/latent_tokens'], atol=2e-5, rtol=0)
+  pooled = latent_attention.apply(
+      params, cfg, hidden, golden[f'{case}/pool_mask'] == 1)
+  unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
+  np.testing.assert_allclose(unit, golden[f'{case}/embeddings'], atol=1e-6, rtol=0)
