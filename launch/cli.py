@@ -1,0 +1,22 @@
+"""What every launcher shares: errors a person can act on, without a traceback."""
+
+import sys
+
+from absl import app
+
+_MEANT_FOR_PEOPLE = (ValueError, FileNotFoundError, FileExistsError,
+                     FloatingPointError, ConnectionError)
+
+
+def run(main):
+  """absl's app.run; an error that names its remedy is printed alone, exit 1."""
+  def wrapped(argv):
+    if len(argv) > 1:
+      raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+    try:
+      main()
+    except _MEANT_FOR_PEOPLE as e:
+      print(f'error: {e}', file=sys.stderr)
+      sys.exit(1)
+
+  app.run(wrapped)
