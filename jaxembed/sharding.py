@@ -19,6 +19,31 @@ AXES = ('data', 'fsdp', 'tensor')
 # are split as well.
 BATCH = ('data', 'fsdp')
 
+# Where each parameter lies: the first pattern that matches its path decides.
+# Paths under layers/ carry a leading layer axis, which is never split. A matrix
+# [in, out] is split over 'tensor' on the side that attention heads or
+# feed-forward channels are on, over 'fsdp' on the other.
+RULES = (
+    (r'embed/(token|position|type)$', P(None, 'fsdp')),
+    (r'layers/(attn/[qkv]|mlp/(up|gate))/kernel$', P('fsdp', 'tensor')),
+    (r'layers/(attn/[qkv]|mlp/(up|gate))/bias$', P('tensor')),
+    (r'layers/(attn/o|mlp/down)/kernel$', P('tensor', 'fsdp')),
+    (r'layers/(attn/o|mlp/down)/bias$', P()),
+    (r'layers/(attn/[qkv]|mlp/(up|gate))/lora_a$', P('fsdp', None)),
+    (r'layers/(attn/[qkv]|mlp/(up|gate))/lora_b$', P(None, 'tensor')),
+    (r'layers/(attn/o|mlp/down)/lora_a$', P('tensor', None)),
+    (r'layers/(attn/o|mlp/down)/lora_b$', P(None, 'fsdp')),
+    (r'backbone/relative$', P()),
+    (r'norm(_context)?/(scale|bias)$', P()),
+    (r'pooling/latents$', P()),
+    (r'pooling/[qkv]/kernel$', P('fsdp', None, None)),
+    (r'pooling/out/kernel$', P(None, None, 'fsdp')),
+    (r'pooling/mlp/(up|gate)/kernel$', P('fsdp', None)),
+    (r'pooling/mlp/down/kernel$', P(None, 'fsdp')),
+    (r'pooling/mlp/(up|gate|down)/bias$', P()),
+    (r'dense/\d+/(kernel|bias)$', P()),
+)
+
 
 def make_mesh(shape: tuple[int, int, int] | None = None, devices=None):
   """Mesh with the axes data, fsdp, tensor; default: all devices on data."""
@@ -63,3 +88,21 @@ def rows(mesh, host: types.PairBatch | types.Tokens):
         NamedSharding(mesh, P(BATCH, *(None,) * (np.ndim(x) - 1))), x)
 
   return jax.tree.map(place, host)
+
+
+def param_specs(params: types.Params) -> types.Params:
+  """The tree of `params` with the PartitionSpec of each leaf, by RULES.
+
+  Raises:
+    ValueError: a path that no rule matches; nothing is replicated silently.
+  """
+  return jax.tree_util.tree_map_with_path(lambda path, _: _rule(path), params)
+
+
+def _rule(path) -> P:
+  name = '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
+  for pattern, axes in RULES:
+    if re.search(pattern, name):
+      return P(None, *axes) if '/layers/' in f'/{name}' else axes
+  raise ValueError(f'no sharding rule matches parameter {name!r}; '
+                   'add a row to sharding.RULES')

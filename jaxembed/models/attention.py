@@ -1,0 +1,118 @@
+"""Who sees whom, and multi-head attention."""
+
+import math
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxembed.config import BackboneConfig, LoraConfig
+from jaxembed.models import rope
+from jaxembed.models.layers import Linear, Norm
+from jaxembed.sharding import BATCH, spec
+from jaxembed.types import Array
+
+# Below every score, and no infinity: a row with no key at all (batch padding)
+# gets equal weights instead of NaN.
+_MASKED = -1e30
+
+
+def visible(mode: str, mask: Array, positions: Array, prefix: Array | None,
+            window: int) -> Array:
+  """Which keys a query sees.  mask, positions [B,T] -> [B,1,1,T] or [B,1,T,T].
+
+  Args:
+    mode: 'causal', 'bidirectional', or 'prefix': causal, but the first
+      `prefix` tokens of a row are seen by all.
+    mask: true on text; padding is never seen.
+    positions: index of each token; distances are differences of it.
+    prefix: [B] int32, for mode 'prefix'.
+    window: number of keys on the left (own one included) a query sees, and
+      on the right when bidirectional; 0: no limit.
+  """
+  seen = mask[:, None, :]
+  if mode == 'bidirectional' and not window:
+    return seen[:, None]
+  ahead = positions[:, None, :] - positions[:, :, None]  # key minus query
+  if mode == 'bidirectional':
+    return (seen & (abs(ahead) < window))[:, None]
+  allowed = ahead <= 0
+  if window:
+    allowed &= ahead > -window
+  if mode == 'prefix':
+    inside = positions[:, None, :] < prefix[:, None, None]
+    allowed |= inside & (abs(ahead) < window) if window else inside
+  return (seen & allowed)[:, None]
+
+
+def attend(q: Array, k: Array, v: Array, seen: Array, scale: float,
+           softcap: float = 0.0, bias: Array | None = None) -> Array:
+  """softmax(scale q k + bias) v over the keys that are seen, in float32.
+
+  q [B,T,N,H]; k, v [B,S,K,H], key head j serving query heads jG..jG+G-1;
+  seen [B,1,1|T,S]; bias [N,T,S] -> [B,T,N,H].
+  """
+  batch, length, heads, width = q.shape
+  groups = k.shape[2]
+  split = spec(BATCH, None, 'tensor', None, None)
+  q = lax.reshape(q, (batch, length, groups, heads // groups, width),
+                  out_sharding=split)
+  scores = jnp.einsum('BTKGH,BSKH->BKGTS', q * jnp.asarray(scale, q.dtype), k,
+                      preferred_element_type=jnp.float32)
+  if softcap:
+    scores = softcap * jnp.tanh(scores / softcap)
+  if bias is not None:
+    scores += lax.reshape(bias, (1, *scores.shape[1:]),
+                          out_sharding=spec(None, 'tensor', None, None, None))
+  scores = jnp.where(seen[:, :, None], scores, _MASKED)
+  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+  out = jnp.einsum('BKGTS,BSKH->BTKGH', weights, v)
+  return lax.reshape(out, (batch, length, heads, width),
+                     out_sharding=spec(BATCH, None, 'tensor', None))
+
+
+def relative_buckets(length: int, buckets: int, distance: int) -> np.ndarray:
+  """T5's bidirectional buckets of key minus query.  -> [T,T] int32.
+
+  Raffel et al. 2020 (arXiv 1910.10683): half the buckets per direction, half of
+  those exact, the rest logarithmic up to `distance`.
+  """
+  ahead = np.arange(length)[None, :] - np.arange(length)[:, None]
+  half, exact = buckets // 2, buckets // 4
+  far = np.abs(ahead)
+  ratio = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact))
+  log = exact + (ratio / np.float32(math.log(distance / exact))
+                 * (half - exact)).astype(np.int32)
+  bucket = np.where(far < exact, far, np.minimum(log, half - 1))
+  return (bucket + half * (ahead > 0)).astype(np.int32)
+
+
+class Attention(nn.Module):
+  """Projections around `attend`.  x [B,T,D] -> [B,T,D]."""
+
+  cfg: BackboneConfig
+  lora: LoraConfig | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, seen: Array, turns, bias: Array | None) -> Array:
+    """`turns` is (cos, sin) of the rotary table, or None."""
+    cfg = self.cfg
+
+    def heads(name, count):
+      y = Linear(count * cfg.head_dim, 'out', cfg.qkv_bias, self.lora, name=name)(x)
+      return lax.reshape(y, (*x.shape[:2], count, cfg.head_dim),
+                         out_sharding=spec(BATCH, None, 'tensor', None))
+
+    q = heads('q', cfg.num_heads)
+    k, v = heads('k', cfg.num_kv_heads), heads('v', cfg.num_kv_heads)
+    if cfg.qk_norm:
+      q, k = Norm(cfg, name='q_norm')(q), Norm(cfg, name='k_norm')(k)
+    if turns is not None:
+      q, k = rope.rotate(q, *turns), rope.rotate(k, *turns)
+    scale = cfg.query_scale or 1.0 / math.sqrt(cfg.head_dim)
+    out = attend(q, k, v, seen, scale, cfg.softcap, bias)
+    out = lax.reshape(out, (*x.shape[:2], cfg.num_heads * cfg.head_dim),
+                      out_sharding=spec(BATCH, None, 'tensor'))
+    return Linear(cfg.dim, 'in', cfg.out_bias, self.lora, name='o')(out)

@@ -1,0 +1,153 @@
+"""Texts to vectors: the model's three public functions.
+
+Parameters are a nested dict: 'backbone', 'pooling' (latent attention only) and
+'dense' (projections after pooling). Every path is listed in sharding.RULES.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from jaxembed import sharding
+from jaxembed.config import DenseConfig, ModelConfig
+from jaxembed.models.layers import ACTIVATIONS, along_last, to_spec
+from jaxembed.models.transformer import Backbone
+from jaxembed.pooling import latent_attention
+from jaxembed.pooling.pool import POOLERS
+from jaxembed.sharding import BATCH, spec
+from jaxembed.types import Array, Params, Tokens
+
+# Below the norm of any embedding that carries information; keeps the zero vector
+# of an empty text zero. The value torch.nn.functional.normalize uses.
+_NORM_EPS = 1e-12
+
+
+def init_params(cfg: ModelConfig, key: Array, dtype=jnp.float32) -> Params:
+  """Random parameters of `cfg`, sharded by sharding.RULES under a mesh.
+
+  The tree is the one `convert.from_hf.load` returns for the same configuration.
+  """
+  make = functools.partial(_init, cfg, dtype=jnp.dtype(dtype))
+  mesh = jax.sharding.get_abstract_mesh()
+  if spec() is None:
+    return jax.jit(make)(key)
+  specs = sharding.param_specs(param_shapes(cfg, dtype))
+  shardings = jax.tree.map(lambda s: NamedSharding(mesh, s), specs,
+                           is_leaf=lambda s: isinstance(s, jax.P))
+  return jax.jit(make, out_shardings=shardings)(key)
+
+
+def param_shapes(cfg: ModelConfig, dtype=jnp.float32) -> Params:
+  """The tree of `init_params` as jax.ShapeDtypeStruct; computes nothing."""
+  with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+    return jax.eval_shape(
+        functools.partial(_init, cfg, dtype=jnp.dtype(dtype)), jax.random.key(0))
+
+
+def hidden_states(params: Params, cfg: ModelConfig, tokens: Tokens, *,
+                  attention: str | None = None, prefix: Array | None = None,
+                  key: Array | None = None) -> Array:
+  """Token states after the final norm.  Tokens [B,T] -> [B,T,D] cfg.dtype.
+
+  Args:
+    params: tree of `init_params`.
+    cfg: static.
+    tokens: padding on either side; states of padding tokens mean nothing.
+    attention: 'causal', 'bidirectional' or 'prefix'; None: cfg.attention.
+    prefix: [B] int32, for 'prefix': how many tokens of each row (from its first
+      text token) every token sees; the others see only what precedes them.
+    key: turns dropout on (that of LoRA).
+  """
+  mode = attention or cfg.attention
+  if mode not in ('causal', 'bidirectional', 'prefix'):
+    raise ValueError(f'attention is {mode!r}; choose causal, bidirectional or '
+                     'prefix')
+  if (mode == 'prefix') != (prefix is not None):
+    raise ValueError(f'attention {mode!r} and prefix '
+                     f'{"absent" if prefix is None else "given"}: the prefix '
+                     "lengths belong to attention 'prefix' and only to it")
+  tokens = jax.tree.map(lambda x: to_spec(x, BATCH, None), tokens)
+  if prefix is not None:
+    prefix = to_spec(prefix, BATCH)
+  rngs = {} if key is None else {'dropout': key}
+  return Backbone(cfg).apply({'params': params['backbone']}, tokens, mode, prefix,
+                             rngs=rngs)
+
+
+def encode(params: Params, cfg: ModelConfig, tokens: Tokens, *,
+           attention: str | None = None, prefix: Array | None = None,
+           key: Array | None = None) -> Array:
+  """One vector per row.  Tokens [B,T] -> [B,E] float32, of length 1 when
+  cfg.normalize.
+
+  Pooling and normalisation are float32. A row whose pool mask is empty (its
+  instruction alone filled max_length) is pooled over its attention mask; a row
+  without any token gives zeros. Arguments as in `hidden_states`.
+  """
+  x = hidden_states(params, cfg, tokens, attention=attention, prefix=prefix,
+                    key=key)
+  return head(params, cfg, x, tokens)
+
+
+def head(params: Params, cfg: ModelConfig, x: Array, tokens: Tokens) -> Array:
+  """Pools states, projects, normalises.  x [B,T,D] -> [B,E] float32."""
+  tokens = jax.tree.map(lambda t: to_spec(t, BATCH, None), tokens)
+  pool = tokens.pool & tokens.mask
+  pool = jnp.where(pool.any(1, keepdims=True), pool, tokens.mask)
+  if cfg.pooling.kind == 'latent_attention':
+    full = jax.tree.map(lambda p: to_spec(p, *(None,) * p.ndim),
+                        params['pooling'])  # all-gather over fsdp
+    v = latent_attention.apply(full, cfg.pooling, x, pool)
+  else:
+    v = POOLERS[cfg.pooling.kind](x, pool)
+  for i, layer in enumerate(cfg.dense):
+    v = _dense(params['dense'][str(i)], layer, v)
+  return unit(v) if cfg.normalize else v
+
+
+def unit(v: Array) -> Array:
+  """v / |v| along the last axis; zero stays zero.  [B,E] -> [B,E]."""
+  square = jnp.square(v).sum(-1, keepdims=True)
+  return v * jax.lax.rsqrt(jnp.maximum(square, _NORM_EPS**2))
+
+
+def _dense(p: Params, cfg: DenseConfig, v: Array) -> Array:
+  """v [B,D] -> [B,E] float32."""
+  kernel = to_spec(p['kernel'], None, None).astype(jnp.float32)
+  v = jnp.einsum('BD,DE->BE', v, kernel, out_sharding=spec(BATCH, None))
+  if cfg.bias:
+    v += along_last(to_spec(p['bias'], None).astype(jnp.float32), v)
+  return ACTIVATIONS[cfg.activation](v)
+
+
+def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
+  keys = jax.random.split(key, 3)
+  rows = _batch_shards()
+  flags = jnp.ones((rows, 1), bool)
+  tokens = Tokens(ids=jnp.zeros((rows, 1), jnp.int32), mask=flags, pool=flags)
+  tokens = jax.tree.map(lambda x: to_spec(x, BATCH, None), tokens)
+  params = {'backbone': Backbone(cfg).init(
+      keys[0], tokens, 'bidirectional', None)['params']}
+  if cfg.pooling.kind == 'latent_attention':
+    params['pooling'] = latent_attention.init(cfg.pooling, cfg.backbone.dim, keys[1])
+  width = cfg.backbone.dim
+  for i, (layer, k) in enumerate(
+      zip(cfg.dense, jax.random.split(keys[2], max(len(cfg.dense), 1)))):
+    p = {'kernel': jax.random.normal(k, (width, layer.features)) * width**-0.5}
+    if layer.bias:
+      p['bias'] = jnp.zeros(layer.features)
+    params.setdefault('dense', {})[str(i)] = p
+    width = layer.features
+  return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def _batch_shards() -> int:
+  mesh = jax.sharding.get_abstract_mesh()
+  if spec() is None:
+    return 1
+  size = 1
+  for axis in BATCH:
+    size *= mesh.shape[axis]
+  return size

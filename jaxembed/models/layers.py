@@ -1,0 +1,176 @@
+"""Projections, norms, embeddings and the feed-forward block.
+
+Every matrix is stored two-dimensional, [in, out]. `fsdp` splits the side that
+`tensor` does not; the fsdp pieces are gathered where the matrix is used, the
+tensor pieces stay where they are.
+"""
+
+import functools
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import reshard
+
+from jaxembed.config import BackboneConfig, LoraConfig
+from jaxembed.sharding import BATCH, spec
+from jaxembed.types import Array
+
+_INIT = nn.initializers.normal(0.02)
+
+ACTIVATIONS = {
+    'silu': jax.nn.silu,
+    'relu': jax.nn.relu,
+    'gelu': functools.partial(jax.nn.gelu, approximate=False),
+    'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
+    'tanh': jnp.tanh,
+    'identity': lambda x: x,
+}
+
+
+def to_spec(x: Array, *axes) -> Array:
+  """Moves `x` to the sharding of `axes`; nothing without an Explicit mesh."""
+  target = spec(*axes)
+  return x if target is None else reshard(x, target)
+
+
+def along_last(v: Array, x: Array, axis=None) -> Array:
+  """v [F] broadcast to the shape and sharding of x [...,F]."""
+  target = spec(BATCH, *(None,) * (x.ndim - 2), axis)
+  return lax.broadcast_in_dim(v, x.shape, (x.ndim - 1,), out_sharding=target)
+
+
+class Linear(nn.Module):
+  """x [B,T,in] -> [B,T,out]; with `lora_a`, `lora_b` beside the kernel, a
+  low-rank update as well (Hu et al. 2021, arXiv 2106.09685).
+
+  `split` says which side of the kernel lies over the mesh axis 'tensor'. A
+  kernel split on 'in' sums over 'tensor' (all-reduce).
+  """
+
+  features: int
+  split: str  # 'in' | 'out'
+  bias: bool = False
+  lora: LoraConfig | None = None
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    width = x.shape[-1]
+    rows, cols = ('tensor', None) if self.split == 'in' else (None, 'tensor')
+    kernel = self.param('kernel', _INIT, (width, self.features))
+    kernel = to_spec(kernel, rows, cols).astype(x.dtype)  # all-gather over fsdp
+    y = jnp.einsum('...D,DF->...F', x, kernel,
+                   out_sharding=spec(BATCH, *(None,) * (x.ndim - 2), cols))
+    if self.has_variable('params', 'lora_a'):
+      y += self._update(x, rows, cols)
+    if self.bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+      y += along_last(to_spec(bias, cols).astype(x.dtype), y, cols)
+    return y
+
+  def _update(self, x: Array, rows, cols) -> Array:
+    down = to_spec(self.get_variable('params', 'lora_a'), rows, None)
+    up = to_spec(self.get_variable('params', 'lora_b'), None, cols)
+    if self.lora.dropout and self.has_rng('dropout'):
+      x = _dropout(x, self.lora.dropout, self.make_rng('dropout'))
+    batch = (BATCH, *(None,) * (x.ndim - 2))
+    low = jnp.einsum('...D,DR->...R', x, down.astype(x.dtype),
+                     out_sharding=spec(*batch, None))
+    y = jnp.einsum('...R,RF->...F', low, up.astype(x.dtype),
+                   out_sharding=spec(*batch, cols))
+    return y * jnp.asarray(self.lora.scale, x.dtype)
+
+
+class Norm(nn.Module):
+  """RMSNorm or LayerNorm over the last axis, in float32.  [...,D] -> [...,D].
+
+  Gemma stores scale - 1: `cfg.norm_offset` is added back.
+  """
+
+  cfg: BackboneConfig
+  sharded: bool = True  # rows over the batch axes; heads over 'tensor'
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    cfg, width, dtype = self.cfg, x.shape[-1], x.dtype
+    fill = nn.initializers.constant(1.0 - cfg.norm_offset)
+    scale = self.param('scale', fill, (width,)).astype(jnp.float32)
+    x = x.astype(jnp.float32)
+    if cfg.norm == 'layer':
+      x = x - x.mean(-1, keepdims=True)
+    x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + cfg.norm_eps)
+    x = x * self._spread(scale + cfg.norm_offset, x)
+    if cfg.norm_bias:
+      bias = self.param('bias', nn.initializers.zeros, (width,))
+      x = x + self._spread(bias.astype(jnp.float32), x)
+    return x.astype(dtype)
+
+  def _spread(self, v: Array, x: Array) -> Array:
+    heads = ('tensor',) if x.ndim == 4 else ()  # [B,T,N,H]: norm of q or k
+    target = spec(BATCH, None, *heads, None)
+    return lax.broadcast_in_dim(v, x.shape, (x.ndim - 1,), out_sharding=target)
+
+
+class FeedForward(nn.Module):
+  """down(act(gate(x)) * up(x)), or down(act(up(x))).  [B,T,D] -> [B,T,D]."""
+
+  cfg: BackboneConfig
+  lora: LoraConfig | None = None
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    cfg = self.cfg
+    act = ACTIVATIONS[cfg.activation]
+
+    def linear(name, features, split):
+      return Linear(features, split, cfg.ff_bias, self.lora, name=name)
+
+    up = linear('up', cfg.ff_dim, 'out')(x)
+    if cfg.gated:
+      hidden = act(linear('gate', cfg.ff_dim, 'out')(x)) * up
+    else:
+      hidden = act(up)
+    return linear('down', cfg.dim, 'in')(hidden)
+
+
+class Embedding(nn.Module):
+  """Token, position and segment vectors, summed.  ids [B,T] -> [B,T,D].
+
+  Segments are all of kind 0: embeddings of text pairs are not a use we have.
+  """
+
+  cfg: BackboneConfig
+  dtype: str
+
+  @nn.compact
+  def __call__(self, ids: Array, positions: Array) -> Array:
+    cfg = self.cfg
+
+    def table(name, rows):
+      return self.param(name, _INIT, (rows, cfg.dim))
+
+    x = _lookup(table('token', cfg.vocab_size), ids, self.dtype)
+    if cfg.embed_scale != 1.0:
+      x = x * jnp.asarray(cfg.embed_scale, x.dtype)
+    if cfg.position == 'learned':
+      rows = table('position', cfg.max_positions + cfg.position_offset)
+      x += _lookup(rows, positions + cfg.position_offset, self.dtype)
+    if cfg.type_vocab_size:
+      kind = table('type', cfg.type_vocab_size)
+      x += along_last(to_spec(kind, None, None)[0].astype(self.dtype), x)
+    return Norm(cfg, name='norm')(x) if cfg.embed_norm else x
+
+
+def _lookup(table: Array, ids: Array, dtype: str) -> Array:
+  """table [V,D], ids [B,T] -> [B,T,D]."""
+  table = to_spec(table, None, None)  # all-gather over fsdp
+  rows = table.at[ids].get(mode='clip', out_sharding=spec(BATCH, None, None))
+  return rows.astype(dtype)
+
+
+def _dropout(x: Array, rate: float, key: Array) -> Array:
+  target = spec(BATCH, *(None,) * (x.ndim - 1))
+  keep = jax.random.bernoulli(key, 1.0 - rate, x.shape, out_sharding=target) \
+      if target is not None else jax.random.bernoulli(key, 1.0 - rate, x.shape)
+  return jnp.where(keep, x / (1.0 - rate), 0)

@@ -1,0 +1,77 @@
+"""Rotary positions (Su et al. 2021, arXiv 2104.09864), rotate-half layout."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxembed.config import BackboneConfig, RopeScaling
+from jaxembed.types import Array
+
+
+def table(cfg: BackboneConfig, positions: Array, theta: float,
+          scaling: RopeScaling | None) -> tuple[Array, Array]:
+  """cos and sin [B,T,1,H/2] float32 at `positions` [B,T]."""
+  freqs = frequencies(cfg.rope_dim or cfg.head_dim, theta, scaling)
+  angles = positions[..., None].astype(jnp.float32) * jnp.asarray(freqs)
+  factor = scaling.attention_factor if scaling else 1.0
+  angles = angles[:, :, None, :]
+  return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+  """Pairs channel i with i + H/2 and turns them.  x [B,T,N,H] -> [B,T,N,H].
+
+  Channels beyond the table's width pass through.
+  """
+  half = cos.shape[-1]
+  a, b = x[..., :half], x[..., half:2 * half]
+  cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
+  parts = [a * cos - b * sin, b * cos + a * sin]
+  if x.shape[-1] > 2 * half:
+    parts.append(x[..., 2 * half:])
+  return jnp.concatenate(parts, axis=-1)
+
+
+def frequencies(width: int, theta: float,
+                scaling: RopeScaling | None = None) -> np.ndarray:
+  """Angle per position of each channel pair.  -> [width/2] float32."""
+  exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+  freqs = 1.0 / np.float32(theta) ** exponents
+  if scaling is None:
+    return freqs
+  return _SCALERS[scaling.kind](freqs, theta, scaling).astype(np.float32)
+
+
+def _linear(freqs, theta, s: RopeScaling):
+  return freqs / s.factor
+
+
+def _llama3(freqs, theta, s: RopeScaling):
+  """Long wavelengths are stretched, short ones kept, a ramp joins them."""
+  turns = s.original_positions * freqs / (2 * math.pi)
+  ramp = ((turns - s.low_freq_factor)
+          / (s.high_freq_factor - s.low_freq_factor)).clip(0, 1)
+  return freqs * ((1 - ramp) / s.factor + ramp)
+
+
+def _longrope(freqs, theta, s: RopeScaling):
+  return freqs / np.asarray(s.factors, np.float32)
+
+
+def _yarn(freqs, theta, s: RopeScaling):
+  """Peng et al. 2023, arXiv 2309.00071, section 3.2."""
+  width = 2 * len(freqs)
+
+  def channel(turns):  # the pair that turns so often over the original length
+    return (width * math.log(s.original_positions / (turns * 2 * math.pi))
+            / (2 * math.log(theta)))
+
+  low = max(math.floor(channel(s.beta_fast)), 0)
+  high = min(math.ceil(channel(s.beta_slow)), width - 1)
+  ramp = ((np.arange(len(freqs)) - low) / max(high - low, 1e-3)).clip(0, 1)
+  return freqs / s.factor * ramp + freqs * (1 - ramp)
+
+
+_SCALERS = {'linear': _linear, 'llama3': _llama3, 'longrope': _longrope,
+            'yarn': _yarn}

@@ -1,0 +1,131 @@
+"""The backbone: embeddings, scanned layers, final norm."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxembed.config import BackboneConfig, ModelConfig
+from jaxembed.models import rope
+from jaxembed.models.attention import Attention, relative_buckets, visible
+from jaxembed.models.layers import Embedding, FeedForward, Norm, to_spec
+from jaxembed.types import Array, Tokens
+
+_REMAT = {
+    'full': jax.checkpoint_policies.nothing_saveable,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Block(nn.Module):
+  """One layer, in the form `nn.scan` wants.  x [B,T,D] -> [B,T,D]."""
+
+  cfg: ModelConfig
+
+  @nn.compact
+  def __call__(self, x: Array, layer: dict, shared: dict):
+    cfg, lora = self.cfg.backbone, self.cfg.lora
+    seen, turns = _of_layer(layer, shared)
+    attn = Attention(cfg, lora, name='attn')
+    mlp = FeedForward(cfg, lora, name='mlp')
+
+    def norm(name):
+      return Norm(cfg, name=name)
+
+    if cfg.block == 'post':
+      x = norm('attn_norm')(x + attn(x, seen, turns, shared['bias']))
+      return norm('mlp_norm')(x + mlp(x)), None
+    h = norm('attn_norm')(x)
+    if not cfg.first_norm:
+      h = jnp.where(layer['first'], x, h)
+    h = attn(h, seen, turns, shared['bias'])
+    x = x + (norm('attn_post_norm')(h) if cfg.block == 'sandwich' else h)
+    h = mlp(norm('mlp_norm')(x))
+    x = x + (norm('mlp_post_norm')(h) if cfg.block == 'sandwich' else h)
+    return x, None
+
+
+class Backbone(nn.Module):
+  """Token states after the final norm.  Tokens [B,T] -> [B,T,D]."""
+
+  cfg: ModelConfig
+
+  @nn.compact
+  def __call__(self, tokens: Tokens, mode: str, prefix: Array | None) -> Array:
+    cfg = self.cfg.backbone
+    positions = _positions(cfg, tokens.mask)
+    x = Embedding(cfg, self.cfg.dtype, name='embed')(tokens.ids, positions)
+    shared = _shared(cfg, mode, tokens.mask, positions, prefix)
+    if cfg.relative_buckets:
+      table = self.param('relative', nn.initializers.normal(0.02),
+                         (cfg.relative_buckets, cfg.num_heads))
+      shared['bias'] = _bias(cfg, table, tokens.ids.shape[1])
+    block = Block
+    if self.cfg.remat != 'none':
+      block = nn.remat(Block, policy=_REMAT[self.cfg.remat], prevent_cse=False)
+    layers = nn.scan(
+        block, variable_axes={'params': 0}, in_axes=(0, nn.broadcast),
+        split_rngs={'params': True, 'dropout': True}, length=cfg.num_layers)
+    x, _ = layers(self.cfg, name='layers')(x, _per_layer(cfg), shared)
+    return Norm(cfg, name='norm')(x) if cfg.final_norm else x
+
+
+def _positions(cfg: BackboneConfig, mask: Array) -> Array:
+  """mask [B,T] -> [B,T] int32; text starts at 0 unless cfg says the row does."""
+  if cfg.positions == 'index':
+    return jnp.zeros_like(mask, jnp.int32) + jnp.arange(mask.shape[1])[None]
+  return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+def _per_layer(cfg: BackboneConfig) -> dict[str, Array]:
+  """What differs between layers, stacked [L]."""
+  layer = {}
+  if _mixed(cfg):
+    layer['windowed'] = np.array(cfg.windowed_layers)
+  if not cfg.first_norm:
+    layer['first'] = np.arange(cfg.num_layers) == 0
+  return layer
+
+
+def _mixed(cfg: BackboneConfig) -> bool:
+  """Whether some layers are windowed and others are not."""
+  return len(set(cfg.windowed_layers)) == 2
+
+
+def _shared(cfg: BackboneConfig, mode: str, mask: Array, positions: Array,
+            prefix: Array | None) -> dict:
+  """Masks and rotary tables of full ('far') and windowed ('near') layers."""
+  window = cfg.two_way_window if mode == 'bidirectional' else cfg.window
+  far = near = None, None
+  if not all(cfg.windowed_layers) or not cfg.windowed_layers:
+    limit = 0 if cfg.windowed_layers else window
+    far = (visible(mode, mask, positions, prefix, limit),
+           _turns(cfg, positions, cfg.rope_theta, cfg.rope_scaling))
+  if any(cfg.windowed_layers):
+    local = cfg.local_rope_theta
+    near = (visible(mode, mask, positions, prefix, window),
+            _turns(cfg, positions, local, None) if local else far[1] or
+            _turns(cfg, positions, cfg.rope_theta, cfg.rope_scaling))
+  return {'far': far, 'near': near, 'bias': None}
+
+
+def _turns(cfg: BackboneConfig, positions: Array, theta: float, scaling):
+  if cfg.position != 'rope':
+    return None
+  return rope.table(cfg, positions, theta, scaling)
+
+
+def _of_layer(layer: dict, shared: dict):
+  """(seen, turns) of this layer."""
+  far, near = shared['far'], shared['near']
+  if 'windowed' not in layer:
+    return far if far[0] is not None else near
+  pick = layer['windowed']
+  return jax.tree.map(lambda f, n: jnp.where(pick, n, f), far, near)
+
+
+def _bias(cfg: BackboneConfig, table: Array, length: int) -> Array:
+  """table [buckets,N] -> [N,T,T]."""
+  index = relative_buckets(length, cfg.relative_buckets, cfg.relative_distance)
+  bias = to_spec(table, None, None)[index].astype(jnp.float32)
+  return to_spec(bias.transpose(2, 0, 1), 'tensor', None, None)
