@@ -1,0 +1,53 @@
+"""Every knob, as typed data.
+
+Two kinds of object live here. `ModelConfig` and its parts are frozen and
+hashable: they shape parameters and are static arguments of jitted functions.
+`Config` and its parts describe an experiment; a file in configs/ returns one and
+the command line may replace leaves (`--config.mesh.data=8`), which is why they
+can be set. `validate` checks the whole tree afterwards.
+
+No flags, files or environment are read here.
+"""
+
+from jaxembed.config.data import DataConfig, SourceConfig
+from jaxembed.config.experiment import (
+    CheckpointConfig,
+    Config,
+    EvalConfig,
+    MeshConfig,
+    ModelSpec,
+    OptimConfig,
+    StageConfig,
+)
+from jaxembed.config.loss import LossConfig
+from jaxembed.config.model import (
+    BackboneConfig,
+    DenseConfig,
+    LoraConfig,
+    ModelConfig,
+    PoolingConfig,
+    RopeScaling,
+)
+from jaxembed.config.tree import from_dict, to_dict, validate
+
+__all__ = [
+    'BackboneConfig',
+    'CheckpointConfig',
+    'Config',
+    'DataConfig',
+    'DenseConfig',
+    'EvalConfig',
+    'LoraConfig',
+    'LossConfig',
+    'MeshConfig',
+    'ModelConfig',
+    'ModelSpec',
+    'OptimConfig',
+    'PoolingConfig',
+    'RopeScaling',
+    'SourceConfig',
+    'StageConfig',
+    'from_dict',
+    'to_dict',
+    'validate',
+]

@@ -1,0 +1,87 @@
+"""A run: where the weights come from, its stages, mesh and checkpoints."""
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from jaxembed.config.data import DataConfig, SourceConfig
+from jaxembed.config.loss import LossConfig
+
+
+@dataclass(kw_only=True)
+class ModelSpec:
+  """Which weights to start from, and what to put on top of them."""
+
+  # A Hugging Face or sentence-transformers folder, a jaxembed workdir, a hub id,
+  # or 'package:NAME/FOLDER' for files inside an installed Python package.
+  source: str = ''
+  fallback: str = ''  # used when the hub cannot be reached
+  preset: str = ''  # a name in models.presets, for random initialisation
+  attention: str = ''  # '' keeps what the source says
+  pooling: str = ''  # '' keeps what the source says
+  latents: int = 512
+  heads: int = 8
+  head_dim: int = 0
+  ff_mult: int = 4
+  max_length: int = 0  # 0 keeps what the source says
+  dtype: str = 'float32'
+  remat: str = 'none'
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+  name: str = 'adamw'
+  peak_lr: float = 2e-5
+  head_lr: float = 0.0  # of pooling/; 0: peak_lr
+  warmup_steps: int = 50
+  schedule: str = 'linear'  # linear | cosine | constant, after warm-up
+  end_lr: float = 0.0
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.01  # kernels only, not norms or biases
+  clip_norm: float = 1.0
+  freeze: str = ''  # regex over parameter paths
+
+
+@dataclass(kw_only=True)
+class StageConfig:
+  """A stretch of training with its own data, loss and learning rate."""
+
+  name: str = 'train'
+  steps: int = 1000
+  data: DataConfig = field(default_factory=DataConfig)
+  loss: LossConfig = field(default_factory=LossConfig)
+  optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+@dataclass(kw_only=True)
+class MeshConfig:
+  data: int = -1  # -1: every device that is left
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+  every: int = 0  # steps; 0: only before and after training
+  source: Optional[SourceConfig] = None  # held-out pairs, scored as retrieval
+  limit: int = 1000
+  batch_size: int = 64
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+  every: int = 500
+  keep: int = 2
+
+
+@dataclass(kw_only=True)
+class Config:
+  name: str = 'experiment'
+  seed: int = 0
+  model: ModelSpec = field(default_factory=ModelSpec)
+  stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
+  mesh: MeshConfig = field(default_factory=MeshConfig)
+  eval: EvalConfig = field(default_factory=EvalConfig)
+  checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+  log_every: int = 10

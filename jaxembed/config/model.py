@@ -1,0 +1,165 @@
+"""What shapes a parameter or a forward pass: frozen, hashable, static."""
+
+from dataclasses import dataclass
+
+from jaxembed.config.check import one_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+  """How rotary frequencies are stretched beyond the length of pre-training.
+
+  linear: all frequencies divided by `factor`. llama3: low ones divided, high ones
+  kept, a ramp between (the four lower fields). longrope: `factors` divides each
+  frequency, angles are scaled by `attention_factor`. yarn: `ramp` between divided
+  and kept frequencies.
+  """
+
+  kind: str  # linear | llama3 | longrope | yarn
+  factor: float = 1.0
+  low_freq_factor: float = 1.0
+  high_freq_factor: float = 4.0
+  original_positions: int = 8192
+  attention_factor: float = 1.0  # on cos and sin
+  factors: tuple[float, ...] = ()  # longrope, one per frequency
+  beta_fast: float = 32.0
+  beta_slow: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+  """A transformer as a list of features; the defaults are Mistral's.
+
+  Nothing in the forward pass asks for `family`: it names the conversion table.
+  """
+
+  family: str  # a key of convert.tables.FAMILIES
+  vocab_size: int
+  dim: int
+  ff_dim: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  max_positions: int
+  norm_eps: float = 1e-5
+
+  # Norms.
+  norm: str = 'rms'  # rms | layer
+  norm_bias: bool = False
+  norm_offset: float = 0.0  # Gemma stores scale - 1
+  block: str = 'pre'  # pre | post | sandwich: where norms stand in a layer
+  final_norm: bool = True
+  first_norm: bool = True  # false: layer 0 has no norm before attention
+  embed_norm: bool = False
+
+  # Embeddings and positions.
+  embed_scale: float = 1.0
+  type_vocab_size: int = 0
+  position: str = 'rope'  # rope | learned
+  position_offset: int = 0  # RoBERTa's tables start after the padding id
+  positions: str = 'mask'  # mask: text starts at 0; index: the row does (BERT)
+  rope_theta: float = 10000.0
+  rope_dim: int = 0  # 0: the whole head
+  rope_scaling: RopeScaling | None = None
+  local_rope_theta: float = 0.0  # of windowed layers; 0: rope_theta
+
+  # Attention.
+  qkv_bias: bool = False
+  out_bias: bool = False
+  qk_norm: bool = False
+  query_scale: float = 0.0  # scores are multiplied by it; 0: 1/sqrt(head_dim)
+  softcap: float = 0.0  # s -> c tanh(s/c); 0: none
+  window: int = 0  # keys seen by a windowed layer, own one included; 0: all
+  two_way_window: int = 0  # the same when bidirectional: |distance| below it
+  windowed_layers: tuple[bool, ...] = ()  # (): all, when there is a window
+  relative_buckets: int = 0  # T5's bias, shared by the layers; 0: none
+  relative_distance: int = 128
+
+  # Feed-forward.
+  activation: str = 'silu'  # silu | gelu | gelu_tanh | relu
+  gated: bool = True
+  ff_bias: bool = False
+
+  def __post_init__(self):
+    one_of(self, 'norm', ('rms', 'layer'))
+    one_of(self, 'block', ('pre', 'post', 'sandwich'))
+    one_of(self, 'position', ('rope', 'learned'))
+    one_of(self, 'positions', ('mask', 'index'))
+    one_of(self, 'activation', ('silu', 'gelu', 'gelu_tanh', 'relu'))
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+          f'num_heads {self.num_heads} is not a multiple of num_kv_heads '
+          f'{self.num_kv_heads}')
+    if self.windowed_layers and len(self.windowed_layers) != self.num_layers:
+      raise ValueError(
+          f'windowed_layers has {len(self.windowed_layers)} entries for '
+          f'{self.num_layers} layers')
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingConfig:
+  """How token states become one vector. The latent fields are NV-Embed's."""
+
+  kind: str = 'mean'  # mean | cls | last | weighted_mean | max | latent_attention
+  latents: int = 512
+  heads: int = 8
+  head_dim: int = 0  # 0: the backbone's width, as released by NV-Embed
+  ff_mult: int = 4
+
+  def __post_init__(self):
+    one_of(self, 'kind', ('mean', 'cls', 'last', 'weighted_mean', 'max',
+                           'latent_attention'))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseConfig:
+  """One projection after pooling."""
+
+  features: int
+  bias: bool = True
+  activation: str = 'identity'  # identity | tanh
+
+  def __post_init__(self):
+    one_of(self, 'activation', ('identity', 'tanh'))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+  """Low-rank updates beside the kernels whose path matches `targets`."""
+
+  rank: int = 16
+  alpha: float = 32.0
+  dropout: float = 0.0
+  targets: str = r'attn/[qkvo]$|mlp/(gate|up|down)$'
+  rslora: bool = False  # scale by sqrt(rank) (Kalajdzievski 2023)
+
+  @property
+  def scale(self) -> float:
+    """Factor on the update."""
+    return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+  """Everything that shapes a parameter or a forward pass."""
+
+  backbone: BackboneConfig
+  pooling: PoolingConfig = PoolingConfig()
+  dense: tuple[DenseConfig, ...] = ()
+  lora: LoraConfig | None = None
+  attention: str = 'bidirectional'  # bidirectional | causal | prefix
+  normalize: bool = True
+  max_length: int = 512
+  dtype: str = 'float32'  # of activations; parameters have their own
+  remat: str = 'none'  # none | full | dots
+
+  def __post_init__(self):
+    one_of(self, 'attention', ('bidirectional', 'causal', 'prefix'))
+    one_of(self, 'dtype', ('float32', 'bfloat16', 'float16'))
+    one_of(self, 'remat', ('none', 'full', 'dots'))
+
+  @property
+  def embedding_dim(self) -> int:
+    """E: width of what `encode` returns."""
+    return self.dense[-1].features if self.dense else self.backbone.dim
