@@ -1,0 +1,242 @@
+"""Training from the first batch to the last checkpoint.
+
+The loop never waits for the device it feeds: the numbers of a step are read
+while the next one runs. A batch is a function of (seed, step) and so is dropout;
+state and step are all a resumed run needs to repeat the uninterrupted one bit
+for bit.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import itertools
+import math
+import pathlib
+import time
+
+import jax
+from jax.sharding import NamedSharding
+import numpy as np
+import tqdm
+
+from jaxembed import checkpoint, config, data, sharding, types, workdir
+from jaxembed.train import metrics, optim, report, start, step
+
+# evaluate(params, model) -> scores by name, 'eval/...'
+Evaluate = Callable[[types.Params, config.ModelConfig], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A StageConfig with its place in the run."""
+
+  index: int
+  first: int  # steps done when it begins
+  last: int  # and when it ends
+  cfg: config.StageConfig
+
+
+def stages(cfg: config.Config) -> list[Stage]:
+  ends = list(itertools.accumulate(s.steps for s in cfg.stages))
+  return [Stage(i, end - s.steps, end, s)
+          for i, (s, end) in enumerate(zip(cfg.stages, ends))]
+
+
+def make_mesh(cfg: config.MeshConfig):
+  """The config's mesh over every device; -1 takes what the others leave."""
+  rest = cfg.fsdp * cfg.tensor
+  width = jax.device_count() // rest if cfg.data == -1 else cfg.data
+  return sharding.make_mesh((width, cfg.fsdp, cfg.tensor))
+
+
+def describe(cfg: config.Config, model: config.ModelConfig,
+             params: types.Params, mesh) -> str:
+  """The plan, in words, before anything is spent."""
+  count = sum(x.size for x in jax.tree.leaves(params))
+  b = model.backbone
+  lines = [
+      f'run        {cfg.name}: {cfg.model.source or cfg.model.preset}',
+      f'model      {b.num_layers} layers x {b.dim}, {model.attention}, '
+      f'{model.pooling.kind} pooling, {count / 1e6:.1f} M parameters',
+      f'mesh       {dict(mesh.shape)} on {mesh.size} x '
+      f'{jax.devices()[0].device_kind}, activations {model.dtype}']
+  for s in stages(cfg):
+    d = s.cfg.data
+    group = 1 + d.num_negatives
+    lines.append(
+        f'stage      {s.cfg.name}: {s.cfg.steps} steps of {d.batch_size} queries, '
+        f'{d.batch_size * group} candidates per query, '
+        f'{d.batch_size * (1 + group)} texts per step at '
+        f'{d.query_lengths} + {d.passage_lengths} tokens')
+  return '\n'.join(lines)
+
+
+def train(cfg: config.Config, folder: str | pathlib.Path, *,
+          evaluate: Evaluate | None = None, say: Callable[[str], None] = print
+          ) -> tuple[types.TrainState, config.ModelConfig]:
+  """Runs, or resumes, the experiment in `folder`; returns the final state.
+
+  `evaluate` scores the parameters before, during (config.eval.every) and after.
+
+  Raises:
+    ValueError: the configuration, the data or the folder do not fit; before any
+      work is done.
+    FloatingPointError: the loss is not finite; step and rows are named.
+  """
+  cfg = config.validate(cfg)
+  mesh = make_mesh(cfg.mesh)
+  _check_divides(cfg, mesh)
+  folder = workdir.claim(folder, cfg)
+  with (jax.set_mesh(mesh), checkpoint.Checkpoints(
+      folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
+    resumed = workdir.is_workdir(folder) and bool(saved.steps())
+    begin = (start.resume(folder, mesh) if resumed
+             else start.start(cfg.model, cfg.seed, mesh))
+    say(describe(cfg, begin.model, begin.params, mesh))
+    if not resumed:
+      workdir.save_model(folder, begin.model, begin.folder)
+    run = _Run(cfg, folder, begin.model, saved, evaluate, mesh)
+    state = _restore(cfg, begin, saved, mesh, say) if resumed else None
+    done = int(state.step) if state else 0
+    if done == stages(cfg)[-1].last:
+      say(f'finished   {done} steps were done before; nothing to train. '
+          'Use a fresh --workdir to train again')
+      return state, begin.model
+    writer = metrics.Writer(folder, done)
+    try:
+      for stage in stages(cfg):
+        if done >= stage.last:
+          continue
+        tx = optim.make_optimizer(stage.cfg.optim, stage.cfg.steps, begin.params)
+        if state is None or done == stage.first:
+          params = begin.params if state is None else state.params
+          state = step.init_state(params, tx, stage.first)
+        state = run.stage(stage, tx, state, writer)
+        done = stage.last
+    finally:
+      writer.close()
+    say(f'trained    {done} steps; {report.plot(folder, cfg.name)}')
+    return state, begin.model
+
+
+def _check_divides(cfg: config.Config, mesh):
+  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  for i, s in enumerate(cfg.stages):
+    if s.data.batch_size % parts:
+      low = s.data.batch_size // parts * parts
+      raise ValueError(
+          f'config.stages[{i}].data.batch_size={s.data.batch_size} is not a '
+          f'multiple of {parts} devices (data x fsdp); use {low or parts} or '
+          f'{low + parts}')
+
+
+def _restore(cfg, begin: start.Start, saved, mesh, say) -> types.TrainState:
+  """The newest good checkpoint, on this mesh."""
+  def like(at: int) -> types.TrainState:
+    stage = next(s for s in stages(cfg) if at <= s.last)
+    tx = optim.make_optimizer(stage.cfg.optim, stage.cfg.steps, begin.params)
+    moments = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec)),
+        jax.eval_shape(tx.init, begin.params))
+    count = jax.ShapeDtypeStruct(
+        (), np.int32, sharding=NamedSharding(mesh, jax.P()))
+    return types.TrainState(count, begin.params, moments)
+
+  state, _ = saved.restore(like, say=say)
+  say(f'resumed    at step {int(state.step)}')
+  return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What stays the same from stage to stage."""
+
+  cfg: config.Config
+  folder: pathlib.Path
+  model: config.ModelConfig
+  saved: checkpoint.Checkpoints
+  evaluate: Evaluate | None
+  mesh: jax.sharding.Mesh
+
+  def stage(self, stage: Stage, tx, state: types.TrainState,
+            writer: metrics.Writer) -> types.TrainState:
+    """Trains from wherever `state` stands to the end of the stage."""
+    begun = int(state.step)
+    update = step.make_update(
+        self.model, stage.cfg, tx, seed=self.cfg.seed, first_step=stage.first)
+    tokenizer = data.Tokenizer.load(self.folder / 'model')
+    batches = data.batches(
+        stage.cfg.data, tokenizer, seed=self.cfg.seed + stage.index,
+        start_step=begun - stage.first, process_index=jax.process_index(),
+        process_count=jax.process_count())
+    bar = tqdm.tqdm(total=stage.last, initial=begun, desc=stage.cfg.name,
+                    unit='step', disable=jax.process_index() > 0)
+    meter = _Meter(self.cfg.log_every, stage.last, writer, bar)
+    if begun == 0:
+      self._score(0, state, writer, bar)
+    for now, (batch, info) in zip(range(begun + 1, stage.last + 1), batches):
+      state, values = update(state, sharding.rows(self.mesh, batch))
+      meter.read(now, values, batch, info)
+      if self._due(now, stage, self.cfg.checkpoint.every):
+        meter.flush()  # a state is saved only once its loss was seen to be finite
+        self.saved.save(now, state, {'stage': stage.index})
+      if self._due(now, stage, self.cfg.eval.every):
+        meter.flush()
+        self._score(now, state, writer, bar)
+    bar.close()
+    self.saved.wait()
+    return state
+
+  def _due(self, now: int, stage: Stage, every: int) -> bool:
+    return now == stage.last or bool(every) and now % every == 0
+
+  def _score(self, now: int, state: types.TrainState, writer, bar):
+    if self.evaluate:
+      scores = self.evaluate(state.params, self.model)
+      writer.write(now, scores)
+      bar.write(f'step {now}: ' + '  '.join(
+          f'{k} {v:.4f}' for k, v in scores.items()))
+
+
+class _Meter:
+  """Reads each step's numbers one step late, so that the device never waits."""
+
+  def __init__(self, every: int, last: int, writer: metrics.Writer, bar):
+    self._every, self._last, self._writer, self._bar = every, last, writer, bar
+    self._pending = None
+    self._since = time.perf_counter()
+    self._tokens = self._padded = self._pairs = 0
+
+  def read(self, now: int, values: types.Metrics, batch: types.PairBatch, info):
+    """Remembers this step's numbers and settles the step before."""
+    self.flush()
+    self._pending = now, values, batch.pairing.query_id
+    masks = batch.query.mask, batch.passage.mask
+    self._tokens += sum(int(m.sum()) for m in masks) * jax.process_count()
+    self._padded += sum(m.size for m in masks) * jax.process_count()
+    self._pairs += len(batch.pairing.query_id) * jax.process_count()
+
+  def flush(self):
+    """Settles the step in flight: checks, counts, and writes it when due."""
+    if self._pending is None:
+      return
+    now, values, ids = self._pending
+    self._pending = None
+    loss = float(values['train/loss'])
+    if not math.isfinite(loss):
+      raise FloatingPointError(
+          f'loss is {loss} at step {now} (query ids {ids[:8].tolist()} ...); no '
+          'checkpoint holds it. Lower optim.peak_lr, set optim.clip_norm, or look '
+          'at these rows')
+    self._bar.update()
+    if now % self._every and now != self._last and now != 1:
+      return
+    seconds = time.perf_counter() - self._since
+    rates = {'train/tokens_per_s': self._tokens / seconds,
+             'train/pairs_per_s': self._pairs / seconds,
+             'train/padding': 1 - self._tokens / self._padded}
+    self._writer.write(now, jax.device_get(values) | rates)
+    self._bar.set_postfix_str(
+        f'loss {loss:.4f}, {rates["train/tokens_per_s"]:,.0f} tokens/s')
+    self._since = time.perf_counter()
+    self._tokens = self._padded = self._pairs = 0

@@ -1,0 +1,90 @@
+"""Where a run begins: weights, tokenizer and the model's final shape."""
+
+import dataclasses
+import pathlib
+
+import jax
+from jax.sharding import NamedSharding
+
+from jaxembed import config, sharding, types, workdir
+from jaxembed.convert import from_hf
+from jaxembed.models import encoder, presets
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  model: config.ModelConfig
+  params: types.Params  # on the mesh, sharded by the parameter table
+  folder: pathlib.Path | None  # of tokenizer and prompts
+
+
+def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
+  """Loads `spec.source` (or draws `spec.preset`) and puts `spec` on top of it.
+
+  A head the source does not have is drawn from `seed`.
+  """
+  if spec.source and workdir.is_workdir(spec.source):
+    params, model, folder, _ = workdir.load(spec.source)
+  elif spec.source:
+    loaded = from_hf.load(spec.source)
+    params, model, folder = loaded.params, loaded.cfg, loaded.folder
+  else:
+    params, model, folder = None, presets.get(spec.preset), None
+  wanted = apply_spec(model, spec)
+  key = jax.random.key(seed)
+  with jax.set_mesh(mesh):
+    if params is None:
+      params = _draw(wanted, key, mesh)
+    elif wanted.pooling != model.pooling:
+      params = params | {'pooling': _draw(wanted, key, mesh, head_only=True)}
+    return Start(wanted, place(params, mesh), folder)
+
+
+def resume(folder: pathlib.Path, mesh) -> Start:
+  """The start of a run that has checkpoints: shapes and shardings, no weights."""
+  model = workdir.load_model_config(folder)
+  shapes = jax.eval_shape(
+      lambda k: encoder.init_params(model, k), jax.random.key(0))
+  return Start(model, abstract(shapes, mesh), folder / 'model')
+
+
+def abstract(params: types.Params, mesh) -> types.Params:
+  """jax.ShapeDtypeStructs of `params` on the mesh."""
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(
+          x.shape, x.dtype, sharding=NamedSharding(mesh, s)),
+      params, sharding.param_specs(params))
+
+
+def apply_spec(model: config.ModelConfig, spec: config.ModelSpec
+               ) -> config.ModelConfig:
+  """`model` with every field that `spec` sets."""
+  pooling = model.pooling
+  if spec.pooling and spec.pooling != pooling.kind:
+    pooling = dataclasses.replace(
+        pooling, kind=spec.pooling, latents=spec.latents, heads=spec.heads,
+        head_dim=spec.head_dim, ff_mult=spec.ff_mult)
+  return dataclasses.replace(
+      model, pooling=pooling, attention=spec.attention or model.attention,
+      max_length=spec.max_length or model.max_length, dtype=spec.dtype,
+      remat=spec.remat)
+
+
+def place(params: types.Params, mesh) -> types.Params:
+  """Parameters on the mesh, by the table in sharding.py."""
+  return jax.tree.map(
+      lambda x, s: jax.device_put(x, NamedSharding(mesh, s)),
+      params, sharding.param_specs(params))
+
+
+def _draw(model: config.ModelConfig, key, mesh, head_only: bool = False):
+  """Random parameters, born sharded; `head_only` never makes the backbone."""
+  def init(key):
+    params = encoder.init_params(model, key)
+    return params['pooling'] if head_only else params
+
+  shapes = jax.eval_shape(lambda k: encoder.init_params(model, k), key)
+  specs = sharding.param_specs(shapes)
+  specs = specs.get('pooling', {}) if head_only else specs
+  return jax.jit(init, out_shardings=jax.tree.map(
+      lambda s: NamedSharding(mesh, s), specs))(key)

@@ -1,0 +1,155 @@
+"""Checkpoints come back bit for bit, on any mesh, or say why not."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+
+from jaxembed import checkpoint, sharding, types
+
+TX = optax.adamw(1e-3)
+
+
+def _state(seed=0, step=3):
+  params = {'backbone': {'w': jax.random.normal(jax.random.key(seed), (64, 32))},
+            'pooling': {'b': jnp.arange(8, dtype=jnp.bfloat16)}}
+  return types.TrainState(jnp.int32(step), params, TX.init(params))
+
+
+def _like(state):
+  return lambda step: jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def _bits_equal(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert x.dtype == y.dtype
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def _save(folder, states, keep=5):
+  with checkpoint.Checkpoints(folder, keep=keep) as saved:
+    for state in states:
+      saved.save(int(state.step), state, {'stage': 1})
+      saved.wait()
+
+
+def test_round_trip_is_bit_exact(tmp_path):
+  state = _state()
+  _save(tmp_path, [state])
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    again, position = saved.restore(_like(state))
+  _bits_equal(state, again)
+  assert position == {'stage': 1}
+  params, step = checkpoint.load_params(tmp_path)
+  _bits_equal(state.params, params)
+  assert step == 3
+
+
+def test_empty_folder_has_nothing_to_restore(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    assert saved.restore(_like(_state())) is None
+  with pytest.raises(FileNotFoundError, match='no checkpoint'):
+    checkpoint.load_params(tmp_path)
+
+
+def test_only_the_newest_are_kept(tmp_path):
+  _save(tmp_path, [_state(step=s) for s in (1, 2, 3, 4)], keep=2)
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    assert saved.steps() == [3, 4]
+
+
+def test_restores_onto_another_mesh(tmp_path):
+  state = _state()
+  _save(tmp_path, [state])
+  mesh = sharding.make_mesh((4, 2, 1))
+
+  def like(_):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
+            mesh, P('fsdp') if x.ndim else P())), state)
+
+  with jax.set_mesh(mesh), checkpoint.Checkpoints(tmp_path) as saved:
+    again, _ = saved.restore(like)
+  _bits_equal(state, again)
+  assert again.params['backbone']['w'].sharding.spec == P('fsdp')
+
+
+def _largest_file(folder):
+  return max((f for f in folder.rglob('*') if f.is_file()),
+             key=lambda f: f.stat().st_size)
+
+
+def _cut(file):
+  file.write_bytes(file.read_bytes()[:10])
+
+
+def _flip_one_bit(file):
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 0x10
+  file.write_bytes(data)
+
+
+@pytest.mark.parametrize('damage', [_cut, _flip_one_bit])
+@pytest.mark.parametrize('part', ['params', 'opt_state'])
+def test_a_damaged_checkpoint_is_set_aside_and_said(tmp_path, damage, part):
+  good, bad = _state(0, 3), _state(1, 4)
+  bad = types.TrainState(bad.step, bad.params, jax.tree.map(
+      lambda x: x + jnp.asarray(0.1, x.dtype) if x.ndim else x, bad.opt_state))
+  _save(tmp_path, [good, bad])
+  damage(_largest_file(tmp_path / '4' / part))
+  said = []
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    again, _ = saved.restore(_like(good), say=said.append)
+    assert saved.steps() == [3]
+  _bits_equal(good, again)
+  assert '4.unreadable' in said[0]
+  assert (tmp_path / '4.unreadable').is_dir()
+
+
+def test_all_damaged_is_an_error(tmp_path):
+  _save(tmp_path, [_state()])
+  _cut(_largest_file(tmp_path / '3' / 'params'))
+  with (checkpoint.Checkpoints(tmp_path) as saved,
+        pytest.raises(ValueError, match='no checkpoint .* can be read')):
+    saved.restore(_like(_state()), say=lambda _: None)
+
+
+def test_a_half_written_checkpoint_is_not_listed(tmp_path):
+  """What a kill during a save leaves is a folder without Orbax's commit."""
+  state = _state()
+  _save(tmp_path, [state])
+  half = tmp_path / '9.orbax-checkpoint-tmp'
+  half.mkdir()
+  (half / 'params').mkdir()
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    assert saved.steps() == [3]
+    again, _ = saved.restore(_like(state))
+  _bits_equal(state, again)
+
+
+def test_another_model_is_refused_by_name(tmp_path):
+  _save(tmp_path, [_state()])
+  other = {'backbone': {'w': jnp.zeros((64, 16))},
+           'pooling': {'b': jnp.zeros(8, jnp.bfloat16)}}
+  other = types.TrainState(jnp.int32(0), other, TX.init(other))
+  with (checkpoint.Checkpoints(tmp_path) as saved,
+        pytest.raises(ValueError, match=r'backbone/w: stored \(64, 32\)')):
+    saved.restore(_like(other), say=lambda _: None)
+  assert (tmp_path / '3').is_dir()  # and left as it was
+
+
+def test_fingerprint_sees_every_bit_and_no_mesh():
+  state = _state()
+  mesh = sharding.make_mesh((8, 1, 1))
+  spread = jax.tree.map(lambda x: jax.device_put(
+      x, NamedSharding(mesh, P('data') if x.ndim else P())), state)
+  with jax.set_mesh(mesh):
+    assert checkpoint.fingerprint(spread) == checkpoint.fingerprint(state)
+  w = state.params['backbone']['w']
+  bit = w.at[5, 7].set(jnp.nextafter(w[5, 7], 9.0))
+  other = types.TrainState(
+      state.step, state.params | {'backbone': {'w': bit}}, state.opt_state)
+  assert checkpoint.fingerprint(other) != checkpoint.fingerprint(state)

@@ -1,0 +1,63 @@
+"""The configuration tree: JSON round trip, unknown keys, validation."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxembed import config
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+
+
+def _load(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config()
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_experiment_is_valid_and_survives_json(path):
+  cfg = config.validate(_load(path))
+  data = json.loads(json.dumps(config.to_dict(cfg)))
+  assert config.from_dict(config.Config, data) == cfg
+
+
+def test_model_config_is_hashable_and_survives_json():
+  model = config.ModelConfig(backbone=config.BackboneConfig(
+      vocab_size=10, dim=8, ff_dim=16, num_layers=1, num_heads=2,
+      num_kv_heads=1, head_dim=4, max_positions=16))
+  assert hash(model) == hash(dataclasses.replace(model))
+  data = json.loads(json.dumps(dataclasses.asdict(model)))
+  assert config.from_dict(config.ModelConfig, data) == model
+
+
+def test_unknown_key_names_path_and_nearest_field():
+  data = config.to_dict(config.Config())
+  data['stages'][0]['optim']['peek_lr'] = 1.0
+  with pytest.raises(ValueError, match=r'stages\[0\]\.optim\.peek_lr.*peak_lr'):
+    config.from_dict(config.Config, data)
+
+
+def test_exactly_one_origin_of_weights():
+  with pytest.raises(ValueError, match='exactly one'):
+    config.validate(config.Config())
+  cfg = config.Config(model=config.ModelSpec(source='a', preset='b'))
+  with pytest.raises(ValueError, match='exactly one'):
+    config.validate(cfg)
+
+
+def test_unknown_flag_on_the_command_line_is_refused(tmp_path):
+  done = subprocess.run(
+      [sys.executable, '-m', 'launch.train', '--config=configs/quickstart.py',
+       f'--workdir={tmp_path}/run', '--config.stages[0].optim.peek_lr=1'],
+      cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode != 0
+  assert 'peek_lr' in done.stderr
+  assert not (tmp_path / 'run').exists()
