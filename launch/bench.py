@@ -1,0 +1,55 @@
+"""Measures a suite and prints its rows as a Markdown table for BENCHMARKS.md.
+
+  python -m launch.bench --suite=encode [--repeats=5] [--small] [--out=rows.json]
+
+A suite is a module of launch/suites with `run(repeats, small) -> rows`; a row is
+a dict of printable values. Peers are timed in the same process run, alternating,
+and medians are compared: ratios outlive a noisy machine, absolute times do not.
+`--small` shrinks shapes to see that a suite runs; its figures mean nothing.
+"""
+
+import importlib
+import json
+import pathlib
+import platform
+
+from absl import flags
+import jax
+
+from launch import cli
+
+SUITES = tuple(sorted(
+    p.stem for p in (pathlib.Path(__file__).parent / 'suites').glob('[a-z]*.py')))
+
+_SUITE = flags.DEFINE_enum('suite', None, SUITES, 'What to measure.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Counted repeats.', lower_bound=1)
+_SMALL = flags.DEFINE_bool('small', False, 'Tiny shapes, to see that it runs.')
+_OUT = flags.DEFINE_string('out', None, 'Also write the rows here, as JSON.')
+flags.mark_flag_as_required('suite')
+
+
+def main():
+  suite = importlib.import_module(f'launch.suites.{_SUITE.value}')
+  rows = suite.run(repeats=_REPEATS.value, small=_SMALL.value)
+  print(f'\n{jax.devices()[0].device_kind} x {jax.device_count()}, jax '
+        f'{jax.__version__}, Python {platform.python_version()}, '
+        f'{_REPEATS.value} repeats\n')
+  print(table(rows))
+  if _OUT.value:
+    pathlib.Path(_OUT.value).write_text(json.dumps(rows, indent=2) + '\n')
+
+
+def table(rows: list[dict]) -> str:
+  """Markdown; columns in order of first appearance."""
+  names = list(dict.fromkeys(name for row in rows for name in row))
+  lines = [names, ['---'] * len(names)]
+  lines += [[_cell(row.get(name, '')) for name in names] for row in rows]
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def _cell(value) -> str:
+  return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+if __name__ == '__main__':
+  cli.run(main)
