@@ -1,0 +1,6 @@
+"""Losses: functions of (embeddings, pairing, config)."""
+
+from jaxembed.losses.info_nce import info_nce
+from jaxembed.losses.temperature import initial_log_scale
+
+__all__ = ['info_nce', 'initial_log_scale']

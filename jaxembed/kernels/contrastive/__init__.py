@@ -1,0 +1,7 @@
+"""Masked, two-sided log-sum-exp over tiles: see `api.masked_lse`."""
+
+from jaxembed.kernels.contrastive.api import masked_lse
+from jaxembed.kernels.contrastive.exchange import pick, split_rows, take
+from jaxembed.kernels.contrastive.options import Options, Side, Sums
+
+__all__ = ['Options', 'Side', 'Sums', 'masked_lse', 'pick', 'split_rows', 'take']

@@ -1,0 +1,134 @@
+"""`masked_lse`: the one primitive of the contrastive losses.
+
+  s_ij   = <q_i, k_j>                    raw similarity
+  z_ij   = scale * s_ij + bias_j         rows; with bias_i for columns
+  row_i  = log sum_j keep_ij exp(z_ij)   col_j = log sum_i keep_ij exp(z_ij)
+
+Masks are vectors per side (`Side`) and are evaluated inside the tile. The VJP
+covers both outputs and the scale; everything else about a loss is O(B*D) around
+it, with ordinary autodiff.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxembed.kernels import dispatch
+from jaxembed.kernels.contrastive import blockwise, exchange, reference
+from jaxembed.kernels.contrastive.options import Options, Side, Sums
+
+_IMPLS = {'reference': reference, 'blockwise': blockwise}
+
+
+def masked_lse(q, k, *, scale, row: Side = Side(), col: Side = Side(),
+               directions: tuple[str, ...] = ('row',), bounded: bool = False,
+               hardness: tuple[float, float] = (0.0, 0.0), impl: str = 'auto',
+               tile_bytes: int = 0, axes: tuple[str, ...] = (),
+               mode: str = 'auto') -> tuple[Sums | None, Sums | None]:
+  """Masked log-sum-exp of scale*q@k.T over columns and/or over rows.
+
+  q [B,D], k [N,D]: float32, bfloat16 or float64, of one type; products are
+  accumulated, and sums and gradients kept, in float32 (float64 for float64).
+  scale: [] float, differentiable. row, col: masks, not differentiable.
+  directions: 'row', 'col' or both; one tile serves both.
+  bounded: q and k have unit rows, so a constant replaces the running maximum;
+    a row whose every logit underflows then has kept > 0 and lse = -inf.
+  hardness: alpha of scale*s + alpha*stop_gradient(s) for pairs of (equal
+    owner, any other); without owners the second counts.
+  impl: 'auto' or one of dispatch.IMPLS. tile_bytes: see Options.
+  axes: mesh axes over which the rows of q, of k and of their sides are split;
+    () computes on one device. mode: 'gather', 'ring' or 'auto', see exchange.
+
+  Returns (row Sums or None, col Sums or None). `lse` is differentiable in q, k
+  and scale, once: a second derivative raises. A row without a kept pair has
+  lse = -inf and takes no gradient.
+
+  Raises ValueError on shapes, types or options that do not fit, and
+  dispatch.Unsupported if a named impl cannot run here.
+  """
+  unknown = set(directions) - {'row', 'col'}
+  if unknown or not directions:
+    raise ValueError(f"directions {directions} must be 'row', 'col' or both")
+  opts = Options(rows='row' in directions, cols='col' in directions,
+                 bounded=bounded, hardness=tuple(map(float, hardness)),
+                 tile_bytes=tile_bytes)
+  _check(q, k, row, col)
+  run = exchange.Plan(impl=_pick(impl), axes=tuple(axes),
+                      mode=exchange.pick(mode, axes, k))
+  opts = dataclasses.replace(opts, tile_bytes=tile_bytes or blockwise.TILE_BYTES.get(
+      dispatch.platform(), blockwise.TILE_BYTES_DEFAULT))
+  q, k, row, col = exchange.split_rows((q, k, row, col), run.axes)
+  scale = jnp.asarray(scale, jnp.promote_types(q.dtype, jnp.float32))
+  return _masked_lse(opts, run, q, k, scale, row, col)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _masked_lse(opts, run, q, k, scale, row, col):
+  return exchange.forward(_IMPLS[run.impl].forward, run, q, k, scale, row, col, opts)
+
+
+def _fwd(opts, run, q, k, scale, row, col):
+  out = _masked_lse(opts, run, q, k, scale, row, col)
+  lse = tuple(None if x is None else x.lse for x in out)
+  return out, (q, k, scale, row, col, lse)
+
+
+def _bwd(opts, run, residuals, cts):
+  q, k, scale, row, col, lse = residuals
+  cts = tuple(None if x is None else x.lse for x in cts)
+  dq, dk = exchange.backward(
+      _IMPLS[run.impl].backward, run, q, k, scale, row, col, opts, lse, cts)
+  # z depends on scale through scale*s alone, and sum_j ds_ij s_ij = <q_i,dq_i>.
+  dscale = jnp.sum(q.astype(dq.dtype) * dq) / scale
+  no_grad = partial(jax.tree.map, _no_gradient)
+  return (dq.astype(q.dtype), dk.astype(k.dtype), dscale.astype(scale.dtype),
+          no_grad(row), no_grad(col))
+
+
+_masked_lse.defvjp(_fwd, _bwd)
+
+
+def _no_gradient(x):
+  if jnp.issubdtype(x.dtype, jnp.integer):
+    return np.zeros(x.shape, jax.dtypes.float0)
+  return jnp.zeros_like(x)
+
+
+def _pick(impl: str) -> str:
+  return 'blockwise' if dispatch.check_impl(impl) == 'auto' else impl
+
+
+def _check(q, k, row: Side, col: Side):
+  if q.ndim != 2 or k.ndim != 2 or q.shape[1] != k.shape[1]:
+    raise ValueError(
+        f'q {q.shape} and k {k.shape} must be [B,D] and [N,D] with one D')
+  if q.dtype != k.dtype or q.dtype not in (jnp.float32, jnp.bfloat16, jnp.float64):
+    raise ValueError(
+        f'q is {q.dtype} and k is {k.dtype}; cast both to float32 or both to '
+        'bfloat16')
+  if not q.shape[0] or not k.shape[0]:
+    raise ValueError(f'q {q.shape} and k {k.shape} need at least one row each')
+  if len(row.ids) != len(col.ids):
+    raise ValueError(
+        f'{len(row.ids)} ids per row but {len(col.ids)} per column; they are '
+        'compared place by place, give the same number')
+  for name in ('group', 'owner'):
+    if (getattr(row, name) is None) != (getattr(col, name) is None):
+      raise ValueError(f'{name} is given on one side only; give both or neither')
+  for where, side, size in (('row', row, q.shape[0]), ('col', col, k.shape[0])):
+    named = {f'ids[{i}]': x for i, x in enumerate(side.ids)}
+    named |= {f: getattr(side, f) for f in ('group', 'owner', 'threshold', 'bias')}
+    for name, x in named.items():
+      if x is None:
+        continue
+      if x.shape != (size,):
+        raise ValueError(f'{where}.{name} has shape {x.shape}, not ({size},)')
+      real = name in ('threshold', 'bias')
+      if real and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f'{where}.{name} is {x.dtype}; it must be a float')
+      if not real and x.dtype != jnp.int32:
+        raise ValueError(
+            f'{where}.{name} is {x.dtype}; ids must be int32 (a 31-bit hash)')

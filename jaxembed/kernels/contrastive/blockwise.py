@@ -1,0 +1,136 @@
+"""Masked two-sided log-sum-exp in plain XLA, a tile of scores at a time.
+
+Outer loop over column tiles, inner loop over row tiles. Row results are carried
+through both, a column tile's results are complete when the inner loop ends and
+are written once. The backward pass recomputes the scores of a tile, forms
+dS in float32, casts it to the operands' type and feeds two matrix products.
+Memory beyond inputs and outputs is one tile: no [B,N] array exists, and a ragged
+last tile is a smaller tile, not a padded copy of the operands.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from jaxembed.kernels.contrastive import tile
+from jaxembed.kernels.contrastive.options import Options, Side
+
+# Score tiles, float32. Accelerators want large matrix products; a CPU wants
+# the tile to stay in its caches between the passes over it.
+TILE_BYTES = {'cpu': 16 << 20}
+TILE_BYTES_DEFAULT = 256 << 20
+_STEP = 1024  # tile sides are multiples of this
+
+
+def tile_shape(b: int, n: int, tile_bytes: int) -> tuple[int, int]:
+  """Rows and columns of a tile within `tile_bytes`: all rows if they fit."""
+  area = max(tile_bytes // 4, 1)
+  side = lambda size, want: (
+      size if size <= max(want, _STEP) else max(want // _STEP, 1) * _STEP)
+  cols = side(n, max(area // max(b, 1), int(area**0.5)))
+  return side(b, area // cols), cols
+
+
+def forward(q, k, scale, row: Side, col: Side, opts: Options):
+  """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
+  b, n = q.shape[0], k.shape[0]
+  acc = jnp.promote_types(q.dtype, jnp.float32)
+  bm, bn = tile_shape(b, n, opts.tile_bytes)
+
+  def columns(carry, j, bn):
+    rows, cols = carry
+    kj, cj = k_at(j, bn), lie_at(j, bn)
+
+    def cell(inner, i, bm):
+      rows, part = inner
+      s = scores(_slice(q, i, bm), kj, acc)
+      r, c = tile.logits(s, scale, stand_at(i, bm), cj, opts)
+      if opts.rows:
+        rows = _put(rows, i, tile.add(_slice(rows, i, bm), r, 1, opts))
+      if opts.cols:
+        part = tile.add(part, c, 0, opts)
+      return rows, part
+
+    part = tile.start((bn,), acc, scale, opts) if opts.cols else None
+    rows, part = sweep(b, bm, cell, (rows, part))
+    return rows, _put(cols, j, part) if opts.cols else None
+
+  k_at = lambda j, size: _slice(k, j, size)
+  stand_at = lambda i, size: tile.stand(_slice(row, i, size))
+  lie_at = lambda j, size: tile.lie(_slice(col, j, size))
+  rows = tile.start((b,), acc, scale, opts) if opts.rows else None
+  cols = tile.start((n,), acc, scale, opts) if opts.cols else None
+  rows, cols = sweep(n, bn, columns, (rows, cols))
+  return (tile.finish(rows, opts) if opts.rows else None,
+          tile.finish(cols, opts) if opts.cols else None)
+
+
+def backward(q, k, scale, row: Side, col: Side, opts: Options,
+             row_lse, row_ct, col_lse, col_ct):
+  """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): dq [B,D], dk [N,D].
+
+  Both float32. The sums may run over more pairs than are here.
+  """
+  b, n, d = q.shape[0], k.shape[0], q.shape[1]
+  acc = jnp.promote_types(q.dtype, jnp.float32)
+  bm, bn = tile_shape(b, n, opts.tile_bytes)
+  r_vec = tile.backward_vectors(row_lse, row_ct, scale, opts) if opts.rows else None
+  c_vec = tile.backward_vectors(col_lse, col_ct, scale, opts) if opts.cols else None
+
+  def columns(carry, j, bn):
+    dq, dk = carry
+    kj, cj = _slice(k, j, bn), tile.lie(_slice(col, j, bn))
+    c_sub, c_ct = (x[None, :] for x in _slice(c_vec, j, bn)) if opts.cols else (0, 0)
+
+    def cell(inner, i, bm):
+      dq, dkj = inner
+      qi = _slice(q, i, bm)
+      r_sub, r_ct = (
+          (x[:, None] for x in _slice(r_vec, i, bm)) if opts.rows else (0, 0))
+      z = tile.logits(scores(qi, kj, acc), scale, tile.stand(_slice(row, i, bm)),
+                      cj, opts)
+      p = tile.probabilities(z, scale, opts, r_sub, r_ct, c_sub, c_ct)
+      p = p.astype(q.dtype)
+      dq = _put(dq, i, _slice(dq, i, bm) + _dot(p, kj, (1, 0), acc))
+      return dq, dkj + _dot(p, qi, (0, 0), acc)
+
+    dq, dkj = sweep(b, bm, cell, (dq, jnp.zeros((bn, d), acc)))
+    return dq, _put(dk, j, dkj)
+
+  zeros = jnp.zeros((b, d), acc), jnp.zeros((n, d), acc)
+  dq, dk = sweep(n, bn, columns, zeros)
+  return dq * scale, dk * scale
+
+
+def scores(q, k, acc):
+  """Raw similarities, accumulated in `acc`.  [M,D], [N,D] -> [M,N]."""
+  return _dot(q, k, (1, 1), acc)
+
+
+def _dot(a, b, contract, acc):
+  exact = a.dtype in (jnp.float32, jnp.float64)
+  return lax.dot_general(
+      a, b, (((contract[0],), (contract[1],)), ((), ())),
+      precision=lax.Precision.HIGHEST if exact else None,
+      preferred_element_type=acc)
+
+
+def sweep(size: int, step: int, body: Callable, carry):
+  """`carry = body(carry, start, step)` over [0,size); the last step may be short."""
+  full, tail = divmod(size, step)
+  if full > 1:
+    carry = lax.fori_loop(0, full, lambda i, c: body(c, i * step, step), carry)
+  elif full:
+    carry = body(carry, 0, step)
+  return body(carry, full * step, tail) if tail else carry
+
+
+def _slice(tree, start, size):
+  return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), tree)
+
+
+def _put(tree, start, part):
+  return jax.tree.map(
+      lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), tree, part)

@@ -1,0 +1,231 @@
+"""The primitive over a mesh: who sees whose columns, and how results come home.
+
+Rows and columns are split over the same mesh axes; a device keeps its rows.
+
+gather: every device receives all columns, runs the kernel once, and the
+  gradient of the columns is reduce-scattered in float32. One large kernel call;
+  costs N*D of memory per device.
+ring: columns travel, a neighbour's block per step, with their masks and their
+  running column sums; in the backward pass their float32 gradient travels with
+  them and is home after the last hop. Memory stays O(N/P*D), and the next
+  block is on its way while the kernel works on this one.
+
+'auto' gathers while all columns take at most GATHER_BYTES. Sums and gradients are
+of the global batch: no factor of the device count appears anywhere.
+"""
+
+import dataclasses
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxembed.kernels.contrastive.options import Sums
+
+GATHER_BYTES = 2 << 30  # 1M columns of 1024 in bfloat16
+MODES = ('auto', 'gather', 'ring')
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Where the primitive runs."""
+
+  impl: str
+  axes: tuple[str, ...] = ()
+  mode: str = 'gather'
+
+
+def pick(mode: str, axes, k) -> str:
+  """The mode for columns k [N,D] (global)."""
+  if mode not in MODES:
+    raise ValueError(f'mode {mode!r} is unknown; choose one of {MODES}')
+  if mode != 'auto' or not axes:
+    return mode
+  return 'gather' if k.size * k.dtype.itemsize <= GATHER_BYTES else 'ring'
+
+
+def devices(axes) -> int:
+  """Over how many devices `axes` of the mesh in force split the rows."""
+  shape = jax.sharding.get_abstract_mesh().shape
+  absent = [a for a in axes if a not in shape]
+  if absent:
+    raise ValueError(
+        f'mesh axes {absent} are not in the mesh in force ({dict(shape)}); enter '
+        'it with jax.set_mesh')
+  return math.prod(shape[a] for a in axes)
+
+
+def split_rows(tree, axes):
+  """Every array of `tree` with its rows split over `axes`, and nothing else."""
+  if not axes:
+    return tree
+  count = devices(axes)
+
+  def place(x):
+    if x.shape[0] % count:
+      raise ValueError(
+          f'{x.shape[0]} rows do not split over {count} devices {tuple(axes)}; pad '
+          f'them to a multiple of {count}')
+    return _reshard(x, P(axes, *(None,) * (x.ndim - 1)))
+
+  return jax.tree.map(place, tree)
+
+
+def _reshard(x, spec):
+  mesh = jax.sharding.get_abstract_mesh()
+  if all(t != AxisType.Explicit for t in mesh.axis_types):
+    return x  # shard_map places it
+  held = getattr(jax.typeof(x).sharding, 'spec', P())
+  if x.ndim == 2 and len(held) == 2 and held[1] is not None:
+    raise ValueError(
+        f'the width of an embedding {x.shape} is split over mesh axis {held[1]!r}; '
+        'the scores need whole vectors: reshard with out_sharding=P(batch, None)')
+  return jax.sharding.reshard(x, spec)
+
+
+def forward(fn, plan: Plan, q, k, scale, row, col, opts):
+  """`fn` (an implementation's forward) over the mesh. Global arrays in and out."""
+  if not plan.axes:
+    return fn(q, k, scale, row, col, opts)
+  body = _ring_forward if plan.mode == 'ring' else _gather_forward
+  rows = P(plan.axes)
+  out = Sums(rows, rows, None if opts.bounded else rows)
+  return jax.shard_map(
+      lambda *args: body(fn, plan.axes, *args, opts),
+      in_specs=(rows, rows, P(), rows, rows),
+      out_specs=(out if opts.rows else None, out if opts.cols else None),
+      check_vma=False)(q, k, scale, row, col)
+
+
+def backward(fn, plan: Plan, q, k, scale, row, col, opts, lse, cts):
+  """`fn` (an implementation's backward) over the mesh: dq, dk, float32."""
+  if not plan.axes:
+    return fn(q, k, scale, row, col, opts, lse[0], cts[0], lse[1], cts[1])
+  body = _ring_backward if plan.mode == 'ring' else _gather_backward
+  rows = P(plan.axes)
+  return jax.shard_map(
+      lambda *args: body(fn, plan.axes, *args[:5], opts, *args[5:]),
+      in_specs=(rows, rows, P(), rows, rows, (rows, rows), (rows, rows)),
+      out_specs=(rows, rows), check_vma=False)(
+          q, k, scale, row, col, (lse[0], cts[0]), (lse[1], cts[1]))
+
+
+# --- Gather ------------------------------------------------------------------
+
+
+def _all(tree, axes):
+  return jax.tree.map(lambda x: lax.all_gather(x, axes, tiled=True), tree)
+
+
+def _gather_forward(fn, axes, q, k, scale, row, col, opts):
+  # all-gather K and its masks over `axes`
+  rows, cols = fn(q, _all(k, axes), scale, row, _all(col, axes), opts)
+  return rows, _combine(cols, axes) if opts.cols else None
+
+
+def _combine(cols: Sums, axes) -> Sums:
+  """Column sums over all devices' rows, each device keeping its own columns."""
+  scatter = lambda x: lax.psum_scatter(x, axes, tiled=True)
+  mine = lambda x: lax.dynamic_slice_in_dim(
+      x, lax.axis_index(axes) * size, size)
+  size = cols.lse.shape[0] // lax.axis_size(axes)
+  top = lax.pmax(cols.lse, axes)
+  top = jnp.where(jnp.isfinite(top), top, 0)
+  return Sums(jnp.log(scatter(jnp.exp(cols.lse - top))) + mine(top),
+              scatter(cols.kept),
+              None if cols.top is None else mine(lax.pmax(cols.top, axes)))
+
+
+def _gather_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
+  dq, dk = fn(q, _all(k, axes), scale, row, _all(col, axes), opts,
+              *rows, *_all(cols, axes))
+  # reduce-scatter dK, float32
+  return dq, lax.psum_scatter(dk, axes, tiled=True)
+
+
+# --- Ring --------------------------------------------------------------------
+
+
+def _hop(tree, axes):
+  size = lax.axis_size(axes)
+  perm = [(i, (i + 1) % size) for i in range(size)]
+  return jax.tree.map(lambda x: lax.ppermute(x, axes, perm), tree)
+
+
+def _merge(a: Sums, b: Sums) -> Sums:
+  return Sums(jnp.logaddexp(a.lse, b.lse), a.kept + b.kept,
+              None if a.top is None else jnp.maximum(a.top, b.top))
+
+
+def _nothing(size, dtype, opts) -> Sums:
+  low = jnp.full((size,), -jnp.inf, dtype)
+  return Sums(low, jnp.zeros((size,), jnp.int32), None if opts.bounded else low)
+
+
+def _ring_forward(fn, axes, q, k, scale, row, col, opts):
+  def step(carry, _):
+    rows, cols, k, col = carry
+    following = _hop((k, col), axes)  # in flight while the kernel runs
+    r, c = fn(q, k, scale, row, col, opts)
+    rows = _merge(rows, r) if opts.rows else None
+    cols = _hop(_merge(cols, c), axes) if opts.cols else None
+    return (rows, cols, *following), None
+
+  empty = lambda size, use: _nothing(size, scale.dtype, opts) if use else None
+  carry = empty(q.shape[0], opts.rows), empty(k.shape[0], opts.cols), k, col
+  # A scan, not an unrolled loop: unrolled, XLA starts every hop before the
+  # first kernel and holds all blocks at once.
+  (rows, cols, _, _), _ = lax.scan(step, carry, length=lax.axis_size(axes))
+  return rows, cols
+
+
+def _ring_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
+  def step(carry, _):
+    dq, dk, travel = carry
+    following = _hop(travel, axes)
+    k, col, cols = travel
+    dqi, dki = fn(q, k, scale, row, col, opts, *rows, *cols)
+    return (dq + dqi, _hop(dk + dki, axes), following), None
+
+  zeros = lambda x: jnp.zeros(x.shape, scale.dtype)
+  carry = zeros(q), zeros(k), (k, col, cols)
+  (dq, dk, _), _ = lax.scan(step, carry, length=lax.axis_size(axes))
+  return dq, dk
+
+
+# --- Rows by index -----------------------------------------------------------
+
+
+def take(x, index, axes=(), mode: str = 'gather'):
+  """x[index] where both are split over `axes`: x [N,D], index [Q] -> [Q,D].
+
+  Differentiable. In ring mode no device holds more than one block of x.
+  """
+  if not axes:
+    return x[index]
+  rows = P(tuple(axes))
+  return jax.shard_map(
+      lambda x, index: _take(tuple(axes), mode, x, index),
+      in_specs=(rows, rows), out_specs=rows, check_vma=False)(x, index)
+
+
+def _take(axes, mode, x, index):
+  """Local part of `take`. Linear in x, and so is each of its steps."""
+  if mode == 'gather':
+    return lax.all_gather(x, axes, tiled=True)[index]
+  size, here = x.shape[0], lax.axis_index(axes)
+
+  def step(carry, i):
+    out, block = carry
+    # The block in hand started i devices to the left.
+    local = index - (here - i) % lax.axis_size(axes) * size
+    hit = (local >= 0) & (local < size)
+    out = jnp.where(hit[:, None], block[jnp.clip(local, 0, size - 1)], out)
+    return (out, _hop(block, axes)), None
+
+  out = jnp.zeros((index.shape[0], x.shape[1]), x.dtype)
+  (out, _), _ = lax.scan(step, (out, x), jnp.arange(lax.axis_size(axes)))
+  return out

@@ -1,0 +1,55 @@
+"""What the implementations share: masks as vectors, static options, results."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+
+# Logits of masked pairs. Finite, so that no product with it is a NaN.
+MASKED = -1e30
+# Bounded mode subtracts this share of the scale from every logit. float32 sums
+# then hold row maxima from BOUND - 87/scale to BOUND + 73/scale for up to 4M
+# columns: cosines -0.6 to 1.0 at scale 100, every cosine at scale 43.
+BOUND = 0.27
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """The masks of one side (rows or columns), one entry per vector.
+
+  A pair (i, j) is kept if no id of i equals the id of j at the same place in
+  `ids`, and (their groups are equal or their owners are equal), and its raw
+  similarity is at most the threshold. What is None or empty masks nothing and
+  costs nothing. ids, group and owner are given on both sides or on neither.
+  """
+
+  ids: tuple[jax.Array, ...] = ()  # each [N] int32
+  group: jax.Array | None = None  # [N] int32
+  owner: jax.Array | None = None  # [N] int32
+  threshold: jax.Array | None = None  # [N] float32, of this side's own sums
+  bias: jax.Array | None = None  # [N] float32, added to logits the OTHER side sums
+
+
+class Sums(NamedTuple):
+  """One direction's result."""
+
+  lse: jax.Array  # [N] float32, -inf where every pair is masked
+  kept: jax.Array  # [N] int32, pairs that were not masked
+  top: jax.Array | None  # [N] float32, largest kept logit; None in bounded mode
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What specialises the compiled tile."""
+
+  rows: bool = True  # sums over columns, per row
+  cols: bool = False  # sums over rows, per column
+  bounded: bool = False  # a constant shift in place of the running maximum
+  # alpha of z = scale*s + alpha*stop_gradient(s): (equal owner, any other pair).
+  hardness: tuple[float, float] = (0.0, 0.0)
+  tile_bytes: int = 0  # of the float32 score tile; 0: the platform's default
+
+  @property
+  def alpha_max(self) -> float:
+    return max(self.hardness)

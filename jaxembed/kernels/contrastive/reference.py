@@ -1,0 +1,76 @@
+"""Masked two-sided log-sum-exp with every matrix written out.
+
+The specification in code: [B,N] scores, masks and probabilities all exist.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxembed.kernels.contrastive.options import Options, Side, Sums
+
+
+def _scores(q, k):
+  """Raw similarities in the accumulation type.  [B,D], [N,D] -> [B,N]."""
+  acc = jnp.promote_types(q.dtype, jnp.float32)
+  return jnp.einsum('BD,ND->BN', q.astype(acc), k.astype(acc),
+                    precision=jax.lax.Precision.HIGHEST)
+
+
+def _logits(s, scale, row: Side, col: Side, opts: Options):
+  """Logits and masks of both directions: zr, zc, keep_r, keep_c, all [B,N]."""
+  keep = jnp.ones(s.shape, bool)
+  for a, b in zip(row.ids, col.ids, strict=True):
+    keep &= a[:, None] != b[None, :]
+  own = None
+  if row.owner is not None:
+    own = row.owner[:, None] == col.owner[None, :]
+  meet = own
+  if row.group is not None:
+    same = row.group[:, None] == col.group[None, :]
+    meet = same if own is None else same | own
+  if meet is not None:
+    keep &= meet
+  keep_r = keep_c = keep
+  if row.threshold is not None:
+    keep_r = keep & (s <= row.threshold[:, None])
+  if col.threshold is not None:
+    keep_c = keep & (s <= col.threshold[None, :])
+  alpha_own, alpha = opts.hardness
+  z = scale * s + (alpha if own is None else jnp.where(own, alpha_own, alpha)) * s
+  zr = z if col.bias is None else z + col.bias[None, :]
+  zc = z if row.bias is None else z + row.bias[:, None]
+  return zr, zc, keep_r & (zr > -jnp.inf), keep_c & (zc > -jnp.inf)
+
+
+def _sums(z, keep, axis, bounded) -> Sums:
+  z = jnp.where(keep, z, -jnp.inf)
+  lse = jax.nn.logsumexp(z, axis)
+  return Sums(lse, keep.sum(axis, dtype=jnp.int32),
+              None if bounded else z.max(axis, initial=-jnp.inf))
+
+
+def forward(q, k, scale, row: Side, col: Side, opts: Options):
+  """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
+  zr, zc, keep_r, keep_c = _logits(_scores(q, k), scale, row, col, opts)
+  return (_sums(zr, keep_r, 1, opts.bounded) if opts.rows else None,
+          _sums(zc, keep_c, 0, opts.bounded) if opts.cols else None)
+
+
+def backward(q, k, scale, row: Side, col: Side, opts: Options,
+             row_lse, row_ct, col_lse, col_ct):
+  """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): dq [B,D], dk [N,D].
+
+  The sums may run over more pairs than are here (other devices hold them).
+  """
+  s = _scores(q, k)
+  zr, zc, keep_r, keep_c = _logits(s, scale, row, col, opts)
+  ds = jnp.zeros_like(s)
+  if opts.rows:
+    p = jnp.exp(jnp.where(keep_r, zr - row_lse[:, None], -jnp.inf))
+    ds += row_ct[:, None] * p
+  if opts.cols:
+    p = jnp.exp(jnp.where(keep_c, zc - col_lse[None, :], -jnp.inf))
+    ds += col_ct[None, :] * p
+  dot = lambda eq, a, b: scale * jnp.einsum(
+      eq, a, b.astype(s.dtype), precision=jax.lax.Precision.HIGHEST)
+  return dot('BN,ND->BD', ds, k), dot('BN,BD->ND', ds, q)

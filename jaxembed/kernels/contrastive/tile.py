@@ -1,0 +1,133 @@
+"""Arithmetic on one tile of scores, shared by every tiled implementation.
+
+Row vectors arrive as [M,1], column vectors as [1,N], so that masks are formed
+by broadcasting inside the tile and only those in use are traced.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxembed.kernels.contrastive.options import BOUND, MASKED, Options, Side, Sums
+
+# Where running maxima start: above MASKED, so that exp(MASKED - FLOOR) is 0,
+# and below every logit of finite embeddings.
+FLOOR = -1e25
+
+
+def logits(s, scale, row: Side, col: Side, opts: Options):
+  """Masked logits of both directions.
+
+  s [M,N] float32, raw similarities; row vectors [M,1], column vectors [1,N].
+  Returns ((zr, keep_r), (zc, keep_c)), an entry per direction in use, else
+  None; keep is None where nothing can be masked.
+  """
+  keep = own = None
+  for a, b in zip(row.ids, col.ids, strict=True):
+    keep = _both(keep, a != b)
+  if row.owner is not None:
+    own = row.owner == col.owner
+  meet = own
+  if row.group is not None:
+    same = row.group == col.group
+    meet = same if own is None else same | own
+  keep = _both(keep, meet)
+  alpha_own, alpha = opts.hardness
+  if own is None or alpha_own == alpha:
+    z = s * (scale + alpha)
+  else:
+    z = s * (scale + jnp.where(own, alpha_own, alpha).astype(s.dtype))
+  rows = _direction(z, s, keep, row.threshold, col.bias) if opts.rows else None
+  if rows and all(x is None for x in (
+      row.threshold, col.threshold, row.bias, col.bias)):
+    return rows, rows if opts.cols else None
+  return rows, (
+      _direction(z, s, keep, col.threshold, row.bias) if opts.cols else None)
+
+
+def _both(a, b):
+  return a if b is None else b if a is None else a & b
+
+
+def _direction(z, s, keep, threshold, bias):
+  if threshold is not None:
+    keep = _both(keep, s <= threshold)
+  if bias is not None:
+    z = z + bias
+    keep = _both(keep, bias > -jnp.inf)
+  return (z if keep is None else jnp.where(keep, z, MASKED)), keep
+
+
+def shift(scale, opts: Options):
+  """The constant subtracted from every logit in bounded mode."""
+  return BOUND * (scale + opts.alpha_max)
+
+
+def probabilities(directions, scale, opts: Options, row_shift, row_ct,
+                  col_shift, col_ct):
+  """Gradient of the log-sum-exps with respect to the raw logits.  [M,N].
+
+  In bounded mode the shifts are one constant and the cotangents are already
+  multiplied by exp(shift - lse), so rows and columns share an exponential.
+  """
+  rows, cols = directions
+  if opts.bounded and rows and cols and rows[0] is cols[0]:
+    return jnp.exp(rows[0] - shift(scale, opts)) * (row_ct + col_ct)
+  p = None
+  for direction, sub, ct in ((rows, row_shift, row_ct), (cols, col_shift, col_ct)):
+    if direction is not None:
+      part = jnp.exp(direction[0] - sub) * ct
+      p = part if p is None else p + part
+  return p
+
+
+def backward_vectors(lse, ct, scale, opts: Options):
+  """The (shift, cotangent) pair `probabilities` expects for one direction."""
+  empty = lse == -jnp.inf
+  if opts.bounded:
+    c = shift(scale, opts)
+    return (jnp.full_like(lse, c),
+            jnp.where(empty, 0, ct * jnp.exp(c - jnp.where(empty, c, lse))))
+  return jnp.where(empty, 0, lse), jnp.where(empty, 0, ct)
+
+
+def start(shape, dtype, scale, opts: Options):
+  """Empty running sums: maximum (the shift in bounded mode), sum, count."""
+  top = jnp.full(shape, FLOOR, dtype)
+  if opts.bounded:
+    top = jnp.full(shape, shift(scale, opts), dtype)
+  return top, jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
+
+
+def add(running, direction, axis: int, opts: Options):
+  """Running sums with one more tile, reduced over `axis`."""
+  top, total, kept = running
+  z, keep = direction
+  expand: Callable = lambda x: jnp.expand_dims(x, axis)
+  if opts.bounded:
+    total = total + jnp.exp(z - expand(top)).sum(axis)
+  else:
+    new = jnp.maximum(top, z.max(axis))
+    total = total * jnp.exp(top - new) + jnp.exp(z - expand(new)).sum(axis)
+    top = new
+  count = z.shape[axis] if keep is None else keep.sum(axis, dtype=jnp.int32)
+  return top, total, kept + count
+
+
+def finish(running, opts: Options) -> Sums:
+  """Log-sum-exps of the running sums."""
+  top, total, kept = running
+  lse = jnp.where(total > 0, top + jnp.log(total), -jnp.inf)
+  best = None if opts.bounded else jnp.where(kept > 0, top, -jnp.inf)
+  return Sums(lse.astype(top.dtype), kept, best)
+
+
+def stand(side: Side) -> Side:
+  """The side's vectors as columns of a matrix, [N,1]."""
+  return jax.tree.map(lambda x: x[:, None], side)
+
+
+def lie(side: Side) -> Side:
+  """The side's vectors as rows of a matrix, [1,N]."""
+  return jax.tree.map(lambda x: x[None, :], side)

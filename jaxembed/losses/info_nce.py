@@ -1,0 +1,195 @@
+"""The contrastive loss: a query's positive against everything that is not.
+
+  s_p    = <q_i, p_i> / temperature
+  loss_i = log(1 + exp(lse_neg_i - s_p)) = softplus(lse_neg_i - s_p)
+
+The positive never enters the kernel: its own sum would drown what the negatives
+add once the loss is small, and softplus keeps every digit of both. lse_neg comes
+from kernels.contrastive, which streams over tiles of scores.
+
+van den Oord et al. 2018 (InfoNCE); Radford et al. 2021 (symmetric); Li et al.
+2023, GTE, and Zhang et al. 2025, Qwen3-Embedding (terms qq, dd, dq, margin); Yeh
+et al. 2022 (decoupled); Lin et al. 2017 (focal); Lan et al. 2025 (hardness).
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxembed import config, sharding, types
+from jaxembed.kernels import contrastive
+from jaxembed.losses import masks, own, temperature
+
+# Where a log-sum-exp of nothing is put before further arithmetic: softplus of it
+# and the gradient are exactly 0, and no infinity meets another.
+_NOTHING = -1e30
+
+
+def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
+             log_scale=None) -> tuple[jax.Array, types.Metrics]:
+  """The mean loss over the global batch, [] float32, and its metrics.
+
+  query [Q,E], passage [C,E] float32 with unit rows: global arrays under an
+  Explicit mesh (rows are split over sharding.BATCH), or plain ones without a mesh.
+  Negatives are all passages that `losses.masks` lets pass; the mean runs over rows
+  that have a positive. log_scale: [] the learned log(1/temperature), with
+  cfg.learn_temperature.
+
+  With cfg.widths the loss is the weighted mean over prefixes of the vectors, each
+  normalised anew (Kusupati et al. 2022), and metrics carry '@width' as well.
+
+  Raises ValueError on shapes, types and options that do not fit, and, outside jit,
+  on embeddings that are not finite, naming their rows. Inside jit the metric
+  'loss/nonfinite_rows' counts them.
+  """
+  _check(query, passage, pairing, cfg)
+  if not cfg.widths:
+    return _one_width(query, passage, pairing, cfg, log_scale)
+  weights = cfg.width_weights or (1.0,) * len(cfg.widths)
+  loss, metrics = 0.0, {}
+  for width, weight in zip(cfg.widths, weights, strict=True):
+    part, seen = _one_width(_prefix(query, width), _prefix(passage, width),
+                            pairing, cfg, log_scale)
+    loss += part * (weight / sum(weights))
+    if width == max(cfg.widths):
+      metrics |= seen
+    metrics |= {f'{name}@{width}': seen[name] for name in
+                ('loss/info_nce', 'loss/accuracy@1') if name in seen}
+  return loss, metrics | {'loss/info_nce': loss}
+
+
+def _one_width(query, passage, pairing, cfg, log_scale):
+  axes = sharding.BATCH if sharding.spec() is not None else ()
+  lay = masks.layout(pairing, cfg)
+  query, passage = contrastive.split_rows((query, passage), axes)
+  finite = _finite_rows(query) + _finite_rows(passage)
+  query, passage = query.astype(cfg.dtype), passage.astype(cfg.dtype)
+  scale, clamped = temperature.scale(cfg, log_scale)
+
+  mode = contrastive.pick(cfg.exchange, axes, passage)
+  positive = contrastive.take(passage, _rows(lay.positive, axes), axes, mode)
+  score = masks.replicate(jnp.einsum(  # cosine of query and positive, [Q]
+      'QE,QE->Q', query, positive, preferred_element_type=jnp.float32))
+  limit = masks.thresholds(score, cfg)
+  if cfg.negatives == 'own':
+    sums = own.sums(query, passage, lay, limit, scale, cfg, axes, mode)
+  else:
+    sums = _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode)
+
+  if cfg.symmetric:
+    parts = [_row_loss(s.lse, score * scale, cfg) for s in sums]
+    row = sum(parts) / len(parts)
+  else:
+    lse = jnp.stack([jnp.maximum(s.lse, _NOTHING) for s in sums])
+    row = _row_loss(jax.nn.logsumexp(lse, 0), score * scale, cfg)
+  count = jnp.maximum(lay.valid.sum(), 1)
+  mean = lambda x: jnp.where(lay.valid, x, 0).sum() / count
+  loss = mean(row)
+  metrics = _metrics(sums, score, scale, mean, cfg) | {
+      'loss/info_nce': loss,
+      'loss/temperature': 1 / scale,
+      'loss/temperature_clamped': clamped.astype(jnp.float32),
+      'loss/nonfinite_rows': finite,
+      'loss/rows_without_positive': (~lay.valid).sum()}
+  return loss, jax.lax.stop_gradient(metrics)
+
+
+def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
+  """Sums over the negatives of each row, one entry per term, each [Q]."""
+  terms = ('qd', 'dq') if cfg.symmetric else tuple(cfg.terms)
+  shared = cfg.hardness if cfg.hardness_on != 'own' else 0.0
+  mine = cfg.hardness if cfg.hardness_on != 'shared' else 0.0
+  options = {'scale': scale, 'bounded': cfg.bounded, 'impl': cfg.impl,
+                 'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode}
+  row, col = _limit(lay.row, limit), lay.col
+  if limit is not None and 'dq' in terms:
+    everywhere = jnp.full(col.owner.shape, jnp.inf, jnp.float32)
+    at = jnp.where(lay.valid, lay.positive, everywhere.size)
+    col = _limit(col, everywhere.at[at].set(limit, mode='drop'))
+  rows, cols = contrastive.masked_lse(
+      query, passage, row=row, col=col, hardness=(mine, shared),
+      directions=('row', 'col') if 'dq' in terms else ('row',), **options)
+  found = {'qd': jax.tree.map(masks.replicate, rows)}
+  if 'dq' in terms:
+    found['dq'] = jax.tree.map(lambda x: masks.replicate(x)[lay.positive], cols)
+  # Qwen3-Embedding drops by margin where a query is compared, not in dd.
+  for name, left, side in (('qq', query, row), ('dd', positive, lay.row)):
+    if name in terms:
+      found[name], _ = contrastive.masked_lse(
+          left, left, row=side, col=lay.peer, hardness=(mine, shared), **options)
+      found[name] = jax.tree.map(masks.replicate, found[name])
+  return [found[name] for name in terms]
+
+
+def _limit(side, threshold):
+  return contrastive.Side(side.ids, side.group, side.owner, threshold, side.bias)
+
+
+def _row_loss(lse, positive, cfg):
+  """Loss of each row from its negatives' log-sum-exp and its positive's logit."""
+  empty = lse <= _NOTHING
+  gap = jnp.maximum(lse, _NOTHING) - positive
+  loss = jnp.where(empty, 0.0, gap) if cfg.decoupled else jax.nn.softplus(gap)
+  if cfg.focal_gamma:
+    # 1 - p; the floor keeps the power's derivative finite at 0.
+    miss = jnp.maximum(jax.nn.sigmoid(gap), jnp.finfo(gap.dtype).tiny)
+    weight = miss**cfg.focal_gamma
+    loss *= jax.lax.stop_gradient(weight) if cfg.focal_detach else weight
+  return loss
+
+
+def _metrics(sums, score, scale, mean, cfg):
+  kept = sum(s.kept for s in sums).astype(jnp.float32)
+  out = {'loss/positive_score': mean(score),
+         'loss/kept_negatives': mean(kept),
+         'loss/rows_without_negatives': mean(kept == 0) }
+  if all(s.top is not None for s in sums):
+    top = jnp.stack([s.top for s in sums]).max(0)
+    out['loss/accuracy@1'] = mean(score * scale > top)
+  if cfg.bounded:
+    lost = [(s.kept > 0) & (s.lse == -jnp.inf) for s in sums]
+    out['loss/underflow_rows'] = sum(x.sum() for x in lost)
+  return out
+
+
+def _rows(x, axes):
+  return contrastive.split_rows(x, axes)
+
+
+def _prefix(x, width):
+  x = x[:, :width]
+  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-24))
+
+
+def _finite_rows(x):
+  return (~jnp.isfinite(x).all(-1)).sum()
+
+
+def _check(query, passage, pairing, cfg):
+  chex.assert_rank([query, passage], 2)
+  if query.shape[1] != passage.shape[1]:
+    raise ValueError(f'queries are {query.shape[1]} wide and passages '
+                     f'{passage.shape[1]}; one model must embed both')
+  if cfg.widths and max(cfg.widths) > query.shape[1]:
+    raise ValueError(f'widths {cfg.widths} exceed the embedding width '
+                     f'{query.shape[1]}; drop those above it')
+  rows = {'query_id': query, 'group': query, 'in_batch': query, 'owner': passage,
+              'is_positive': passage, 'passage_id': passage}
+  for name, like in rows.items():
+    x = getattr(pairing, name)
+    if x.shape != (like.shape[0],):
+      raise ValueError(f'pairing.{name} has shape {x.shape}, not ({like.shape[0]},)')
+    want = np.bool_ if name in ('in_batch', 'is_positive') else np.int32
+    if x.dtype != want:
+      raise ValueError(f'pairing.{name} is {x.dtype}; it must be {np.dtype(want)}')
+  for name, x in (('query', query), ('passage', passage)):
+    if x.dtype not in (jnp.float32, jnp.float64):
+      raise ValueError(f'{name} embeddings are {x.dtype}; give float32 (the '
+                       'products may still be bfloat16: LossConfig.dtype)')
+    if not isinstance(x, jax.core.Tracer):
+      bad = np.flatnonzero(~np.isfinite(np.asarray(x)).all(-1))
+      if bad.size:
+        raise ValueError(
+            f'{name} embeddings have NaN or inf in {bad.size} rows, first '
+            f'{bad[:8].tolist()}; look at those texts and at the learning rate')

@@ -1,0 +1,80 @@
+"""From a Pairing to the mask vectors of the kernel. No [Q,C] array is formed.
+
+Who may be whose negative:
+  * an equal text never: a passage with the id of the row's positive, or the
+    positive of a row with the same query;
+  * a row with in_batch=False sees its own passages only, and its query is no
+    negative of other rows' positives; its passages are negatives like any other;
+  * with same_group, in-batch rows see passages of their own dataset only.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxembed import config, sharding, types
+from jaxembed.kernels import contrastive
+
+# Groups and ids that no text has.
+_OWN_ONLY = -1
+_PADDING = -2
+_NO_QUERY = -3
+
+
+class Layout(NamedTuple):
+  """Where everything is, as small vectors every device holds whole."""
+
+  positive: jax.Array  # [Q] int32, the passage that is the row's positive; 0 if none
+  valid: jax.Array  # [Q] bool, the row has a positive
+  row: contrastive.Side  # of queries against passages
+  col: contrastive.Side
+  peer: contrastive.Side  # a query (or its positive) as a column
+
+
+def layout(pairing: types.Pairing, cfg: config.LossConfig) -> Layout:
+  """Index of every row's positive and the masks that depend on ids alone."""
+  p = jax.tree.map(replicate, pairing)
+  queries = p.query_id.shape[0]
+  columns = jnp.arange(p.owner.shape[0], dtype=jnp.int32)
+  real = p.owner >= 0
+  at = jnp.where(real & p.is_positive, p.owner, queries)  # out of range: dropped
+  positive = jnp.full((queries,), -1, jnp.int32).at[at].set(columns, mode='drop')
+  valid, positive = positive >= 0, jnp.maximum(positive, 0)
+
+  own = jnp.clip(p.owner, 0, queries - 1)
+  group = p.group if cfg.same_group else jnp.zeros((queries,), jnp.int32)
+  positive_id = jnp.where(valid, p.passage_id[positive], _NO_QUERY)
+  row_ids = positive_id, p.query_id
+  row = contrastive.Side(
+      ids=row_ids, owner=jnp.arange(queries, dtype=jnp.int32),
+      group=jnp.where(p.in_batch, group, _OWN_ONLY))
+  col = contrastive.Side(
+      ids=(p.passage_id,
+           jnp.where(real & p.is_positive, p.query_id[own], _NO_QUERY - 1)),
+      owner=jnp.where(real, p.owner, _PADDING),
+      group=jnp.where(real, group[own], _PADDING))
+  peer = contrastive.Side(
+      ids=row_ids, owner=jnp.full((queries,), _PADDING, jnp.int32),
+      group=jnp.where(valid, group, _PADDING))
+  return Layout(positive, valid, row, col, peer)
+
+
+def thresholds(positive_score, cfg: config.LossConfig):
+  """Highest similarity a negative may have, [Q] float32, or None if unlimited.
+
+  margin: Qwen3-Embedding (0.1). relative_margin: positive-aware mining (0.95).
+  """
+  score = jax.lax.stop_gradient(positive_score)
+  limits = []
+  if cfg.margin < float('inf'):
+    limits.append(score + cfg.margin)
+  if cfg.relative_margin < float('inf'):
+    limits.append(score * cfg.relative_margin)
+  return jnp.minimum(*limits) if len(limits) == 2 else limits[0] if limits else None
+
+
+def replicate(x):
+  """A small vector, whole on every device."""
+  whole = sharding.spec()
+  return x if whole is None else jax.sharding.reshard(x, whole)

@@ -1,0 +1,49 @@
+"""1/temperature, fixed or learned, never outside its range."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxembed import config
+
+
+def initial_log_scale(cfg: config.LossConfig) -> jax.Array:
+  """The parameter of a learned temperature: log(1/temperature), [] float32."""
+  return jnp.float32(-math.log(cfg.temperature))
+
+
+def scale(cfg: config.LossConfig, log_scale=None):
+  """(1/temperature [] float32, whether it was clamped [] bool).
+
+  Raises ValueError if the config and the presence of `log_scale` disagree.
+  """
+  if cfg.learn_temperature != (log_scale is not None):
+    raise ValueError(
+        f'learn_temperature is {cfg.learn_temperature} but log_scale was '
+        f'{"not " if log_scale is None else ""}given; they go together')
+  if log_scale is None:
+    return jnp.float32(1 / cfg.temperature), jnp.zeros((), bool)
+  high = math.log(cfg.max_scale)
+  clamped = (log_scale < 0) | (log_scale > high) | ~jnp.isfinite(log_scale)
+  return jnp.exp(clamp(log_scale, 0.0, high)), clamped
+
+
+@jax.custom_vjp
+def clamp(x, low, high):
+  """x clipped to [low, high]; outside, only gradients that lead back in pass."""
+  return jnp.clip(jnp.where(jnp.isnan(x), high, x), low, high)
+
+
+def _clamp_fwd(x, low, high):
+  return clamp(x, low, high), (x, low, high)
+
+
+def _clamp_bwd(residuals, ct):
+  x, low, high = residuals
+  # Descent moves against ct: above the range only ct > 0 leads back.
+  leads_out = ((x >= high) & (ct < 0)) | ((x <= low) & (ct > 0)) | jnp.isnan(x)
+  return jnp.where(leads_out, 0, ct), None, None
+
+
+clamp.defvjp(_clamp_fwd, _clamp_bwd)
