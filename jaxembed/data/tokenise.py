@@ -1,0 +1,278 @@
+"""Text to token ids: ragged rows first, a padded rectangle last.
+
+A Hugging Face fast tokenizer is read straight from its folder. Which special
+tokens stand around a text is its own post-processor's affair; this file cuts to
+length, says which tokens are pooled, and pads.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+
+import numpy as np
+import tokenizers
+
+from jaxembed import types
+from jaxembed.data import prefix
+
+# Whether the tokens of a prompt count in the embedding:
+#   include   they do (sentence-transformers' default);
+#   exclude   sentence-transformers' include_prompt=false: as many leading tokens
+#             as the prompt has alone, specials in front included, one behind not;
+#   nv_embed  NV-Embed: as many as the prompt has alone without specials. BOS
+#             stands in front, so the prompt's last token would stay; it is the
+#             lone word mark that melts into the text's first word.
+PROMPT_POOLING = ('include', 'exclude', 'nv_embed')
+
+# Texts per call into the tokenizer: bounds the memory its objects take.
+_CHUNK = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+  """Tokenised texts of their own lengths, one behind the other.
+
+  Row i is `ids[starts[i]:starts[i + 1]]`; its first `pool_from[i]` tokens are
+  attended to but not pooled.
+  """
+
+  ids: np.ndarray  # [sum of lengths] int32
+  starts: np.ndarray  # [B+1] int64
+  pool_from: np.ndarray  # [B] int32
+  truncated: np.ndarray  # [B] bool, text was cut to max_length
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """Tokens of each row, specials included: [B] int64."""
+    return np.diff(self.starts)
+
+  def __len__(self) -> int:
+    return len(self.starts) - 1
+
+  def take(self, rows: Sequence[int] | np.ndarray) -> 'Ragged':
+    """Returns the given rows in the given order."""
+    rows = np.asarray(rows, np.int64)
+    lengths = self.lengths[rows]
+    starts = _starts(lengths)
+    within = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+    ids = self.ids[np.repeat(self.starts[rows], lengths) + within]
+    return Ragged(ids, starts, self.pool_from[rows], self.truncated[rows])
+
+
+def pad(ragged: Ragged, length: int, *, pad_id: int, side: str = 'right',
+        rows: int | None = None) -> types.Tokens:
+  """Lays rows into a rectangle: Tokens of [rows, length], int32 and bool.
+
+  Rows beyond `len(ragged)` hold one pad token that is marked as text: whatever
+  attends or pools over such a row stays finite, and the caller drops it.
+
+  Raises:
+    ValueError: a row is longer than `length`, or there are more than `rows`.
+  """
+  n = len(ragged)
+  rows = n if rows is None else rows
+  lengths = ragged.lengths
+  if n > rows or (n and lengths.max() > length):
+    longest = int(lengths.max(initial=0))
+    raise ValueError(
+        f'{n} rows of up to {longest} tokens do not fit into [{rows}, {length}]; '
+        f'truncate to {length} tokens or choose a longer bucket')
+  if side not in ('left', 'right'):
+    raise ValueError(f"padding side {side!r} is neither 'left' nor 'right'")
+  size = np.ones(rows, np.int64)
+  size[:n] = lengths
+  skip = np.zeros(rows, np.int64)
+  skip[:n] = ragged.pool_from
+  first = length - size if side == 'left' else np.zeros_like(size)
+  place = np.arange(length) - first[:, None]  # position within the text
+  mask = (place >= 0) & (place < size[:, None])
+  ids = np.full((rows, length), pad_id, np.int32)
+  ids[:n][mask[:n]] = ragged.ids
+  return types.Tokens(ids=ids, mask=mask, pool=mask & (place >= skip[:, None]))
+
+
+class Tokenizer:
+  """A fast tokenizer with its padding and prompt rules.
+
+  Attributes:
+    vocab_size: one more than the largest id it can give.
+    pad_id, padding_side: how its rows are padded.
+    model_max_length: the longest text it was made for; None when it says none.
+    special_ids: the ids of its special tokens.
+  """
+
+  def __init__(self, fast: tokenizers.Tokenizer, *, pad_id: int,
+               padding_side: str = 'right', model_max_length: int | None = None,
+               prompt_pooling: str = 'include', eos_text: str = '',
+               name: str = 'tokenizer'):
+    """Wraps a tokenizer; `load` reads one from a folder.
+
+    Args:
+      prompt_pooling: one of PROMPT_POOLING.
+      eos_text: text put behind every input, '</s>' for NV-Embed, which adds no
+        EOS otherwise. It is lost where a text is cut, as in the original.
+    """
+    if prompt_pooling not in PROMPT_POOLING:
+      raise ValueError(f'prompt_pooling {prompt_pooling!r} is unknown; choose one '
+                       f'of {", ".join(PROMPT_POOLING)}')
+    fast.no_truncation()
+    fast.no_padding()
+    self._fast = fast
+    self._cut = prefix.can_cut(fast)
+    self.name = name
+    self.pad_id = pad_id
+    self.padding_side = padding_side
+    self.model_max_length = model_max_length
+    self.prompt_pooling = prompt_pooling
+    self.eos_text = eos_text
+    self.vocab_size = 1 + max(fast.get_vocab().values())
+    self.special_ids = frozenset(
+        i for i, token in fast.get_added_tokens_decoder().items() if token.special)
+    self._before, self._after = _frame(fast)
+    self._prompt_tokens = functools.lru_cache(maxsize=4096)(self._count_prompt)
+
+  @classmethod
+  def load(cls, folder: str | os.PathLike, *, table_size: int | None = None,
+           prompt_pooling: str = 'include', eos_text: str = '') -> 'Tokenizer':
+    """Reads tokenizer.json and the two files of settings beside it.
+
+    Args:
+      folder: a model folder as Hugging Face writes it.
+      table_size: rows of the model's token table; larger ids are refused here.
+
+    Raises:
+      FileNotFoundError: no tokenizer.json.
+      ValueError: no usable pad token, or ids beyond `table_size`.
+    """
+    folder = pathlib.Path(folder)
+    file = folder / 'tokenizer.json'
+    if not file.is_file():
+      raise FileNotFoundError(
+          f'{file} does not exist; a folder with a fast tokenizer is needed '
+          '(AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one)')
+    fast = tokenizers.Tokenizer.from_file(str(file))
+    settings = (_read_json(folder / 'special_tokens_map.json')
+                | _read_json(folder / 'tokenizer_config.json'))
+    longest = settings.get('model_max_length')
+    tokenizer = cls(
+        fast, pad_id=_pad_id(fast, settings, folder),
+        padding_side=settings.get('padding_side', 'right'),
+        # Hugging Face writes 1e30 for "no limit".
+        model_max_length=int(longest) if longest and longest < 1e9 else None,
+        prompt_pooling=prompt_pooling, eos_text=eos_text, name=str(folder))
+    if table_size is not None:
+      tokenizer.check_table(table_size)
+    return tokenizer
+
+  def check_table(self, size: int) -> None:
+    """Raises ValueError unless every id has a row in a table of `size`."""
+    if self.vocab_size > size:
+      raise ValueError(
+          f'tokenizer {self.name} gives ids up to {self.vocab_size - 1}, but the '
+          f"model's token table has {size} rows; use the tokenizer that belongs "
+          'to the model, or enlarge the table')
+
+  def encode(self, texts: Sequence[str], prompts: str | Sequence[str] = '', *,
+             max_length: int) -> Ragged:
+    """Tokenises `prompt + text`, cut on the right to `max_length` tokens.
+
+    Special tokens of the post-processor survive the cut. An empty text is its
+    special tokens alone. Special tokens spelt out in a text are recognised, as
+    Hugging Face does. `Ragged.truncated` tells which texts were cut.
+
+    Raises:
+      TypeError: a text or prompt is not a string.
+      ValueError: a text leaves no token to pool, or a count of prompts differs.
+    """
+    if isinstance(texts, str):
+      raise TypeError('texts is one string; give a list of strings')
+    prompts = [prompts] * len(texts) if isinstance(prompts, str) else prompts
+    if len(prompts) != len(texts):
+      raise ValueError(f'{len(prompts)} prompts for {len(texts)} texts')
+    for i, (text, prompt) in enumerate(zip(texts, prompts)):
+      if not isinstance(text, str) or not isinstance(prompt, str):
+        wrong = prompt if isinstance(text, str) else text
+        raise TypeError(f'text {i} is {type(wrong).__name__} {wrong!r:.60}, not str')
+    room = max_length - len(self._before) - len(self._after)
+    if room < 1:
+      raise ValueError(f'max_length {max_length} leaves no room for text beside '
+                       f'{max_length - room} special tokens; raise it')
+    bodies, truncated = self._bodies(texts, prompts, room)
+    lengths = np.fromiter((len(b) for b in bodies), np.int64, len(bodies))
+    framed = [i for b in bodies for i in (*self._before, *b, *self._after)]
+    starts = _starts(lengths + len(self._before) + len(self._after))
+    pool_from = np.array([self._prompt_tokens(p) for p in prompts], np.int32)
+    ragged = Ragged(np.array(framed, np.int32), starts, pool_from, truncated)
+    _refuse_unpooled(ragged, texts, prompts, max_length)
+    return ragged
+
+  def pad(self, ragged: Ragged, length: int, rows: int | None = None) -> types.Tokens:
+    """`pad` with this tokenizer's pad token and side."""
+    return pad(ragged, length, pad_id=self.pad_id, side=self.padding_side, rows=rows)
+
+  def _bodies(self, texts, prompts, room: int) -> tuple[list[list[int]], np.ndarray]:
+    """Token ids without the frame, cut to `room`, and which were cut."""
+    bodies, truncated = [], np.zeros(len(texts), bool)
+    for at in range(0, len(texts), _CHUNK):
+      whole = [p + t + self.eos_text for p, t in zip(prompts[at:at + _CHUNK],
+                                                     texts[at:at + _CHUNK])]
+      for i, ids in enumerate(prefix.encode(self._fast, whole, room + 1, self._cut)):
+        truncated[at + i] = len(ids) > room
+        bodies.append(ids[:room])
+    return bodies, truncated
+
+  def _count_prompt(self, prompt: str) -> int:
+    """Leading tokens that a prompt keeps out of the pool."""
+    if not prompt or self.prompt_pooling == 'include':
+      return 0
+    ids = self._fast.encode(prompt, add_special_tokens=False).ids
+    if self.prompt_pooling == 'nv_embed':
+      return len(ids)
+    ids = [*self._before, *ids, *self._after]
+    return len(ids) - (ids[-1] in self.special_ids)
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+  return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _refuse_unpooled(ragged: Ragged, texts, prompts, max_length: int) -> None:
+  bad = np.flatnonzero(ragged.pool_from >= ragged.lengths)
+  if len(bad):
+    i = int(bad[0])
+    raise ValueError(
+        f'text {i} ({texts[i]!r:.60}) with prompt {prompts[i]!r:.80} leaves no token '
+        f'to pool: {ragged.lengths[i]} tokens after the cut to {max_length}, of which '
+        f'the prompt takes {ragged.pool_from[i]}; give a longer max_length, a '
+        'shorter prompt or a text that is not empty')
+
+
+def _frame(fast: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+  """The special tokens before and after every text."""
+  bare = fast.encode('a', add_special_tokens=False).ids
+  full = fast.encode('a').ids
+  before = next((i for i in range(len(full) - len(bare) + 1)
+                 if full[i:i + len(bare)] == bare), None)
+  if before is None:
+    raise ValueError('this tokenizer changes a text when it adds special tokens '
+                     f'({bare} became {full}); that is not supported')
+  return full[:before], full[before + len(bare):]
+
+
+def _read_json(file: pathlib.Path) -> dict:
+  return json.loads(file.read_text('utf-8')) if file.is_file() else {}
+
+
+def _pad_id(fast: tokenizers.Tokenizer, settings: dict, folder) -> int:
+  """The pad token's id; without a pad token EOS serves, being masked anyway."""
+  token = settings.get('pad_token') or settings.get('eos_token')
+  token = token['content'] if isinstance(token, dict) else token
+  found = fast.token_to_id(token) if token else None
+  if found is None:
+    raise ValueError(
+        f'{folder}: pad token {token!r} is not in the vocabulary; set pad_token in '
+        'tokenizer_config.json to a token that tokenizer.json knows')
+  return found
