@@ -13,11 +13,16 @@ Paths under `pooling/`, a public contract:
 H is `head_dim`, or D when that is 0: the released head is 8 heads of 4096.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from jaxembed import config, types
-from jaxembed.kernels.latent_pool import reference
+from jaxembed.kernels.latent_pool import (
+    Folded, fold_latents, latent_pool, latent_pool_packed, reference)
+from jaxembed.sharding import BATCH, spec
 
 
 def init(
@@ -61,15 +66,37 @@ def init(
 
 
 def apply(
-    params: types.Params, cfg: config.PoolingConfig, hidden: types.Array,
+    params: types.Params | Folded, cfg: config.PoolingConfig, hidden: types.Array,
     pool: types.Array, *, impl: str = 'auto',
 ) -> types.Array:
   """Pooled states, not normalised. hidden [B,T,D], pool [B,T] -> [B,D] float32.
 
-  A row whose `pool` is all false gives the zero vector.
+  A row whose `pool` is all false gives the zero vector. Under an Explicit mesh
+  rows are split over BATCH, heads and feed-forward channels over 'tensor' as
+  sharding.RULES lays them. Errors are those of kernels.latent_pool.latent_pool.
+
+  Args:
+    params: tree of `init`, or `fold` of one.
+    cfg: static; the parameters' shapes say everything it would.
+    impl: 'auto' or one of kernels.dispatch.IMPLS.
   """
-  del cfg, impl
-  return reference.latent_pool(params, hidden, pool)
+  del cfg
+  op = functools.partial(latent_pool, impl=impl)
+  return _local(op, params, hidden, pool, whole=impl == 'reference')
+
+
+def apply_packed(
+    params: types.Params | Folded, cfg: config.PoolingConfig, hidden: types.Array,
+    segments: types.Array, num_segments: int, *, impl: str = 'auto',
+) -> types.Array:
+  """As `apply` when a row holds S = num_segments texts. -> [B,S,D] float32.
+
+  segments [B,T] int32: the text of its row a token counts for; negative: none.
+  """
+  del cfg
+  op = functools.partial(
+      latent_pool_packed, num_segments=num_segments, impl=impl)
+  return _local(op, params, hidden, segments, whole=impl == 'reference')
 
 
 def tokens(
@@ -77,4 +104,55 @@ def tokens(
 ) -> types.Array:
   """The head's output for every token, un-pooled. [B,T,D] -> [B,T,D]."""
   del cfg
-  return reference.tokens(params, hidden)
+  if spec() is None:
+    return reference.tokens(params, hidden)
+  run = jax.shard_map(reference.tokens, in_specs=(P(), _ROWS), out_specs=_ROWS)
+  return run(_gather(params, P()), hidden)
+
+
+def fold(params: types.Params, dtype=None) -> Folded:
+  """The head with its latents folded in, for states of `dtype`; see fold_latents.
+
+  Under an Explicit mesh every device builds a piece: latents are split over
+  'data', width over 'fsdp', heads over 'tensor'.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  latents = params['latents']
+  if spec() is not None and latents.shape[0] % mesh.shape['data'] == 0:
+    params = {**params, 'latents': jax.sharding.reshard(latents, P('data', None))}
+  return fold_latents(params, dtype)
+
+
+_ROWS = P(BATCH)
+# What a device holds of the folded head while it computes.
+_COLUMNS = {'kernel': P(None, 'tensor'), 'bias': P('tensor')}
+_FOLDED = Folded(
+    norm={'scale': P(), 'bias': P()},
+    enter=P(None, 'tensor', None),
+    leave=P('tensor', None, None),
+    mlp_norm={'scale': P(), 'bias': P()},
+    mlp={'up': _COLUMNS, 'gate': _COLUMNS,
+         'down': {'kernel': P('tensor', None), 'bias': P()}})
+
+
+def _local(op, params, hidden, marks, whole):
+  """op(params, hidden, marks) on each device's rows; `whole`: of all parameters."""
+  if spec() is None:
+    return op(params, hidden, marks)
+  if whole:
+    specs = P()
+  else:
+    specs = _FOLDED
+    op = functools.partial(op, axis='tensor')
+    params = params if isinstance(params, Folded) else fold(params, hidden.dtype)
+  # Pallas kernels do not say over which mesh axes their results vary.
+  run = jax.shard_map(op, in_specs=(specs, _ROWS, _ROWS), out_specs=_ROWS,
+                      check_vma=False)
+  return run(_gather(params, specs), hidden, marks)
+
+
+def _gather(params, specs):
+  """All-gathers what `specs` does not split: M and U, and the feed-forward."""
+  if isinstance(specs, P):
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, specs), params)
+  return jax.tree.map(jax.sharding.reshard, params, specs)

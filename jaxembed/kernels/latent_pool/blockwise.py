@@ -1,0 +1,202 @@
+"""The head on blocks of tokens: folded attention, GEGLU, sums per segment.
+
+Two operations, each with its own VJP, so that the caller may sum over a mesh
+axis between them:
+
+  attend      x -> softmax(LN(x) M) U         keeps the softmax, [tokens, N*R]
+  geglu_sums  x -> sum_t GEGLU(LN(x) W + b)   keeps the pre-activations,
+                                              [tokens, 2F], in the states' dtype
+
+What is elementwise (LayerNorm, GELU, softmax' derivative) is computed again in
+the backward pass; no matrix product is. Working memory beside what is kept is
+that of one block. Tokens come in chunks: x [C,T,D], each chunk from one row of
+text, `segments` [C,T] int32 naming the sum each token belongs to, or -1.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxembed.kernels.latent_pool import reference
+
+# Tokens a block aims at: enough rows for a matrix unit at full rate, few enough
+# that a float32 block of pre-activations (2F wide) is small beside the kept ones.
+TOKEN_BLOCK = 4096
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend(token_block, norm, enter, leave, x):
+  """Cross-attention to the folded latents. x [C,T,D] -> [C,T,D].
+
+  norm {scale, bias} [D], enter [D,N,R], leave [N,R,D]; float32 softmax.
+  """
+  return _attend_fwd(token_block, norm, enter, leave, x)[0]
+
+
+def _attend_fwd(token_block, norm, enter, leave, x):
+  def block(_, x):
+    y = reference.layer_norm(norm, x)
+    logits = jnp.einsum('CTD,DNR->CTNR', y, enter,
+                        preferred_element_type=reference.accumulator(x.dtype))
+    weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
+    return None, (jnp.einsum('CTNR,NRD->CTD', weights, leave), weights)
+
+  _, (out, weights) = over_blocks(block, None, x, token_block)
+  return out, (norm, enter, leave, x, weights)
+
+
+def _attend_bwd(token_block, residuals, d_out):
+  norm, enter, leave, x, weights = residuals
+  acc = reference.accumulator(x.dtype)
+
+  def block(grads, blocks):
+    x, weights, d_out = blocks
+    y, norm_vjp = jax.vjp(reference.layer_norm, norm, x)
+    d_weights = jnp.einsum('CTD,NRD->CTNR', d_out, leave,
+                           preferred_element_type=acc)
+    wide = weights.astype(acc)
+    d_logits = wide * (d_weights - jnp.sum(wide * d_weights, -1, keepdims=True))
+    d_logits = d_logits.astype(x.dtype)
+    d_norm, d_x = norm_vjp(jnp.einsum('CTNR,DNR->CTD', d_logits, enter))
+    new = (d_norm,
+           jnp.einsum('CTD,CTNR->DNR', y, d_logits, preferred_element_type=acc),
+           jnp.einsum('CTNR,CTD->NRD', weights, d_out, preferred_element_type=acc))
+    return add(grads, new), d_x
+
+  zeros = wide_zeros((norm, enter, leave))
+  grads, d_x = over_blocks(block, zeros, (x, weights, d_out), token_block)
+  return *like(grads, (norm, enter, leave)), d_x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def geglu_sums(token_block, num_segments, norm, mlp, x, segments):
+  """Sum over each segment's tokens of the gated feed-forward, before `down`.
+
+  norm {scale, bias} [D], mlp {up, gate} of {kernel [D,F], bias [F]}, x [C,T,D],
+  segments [C,T] -> [C,S,F] float32 (float64 for float64 states).
+  """
+  return _sums_fwd(token_block, num_segments, norm, mlp, x, segments)[0]
+
+
+def _sums_fwd(token_block, num_segments, norm, mlp, x, segments):
+  def block(_, blocks):
+    x, segments = blocks
+    up, gate = project(mlp, reference.layer_norm(norm, x))
+    acc = reference.accumulator(x.dtype)
+    inner = reference.geglu(up.astype(acc), gate.astype(acc))
+    return None, (segment_sum(inner, segments, num_segments), up, gate)
+
+  _, (sums, up, gate) = over_blocks(block, None, (x, segments), token_block)
+  return sums, (norm, mlp, x, segments, up, gate)
+
+
+def _sums_bwd(token_block, num_segments, residuals, d_sums):
+  norm, mlp, x, segments, up, gate = residuals
+  acc = reference.accumulator(x.dtype)
+
+  def block(grads, blocks):
+    x, segments, d_sums, up, gate = blocks
+    _, vjp = jax.vjp(reference.geglu, up.astype(acc), gate.astype(acc))
+    d_up, d_gate = vjp(segment_spread(d_sums, segments))
+    new, d_x = project_vjp(norm, mlp, x, d_up.astype(x.dtype), d_gate.astype(x.dtype))
+    return add(grads, new), d_x
+
+  zeros = wide_zeros((norm, mlp))
+  grads, d_x = over_blocks(
+      block, zeros, (x, segments, d_sums, up, gate), token_block)
+  return *like(grads, (norm, mlp)), d_x, None
+
+
+attend.defvjp(_attend_fwd, _attend_bwd)
+geglu_sums.defvjp(_sums_fwd, _sums_bwd)
+
+
+def project(mlp, y):
+  """Pre-activations (up, gate). y [C,T,D] -> two [C,T,F] in y's dtype."""
+  acc = reference.accumulator(y.dtype)
+
+  def linear(p):
+    z = jnp.einsum('CTD,DF->CTF', y, p['kernel'].astype(y.dtype),
+                   preferred_element_type=acc)
+    return (z + p['bias'].astype(acc)).astype(y.dtype)
+
+  return linear(mlp['up']), linear(mlp['gate'])
+
+
+def project_vjp(norm, mlp, x, d_up, d_gate):
+  """Gradients of `project` after the norm, kernels' and biases' in float32.
+
+  x [C,T,D], d_up and d_gate [C,T,F] -> ((d_norm, d_mlp), d_x [C,T,D]).
+  """
+  acc = reference.accumulator(x.dtype)
+  y, norm_vjp = jax.vjp(reference.layer_norm, norm, x)
+
+  def linear(d_z):
+    return {'kernel': jnp.einsum('CTD,CTF->DF', y, d_z, preferred_element_type=acc),
+            'bias': jnp.sum(d_z, axis=(0, 1), dtype=acc)}
+
+  def back(name, d_z):
+    return jnp.einsum('CTF,DF->CTD', d_z, mlp[name]['kernel'].astype(x.dtype),
+                      preferred_element_type=acc)
+
+  d_y = back('up', d_up) + back('gate', d_gate)
+  d_norm, d_x = norm_vjp(d_y.astype(x.dtype))
+  return (d_norm, {'up': linear(d_up), 'gate': linear(d_gate)}), d_x
+
+
+def segment_sum(x, segments, num_segments):
+  """x [C,T,F], segments [C,T] -> [C,S,F]; -1 belongs to no segment."""
+  if num_segments == 1:
+    return jnp.sum(jnp.where(segments[..., None] == 0, x, 0), axis=1, keepdims=True)
+  return jnp.einsum('CTS,CTF->CSF', _one_hot(segments, num_segments, x.dtype), x,
+                    precision=jax.lax.Precision.HIGHEST)
+
+
+def segment_spread(x, segments):
+  """The transpose of `segment_sum`: x [C,S,F], segments [C,T] -> [C,T,F]."""
+  if x.shape[1] == 1:
+    return jnp.where(segments[..., None] == 0, x, 0)
+  return jnp.einsum('CTS,CSF->CTF', _one_hot(segments, x.shape[1], x.dtype), x,
+                    precision=jax.lax.Precision.HIGHEST)
+
+
+def _one_hot(segments, num_segments, dtype):
+  return jax.nn.one_hot(segments, num_segments, dtype=dtype)
+
+
+def over_blocks(step, carry, chunks, token_block):
+  """lax.scan of `step` over groups of chunks; the results lie as `chunks` do.
+
+  A single group is called directly. When the groups do not divide C, zero chunks
+  fill the last one: they belong to no segment or have no cotangent.
+  """
+  count, length = jax.tree.leaves(chunks)[0].shape[:2]
+  groups = -(-count * length // max(token_block, length))
+  size = -(-count // groups)
+  if groups == 1:
+    return step(carry, chunks)
+
+  def split(x):
+    fill = [(0, groups * size - count)] + [(0, 0)] * (x.ndim - 1)
+    return jnp.pad(x, fill).reshape(groups, size, *x.shape[1:])
+
+  def join(x):
+    return x.reshape(groups * size, *x.shape[2:])[:count]
+
+  carry, out = jax.lax.scan(step, carry, jax.tree.map(split, chunks))
+  return carry, jax.tree.map(join, out)
+
+
+def add(x, y):
+  return jax.tree.map(lambda a, b: a + b.astype(a.dtype), x, y)
+
+
+def like(x, target):
+  return jax.tree.map(lambda a, b: a.astype(b.dtype), x, target)
+
+
+def wide_zeros(params):
+  """Zeros to accumulate gradients of `params` in."""
+  return jax.tree.map(
+      lambda p: jnp.zeros(p.shape, reference.accumulator(p.dtype)), params)
