@@ -9,7 +9,8 @@ says which (`out_sharding=spec(...)`). `spec` answers None when there is no mesh
 import re
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from jaxembed import types

@@ -10,18 +10,19 @@ class RopeScaling:
   """How rotary frequencies are stretched beyond the length of pre-training.
 
   linear: all frequencies divided by `factor`. llama3: low ones divided, high ones
-  kept, a ramp between (the four lower fields). longrope: `factors` divides each
-  frequency, angles are scaled by `attention_factor`. yarn: `ramp` between divided
-  and kept frequencies.
+  kept, a ramp between. yarn: the same with a ramp over channels, and cos and sin
+  multiplied. longrope: every frequency has its own divisor, one set for texts up
+  to `original_positions` and one for longer ones.
   """
 
-  kind: str  # linear | llama3 | longrope | yarn
+  kind: str  # linear | llama3 | yarn | longrope
   factor: float = 1.0
   low_freq_factor: float = 1.0
   high_freq_factor: float = 4.0
   original_positions: int = 8192
   attention_factor: float = 1.0  # on cos and sin
-  factors: tuple[float, ...] = ()  # longrope, one per frequency
+  short_factors: tuple[float, ...] = ()  # one per frequency
+  long_factors: tuple[float, ...] = ()
   beta_fast: float = 32.0
   beta_slow: float = 1.0
 
@@ -33,7 +34,7 @@ class BackboneConfig:
   Nothing in the forward pass asks for `family`: it names the conversion table.
   """
 
-  family: str  # a key of convert.tables.FAMILIES
+  family: str  # a key of models.presets.FEATURES
   vocab_size: int
   dim: int
   ff_dim: int
@@ -109,7 +110,7 @@ class PoolingConfig:
 
   def __post_init__(self):
     one_of(self, 'kind', ('mean', 'cls', 'last', 'weighted_mean', 'max',
-                           'latent_attention'))
+                          'latent_attention'))
 
 
 @dataclass(frozen=True, kw_only=True)

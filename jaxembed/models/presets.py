@@ -1,25 +1,45 @@
-"""Named shapes of backbones, for random initialisation and for tests.
+"""Features of every backbone family, and named shapes for random initialisation.
 
-`tiny` gives every family at a size that a test can afford.
+A family is a row of FEATURES: what its layers are made of, without sizes. The
+forward pass reads the features only.
 """
 
 from jaxembed.config import BackboneConfig, ModelConfig
 
+_LLAMA = {}  # the defaults of BackboneConfig
+_QWEN2 = {'qkv_bias': True, 'norm_eps': 1e-6}
+_QWEN3 = {'qk_norm': True, 'norm_eps': 1e-6}
+_GEMMA2 = {
+    'norm_eps': 1e-6, 'norm_offset': 1.0, 'block': 'sandwich',
+    'activation': 'gelu_tanh',
+}
+_GEMMA3 = _GEMMA2 | {'qk_norm': True, 'local_rope_theta': 10000.0}
 _BERT = {
-    'family': 'bert', 'norm': 'layer', 'norm_bias': True, 'block': 'post',
+    'norm': 'layer', 'norm_bias': True, 'norm_eps': 1e-12, 'block': 'post',
     'final_norm': False, 'embed_norm': True, 'type_vocab_size': 2,
     'position': 'learned', 'positions': 'index', 'qkv_bias': True,
     'out_bias': True, 'ff_bias': True, 'gated': False, 'activation': 'gelu',
-    'norm_eps': 1e-12,
 }
-_MISTRAL = {'family': 'mistral'}
+_ROBERTA = _BERT | {'norm_eps': 1e-5, 'positions': 'mask', 'position_offset': 2,
+                    'type_vocab_size': 1}
+_MPNET = _ROBERTA | {'type_vocab_size': 0, 'relative_buckets': 32}
+_MODERNBERT = {
+    'norm': 'layer', 'embed_norm': True, 'first_norm': False,
+    'activation': 'gelu', 'rope_theta': 160000.0, 'local_rope_theta': 10000.0,
+}
 
-# The features of each family; sizes are the checkpoint's.
-FEATURES = {'bert': _BERT, 'mistral': _MISTRAL}
+FEATURES = {
+    'mistral': _LLAMA, 'ministral': _LLAMA, 'llama': _LLAMA, 'phi3': _LLAMA,
+    'qwen2': _QWEN2, 'qwen3': _QWEN3, 'gemma2': _GEMMA2, 'gemma3_text': _GEMMA3,
+    'bert': _BERT, 'roberta': _ROBERTA, 'xlm-roberta': _ROBERTA,
+    'mpnet': _MPNET, 'modernbert': _MODERNBERT,
+}
+# Trained to see both directions; the others are causal unless told otherwise.
+ENCODERS = ('bert', 'roberta', 'xlm-roberta', 'mpnet', 'modernbert')
 
 
-def backbone(family: str, **sizes) -> BackboneConfig:
-  """The features of `family` with the given sizes (and any other field).
+def backbone(family: str, **fields) -> BackboneConfig:
+  """The features of `family` with the given sizes (or any other field).
 
   Raises:
     ValueError: an unknown family.
@@ -27,16 +47,29 @@ def backbone(family: str, **sizes) -> BackboneConfig:
   if family not in FEATURES:
     raise ValueError(f'family {family!r} is unknown; choose one of '
                      f'{", ".join(sorted(FEATURES))}')
-  return BackboneConfig(**{**FEATURES[family], **sizes})
+  return BackboneConfig(**{'family': family, **FEATURES[family], **fields})
 
 
-def tiny(family: str, **changes) -> BackboneConfig:
-  """Two layers of width 32, for tests."""
-  heads = 4 if FEATURES[family].get('norm', 'rms') == 'layer' else 2
-  sizes = {'vocab_size': 96, 'dim': 32, 'ff_dim': 48, 'num_layers': 2,
-           'num_heads': 4, 'num_kv_heads': heads, 'head_dim': 8,
+def tiny(family: str, **fields) -> BackboneConfig:
+  """Three layers of width 32, for tests; windows where the family has them."""
+  kv_heads = 4 if family in ENCODERS else 2
+  sizes = {'vocab_size': 96, 'dim': 32, 'ff_dim': 48, 'num_layers': 3,
+           'num_heads': 4, 'num_kv_heads': kv_heads, 'head_dim': 8,
            'max_positions': 64}
-  return backbone(family, **{**sizes, **changes})
+  return backbone(family, **{**sizes, **_TINY_EXTRAS.get(family, {}), **fields})
+
+
+_TINY_WINDOW = {'window': 6, 'two_way_window': 7}
+_TINY_EXTRAS = {
+    'gemma2': _TINY_WINDOW | {
+        'windowed_layers': (True, False, True), 'softcap': 50.0,
+        'query_scale': 16**-0.5, 'embed_scale': 32**0.5},
+    'gemma3_text': _TINY_WINDOW | {
+        'windowed_layers': (True, True, False), 'query_scale': 16**-0.5,
+        'embed_scale': 32**0.5, 'rope_theta': 1e6},
+    'modernbert': {'window': 5, 'two_way_window': 5,
+                   'windowed_layers': (False, True, True)},
+}
 
 
 def _minilm_l6() -> ModelConfig:

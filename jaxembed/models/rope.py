@@ -12,10 +12,11 @@ from jaxembed.types import Array
 def table(cfg: BackboneConfig, positions: Array, theta: float,
           scaling: RopeScaling | None) -> tuple[Array, Array]:
   """cos and sin [B,T,1,H/2] float32 at `positions` [B,T]."""
-  freqs = frequencies(cfg.rope_dim or cfg.head_dim, theta, scaling)
-  angles = positions[..., None].astype(jnp.float32) * jnp.asarray(freqs)
+  freqs = jnp.asarray(frequencies(cfg.rope_dim or cfg.head_dim, theta, scaling))
+  if scaling and scaling.kind == 'longrope':
+    freqs = _by_length(freqs, positions, scaling)
+  angles = positions[:, :, None, None].astype(jnp.float32) * freqs
   factor = scaling.attention_factor if scaling else 1.0
-  angles = angles[:, :, None, :]
   return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
@@ -56,7 +57,19 @@ def _llama3(freqs, theta, s: RopeScaling):
 
 
 def _longrope(freqs, theta, s: RopeScaling):
-  return freqs / np.asarray(s.factors, np.float32)
+  """Undivided: the divisor depends on the text's length, see `_by_length`."""
+  return freqs
+
+
+def _by_length(freqs: Array, positions: Array, s: RopeScaling) -> Array:
+  """freqs [H/2], positions [B,T] -> [B,1,1,H/2].
+
+  Ding et al. 2024 (LongRoPE, arXiv 2402.13753). Each row chooses by its own
+  length; transformers lets the longest row of a batch choose for all.
+  """
+  is_long = positions.max(axis=1)[:, None, None, None] + 1 > s.original_positions
+  return jnp.where(is_long, freqs / np.asarray(s.long_factors, np.float32),
+                   freqs / np.asarray(s.short_factors, np.float32))
 
 
 def _yarn(freqs, theta, s: RopeScaling):

@@ -1,0 +1,225 @@
+"""Weights in: a Hugging Face or sentence-transformers folder becomes Params.
+
+Nothing is half-loaded: every name and shape is checked against the table before
+the first tensor is read, and all that does not fit is listed in one error.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+import numpy as np
+import tqdm
+
+from jaxembed import sharding
+from jaxembed.config import ModelConfig
+from jaxembed.convert import modules, tables
+from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, open_folder
+from jaxembed.models import encoder
+from jaxembed.types import Params
+
+# What a model needs from the hub; weights as safetensors only.
+_HUB_FILES = ('*.json', '*.safetensors', '*.txt', '*.model', '*.jinja')
+# Of tensors listed in an error; a wrong checkpoint would list thousands.
+_LISTED = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  params: Params
+  cfg: ModelConfig
+  folder: pathlib.Path  # root of the model: prompts, tokenizer, modules.json
+  backbone_folder: pathlib.Path  # of config.json and the backbone's weights
+  hf_config: dict  # config.json as read
+
+
+def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
+         progress: bool | None = False) -> Loaded:
+  """Reads a model.
+
+  Args:
+    source: folder of a Hugging Face model or a sentence-transformers model, or a
+      hub id ('org/name').
+    dtype: float32, bfloat16 or float16: of the parameters, whatever the file has.
+    mesh: lays every parameter out by sharding.RULES, reading each device's part
+      only; None: the default device.
+    progress: a bar on standard error; None: only on a terminal.
+
+  Returns:
+    Parameters as `encoder.init_params(cfg, ...)` shapes them, and where they
+    came from. cfg.dtype is `dtype`.
+
+  Raises:
+    FileNotFoundError: no such folder, and no such model on the hub (or no net).
+    configs.UnsupportedModel: a model that would not be computed exactly.
+    BadCheckpoint: files that are broken, and every tensor that is missing, left
+      over or mis-shaped, in one message.
+  """
+  folder = locate(source)
+  found = modules.read(folder)
+  cfg = dataclasses.replace(found.cfg, dtype=jnp.dtype(dtype).name)
+  shapes = tables.flatten(encoder.param_shapes(cfg, dtype))
+  pieces = {}
+  for part in found.parts:
+    tensors = open_folder(part.folder)
+    pieces |= _match(part, tensors, shapes, cfg.backbone.num_layers)
+  absent = sorted(set(shapes) - set(pieces))
+  if absent:
+    raise BadCheckpoint(f'{folder}: no table row gives {absent}')
+  params = _read_all(pieces, shapes, mesh, progress)
+  return Loaded(tables.unflatten(params), cfg, folder, found.backbone_folder,
+                found.hf_config)
+
+
+def locate(source: str | os.PathLike) -> pathlib.Path:
+  """The local folder of `source`, fetched from the hub if it is a hub id."""
+  path = pathlib.Path(source).expanduser()
+  if path.is_dir():
+    return path
+  if not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', str(source)):
+    raise FileNotFoundError(f'{source} is neither a folder nor a hub id (org/name)')
+  import huggingface_hub  # slow to import, and needed for hub ids alone
+
+  try:
+    return pathlib.Path(huggingface_hub.snapshot_download(
+        str(source), allow_patterns=[*_HUB_FILES, *(f'*/{p}' for p in _HUB_FILES)]))
+  except Exception as e:  # the hub raises many kinds, offline others again
+    raise FileNotFoundError(
+        f'{source} is no folder here, and the Hugging Face hub did not give it '
+        f'({type(e).__name__}: {_first_line(e)}). Check the name and the '
+        'connection, or pass the folder of a local copy.') from e
+
+
+def _first_line(e: Exception) -> str:
+  return str(e).strip().splitlines()[0] if str(e).strip() else 'no details'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+  """One tensor, and which rows of it are one layer of a parameter."""
+
+  tensor: Tensor
+  row: tables.Row
+  first: int
+  last: int
+
+
+def _match(part: modules.Part, tensors: Mapping[str, Tensor], shapes,
+           layers: int) -> dict[str, list[_Piece | None]]:
+  """Parameter path -> a piece per layer (None where the layer has no tensor)."""
+  table = part.table
+  left = _strip(tensors, table)
+  pieces: dict[str, list[_Piece | None]] = {}
+  missing, misshaped = [], []
+  for row, layer in tables.expand(table.rows, layers):
+    name = row.name.format(l=layer)
+    wanted = [_file_shape(shapes[path], row, layer) for path in row.paths]
+    total = (sum(s[0] for s in wanted), *wanted[0][1:]) if wanted[0] else ()
+    tensor = left.pop(name, None)
+    if tensor is None:
+      missing.append(name)
+    elif tensor.shape != total:
+      misshaped.append(f'{name} is {list(tensor.shape)}, not {list(total)}')
+    else:
+      at = 0
+      for path, shape in zip(row.paths, wanted):
+        piece = _Piece(tensor, row, at, at + shape[0])
+        slots = pieces.setdefault(path, [None] * (1 if layer is None else layers))
+        slots[layer or 0] = piece
+        at += shape[0]
+  extra = [n for n in left if not any(re.search(p, n) for p in table.ignored)]
+  _refuse(part.folder, missing, misshaped, extra)
+  return pieces
+
+
+def _strip(tensors: Mapping[str, Tensor], table: tables.Table) -> dict[str, Tensor]:
+  """Names without the prefix that heads of other tasks put before them."""
+  out = {}
+  for name, tensor in tensors.items():
+    for prefix in table.prefixes:
+      name = name.removeprefix(prefix)
+    out[name] = tensor
+  return out
+
+
+def _file_shape(leaf, row: tables.Row, layer: int | None) -> tuple[int, ...]:
+  return tables.matrix_shape(leaf.shape if layer is None else leaf.shape[1:], row)
+
+
+def _refuse(folder, missing, misshaped, extra) -> None:
+  problems = [f'{what} ({len(names)}): {", ".join(sorted(names)[:_LISTED])}'
+              + (', ...' if len(names) > _LISTED else '')
+              for what, names in (('missing', missing), ('mis-shaped', misshaped),
+                                  ('left over', extra)) if names]
+  if problems:
+    raise BadCheckpoint(
+        f'the tensors of {folder} do not fit its config.json. '
+        + '; '.join(problems) + '. Nothing was loaded; check that weights and '
+        'config.json belong together')
+
+
+def _read_all(pieces, shapes, mesh, progress) -> dict[str, jax.Array]:
+  specs = tables.flatten(sharding.param_specs(tables.unflatten(shapes)))
+  total = sum(np.prod(s.shape) * s.dtype.itemsize for s in shapes.values())
+  params = {}
+  with tqdm.tqdm(total=total, unit='B', unit_scale=True, desc='weights',
+                 disable=None if progress is None else not progress) as bar:
+    for path, shape in shapes.items():
+      params[path] = _place(pieces[path], shape, mesh, specs[path])
+      bar.update(params[path].nbytes)
+  return params
+
+
+def _place(pieces, shape, mesh, spec) -> jax.Array:
+  """One parameter, on the default device or spread over the mesh."""
+  if mesh is None:
+    whole = tuple(slice(0, n) for n in shape.shape)
+    return jax.device_put(_assemble(pieces, shape, whole))
+
+  def part(index):
+    index = tuple(slice(*s.indices(n)[:2]) for s, n in zip(index, shape.shape))
+    return _assemble(pieces, shape, index)
+
+  return jax.make_array_from_callback(shape.shape, NamedSharding(mesh, spec), part)
+
+
+def _assemble(pieces, shape, index: tuple[slice, ...]) -> np.ndarray:
+  """The part `index` of a parameter, read from its file layer by layer."""
+  out = _aligned(tuple(s.stop - s.start for s in index), shape.dtype)
+  if '{l}' not in next(p for p in pieces if p).row.name:
+    out[...] = _one(pieces[0], shape.shape, index)
+    return out
+  for i, layer in enumerate(range(index[0].start, index[0].stop)):
+    piece = pieces[layer]
+    # A tensor this layer lacks (an identity norm) is one that changes nothing.
+    out[i] = 1 if piece is None else _one(piece, shape.shape[1:], index[1:])
+  return out
+
+
+def _one(piece: _Piece, shape: tuple[int, ...], index: tuple[slice, ...]):
+  """The part `index` of one layer's parameter of the given shape."""
+  tensor, row = piece.tensor, piece.row
+  if not shape:
+    return tensor.read()
+  if not row.transpose:  # axis 0 of both sides is the same: read these rows only
+    first = piece.first + index[0].start
+    x = tensor.read(first, piece.first + index[0].stop)
+    return x[(slice(None), *index[1:])]
+  if len(shape) == 2:  # our columns are the file's rows
+    cols = index[1]
+    x = tensor.read(piece.first + cols.start, piece.first + cols.stop)
+    return x.T[index[0]]
+  return tensor.read(piece.first, piece.last).T.reshape(shape)[index]
+
+
+def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+  """Memory that jax takes over on a CPU without copying: 64 bytes aligned."""
+  size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+  raw = np.empty(size + 64, np.uint8)
+  at = -raw.ctypes.data % 64
+  return raw[at:at + size].view(dtype).reshape(shape)
