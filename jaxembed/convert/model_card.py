@@ -1,0 +1,82 @@
+"""The README.md of an exported folder: what it is, how to load, who can serve."""
+
+from jaxembed import config
+
+_KIND = {'mean': 'the mean of its tokens', 'cls': 'its first token',
+         'last': 'its last token', 'max': 'the maximum over its tokens',
+         'weighted_mean': 'a position-weighted mean of its tokens',
+         'latent_attention': 'latent attention over its tokens, then their mean'}
+
+
+def render(name: str, cfg: config.ModelConfig, prompts: dict[str, str],
+           include_prompt: bool, report: dict) -> str:
+  """The card of a model exported as `name`, with its parity report."""
+  latent = cfg.pooling.kind == 'latent_attention'
+  trust = ', trust_remote_code=True' if latent else ''
+  named = ''.join(f'- `{key}`: `{text!r}`\n' for key, text in prompts.items() if text)
+  return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, sentence-similarity, feature-extraction, jaxembed]
+---
+
+# {name}
+
+A text-embedding model trained and exported with jaxembed. A text becomes
+{cfg.embedding_dim} numbers by {_KIND[cfg.pooling.kind]}\
+{'; vectors have length 1' if cfg.normalize else ''}. Texts are read up to
+{cfg.max_length} tokens.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer('{name}'{trust})
+vectors = model.encode(['a text', 'another text'])
+print(model.similarity(vectors, vectors))
+```
+
+## Prompts
+
+{named or 'None are stored.' + chr(10)}
+{_prompt_note(prompts, include_prompt)}
+
+## Where it runs
+
+{_servers(latent, bool(prompts) and not include_prompt)}
+
+## Checked
+
+Reloaded with sentence-transformers {report['versions']['sentence_transformers']} \
+in torch and compared with JAX {report['versions']['jax']} on a set of hard texts,
+padded on either side, with and without prompts: the largest difference of two
+unit vectors is {report['max_difference']:.1e} (`parity.json`).
+"""
+
+
+def _prompt_note(prompts, include_prompt: bool) -> str:
+  if include_prompt:
+    return 'The tokens of a prompt count in the vector.'
+  return ('The tokens of a prompt are attended to but left out of the vector '
+          '(`include_prompt: false`).')
+
+
+def _servers(latent: bool, masks_prompt: bool) -> str:
+  if latent:
+    return """\
+| program | works |
+| --- | --- |
+| sentence-transformers 5.1 or newer | yes, with `trust_remote_code=True` |
+| text-embeddings-inference, vLLM, SGLang, llama.cpp | no: none has latent attention |
+
+The pooling is the file `latent_attention_pooling.py` in this folder's root. Some
+releases of sentence-transformers save a copy of the model with that file in the
+module's sub-folder; it then has to be put back into the root to load again."""
+  note = ('\n\nOnly sentence-transformers leaves prompt tokens out of the vector; '
+          'other servers\npool them, so vectors of prompted texts differ there.'
+          if masks_prompt else '')
+  return f"""\
+| program | works |
+| --- | --- |
+| sentence-transformers, any release | yes |
+| text-embeddings-inference, vLLM, llama.cpp | the layout is the one they read; \
+whether they have this architecture, their own lists say |{note}"""

@@ -1,0 +1,131 @@
+"""Does torch compute the same vectors? Asked of every exported folder.
+
+The folder is loaded by sentence-transformers and given texts that break careless
+models (empty, a letter, other scripts, longer than the limit), padded on either
+side, with and without prompts. What is compared is the whole way from string to
+vector, both tokenizers included.
+"""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import os
+import pathlib
+
+import jax
+import numpy as np
+
+from jaxembed import config, types
+from jaxembed.data import tokenise
+from jaxembed.models import encoder
+
+# Of two unit vectors in float32: an ulp of 1 is 1.2e-7, and a network of a few
+# dozen layers adds its roundings in another order.
+TOLERANCE = 1e-5
+
+_LONG = ('It was a bright cold day in April, and the clocks were striking '
+         'thirteen; nobody at the station seemed to mind. ')
+PROBES = (
+    '', ' ', 'a', '.', 'Hello', 'A girl is styling her hair.',
+    'What is the capital of France?', 'UPPER lower 0123456789 3.14 1,000',
+    'Line one.\nLine two.\n\n\tIndented line.', '  spaces  around  ',
+    'naïve façade Ångström — “quotes” … €5', '\u0065\u0301 is not \u00e9',
+    'Быстрая бурая лиса', 'الثعلب البني السريع', '敏捷的棕色狐狸跳过了懒狗',
+    'すばやい茶色の狐', '빠른 갈색 여우', '👩‍👩‍👧‍👦🚀🇫🇷', 'a' * 300,
+    'def f(x: int) -> int:\n  return x if x < 2 else f(x - 1) + f(x - 2)',
+    '<a href="https://example.org/?q=1&r=2">link</a>', _LONG, _LONG * 40,
+)
+_PROBE_PROMPT = 'Represent this sentence for searching: '
+
+
+class Mismatch(AssertionError):
+  """The exported model is not the one that was trained."""
+
+
+def check(folder: str | os.PathLike, params: types.Params, cfg: config.ModelConfig,
+          *, prompts: dict[str, str], include_prompt: bool,
+          tolerance: float = TOLERANCE) -> dict:
+  """Compares on every probe; the report: largest differences and conditions.
+
+  A difference is that of two vectors scaled to length 1, so that it means the
+  same for models that do not normalise.
+
+  Raises:
+    Mismatch: a difference is above `tolerance`, or not a number; the message
+      names text, padding side and prompt.
+  """
+  tokenizer = tokenise.Tokenizer.load(
+      folder, table_size=cfg.backbone.vocab_size,
+      prompt_pooling='include' if include_prompt else 'exclude')
+  theirs = _torch_model(folder)
+  cases = []
+  tried = dict.fromkeys(['', *filter(None, prompts.values()), _PROBE_PROMPT])
+  for side, prompt in itertools.product(('right', 'left'), tried):
+    texts = _poolable(tokenizer, prompt, cfg.max_length)
+    ragged = tokenizer.encode(texts, prompt, max_length=cfg.max_length)
+    tokens = tokenise.pad(ragged, int(ragged.lengths.max()),
+                          pad_id=tokenizer.pad_id, side=side)
+    ours = _jax_vectors(params, cfg, tokens)
+    difference = np.abs(
+        _unit(ours) - _unit(_torch_vectors(theirs, texts, prompt, side))).max(-1)
+    worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
+    cases.append({'padding': side, 'prompt': prompt, 'texts': len(texts),
+                  'max_difference': float(difference[worst])})
+    if not difference[worst] <= tolerance:
+      raise Mismatch(
+          f'torch and JAX differ by {difference[worst]:.3g} (allowed: '
+          f'{tolerance:g}) on {texts[worst]!r:.60}, padding {side}, prompt '
+          f'{prompt!r:.60}; the export was discarded')
+  return {'max_difference': max(c['max_difference'] for c in cases),
+          'tolerance': tolerance, 'dtype': 'float32', 'cases': cases,
+          'versions': versions() | {'jax': jax.__version__}}
+
+
+def versions() -> dict[str, str]:
+  """Releases of the torch side, under sentence-transformers' names."""
+  return {key: importlib.metadata.version(package) for key, package in (
+      ('sentence_transformers', 'sentence-transformers'),
+      ('transformers', 'transformers'), ('pytorch', 'torch'))}
+
+
+def _poolable(tokenizer, prompt: str, max_length: int) -> list[str]:
+  """Probes that leave a token to pool; not all tokenizers frame empty texts."""
+  kept = []
+  for text in PROBES:
+    try:
+      tokenizer.encode([text], prompt, max_length=max_length)
+    except ValueError:
+      continue
+    kept.append(text)
+  return kept
+
+
+def _jax_vectors(params, cfg, tokens) -> np.ndarray:
+  cfg = dataclasses.replace(cfg, dtype='float32', remat='none')
+  with jax.default_matmul_precision('highest'):
+    return np.asarray(jax.jit(encoder.encode, static_argnums=1)(params, cfg, tokens))
+
+
+def _torch_model(folder):
+  try:
+    from sentence_transformers import SentenceTransformer
+  except ImportError as e:
+    raise ImportError('checking an export needs sentence-transformers and torch: '
+                      "pip install 'jaxembed[torch]'") from e
+  model = SentenceTransformer(
+      os.fspath(pathlib.Path(folder)), device='cpu', trust_remote_code=True,
+      model_kwargs={'torch_dtype': 'float32'}, local_files_only=True)
+  return model.eval()
+
+
+def _torch_vectors(model, texts, prompt: str, side: str) -> np.ndarray:
+  model.tokenizer.padding_side = side
+  # One batch: under left padding, models that count positions from the row's
+  # start see how wide it is.
+  return model.encode(texts, prompt=prompt or None, batch_size=len(texts),
+                      show_progress_bar=False)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+  x = x.astype(np.float64)
+  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

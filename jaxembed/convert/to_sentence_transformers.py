@@ -1,0 +1,202 @@
+"""A jaxembed model as a sentence-transformers folder, in the legacy layout.
+
+That layout is what sentence-transformers of any age, text-embeddings-inference,
+vLLM and llama.cpp read. Poolers without parameters become plain modules; latent
+attention becomes one Python file in the folder's root (torch_twin.py) and its
+weights. The folder appears whole or not at all: it is written beside its place,
+reloaded in torch, compared, and only then renamed.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+
+import numpy as np
+
+from jaxembed import config, types
+from jaxembed.convert import model_card, parity, tables, tensor_files
+
+# Everything a tokenizer may need; weights and configurations are written anew.
+_TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json',
+                    'special_tokens_map.json', 'added_tokens.json', 'vocab.txt',
+                    'vocab.json', 'merges.txt', '*.model')
+_SHARD = 5_000_000_000  # bytes, the hub's habit
+_MODULES = 'sentence_transformers.models.'
+_TWIN = 'latent_attention_pooling'
+_POOLING_KEYS = {'cls': 'cls_token', 'mean': 'mean_tokens', 'max': 'max_tokens',
+                 'mean_sqrt': 'mean_sqrt_len_tokens',
+                 'weighted_mean': 'weightedmean_tokens', 'last': 'lasttoken'}
+_ACTIVATIONS = {'identity': 'torch.nn.modules.linear.Identity',
+                'tanh': 'torch.nn.modules.activation.Tanh'}
+
+
+def export(target: str | os.PathLike, params: types.Params,
+           cfg: config.ModelConfig, source: pathlib.Path, *,
+           prompts: dict[str, str], include_prompt: bool,
+           tolerance: float = parity.TOLERANCE) -> dict:
+  """Writes the folder, checks it in torch, and returns the parity report.
+
+  Args:
+    target: folder to create.
+    params: float32 arrays or wider than the stored dtype is meant to be; they
+      are written as they are.
+    cfg: of `params`; LoRA must be merged before.
+    source: folder with the tokenizer and the Hugging Face config.json.
+    prompts: stored under their names for encode(prompt_name=...).
+    include_prompt: whether the tokens of a prompt are pooled.
+    tolerance: largest difference of two unit vectors that passes.
+
+  Raises:
+    FileExistsError: target exists; nothing is touched.
+    parity.Mismatch: torch computes other vectors; nothing is left behind.
+    ValueError: the model has parts that the layout cannot hold.
+  """
+  target = pathlib.Path(target).absolute()
+  if target.exists():
+    raise FileExistsError(f'{target} exists; choose another target, or remove it')
+  if cfg.lora is not None:
+    raise ValueError('the model has LoRA adapters; merge them before exporting')
+  target.parent.mkdir(parents=True, exist_ok=True)
+  partial = target.with_name(f'.{target.name}.{os.getpid()}.partial')
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir()
+  try:
+    write(partial, params, cfg, source, prompts=prompts,
+          include_prompt=include_prompt)
+    report = parity.check(partial, params, cfg, prompts=prompts,
+                          include_prompt=include_prompt, tolerance=tolerance)
+    _write_json(partial / 'parity.json', report)
+    (partial / 'README.md').write_text(
+        model_card.render(target.name, cfg, prompts, include_prompt, report))
+    partial.rename(target)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  return report
+
+
+def write(folder: pathlib.Path, params: types.Params, cfg: config.ModelConfig,
+          source: pathlib.Path, *, prompts: dict[str, str], include_prompt: bool):
+  """Writes weights, tokenizer, configuration and modules into `folder`."""
+  source = pathlib.Path(source)
+  weights = tables.to_hf(params, cfg)
+  _save_weights(folder, weights)
+  _write_json(folder / 'config.json', _hf_config(source, cfg, weights))
+  _copy_tokenizer(source, folder, cfg.max_length)
+  _write_json(folder / 'sentence_bert_config.json',
+              {'max_seq_length': cfg.max_length, 'do_lower_case': False})
+  _write_json(folder / 'config_sentence_transformers.json', {
+      'model_type': 'SentenceTransformer',
+      '__version__': parity.versions(),
+      'prompts': {'query': '', 'document': ''} | prompts,
+      'default_prompt_name': None,
+      'similarity_fn_name': 'cosine'})
+  modules = [('', _MODULES + 'Transformer'),
+             _pooling(folder, params, cfg, include_prompt)]
+  modules += [_dense(folder, params, cfg, i) for i in range(len(cfg.dense))]
+  if cfg.normalize:
+    path = f'{len(modules)}_Normalize'
+    (folder / path).mkdir()
+    # Some tools drop empty folders.
+    _write_json(folder / path / 'config.json', {})
+    modules.append((path, _MODULES + 'Normalize'))
+  _write_json(folder / 'modules.json', [
+      {'idx': i, 'name': str(i), 'path': path, 'type': kind}
+      for i, (path, kind) in enumerate(modules)])
+
+
+def _pooling(folder, params, cfg, include_prompt):
+  """Writes the pooling module; returns its (path, type)."""
+  if cfg.pooling.kind == 'latent_attention':
+    return _latent_attention(folder, params, cfg, include_prompt)
+  path = '1_Pooling'
+  (folder / path).mkdir()
+  _write_json(folder / path / 'config.json', {
+      'word_embedding_dimension': cfg.backbone.dim,
+      **{f'pooling_mode_{name}': kind == cfg.pooling.kind
+         for kind, name in _POOLING_KEYS.items()},
+      'include_prompt': include_prompt})
+  return path, _MODULES + 'Pooling'
+
+
+def _latent_attention(folder, params, cfg, include_prompt):
+  path = '1_LatentAttentionPooling'
+  (folder / path).mkdir()
+  pooling = cfg.pooling
+  _write_json(folder / path / 'config.json', {
+      'embedding_dimension': cfg.backbone.dim, 'num_latents': pooling.latents,
+      'heads': pooling.heads, 'head_dim': pooling.head_dim or cfg.backbone.dim,
+      'ff_mult': pooling.ff_mult, 'include_prompt': include_prompt})
+  rows = tables.LATENT_ATTENTION.rows
+  _save_weights(folder / path, dict(tables.iter_hf(params, cfg, rows)))
+  shutil.copyfile(pathlib.Path(__file__).with_name('torch_twin.py'),
+                  folder / f'{_TWIN}.py')
+  return path, f'{_TWIN}.LatentAttentionPooling'
+
+
+def _dense(folder, params, cfg, index: int):
+  layer, path = cfg.dense[index], f'{2 + index}_Dense'
+  (folder / path).mkdir()
+  rows = tables.dense_table(index, layer).rows
+  weights = dict(tables.iter_hf(params, cfg, rows))
+  width, features = weights['linear.weight'].shape[::-1]
+  _write_json(folder / path / 'config.json', {
+      'in_features': width, 'out_features': features, 'bias': layer.bias,
+      'activation_function': _ACTIVATIONS[layer.activation]})
+  _save_weights(folder / path, weights)
+  return path, _MODULES + 'Dense'
+
+
+def _save_weights(folder: pathlib.Path, weights: dict[str, np.ndarray]):
+  """model.safetensors, or shards of at most 5 GB and their index."""
+  shards = tensor_files.split(((k, w.nbytes) for k, w in weights.items()), _SHARD)
+  names = [tensor_files.SINGLE] if len(shards) == 1 else [
+      f'model-{i:05d}-of-{len(shards):05d}.safetensors'
+      for i in range(1, len(shards) + 1)]
+  for name, keys in zip(names, shards):
+    tensor_files.write(
+        folder / name, {k: (weights[k].dtype, weights[k].shape) for k in keys},
+        weights.__getitem__)
+  if len(shards) > 1:
+    _write_json(folder / tensor_files.INDEX, {
+        'metadata': {'total_size': sum(w.nbytes for w in weights.values())},
+        'weight_map': {k: n for n, keys in zip(names, shards) for k in keys}})
+
+
+def _hf_config(source: pathlib.Path, cfg: config.ModelConfig, weights) -> dict:
+  """config.json of the base model, the source's own where there is one."""
+  derived = tables.config_to_hf(cfg.backbone, cfg.attention)
+  file = source / 'config.json'
+  hf = json.loads(file.read_text('utf-8')) if file.is_file() else derived
+  hf['architectures'] = [
+      re.sub(r'(For[A-Z]\w+|LMHeadModel|Model)$', 'Model', name)
+      for name in hf.get('architectures') or derived['architectures']]
+  (dtype,) = {str(w.dtype) for w in weights.values()}
+  hf.pop('dtype', None)
+  hf['torch_dtype'] = dtype  # the name that old and new transformers read
+  if 'use_cache' in hf:
+    hf['use_cache'] = False
+  if tables.is_decoder(cfg.backbone):
+    two_way = cfg.attention == 'bidirectional'
+    hf |= {'is_causal': not two_way, 'use_bidirectional_attention': two_way,
+           # Left out, some families fall back to a window of 4096.
+           'sliding_window': derived['sliding_window']}
+  return hf
+
+
+def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path, max_length: int):
+  for pattern in _TOKENIZER_FILES:
+    for file in source.glob(pattern):
+      shutil.copyfile(file, folder / file.name)
+  file = folder / 'tokenizer_config.json'
+  if not (folder / 'tokenizer.json').is_file() or not file.is_file():
+    raise FileNotFoundError(
+        f'{source} needs tokenizer.json and tokenizer_config.json to export; '
+        'AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes both')
+  settings = json.loads(file.read_text('utf-8'))
+  _write_json(file, settings | {'model_max_length': max_length})
+
+
+def _write_json(file: pathlib.Path, data):
+  file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + '\n', 'utf-8')

@@ -1,0 +1,39 @@
+"""Encodes a file of texts into a .npy matrix; the same command resumes.
+
+  python -m launch.encode --model=PATH --input=texts.jsonl --output=vectors.npy \\
+      [--field=text] [--prompt='query: ']
+"""
+
+from absl import flags
+import jax
+
+from jaxembed import corpus, embedder, sharding
+from launch import cli
+
+_MODEL = flags.DEFINE_string('model', None, 'Folder or hub id of the model.')
+_INPUT = flags.DEFINE_string('input', None, 'A text per line (.txt), or JSON '
+                             'objects per line (.jsonl); .gz works.')
+_OUTPUT = flags.DEFINE_string('output', None, '.npy file to make.')
+_FIELD = flags.DEFINE_string('field', 'text', 'The JSON field that is the text.')
+_PROMPT = flags.DEFINE_string('prompt', '', 'Put in front of every text.')
+_BATCH = flags.DEFINE_integer('batch_size', 32, 'Texts per step, all devices.')
+_DIM = flags.DEFINE_integer('truncate_dim', None, 'Keep the first so many dimensions.')
+_NORMALIZE = flags.DEFINE_bool('normalize', True, 'To length 1.')
+_DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'float16'], 'On disk.')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace --output.')
+flags.mark_flags_as_required(['model', 'input', 'output'])
+
+
+def main():
+  mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+  model = embedder.Embedder.load(_MODEL.value, mesh=mesh)
+  vectors = corpus.encode_file(
+      model, _INPUT.value, _OUTPUT.value, field=_FIELD.value, prompt=_PROMPT.value,
+      batch_size=_BATCH.value, normalize=_NORMALIZE.value, truncate_dim=_DIM.value,
+      dtype=_DTYPE.value, overwrite=_OVERWRITE.value)
+  print(f'{_OUTPUT.value}: {vectors.shape[0]} vectors of {vectors.shape[1]}, '
+        f'{vectors.dtype}')
+
+
+if __name__ == '__main__':
+  cli.run(main)
