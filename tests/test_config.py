@@ -31,7 +31,7 @@ def test_every_experiment_is_valid_and_survives_json(path):
 
 def test_model_config_is_hashable_and_survives_json():
   model = config.ModelConfig(backbone=config.BackboneConfig(
-      vocab_size=10, dim=8, ff_dim=16, num_layers=1, num_heads=2,
+      family='mistral', vocab_size=10, dim=8, ff_dim=16, num_layers=1, num_heads=2,
       num_kv_heads=1, head_dim=4, max_positions=16))
   assert hash(model) == hash(dataclasses.replace(model))
   data = json.loads(json.dumps(dataclasses.asdict(model)))

@@ -34,18 +34,18 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
   key = jax.random.key(seed)
   with jax.set_mesh(mesh):
     if params is None:
-      params = _draw(wanted, key, mesh)
+      params = encoder.init_params(wanted, key)
     elif wanted.pooling != model.pooling:
-      params = params | {'pooling': _draw(wanted, key, mesh, head_only=True)}
+      # Under jit the backbone that is not asked for is never drawn.
+      draw = jax.jit(lambda k: encoder.init_params(wanted, k).get('pooling', {}))
+      params = params | {'pooling': draw(key)}
     return Start(wanted, place(params, mesh), folder)
 
 
 def resume(folder: pathlib.Path, mesh) -> Start:
   """The start of a run that has checkpoints: shapes and shardings, no weights."""
   model = workdir.load_model_config(folder)
-  shapes = jax.eval_shape(
-      lambda k: encoder.init_params(model, k), jax.random.key(0))
-  return Start(model, abstract(shapes, mesh), folder / 'model')
+  return Start(model, abstract(encoder.param_shapes(model), mesh), folder / 'model')
 
 
 def abstract(params: types.Params, mesh) -> types.Params:
@@ -75,16 +75,3 @@ def place(params: types.Params, mesh) -> types.Params:
   return jax.tree.map(
       lambda x, s: jax.device_put(x, NamedSharding(mesh, s)),
       params, sharding.param_specs(params))
-
-
-def _draw(model: config.ModelConfig, key, mesh, head_only: bool = False):
-  """Random parameters, born sharded; `head_only` never makes the backbone."""
-  def init(key):
-    params = encoder.init_params(model, key)
-    return params['pooling'] if head_only else params
-
-  shapes = jax.eval_shape(lambda k: encoder.init_params(model, k), key)
-  specs = sharding.param_specs(shapes)
-  specs = specs.get('pooling', {}) if head_only else specs
-  return jax.jit(init, out_shardings=jax.tree.map(
-      lambda s: NamedSharding(mesh, s), specs))(key)
