@@ -12,6 +12,8 @@ van den Oord et al. 2018 (InfoNCE); Radford et al. 2021 (symmetric); Li et al.
 et al. 2022 (decoupled); Lin et al. 2017 (focal); Lan et al. 2025 (hardness).
 """
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -64,11 +66,12 @@ def _one_width(query, passage, pairing, cfg, log_scale):
   lay = masks.layout(pairing, cfg)
   query, passage = contrastive.split_rows((query, passage), axes)
   finite = _finite_rows(query) + _finite_rows(passage)
-  query, passage = query.astype(cfg.dtype), passage.astype(cfg.dtype)
+  query, passage = _rounded(query, cfg.dtype), _rounded(passage, cfg.dtype)
   scale, clamped = temperature.scale(cfg, log_scale)
 
   mode = contrastive.pick(cfg.exchange, axes, passage)
-  positive = contrastive.take(passage, _rows(lay.positive, axes), axes, mode)
+  positive = contrastive.take(
+      passage, contrastive.split_rows(lay.positive, axes), axes, mode)
   score = masks.replicate(jnp.einsum(  # cosine of query and positive, [Q]
       'QE,QE->Q', query, positive, preferred_element_type=jnp.float32))
   limit = masks.thresholds(score, cfg)
@@ -84,7 +87,10 @@ def _one_width(query, passage, pairing, cfg, log_scale):
     lse = jnp.stack([jnp.maximum(s.lse, _NOTHING) for s in sums])
     row = _row_loss(jax.nn.logsumexp(lse, 0), score * scale, cfg)
   count = jnp.maximum(lay.valid.sum(), 1)
-  mean = lambda x: jnp.where(lay.valid, x, 0).sum() / count
+
+  def mean(x):
+    return jnp.where(lay.valid, x, 0).sum() / count
+
   loss = mean(row)
   metrics = _metrics(sums, score, scale, mean, cfg) | {
       'loss/info_nce': loss,
@@ -100,8 +106,9 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
   terms = ('qd', 'dq') if cfg.symmetric else tuple(cfg.terms)
   shared = cfg.hardness if cfg.hardness_on != 'own' else 0.0
   mine = cfg.hardness if cfg.hardness_on != 'shared' else 0.0
-  options = {'scale': scale, 'bounded': cfg.bounded, 'impl': cfg.impl,
-                 'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode}
+  options = {
+      'scale': scale, 'bounded': cfg.bounded, 'impl': cfg.impl, 'dtype': cfg.dtype,
+      'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode}
   row, col = _limit(lay.row, limit), lay.col
   if limit is not None and 'dq' in terms:
     everywhere = jnp.full(col.owner.shape, jnp.inf, jnp.float32)
@@ -123,7 +130,7 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
 
 
 def _limit(side, threshold):
-  return contrastive.Side(side.ids, side.group, side.owner, threshold, side.bias)
+  return dataclasses.replace(side, threshold=threshold)
 
 
 def _row_loss(lse, positive, cfg):
@@ -143,7 +150,7 @@ def _metrics(sums, score, scale, mean, cfg):
   kept = sum(s.kept for s in sums).astype(jnp.float32)
   out = {'loss/positive_score': mean(score),
          'loss/kept_negatives': mean(kept),
-         'loss/rows_without_negatives': mean(kept == 0) }
+         'loss/rows_without_negatives': mean(kept == 0)}
   if all(s.top is not None for s in sums):
     top = jnp.stack([s.top for s in sums]).max(0)
     out['loss/accuracy@1'] = mean(score * scale > top)
@@ -153,13 +160,17 @@ def _metrics(sums, score, scale, mean, cfg):
   return out
 
 
-def _rows(x, axes):
-  return contrastive.split_rows(x, axes)
-
-
 def _prefix(x, width):
   x = x[:, :width]
   return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-24))
+
+
+def _rounded(x, dtype):
+  """x float32 as the kernel's products will see it; its gradient is not rounded."""
+  if dtype == 'float32':
+    return x
+  # A pair of casts would be optimised away (XLA allows excess precision).
+  return x + jax.lax.stop_gradient(jax.lax.reduce_precision(x, 8, 7) - x)
 
 
 def _finite_rows(x):
@@ -184,7 +195,7 @@ def _check(query, passage, pairing, cfg):
     if x.dtype != want:
       raise ValueError(f'pairing.{name} is {x.dtype}; it must be {np.dtype(want)}')
   for name, x in (('query', query), ('passage', passage)):
-    if x.dtype not in (jnp.float32, jnp.float64):
+    if x.dtype != jnp.float32:
       raise ValueError(f'{name} embeddings are {x.dtype}; give float32 (the '
                        'products may still be bfloat16: LossConfig.dtype)')
     if not isinstance(x, jax.core.Tracer):

@@ -105,5 +105,6 @@ def _from_chunks(x, devices):
   full, size, width = x.shape
   x = jax.lax.reshape(x, (full, devices, size // devices, width),
                       out_sharding=sharding.spec(None, sharding.BATCH))
-  return jax.lax.reshape(jnp.swapaxes(x, 0, 1), (devices, full * size // devices, width),
+  rows = full * size // devices
+  return jax.lax.reshape(jnp.swapaxes(x, 0, 1), (devices, rows, width),
                          out_sharding=sharding.spec(sharding.BATCH))

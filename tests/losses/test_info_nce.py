@@ -1,5 +1,7 @@
 """The contrastive loss against loops in float64, on one device and on many."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -40,7 +42,8 @@ def example(seed=0, queries=16, negatives=3, width=32, shuffle=True, groups=3):
   q, p = unit(rng, queries, width), unit(rng, total, width)
   p[spots] = p[spots] + 1.5 * q  # positives resemble their queries
   p /= np.linalg.norm(p, axis=-1, keepdims=True)
-  i32 = lambda x: np.asarray(x, np.int32)
+  def i32(x):
+    return np.asarray(x, np.int32)
   return (q.astype(np.float32), p.astype(np.float32), types.Pairing(
       owner=i32(owner), is_positive=positive, query_id=i32(query_id),
       passage_id=i32(passage_id), group=i32(group), in_batch=in_batch))
@@ -54,8 +57,9 @@ def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig):
                   if pair.owner[c] == i and pair.is_positive[c])
           for i in range(queries)}
   pid = {i: pair.passage_id[spot[i]] for i in spot}
-  alpha = lambda own: cfg.hardness if cfg.hardness_on in (
-      ('own', 'all') if own else ('shared', 'all')) else 0.0
+  def alpha(own):
+    return cfg.hardness if cfg.hardness_on in (
+        ('own', 'all') if own else ('shared', 'all')) else 0.0
 
   def limit(i):
     s = q[i] @ p[spot[i]]
@@ -110,7 +114,7 @@ def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig):
   if cfg.symmetric:
     rows = [np.mean([row(logits(t, i), i) for t in terms]) for i in range(queries)]
   else:
-    rows = [row(sum((logits(t, i) for t in terms), []), i) for i in range(queries)]
+    rows = [row([z for t in terms for z in logits(t, i)], i) for i in range(queries)]
   return np.mean(rows)
 
 
@@ -144,7 +148,15 @@ def test_equals_loops(name, impl):
 
 
 MESHES = [(2, 1, 1), (2, 2, 1), (4, 2, 1), (2, 2, 2)]
-_slow = lambda *args: pytest.param(*args, marks=pytest.mark.slow)
+
+
+def split(mesh, x):
+  return jax.device_put(x, jax.NamedSharding(
+      mesh, jax.P(sharding.BATCH, *(None,) * (x.ndim - 1))))
+
+
+def _slow(*args):
+  return pytest.param(*args, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize('name, mode', [
@@ -164,9 +176,7 @@ def test_any_mesh_is_one_device(name, mode):
   for shape in MESHES:
     mesh = sharding.make_mesh(shape, jax.devices()[:int(np.prod(shape))])
     with jax.set_mesh(mesh):
-      rows = lambda x: jax.device_put(x, jax.NamedSharding(
-          mesh, jax.P(sharding.BATCH, *(None,) * (x.ndim - 1))))
-      args = jax.tree.map(rows, (q, p, pair))
+      args = jax.tree.map(functools.partial(split, mesh), (q, p, pair))
       loss, grads = run(*args)
       again, grads2 = run(*args)
     np.testing.assert_allclose(loss, want, rtol=1e-6, err_msg=str(shape))

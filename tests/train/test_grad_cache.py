@@ -1,6 +1,7 @@
 """Chunked embedding: the gradient of the whole batch, whatever the chunks."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ VOCAB, WIDTH, LENGTH, QUERIES, NEGATIVES = 50, 16, 6, 24, 2
 
 def params(seed=0):
   rng = np.random.default_rng(seed)
-  new = lambda *shape: jnp.asarray(rng.normal(size=shape) / 4, jnp.float32)
+  def new(*shape):
+    return jnp.asarray(rng.normal(size=shape) / 4, jnp.float32)
   return {'embed': new(VOCAB, WIDTH), 'kernel': new(WIDTH, WIDTH),
           'lora_a': new(WIDTH, 2), 'lora_b': new(2, WIDTH)}
 
@@ -25,7 +27,8 @@ def encode(dropout, p, tokens, key):
   out = sharding.spec(sharding.BATCH)
   h = p['embed'].at[tokens.ids].get(out_sharding=out)
   if dropout and key is not None:
-    h *= jax.random.bernoulli(key, 1 - dropout, h.shape, out_sharding=out) / (1 - dropout)
+    keep = jax.random.bernoulli(key, 1 - dropout, h.shape, out_sharding=out)
+    h *= keep / (1 - dropout)
   h = jnp.tanh(h @ p['kernel'] + (h @ p['lora_a']) @ p['lora_b'])
   x = (h * tokens.pool[..., None]).sum(1)
   return x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True))
@@ -55,7 +58,7 @@ def whole(enc, p, tokens, *, token_budget, key):
   rows, full, tail = grad_cache.plan(len(tokens.ids), LENGTH, token_budget)
   bounds = [*range(0, full * rows + 1, rows), *([full * rows + tail] if tail else [])]
   parts = []
-  for i, (a, b) in enumerate(zip(bounds, bounds[1:])):
+  for i, (a, b) in enumerate(itertools.pairwise(bounds)):
     part = jax.tree.map(lambda x, a=a, b=b: x[a:b], tokens)
     parts.append(enc(p, part, None if key is None else jax.random.fold_in(key, i)))
   return jnp.concatenate(parts)
@@ -82,9 +85,9 @@ def same(got, want, rtol=2e-6):
 
 
 CONFIGS = {
-    'gte': dict(terms=('qd', 'qq', 'dd', 'dq'), margin=0.1, same_group=True),
-    'matryoshka': dict(widths=(4, 16), width_weights=(1, 2), symmetric=True),
-    'own': dict(negatives='own', focal_gamma=0.5, hardness=1.0),
+    'gte': {'terms': ('qd', 'qq', 'dd', 'dq'), 'margin': 0.1, 'same_group': True},
+    'matryoshka': {'widths': (4, 16), 'width_weights': (1, 2), 'symmetric': True},
+    'own': {'negatives': 'own', 'focal_gamma': 0.5, 'hardness': 1.0},
 }
 
 
@@ -101,8 +104,8 @@ def test_chunks_do_not_change_the_gradient(name):
 
 def test_dropout_is_replayed():
   cfg = config.LossConfig(temperature=0.1)
-  args = dict(budget=20 * LENGTH, dropout=0.3,
-              key=jax.random.key(3, impl='unsafe_rbg'))
+  args = {'budget': 20 * LENGTH, 'dropout': 0.3,
+              'key': jax.random.key(3, impl='unsafe_rbg')}
   got = run(grad_cache.encode_in_chunks, cfg, **args)
   same(got, run(whole, cfg, **args))
   other = run(whole, cfg, **args | {'dropout': 0.0})
@@ -118,7 +121,8 @@ def test_dropout_gradient_is_the_slope():
   slope = sum(jnp.vdot(g, direction[k])
               for k, g in jax.grad(fn)(p, data).items())
   step = 1e-2
-  at = lambda t: fn(jax.tree.map(lambda x, d: x + t * d, p, direction), data)
+  def at(t):
+    return fn(jax.tree.map(lambda x, d: x + t * d, p, direction), data)
   # Fourth-order differences: truncation about 1e-4, float32 rounding 1e-5 / step.
   numeric = (8 * (at(step) - at(-step)) - at(2 * step) + at(-2 * step)) / (12 * step)
   np.testing.assert_allclose(slope, numeric, rtol=2e-3)
@@ -131,8 +135,9 @@ def test_mesh_equals_one_device(mode):
   want = run(grad_cache.encode_in_chunks, cfg, 2 * LENGTH)
   mesh = sharding.make_mesh((4, 2, 1))
   with jax.set_mesh(mesh):
-    place = lambda x: jax.device_put(
-        x, jax.NamedSharding(mesh, jax.P(sharding.BATCH, *(None,) * (x.ndim - 1))))
+    def place(x):
+      return jax.device_put(
+            x, jax.NamedSharding(mesh, jax.P(sharding.BATCH, *(None,) * (x.ndim - 1))))
     p = jax.device_put(params(), jax.NamedSharding(mesh, jax.P()))
     got = run(grad_cache.encode_in_chunks, cfg, 2 * LENGTH, p=p,
               data=jax.tree.map(place, batch()))

@@ -9,7 +9,6 @@ covers both outputs and the scale; everything else about a loss is O(B*D) around
 it, with ordinary autodiff.
 """
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -18,20 +17,21 @@ import numpy as np
 
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.contrastive import blockwise, exchange, reference
-from jaxembed.kernels.contrastive.options import Options, Side, Sums
+from jaxembed.kernels.contrastive.options import NO_MASK, Options, Side, Sums
 
 _IMPLS = {'reference': reference, 'blockwise': blockwise}
 
 
-def masked_lse(q, k, *, scale, row: Side = Side(), col: Side = Side(),
+def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
                directions: tuple[str, ...] = ('row',), bounded: bool = False,
-               hardness: tuple[float, float] = (0.0, 0.0), impl: str = 'auto',
-               tile_bytes: int = 0, axes: tuple[str, ...] = (),
+               hardness: tuple[float, float] = (0.0, 0.0), dtype=None,
+               impl: str = 'auto', tile_bytes: int = 0, axes: tuple[str, ...] = (),
                mode: str = 'auto') -> tuple[Sums | None, Sums | None]:
   """Masked log-sum-exp of scale*q@k.T over columns and/or over rows.
 
-  q [B,D], k [N,D]: float32, bfloat16 or float64, of one type; products are
-  accumulated, and sums and gradients kept, in float32 (float64 for float64).
+  q [B,D], k [N,D]: float32, bfloat16 or float64, of one type. Operands of the
+  products are cast to `dtype` (default: left as they are); products are accumulated,
+  sums kept and gradients formed in float32 (float64 for float64).
   scale: [] float, differentiable. row, col: masks, not differentiable.
   directions: 'row', 'col' or both; one tile serves both.
   bounded: q and k have unit rows, so a constant replaces the running maximum;
@@ -52,39 +52,43 @@ def masked_lse(q, k, *, scale, row: Side = Side(), col: Side = Side(),
   unknown = set(directions) - {'row', 'col'}
   if unknown or not directions:
     raise ValueError(f"directions {directions} must be 'row', 'col' or both")
-  opts = Options(rows='row' in directions, cols='col' in directions,
-                 bounded=bounded, hardness=tuple(map(float, hardness)),
-                 tile_bytes=tile_bytes)
+  where = dispatch.platform()
+  opts = Options(
+      rows='row' in directions, cols='col' in directions, bounded=bounded,
+      hardness=tuple(map(float, hardness)), round_ds=where != 'cpu',
+      tile_bytes=tile_bytes or blockwise.TILE_BYTES.get(
+          where, blockwise.TILE_BYTES_DEFAULT))
   _check(q, k, row, col)
   run = exchange.Plan(impl=_pick(impl), axes=tuple(axes),
                       mode=exchange.pick(mode, axes, k))
-  opts = dataclasses.replace(opts, tile_bytes=tile_bytes or blockwise.TILE_BYTES.get(
-      dispatch.platform(), blockwise.TILE_BYTES_DEFAULT))
   q, k, row, col = exchange.split_rows((q, k, row, col), run.axes)
   scale = jnp.asarray(scale, jnp.promote_types(q.dtype, jnp.float32))
-  return _masked_lse(opts, run, q, k, scale, row, col)
+  return _masked_lse(opts, run, jnp.dtype(dtype or q.dtype), q, k, scale, row, col)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _masked_lse(opts, run, q, k, scale, row, col):
-  return exchange.forward(_IMPLS[run.impl].forward, run, q, k, scale, row, col, opts)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _masked_lse(opts, run, dtype, q, k, scale, row, col):
+  return _fwd(opts, run, dtype, q, k, scale, row, col)[0]
 
 
-def _fwd(opts, run, q, k, scale, row, col):
-  out = _masked_lse(opts, run, q, k, scale, row, col)
+def _fwd(opts, run, dtype, q, k, scale, row, col):
+  like = jnp.zeros((), q.dtype)
+  q, k = q.astype(dtype), k.astype(dtype)
+  out = exchange.forward(_IMPLS[run.impl].forward, run, q, k, scale, row, col, opts)
   lse = tuple(None if x is None else x.lse for x in out)
-  return out, (q, k, scale, row, col, lse)
+  return out, (q, k, scale, row, col, lse, like)
 
 
-def _bwd(opts, run, residuals, cts):
-  q, k, scale, row, col, lse = residuals
+def _bwd(opts, run, dtype, residuals, cts):
+  del dtype
+  q, k, scale, row, col, lse, like = residuals
   cts = tuple(None if x is None else x.lse for x in cts)
   dq, dk = exchange.backward(
       _IMPLS[run.impl].backward, run, q, k, scale, row, col, opts, lse, cts)
   # z depends on scale through scale*s alone, and sum_j ds_ij s_ij = <q_i,dq_i>.
   dscale = jnp.sum(q.astype(dq.dtype) * dq) / scale
   no_grad = partial(jax.tree.map, _no_gradient)
-  return (dq.astype(q.dtype), dk.astype(k.dtype), dscale.astype(scale.dtype),
+  return (dq.astype(like.dtype), dk.astype(like.dtype), dscale.astype(scale.dtype),
           no_grad(row), no_grad(col))
 
 

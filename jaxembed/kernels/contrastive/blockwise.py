@@ -27,10 +27,13 @@ _STEP = 1024  # tile sides are multiples of this
 def tile_shape(b: int, n: int, tile_bytes: int) -> tuple[int, int]:
   """Rows and columns of a tile within `tile_bytes`: all rows if they fit."""
   area = max(tile_bytes // 4, 1)
-  side = lambda size, want: (
-      size if size <= max(want, _STEP) else max(want // _STEP, 1) * _STEP)
-  cols = side(n, max(area // max(b, 1), int(area**0.5)))
-  return side(b, area // cols), cols
+  cols = _side(n, max(area // b, int(area**0.5)))
+  return _side(b, area // cols), cols
+
+
+def _side(size: int, want: int) -> int:
+  step = min(_STEP, max(want, 1))
+  return min(size, want // step * step)
 
 
 def forward(q, k, scale, row: Side, col: Side, opts: Options):
@@ -41,12 +44,12 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
 
   def columns(carry, j, bn):
     rows, cols = carry
-    kj, cj = k_at(j, bn), lie_at(j, bn)
+    kj, cj = _slice(k, j, bn), tile.lie(_slice(col, j, bn))
 
     def cell(inner, i, bm):
       rows, part = inner
       s = scores(_slice(q, i, bm), kj, acc)
-      r, c = tile.logits(s, scale, stand_at(i, bm), cj, opts)
+      r, c = tile.logits(s, scale, tile.stand(_slice(row, i, bm)), cj, opts)
       if opts.rows:
         rows = _put(rows, i, tile.add(_slice(rows, i, bm), r, 1, opts))
       if opts.cols:
@@ -57,9 +60,6 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
     rows, part = sweep(b, bm, cell, (rows, part))
     return rows, _put(cols, j, part) if opts.cols else None
 
-  k_at = lambda j, size: _slice(k, j, size)
-  stand_at = lambda i, size: tile.stand(_slice(row, i, size))
-  lie_at = lambda j, size: tile.lie(_slice(col, j, size))
   rows = tile.start((b,), acc, scale, opts) if opts.rows else None
   cols = tile.start((n,), acc, scale, opts) if opts.cols else None
   rows, cols = sweep(n, bn, columns, (rows, cols))
@@ -92,9 +92,9 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
       z = tile.logits(scores(qi, kj, acc), scale, tile.stand(_slice(row, i, bm)),
                       cj, opts)
       p = tile.probabilities(z, scale, opts, r_sub, r_ct, c_sub, c_ct)
-      p = p.astype(q.dtype)
-      dq = _put(dq, i, _slice(dq, i, bm) + _dot(p, kj, (1, 0), acc))
-      return dq, dkj + _dot(p, qi, (0, 0), acc)
+      p = p.astype(q.dtype if opts.round_ds else acc)
+      dq = _put(dq, i, _slice(dq, i, bm) + _dot(p, kj.astype(p.dtype), (1, 0), acc))
+      return dq, dkj + _dot(p, qi.astype(p.dtype), (0, 0), acc)
 
     dq, dkj = sweep(b, bm, cell, (dq, jnp.zeros((bn, d), acc)))
     return dq, _put(dk, j, dkj)

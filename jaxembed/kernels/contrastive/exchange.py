@@ -128,10 +128,14 @@ def _gather_forward(fn, axes, q, k, scale, row, col, opts):
 
 def _combine(cols: Sums, axes) -> Sums:
   """Column sums over all devices' rows, each device keeping its own columns."""
-  scatter = lambda x: lax.psum_scatter(x, axes, tiled=True)
-  mine = lambda x: lax.dynamic_slice_in_dim(
-      x, lax.axis_index(axes) * size, size)
   size = cols.lse.shape[0] // lax.axis_size(axes)
+
+  def mine(x):
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(axes) * size, size)
+
+  def scatter(x):
+    return lax.psum_scatter(x, axes, tiled=True)
+
   top = lax.pmax(cols.lse, axes)
   top = jnp.where(jnp.isfinite(top), top, 0)
   return Sums(jnp.log(scatter(jnp.exp(cols.lse - top))) + mine(top),
@@ -174,8 +178,8 @@ def _ring_forward(fn, axes, q, k, scale, row, col, opts):
     cols = _hop(_merge(cols, c), axes) if opts.cols else None
     return (rows, cols, *following), None
 
-  empty = lambda size, use: _nothing(size, scale.dtype, opts) if use else None
-  carry = empty(q.shape[0], opts.rows), empty(k.shape[0], opts.cols), k, col
+  carry = (_nothing(q.shape[0], scale.dtype, opts) if opts.rows else None,
+           _nothing(k.shape[0], scale.dtype, opts) if opts.cols else None, k, col)
   # A scan, not an unrolled loop: unrolled, XLA starts every hop before the
   # first kernel and holds all blocks at once.
   (rows, cols, _, _), _ = lax.scan(step, carry, length=lax.axis_size(axes))
@@ -190,8 +194,8 @@ def _ring_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
     dqi, dki = fn(q, k, scale, row, col, opts, *rows, *cols)
     return (dq + dqi, _hop(dk + dki, axes), following), None
 
-  zeros = lambda x: jnp.zeros(x.shape, scale.dtype)
-  carry = zeros(q), zeros(k), (k, col, cols)
+  carry = (jnp.zeros(q.shape, scale.dtype), jnp.zeros(k.shape, scale.dtype),
+           (k, col, cols))
   (dq, dk, _), _ = lax.scan(step, carry, length=lax.axis_size(axes))
   return dq, dk
 

@@ -31,6 +31,9 @@ class Side:
   bias: jax.Array | None = None  # [N] float32, added to logits the OTHER side sums
 
 
+NO_MASK = Side()
+
+
 class Sums(NamedTuple):
   """One direction's result."""
 
@@ -48,6 +51,9 @@ class Options:
   bounded: bool = False  # a constant shift in place of the running maximum
   # alpha of z = scale*s + alpha*stop_gradient(s): (equal owner, any other pair).
   hardness: tuple[float, float] = (0.0, 0.0)
+  # dS is rounded to the operands' type for its two products. False keeps float32:
+  # on a CPU, which multiplies bfloat16 in float32 anyway, rounding buys nothing.
+  round_ds: bool = True
   tile_bytes: int = 0  # of the float32 score tile; 0: the platform's default
 
   @property

@@ -71,6 +71,6 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
   if opts.cols:
     p = jnp.exp(jnp.where(keep_c, zc - col_lse[None, :], -jnp.inf))
     ds += col_ct[None, :] * p
-  dot = lambda eq, a, b: scale * jnp.einsum(
-      eq, a, b.astype(s.dtype), precision=jax.lax.Precision.HIGHEST)
-  return dot('BN,ND->BD', ds, k), dot('BN,BD->ND', ds, q)
+  exact = jax.lax.Precision.HIGHEST
+  return (scale * jnp.einsum('BN,ND->BD', ds, k.astype(s.dtype), precision=exact),
+          scale * jnp.einsum('BN,BD->ND', ds, q.astype(s.dtype), precision=exact))

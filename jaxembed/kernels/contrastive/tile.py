@@ -4,8 +4,6 @@ Row vectors arrive as [M,1], column vectors as [1,N], so that masks are formed
 by broadcasting inside the tile and only those in use are traced.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -104,12 +102,12 @@ def add(running, direction, axis: int, opts: Options):
   """Running sums with one more tile, reduced over `axis`."""
   top, total, kept = running
   z, keep = direction
-  expand: Callable = lambda x: jnp.expand_dims(x, axis)
   if opts.bounded:
-    total = total + jnp.exp(z - expand(top)).sum(axis)
+    total = total + jnp.exp(z - jnp.expand_dims(top, axis)).sum(axis)
   else:
     new = jnp.maximum(top, z.max(axis))
-    total = total * jnp.exp(top - new) + jnp.exp(z - expand(new)).sum(axis)
+    more = jnp.exp(z - jnp.expand_dims(new, axis)).sum(axis)
+    total = total * jnp.exp(top - new) + more
     top = new
   count = z.shape[axis] if keep is None else keep.sum(axis, dtype=jnp.int32)
   return top, total, kept + count
