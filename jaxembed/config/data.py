@@ -1,28 +1,123 @@
 """Which text is trained on, and the rules that hold for it."""
 
 from dataclasses import dataclass, field
+import math
+from typing import Optional
+
+from jaxembed.config.check import one_of
 
 
 @dataclass(kw_only=True)
 class SourceConfig:
-  """One dataset of a mixture and the rules that hold for its rows."""
+  """One dataset of a mixture and the rules that hold for its rows.
+
+  path: a file, a glob or a folder (jsonl, tsv; .gz too), the dataset's name for
+    tfds ('name/config:version'), unused for python_source.
+  columns: names of the query's, the positive's and any negatives' columns, for
+    rows that are named otherwise than sentence-transformers, FlagEmbedding and
+    Tevatron name theirs.
+  query_prompt, passage_prompt: put in front of the text. '{instruction}' in one
+    is replaced by the row's own instruction or, without one, by one of
+    `instructions`, drawn anew each time.
+  """
 
   name: str
-  kind: str = 'jsonl'  # jsonl | python_source | tfds
-  path: str = ''  # file, glob or folder; the dataset's name for tfds
-  split: str = 'train'
-  weight: float = 1.0
-  in_batch: bool = True
+  kind: str = 'jsonl'  # jsonl | tsv | python_source | tfds
+  path: str = ''
+  split: str = 'train'  # of python_source and tfds
+  data_dir: str = ''  # where tfds keeps its data; '': its own default
+  columns: tuple[str, ...] = ()
+  limit: int = 0  # the first so many rows; 0: all
+  weight: float = 1.0  # share of the mixture, relative to the other sources
+
+  in_batch: bool = True  # false: a row's own negatives alone count
+  symmetric: bool = False  # rows also serve the other way round
+  min_score: Optional[float] = None  # of scored pairs: lower ones are no positives
+  num_negatives: int = -1  # at most so many per row; -1: DataConfig's
   query_prompt: str = ''
   passage_prompt: str = ''
-  limit: int = 0  # 0: all rows
+  instructions: tuple[str, ...] = ()
+  query_max_length: int = 0  # tokens; 0: DataConfig's longest
+  passage_max_length: int = 0
+
+  def __post_init__(self):
+    one_of(self, 'kind', ('jsonl', 'tsv', 'python_source', 'tfds'))
+    here = f'source {self.name!r}'
+    if not self.name:
+      raise ValueError('a source has no name; metrics and messages need one')
+    if self.kind != 'python_source' and not self.path:
+      raise ValueError(f'{here}: kind {self.kind!r} needs a path')
+    if self.kind in ('jsonl', 'tsv') and self.split != 'train':
+      raise ValueError(f'{here}: split is {self.split!r}, but a file has no splits; '
+                       'name another path')
+    if self.columns and len(self.columns) < 2:
+      raise ValueError(f'{here}: columns is {tuple(self.columns)}; name the query, the '
+                       'positive and any negatives, in this order')
+    if not (self.weight > 0 and math.isfinite(self.weight)):
+      raise ValueError(f'{here}: weight is {self.weight}; it must be above 0 (leave '
+                       'the source out to switch it off)')
+    _at_least(self, here, limit=0, num_negatives=-1, query_max_length=0,
+              passage_max_length=0)
+    uses = '{instruction}' in self.query_prompt + self.passage_prompt
+    if self.instructions and not uses:
+      raise ValueError(f'{here}: instructions are given, but no prompt has '
+                       "'{instruction}' to take them; set query_prompt, for example "
+                       "to 'Instruct: {instruction}\\nQuery: '")
 
 
 @dataclass(kw_only=True)
 class DataConfig:
+  """A mixture of sources, cut into batches of one shape.
+
+  query_lengths, passage_lengths: the lengths in tokens that batches are padded to.
+    The shortest that holds a batch's longest text is taken; longer texts are cut.
+    With several of them and several processes, each process tokenises the whole
+    batch to know the length.
+  """
+
   sources: list[SourceConfig] = field(default_factory=list)
   batch_size: int = 64  # queries per step, over all devices
-  num_negatives: int = 0  # hard negatives per query
-  query_lengths: tuple[int, ...] = (32,)  # buckets, tokens
+  num_negatives: int = 0  # room for hard negatives per query
+  query_lengths: tuple[int, ...] = (32,)
   passage_lengths: tuple[int, ...] = (128,)
-  workers: int = 0  # grain worker processes; 0 reads in this one
+  homogeneous: bool = False  # each batch from one source; false: blended
+  check_rows: int = 100_000  # per source, read and checked before training starts
+  prefetch: int = 4  # batches a thread prepares ahead; 0: on demand
+
+  def __post_init__(self):
+    _at_least(self, 'DataConfig', batch_size=1, num_negatives=0, check_rows=0,
+              prefetch=0)
+    for name in ('query_lengths', 'passage_lengths'):
+      lengths = tuple(getattr(self, name))
+      if not lengths or min(lengths) < 1 or sorted(set(lengths)) != list(lengths):
+        raise ValueError(f'DataConfig.{name} is {lengths}; give lengths in tokens, '
+                         'each longer than the one before')
+    names = [s.name for s in self.sources]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+      raise ValueError(f'DataConfig.sources has the name {twice[0]!r} twice; metrics '
+                       'are kept by name, give each its own')
+    for s in self.sources:
+      if s.num_negatives > self.num_negatives:
+        raise ValueError(
+            f'source {s.name!r} wants {s.num_negatives} negatives per row, but '
+            f'DataConfig.num_negatives leaves room for {self.num_negatives}; raise it')
+      if not s.in_batch and not self.negatives_of(s):
+        raise ValueError(
+            f'source {s.name!r} has in_batch off and no negatives of its own, so its '
+            'rows would teach nothing; set num_negatives or in_batch')
+      for side in ('query', 'passage'):
+        cut, room = getattr(s, f'{side}_max_length'), getattr(self, f'{side}_lengths')
+        if cut > room[-1]:
+          raise ValueError(
+              f'source {s.name!r}: {side}_max_length {cut} exceeds the longest of '
+              f'DataConfig.{side}_lengths {tuple(room)}; add a length')
+
+  def negatives_of(self, source: SourceConfig) -> int:
+    """Negatives per row that a source may fill."""
+    return self.num_negatives if source.num_negatives < 0 else source.num_negatives
+
+
+def _at_least(cfg, here: str, **bounds: int) -> None:
+  for name, low in bounds.items():
+    if getattr(cfg, name) < low:
+      raise ValueError(f'{here}: {name} is {getattr(cfg, name)}; give {low} or more')

@@ -1,0 +1,28 @@
+"""Files to batches, on the host: numpy only.
+
+A row becomes an Example (records), its source a sequence of them (sources), order
+says which of them make up a step, tokenise and collate make a PairBatch.
+"""
+
+from jaxembed.data.beir import Retrieval, ScoredPairs
+from jaxembed.data.feed import BatchInfo, batches
+from jaxembed.data.length_batches import length_batches, padding_share
+from jaxembed.data.records import BadRow, Example, Passage, text_id
+from jaxembed.data.sources import load
+from jaxembed.data.tokenise import Ragged, Tokenizer
+
+__all__ = [
+    'BadRow',
+    'BatchInfo',
+    'Example',
+    'Passage',
+    'Ragged',
+    'Retrieval',
+    'ScoredPairs',
+    'Tokenizer',
+    'batches',
+    'length_batches',
+    'load',
+    'padding_share',
+    'text_id',
+]

@@ -96,7 +96,8 @@ def _walk(order, lengths, chosen: list[int], most_tokens: int, multiple: int,
     full = max(most_tokens // length, 1)
     count = end - at
     batches = -(-count // full)
-    rows = round_up(-(-(-(-count // batches)) // multiple)) * multiple
+    rows = -(-count // batches)
+    rows = round_up(-(-rows // multiple)) * multiple
     rows = min(rows, max(full // multiple, 1) * multiple)
     same = [r for r, at_length in reuse
             if at_length == length and r % multiple == 0 and r <= 2 * full]

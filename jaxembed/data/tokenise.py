@@ -176,8 +176,10 @@ class Tokenizer:
           'to the model, or enlarge the table')
 
   def encode(self, texts: Sequence[str], prompts: str | Sequence[str] = '', *,
-             max_length: int) -> Ragged:
+             max_length: int | Sequence[int]) -> Ragged:
     """Tokenises `prompt + text`, cut on the right to `max_length` tokens.
+
+    `prompts` and `max_length` are one for all or one for each text.
 
     Special tokens of the post-processor survive the cut. An empty text is its
     special tokens alone. Special tokens spelt out in a text are recognised, as
@@ -196,33 +198,34 @@ class Tokenizer:
       if not isinstance(text, str) or not isinstance(prompt, str):
         wrong = prompt if isinstance(text, str) else text
         raise TypeError(f'text {i} is {type(wrong).__name__} {wrong!r:.60}, not str')
-    room = max_length - len(self._before) - len(self._after)
-    if room < 1:
-      raise ValueError(f'max_length {max_length} leaves no room for text beside '
-                       f'{max_length - room} special tokens; raise it')
+    longest = np.broadcast_to(np.asarray(max_length, np.int64), (len(texts),))
+    room = longest - len(self._before) - len(self._after)
+    if len(room) and room.min() < 1:
+      raise ValueError(
+          f'max_length {longest.min()} leaves no room for text beside '
+          f'{len(self._before) + len(self._after)} special tokens; raise it')
     bodies, truncated = self._bodies(texts, prompts, room)
     lengths = np.fromiter((len(b) for b in bodies), np.int64, len(bodies))
     framed = [i for b in bodies for i in (*self._before, *b, *self._after)]
     starts = _starts(lengths + len(self._before) + len(self._after))
     pool_from = np.array([self._prompt_tokens(p) for p in prompts], np.int32)
     ragged = Ragged(np.array(framed, np.int32), starts, pool_from, truncated)
-    _refuse_unpooled(ragged, texts, prompts, max_length)
+    _refuse_unpooled(ragged, texts, prompts, longest)
     return ragged
 
   def pad(self, ragged: Ragged, length: int, rows: int | None = None) -> types.Tokens:
     """`pad` with this tokenizer's pad token and side."""
     return pad(ragged, length, pad_id=self.pad_id, side=self.padding_side, rows=rows)
 
-  def _bodies(self, texts, prompts, room: int) -> tuple[list[list[int]], np.ndarray]:
-    """Token ids without the frame, cut to `room`, and which were cut."""
-    bodies, truncated = [], np.zeros(len(texts), bool)
+  def _bodies(self, texts, prompts, room) -> tuple[list[list[int]], np.ndarray]:
+    """Token ids without the frame, cut to `room` [B], and which were cut."""
+    bodies: list[list[int]] = []
     for at in range(0, len(texts), _CHUNK):
-      whole = [p + t + self.eos_text for p, t in zip(prompts[at:at + _CHUNK],
-                                                     texts[at:at + _CHUNK])]
-      for i, ids in enumerate(prefix.encode(self._fast, whole, room + 1, self._cut)):
-        truncated[at + i] = len(ids) > room
-        bodies.append(ids[:room])
-    return bodies, truncated
+      part = slice(at, at + _CHUNK)
+      whole = [p + t + self.eos_text for p, t in zip(prompts[part], texts[part])]
+      bodies += prefix.encode(self._fast, whole, int(room[part].max()) + 1, self._cut)
+    truncated = np.array([len(b) > r for b, r in zip(bodies, room)], bool)
+    return [b[:r] for b, r in zip(bodies, room)], truncated
 
   def _count_prompt(self, prompt: str) -> int:
     """Leading tokens that a prompt keeps out of the pool."""
@@ -239,13 +242,13 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
   return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _refuse_unpooled(ragged: Ragged, texts, prompts, max_length: int) -> None:
+def _refuse_unpooled(ragged: Ragged, texts, prompts, longest) -> None:
   bad = np.flatnonzero(ragged.pool_from >= ragged.lengths)
   if len(bad):
     i = int(bad[0])
     raise ValueError(
         f'text {i} ({texts[i]!r:.60}) with prompt {prompts[i]!r:.80} leaves no token '
-        f'to pool: {ragged.lengths[i]} tokens after the cut to {max_length}, of which '
+        f'to pool: {ragged.lengths[i]} tokens after the cut to {longest[i]}, of which '
         f'the prompt takes {ragged.pool_from[i]}; give a longer max_length, a '
         'shorter prompt or a text that is not empty')
 

@@ -1,0 +1,102 @@
+"""Opens what a SourceConfig names: a sequence of Examples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxembed.config import SourceConfig
+from jaxembed.data import files, python_source, tfds_source
+from jaxembed.data.records import BadRow, Example, from_row
+
+
+def load(cfg: SourceConfig, check_rows: int = 0) -> Sequence[Example]:
+  """The rows of a source, parsed as they are asked for.
+
+  Args:
+    check_rows: so many rows, spread evenly, are read now, so that a bad one shows
+      before training does.
+
+  Raises:
+    BadRow: a checked row cannot be used, or there is none at all.
+    FileNotFoundError: the path names nothing.
+  """
+  rows: Sequence[Example] = (
+      python_source.read(cfg.split, cfg.limit) if cfg.kind == 'python_source'
+      else _Parsed(_open(cfg), cfg))
+  if not len(rows):
+    raise BadRow(f'source {cfg.name!r} ({cfg.kind} {cfg.path!r}) has no rows'
+                 + (f' with a score of {cfg.min_score} or more' if cfg.min_score
+                    else ''))
+  if check_rows:
+    for i in range(0, len(rows), -(-len(rows) // check_rows)):
+      _need_instruction(cfg, rows[i], i)
+  return _BothWays(rows) if cfg.symmetric else rows
+
+
+def _open(cfg: SourceConfig) -> Sequence:
+  if cfg.kind == 'tfds':
+    return tfds_source.TfdsRows(cfg.path, cfg.split, cfg.data_dir)
+  reader, ending = {'jsonl': (files.JsonLines, '.jsonl'),
+                    'tsv': (files.TsvRows, '.tsv')}[cfg.kind]
+  return files.Joined([
+      reader(p) for p in files.expand(cfg.path, (ending, f'{ending}.gz'))])
+
+
+def _need_instruction(cfg: SourceConfig, row: Example, i: int) -> None:
+  if ('{instruction}' in cfg.query_prompt + cfg.passage_prompt
+      and not cfg.instructions and not row.instruction):
+    raise BadRow(
+        f'source {cfg.name!r}, row {i}: a prompt asks for an {{instruction}}, but the '
+        "row has no field 'instruction' or 'prompt'; set the source's instructions")
+
+
+class _Parsed(Sequence):
+  """Raw rows as Examples, those of too low a score left out."""
+
+  def __init__(self, rows: Sequence, cfg: SourceConfig):
+    self._rows, self._cfg = rows, cfg
+    self._keep = None
+    n = min(len(rows), cfg.limit) if cfg.limit else len(rows)
+    if cfg.min_score is not None:
+      self._keep = np.array([i for i in range(n) if self._read(i).score
+                             >= cfg.min_score], np.int64)
+    self._len = n if self._keep is None else len(self._keep)
+
+  def __len__(self) -> int:
+    return self._len
+
+  def __getitem__(self, i: int) -> Example:
+    if not 0 <= i < self._len:
+      raise IndexError(i)
+    return self._read(i if self._keep is None else int(self._keep[i]))
+
+  def _read(self, i: int) -> Example:
+    row, where = self._rows[i]
+    columns = tuple(self._cfg.columns)
+    if not columns and self._cfg.kind == 'tsv' and len(row) == 2:
+      columns = tuple(row)  # parallel text: a column for each language
+    example = from_row(row, where, columns)
+    scored = example.score is not None
+    if scored != (self._cfg.min_score is not None):
+      raise BadRow(
+          f'{where}: source {self._cfg.name!r} has '
+          + (f'a score ({example.score}) but no min_score; set min_score to the '
+             'lowest score of a pair that counts as positive' if scored else
+             f'min_score {self._cfg.min_score}, but the row has no score'))
+    return example
+
+
+class _BothWays(Sequence):
+  """Rows as they are, then all of them with query and positive swapped."""
+
+  def __init__(self, rows: Sequence[Example]):
+    self._rows = rows
+
+  def __len__(self) -> int:
+    return 2 * len(self._rows)
+
+  def __getitem__(self, i: int) -> Example:
+    if not 0 <= i < len(self):
+      raise IndexError(i)
+    n = len(self._rows)
+    return self._rows[i] if i < n else self._rows[i - n].swapped()

@@ -1,0 +1,50 @@
+"""Rows of a TensorFlow Datasets dataset, read without TensorFlow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class TfdsRows(Sequence):
+  """Rows of one split of a prepared dataset, each (columns, 'name[split]:row').
+
+  The dataset must be stored as array_record, the random-access format.
+  """
+
+  def __init__(self, name: str, split: str, data_dir: str = ''):
+    """Opens it; nothing is downloaded.
+
+    Raises:
+      FileNotFoundError: it is not prepared here.
+    """
+    # Imported here: it takes a second, and few runs use it.
+    import tensorflow_datasets as tfds
+    try:
+      self._rows = tfds.data_source(name, split=split, data_dir=data_dir or None,
+                                    download=False)
+    except (AssertionError, tfds.core.DatasetNotFoundError) as error:
+      raise FileNotFoundError(
+          f'dataset {name!r} is not prepared in {data_dir or "the default folder"}; '
+          f"tfds.builder({name!r}, file_format='array_record').download_and_prepare() "
+          f'does it ({error})') from error
+    self._where = f'{name}[{split}]'
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, i: int) -> tuple[dict[str, Any], str]:
+    return _plain(self._rows[i]), f'{self._where}:{i}'
+
+
+def _plain(value):
+  """Bytes to text, arrays to lists, inside and out."""
+  if isinstance(value, dict):
+    return {key: _plain(v) for key, v in value.items()}
+  if isinstance(value, np.ndarray):
+    return _plain(value.tolist())
+  if isinstance(value, list | tuple):
+    return [_plain(v) for v in value]
+  if isinstance(value, bytes):
+    return value.decode('utf-8')
+  return value.item() if isinstance(value, np.generic) else value
