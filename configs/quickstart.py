@@ -19,7 +19,7 @@ def get_config() -> config.Config:
           steps=60,
           data=config.DataConfig(
               sources=[config.SourceConfig(
-                  name='python', kind='python_source', split='train')],
+                  name='python', kind='python_source', split='train', limit=4000)],
               batch_size=64, query_lengths=(24,), passage_lengths=(96,)),
           loss=config.LossConfig(temperature=0.05),
           optim=config.OptimConfig(
