@@ -6,6 +6,7 @@ the first tensor is read, and all that does not fit is listed in one error.
 
 from collections.abc import Mapping
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import re
@@ -43,8 +44,8 @@ def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
   """Reads a model.
 
   Args:
-    source: folder of a Hugging Face model or a sentence-transformers model, or a
-      hub id ('org/name').
+    source: folder of a Hugging Face model or a sentence-transformers model, a
+      hub id ('org/name'), or 'package:NAME/FOLDER' inside a Python package.
     dtype: float32, bfloat16 or float16: of the parameters, whatever the file has.
     mesh: lays every parameter out by sharding.RULES, reading each device's part
       only; None: the default device.
@@ -81,6 +82,8 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
   path = pathlib.Path(source).expanduser()
   if path.is_dir():
     return path
+  if str(source).startswith('package:'):
+    return _in_package(str(source).removeprefix('package:'))
   if not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', str(source)):
     raise FileNotFoundError(f'{source} is neither a folder nor a hub id (org/name)')
   import huggingface_hub  # slow to import, and needed for hub ids alone
@@ -93,6 +96,18 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
         f'{source} is no folder here, and the Hugging Face hub did not give it '
         f'({type(e).__name__}: {_first_line(e)}). Check the name and the '
         'connection, or pass the folder of a local copy.') from e
+
+
+def _in_package(place: str) -> pathlib.Path:
+  """The folder NAME/FOLDER inside the installed Python package NAME."""
+  name, _, below = place.partition('/')
+  spec = importlib.util.find_spec(name)
+  folder = spec and spec.origin and pathlib.Path(spec.origin).parent / below
+  if not folder or not folder.is_dir():
+    raise FileNotFoundError(f'package:{place}: '
+                            + (f'no folder {below!r} in it' if folder else
+                               f'the Python package {name!r} is not installed'))
+  return folder
 
 
 def _first_line(e: Exception) -> str:

@@ -18,11 +18,12 @@ from jax.sharding import NamedSharding
 import numpy as np
 import tqdm
 
-from jaxembed import checkpoint, config, data, sharding, types, workdir
+from jaxembed import checkpoint, config, sharding, types, workdir
+from jaxembed.data import batches, tokenise
 from jaxembed.train import metrics, optim, report, start, step
 
-# evaluate(params, model) -> scores by name, 'eval/...'
-Evaluate = Callable[[types.Params, config.ModelConfig], dict[str, float]]
+# evaluate(params, model, tokenizer, mesh) -> scores by name, 'eval/...'
+Evaluate = Callable[..., dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,9 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     say(describe(cfg, begin.model, begin.params, mesh))
     if not resumed:
       workdir.save_model(folder, begin.model, begin.folder)
-    run = _Run(cfg, folder, begin.model, saved, evaluate, mesh)
+    tokenizer = tokenise.Tokenizer.load(folder / 'model')
+    tokenizer.check_table(begin.model.backbone.vocab_size)
+    run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh)
     state = _restore(cfg, begin, saved, mesh, say) if resumed else None
     done = int(state.step) if state else 0
     if done == stages(cfg)[-1].last:
@@ -152,10 +155,10 @@ class _Run:
   """What stays the same from stage to stage."""
 
   cfg: config.Config
-  folder: pathlib.Path
   model: config.ModelConfig
   saved: checkpoint.Checkpoints
   evaluate: Evaluate | None
+  tokenizer: tokenise.Tokenizer
   mesh: jax.sharding.Mesh
 
   def stage(self, stage: Stage, tx, state: types.TrainState,
@@ -164,9 +167,8 @@ class _Run:
     begun = int(state.step)
     update = step.make_update(
         self.model, stage.cfg, tx, seed=self.cfg.seed, first_step=stage.first)
-    tokenizer = data.Tokenizer.load(self.folder / 'model')
     batches = data.batches(
-        stage.cfg.data, tokenizer, seed=self.cfg.seed + stage.index,
+        stage.cfg.data, self.tokenizer, seed=self.cfg.seed + stage.index,
         start_step=begun - stage.first, process_index=jax.process_index(),
         process_count=jax.process_count())
     bar = tqdm.tqdm(total=stage.last, initial=begun, desc=stage.cfg.name,
@@ -192,7 +194,8 @@ class _Run:
 
   def _score(self, now: int, state: types.TrainState, writer, bar):
     if self.evaluate:
-      scores = self.evaluate(state.params, self.model)
+      scores = self.evaluate(
+          state.params, self.model, self.tokenizer, self.mesh)
       writer.write(now, scores)
       bar.write(f'step {now}: ' + '  '.join(
           f'{k} {v:.4f}' for k, v in scores.items()))

@@ -26,7 +26,7 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
   if spec.source and workdir.is_workdir(spec.source):
     params, model, folder, _ = workdir.load(spec.source)
   elif spec.source:
-    loaded = from_hf.load(spec.source)
+    loaded = from_hf.load(_reachable(spec), mesh=mesh)
     params, model, folder = loaded.params, loaded.cfg, loaded.folder
   else:
     params, model, folder = None, presets.get(spec.preset), None
@@ -40,6 +40,16 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
       draw = jax.jit(lambda k: encoder.init_params(wanted, k).get('pooling', {}))
       params = params | {'pooling': draw(key)}
     return Start(wanted, place(params, mesh), folder)
+
+
+def _reachable(spec: config.ModelSpec) -> pathlib.Path:
+  """The folder of `spec.source`, or of its fallback."""
+  try:
+    return from_hf.locate(spec.source)
+  except FileNotFoundError:
+    if not spec.fallback:
+      raise
+    return from_hf.locate(spec.fallback)
 
 
 def resume(folder: pathlib.Path, mesh) -> Start:

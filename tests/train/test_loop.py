@@ -1,0 +1,165 @@
+"""A run resumes to the very bits of an uninterrupted one, and refuses to lie."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxembed import config, workdir
+from jaxembed.convert import tables
+from jaxembed.models import encoder, presets
+from jaxembed.train import loop, metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory, minilm) -> pathlib.Path:
+  """A folder in Hugging Face's form: MiniLM's tokenizer, random small weights."""
+  folder = tmp_path_factory.mktemp('tiny')
+  backbone = dataclasses.replace(
+      presets.tiny('bert'), vocab_size=30522, max_positions=64)
+  model = config.ModelConfig(backbone=backbone)
+  params = encoder.init_params(model, jax.random.key(0))
+  save_file(tables.to_hf(params, model), folder / 'model.safetensors')
+  (folder / 'config.json').write_text(
+      json.dumps(tables.config_to_hf(backbone, 'bidirectional')))
+  for name in ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'):
+    shutil.copyfile(minilm / name, folder / name)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def rows(tmp_path_factory) -> pathlib.Path:
+  """Forty short pairs."""
+  path = tmp_path_factory.mktemp('rows') / 'train.jsonl'
+  path.write_text(''.join(
+      json.dumps({'query': f'what is number {i}', 'positive': f'{i} is {i * i % 97}'})
+      + '\n' for i in range(40)))
+  return path
+
+
+def _config(tiny, rows, steps=6, **optim):
+  return config.Config(
+      name='test', model=config.ModelSpec(
+          source=str(tiny), pooling='latent_attention', latents=4, heads=2,
+          head_dim=8, ff_mult=1),
+      stages=[config.StageConfig(
+          steps=steps,
+          data=config.DataConfig(
+              sources=[config.SourceConfig(name='rows', path=str(rows))],
+              batch_size=8, query_lengths=(8,), passage_lengths=(8,)),
+          optim=config.OptimConfig(warmup_steps=2, peak_lr=1e-3, **optim))],
+      checkpoint=config.CheckpointConfig(every=2), log_every=1)
+
+
+def _params_bytes(folder):
+  params, *_ = workdir.load(folder)
+  return {k: np.asarray(v).tobytes() for k, v in tables.flatten(params).items()}
+
+
+@pytest.fixture(scope='module')
+def finished(tiny, rows, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('finished')
+  loop.train(_config(tiny, rows), folder, say=lambda _: None)
+  return folder
+
+
+def test_writes_what_it_promises(finished):
+  records = metrics.read(finished)
+  assert [r['step'] for r in records] == [1, 2, 3, 4, 5, 6]
+  assert {'train/loss', 'train/lr', 'train/tokens_per_s', 'train/padding',
+          'loss/accuracy@1'} <= set(records[-1])
+  assert (finished / 'report.png').stat().st_size > 1000
+  assert (finished / 'model' / 'tokenizer.json').exists()
+  assert json.loads((finished / 'config.json').read_text())['name'] == 'test'
+
+
+def test_two_runs_are_bit_identical(finished, tiny, rows, tmp_path):
+  loop.train(_config(tiny, rows), tmp_path, say=lambda _: None)
+  assert _params_bytes(tmp_path) == _params_bytes(finished)
+
+
+def test_a_finished_run_is_left_alone(finished, tiny, rows):
+  before = _params_bytes(finished)
+  said = []
+  state, _ = loop.train(_config(tiny, rows), finished, say=said.append)
+  assert int(state.step) == 6
+  assert 'nothing to train' in said[-1]
+  assert _params_bytes(finished) == before
+
+
+def test_another_configuration_does_not_enter_the_folder(finished, tiny, rows):
+  with pytest.raises(ValueError, match='another configuration: .*steps was 6, is 7'):
+    loop.train(_config(tiny, rows, steps=7), finished, say=lambda _: None)
+
+
+def test_a_damaged_last_checkpoint_costs_only_its_steps(
+    finished, tiny, rows, tmp_path):
+  shutil.copytree(finished, tmp_path / 'run')
+  last = tmp_path / 'run' / 'checkpoints' / '6'
+  largest = max((f for f in last.rglob('*') if f.is_file()),
+                key=lambda f: f.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[:-20])
+  said = []
+  loop.train(_config(tiny, rows), tmp_path / 'run', say=said.append)
+  assert any('6.unreadable' in s for s in said)
+  assert any('at step 4' in s for s in said)
+  assert _params_bytes(tmp_path / 'run') == _params_bytes(finished)
+  assert [r['step'] for r in metrics.read(tmp_path / 'run')] == [1, 2, 3, 4, 5, 6]
+
+
+def test_batch_that_does_not_divide_the_mesh(tiny, rows, tmp_path):
+  cfg = _config(tiny, rows)
+  cfg.stages[0].data.batch_size = 12
+  with pytest.raises(ValueError, match=r'batch_size=12 .* 8 devices .*; use 8 or 16'):
+    loop.train(cfg, tmp_path / 'run', say=lambda _: None)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny, rows, tmp_path):
+  cfg = _config(tiny, rows, clip_norm=0.0)
+  cfg.stages[0].optim.peak_lr = 1e30
+  with pytest.raises(FloatingPointError, match='at step .*peak_lr'):
+    loop.train(cfg, tmp_path, say=lambda _: None)
+  params, *_ = workdir.load(tmp_path)
+  assert all(np.isfinite(v).all() for v in tables.flatten(params).values())
+
+
+_RUN = """
+import json, sys
+from jaxembed import config
+from jaxembed.train import loop
+loop.train(config.from_dict(config.Config, json.load(open(sys.argv[1]))), sys.argv[2])
+"""
+
+
+def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):
+  """The process dies by SIGKILL once a checkpoint is there; a second goes on."""
+  file, run = tmp_path / 'config.json', tmp_path / 'run'
+  file.write_text(json.dumps(config.to_dict(_config(tiny, rows))))
+  command = [sys.executable, '-c', _RUN, str(file), str(run)]
+  process = subprocess.Popen(command, cwd=ROOT, env=os.environ,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  deadline = time.monotonic() + 300
+  while not (run / 'checkpoints' / '2').is_dir():
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (run / 'checkpoints' / '6').exists(), 'killed too late to mean anything'
+  again = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True,
+                         text=True, check=False)
+  assert again.returncode == 0, again.stderr[-2000:]
+  assert 'resumed' in again.stdout
+  assert _params_bytes(run) == _params_bytes(finished)
