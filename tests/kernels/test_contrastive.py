@@ -205,6 +205,11 @@ def test_equals_float64(case, impl):
   check(case, impl, tile_bytes=4 * 48 * 48)
 
 
+@pytest.mark.parametrize('case', SMALL, ids=str)
+def test_tpu_interpreted(case):
+  check(case, 'tpu', tile_bytes=4 * 128 * 256, interpret=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('case', GRID, ids=str)
 def test_grid_equals_float64(case):

@@ -16,17 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.contrastive import blockwise, exchange, reference
+from jaxembed.kernels.contrastive import blockwise, exchange, reference, tpu
 from jaxembed.kernels.contrastive.options import NO_MASK, Options, Side, Sums
 
-_IMPLS = {'reference': reference, 'blockwise': blockwise}
+_IMPLS = {'reference': reference, 'blockwise': blockwise, 'tpu': tpu}
 
 
 def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
                directions: tuple[str, ...] = ('row',), bounded: bool = False,
                hardness: tuple[float, float] = (0.0, 0.0), dtype=None,
                impl: str = 'auto', tile_bytes: int = 0, axes: tuple[str, ...] = (),
-               mode: str = 'auto') -> tuple[Sums | None, Sums | None]:
+               mode: str = 'auto', interpret: bool = False) -> tuple[Sums | None, Sums | None]:
   """Masked log-sum-exp of scale*q@k.T over columns and/or over rows.
 
   q [B,D], k [N,D]: float32, bfloat16 or float64, of one type. Operands of the
@@ -41,6 +41,7 @@ def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
   impl: 'auto' or one of dispatch.IMPLS. tile_bytes: see Options.
   axes: mesh axes over which the rows of q, of k and of their sides are split;
     () computes on one device. mode: 'gather', 'ring' or 'auto', see exchange.
+  interpret: run Pallas kernels in their interpreter, on any platform (tests).
 
   Returns (row Sums or None, col Sums or None). `lse` is differentiable in q, k
   and scale, once: a second derivative raises. A row without a kept pair has
@@ -55,7 +56,8 @@ def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
   where = dispatch.platform()
   opts = Options(
       rows='row' in directions, cols='col' in directions, bounded=bounded,
-      hardness=tuple(map(float, hardness)), round_ds=where != 'cpu',
+      hardness=tuple(map(float, hardness)), round_ds=where != 'cpu' or interpret,
+      interpret=interpret,
       tile_bytes=tile_bytes or blockwise.TILE_BYTES.get(
           where, blockwise.TILE_BYTES_DEFAULT))
   _check(q, k, row, col)

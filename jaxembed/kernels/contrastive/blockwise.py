@@ -19,7 +19,7 @@ from jaxembed.kernels.contrastive.options import Options, Side
 
 # Score tiles, float32. Accelerators want large matrix products; a CPU wants
 # the tile to stay in its caches between the passes over it.
-TILE_BYTES = {'cpu': 16 << 20}
+TILE_BYTES = {'cpu': 4 << 20}
 TILE_BYTES_DEFAULT = 256 << 20
 _STEP = 1024  # tile sides are multiples of this
 
@@ -68,11 +68,13 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
 
 
 def backward(q, k, scale, row: Side, col: Side, opts: Options,
-             row_lse, row_ct, col_lse, col_ct):
+             row_lse, row_ct, col_lse, col_ct, *, produce: Callable | None = None):
   """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): dq [B,D], dk [N,D].
 
-  Both float32. The sums may run over more pairs than are here.
+  Both float32. The sums may run over more pairs than are here. `produce` makes
+  dS of a tile, see `_ds`, which is the default.
   """
+  produce = produce or _ds
   b, n, d = q.shape[0], k.shape[0], q.shape[1]
   acc = jnp.promote_types(q.dtype, jnp.float32)
   bm, bn = tile_shape(b, n, opts.tile_bytes)
@@ -81,18 +83,12 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
 
   def columns(carry, j, bn):
     dq, dk = carry
-    kj, cj = _slice(k, j, bn), tile.lie(_slice(col, j, bn))
-    c_sub, c_ct = (x[None, :] for x in _slice(c_vec, j, bn)) if opts.cols else (0, 0)
+    kj, cj, c_ctj = _slice((k, col, c_vec), j, bn)
 
     def cell(inner, i, bm):
       dq, dkj = inner
-      qi = _slice(q, i, bm)
-      r_sub, r_ct = (
-          (x[:, None] for x in _slice(r_vec, i, bm)) if opts.rows else (0, 0))
-      z = tile.logits(scores(qi, kj, acc), scale, tile.stand(_slice(row, i, bm)),
-                      cj, opts)
-      p = tile.probabilities(z, scale, opts, r_sub, r_ct, c_sub, c_ct)
-      p = p.astype(q.dtype if opts.round_ds else acc)
+      qi, ri, r_cti = _slice((q, row, r_vec), i, bm)
+      p = produce(qi, kj, scale, ri, cj, opts, r_cti, c_ctj)
       dq = _put(dq, i, _slice(dq, i, bm) + _dot(p, kj.astype(p.dtype), (1, 0), acc))
       return dq, dkj + _dot(p, qi.astype(p.dtype), (0, 0), acc)
 
@@ -102,6 +98,17 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
   zeros = jnp.zeros((b, d), acc), jnp.zeros((n, d), acc)
   dq, dk = sweep(n, bn, columns, zeros)
   return dq * scale, dk * scale
+
+
+def _ds(q, k, scale, row, col, opts, row_ct, col_ct):
+  """dS/scale of one tile, [M,N], in the type its products want.
+
+  row_ct, col_ct: (shift, cotangent) vectors of tile.backward_vectors, or None.
+  """
+  acc = jnp.promote_types(q.dtype, jnp.float32)
+  z = tile.logits(scores(q, k, acc), scale, tile.stand(row), tile.lie(col), opts)
+  p = tile.probabilities(z, scale, opts, tile.stand(row_ct), tile.lie(col_ct))
+  return p.astype(q.dtype if opts.round_ds else acc)
 
 
 def scores(q, k, acc):

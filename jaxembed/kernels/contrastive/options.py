@@ -55,6 +55,7 @@ class Options:
   # on a CPU, which multiplies bfloat16 in float32 anyway, rounding buys nothing.
   round_ds: bool = True
   tile_bytes: int = 0  # of the float32 score tile; 0: the platform's default
+  interpret: bool = False  # run Pallas kernels in their interpreter
 
   @property
   def alpha_max(self) -> float:

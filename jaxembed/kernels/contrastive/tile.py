@@ -62,22 +62,19 @@ def shift(scale, opts: Options):
   return BOUND * (scale + opts.alpha_max)
 
 
-def probabilities(directions, scale, opts: Options, row_shift, row_ct,
-                  col_shift, col_ct):
+def probabilities(directions, scale, opts: Options, row_ct, col_ct):
   """Gradient of the log-sum-exps with respect to the raw logits.  [M,N].
 
-  In bounded mode the shifts are one constant and the cotangents are already
+  row_ct, col_ct: (shift, cotangent) of `backward_vectors`, [M,1] and [1,N]. In
+  bounded mode the shifts are one constant and the cotangents are already
   multiplied by exp(shift - lse), so rows and columns share an exponential.
   """
   rows, cols = directions
   if opts.bounded and rows and cols and rows[0] is cols[0]:
-    return jnp.exp(rows[0] - shift(scale, opts)) * (row_ct + col_ct)
-  p = None
-  for direction, sub, ct in ((rows, row_shift, row_ct), (cols, col_shift, col_ct)):
-    if direction is not None:
-      part = jnp.exp(direction[0] - sub) * ct
-      p = part if p is None else p + part
-  return p
+    return jnp.exp(rows[0] - shift(scale, opts)) * (row_ct[1] + col_ct[1])
+  parts = [jnp.exp(direction[0] - ct[0]) * ct[1]
+           for direction, ct in ((rows, row_ct), (cols, col_ct)) if direction]
+  return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
 def backward_vectors(lse, ct, scale, opts: Options):
@@ -121,11 +118,11 @@ def finish(running, opts: Options) -> Sums:
   return Sums(lse.astype(top.dtype), kept, best)
 
 
-def stand(side: Side) -> Side:
-  """The side's vectors as columns of a matrix, [N,1]."""
-  return jax.tree.map(lambda x: x[:, None], side)
+def stand(vectors):
+  """A tree of vectors, each as a column, [N,1]."""
+  return jax.tree.map(lambda x: x[:, None], vectors)
 
 
-def lie(side: Side) -> Side:
-  """The side's vectors as rows of a matrix, [1,N]."""
-  return jax.tree.map(lambda x: x[None, :], side)
+def lie(vectors):
+  """A tree of vectors, each as a row, [1,N]."""
+  return jax.tree.map(lambda x: x[None, :], vectors)

@@ -1,0 +1,263 @@
+"""Masked two-sided log-sum-exp as Pallas TPU kernels.
+
+Two kernels, each one matrix product per tile with an epilogue on the scores
+while they are in VMEM:
+
+  sums  grid (row blocks, column blocks), columns innermost. q [bm,D] stays, k
+        [bn,D] streams. Row statistics live in scratch, one per lane ([bm,128]:
+        column chunks of 128 are folded by element-wise max and add), and are
+        reduced across lanes once, at the last column block. Column statistics
+        of a tile are complete for its rows and go out as [row blocks,1,N]
+        partials, which XLA merges: nothing is carried between row blocks, so they
+        may run on two cores, and the order of sums is fixed.
+  ds    grid over both, no state. Writes dS of a super-tile in the operands' type;
+        `blockwise.backward` multiplies it with k and q by XLA's own products.
+
+Mask vectors arrive lane-major [1,B] (as [B,1] each would occupy 512 bytes a row in
+HBM) and row vectors are transposed in the kernel. D is not blocked: both kernels hold
+whole vectors, so one product decides on which side of a threshold a pair is.
+"""
+
+import functools
+
+import jax
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+import jax.numpy as jnp
+
+from jaxembed.kernels import dispatch
+from jaxembed.kernels.contrastive import blockwise, tile
+from jaxembed.kernels.contrastive.options import MASKED, Options, Side
+
+_LANES = 128
+# Half of the smallest VMEM (v5p: 64 MiB) is for the blocks we count; the compiler
+# keeps temporaries of its own, up to the limit.
+_VMEM_BLOCKS = 40 << 20
+_VMEM_LIMIT = 56 << 20
+
+
+def blocks(b: int, n: int, d: int, itemsize: int) -> tuple[int, int]:
+  """Rows and columns of a tile, the largest that fits VMEM.
+
+  Raises dispatch.Unsupported if none does.
+  """
+  for bm, bn in ((1024, 1024), (1024, 512), (512, 512), (512, 256), (256, 256),
+                 (256, 128), (128, 128)):
+    # Inputs are double-buffered; about four float32 tiles are alive.
+    if 2 * (bm + bn) * d * itemsize + 4 * bm * bn * 4 <= _VMEM_BLOCKS:
+      return min(bm, _up(b)), min(bn, _up(n))
+  raise dispatch.Unsupported(
+      f'tpu contrastive keeps whole vectors in VMEM; width {d} of {itemsize} bytes '
+      "does not fit with 128 rows: use impl='blockwise', or bfloat16")
+
+
+def forward(q, k, scale, row: Side, col: Side, opts: Options):
+  """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
+  _check(q, opts)
+  (b, d), n = q.shape, k.shape[0]
+  bm, bn = blocks(b, n, d, q.dtype.itemsize)
+  grid = pl.cdiv(b, bm), pl.cdiv(n, bn)
+  vector = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+  count = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+  at_row = pl.BlockSpec((1, bm), lambda i, j: (0, i))
+  at_part = pl.BlockSpec((None, 1, bn), lambda i, j: (i, 0, j))
+  # (maximum, sum, kept) per direction.
+  shapes, specs, scratch = [], [], []
+  if opts.rows:
+    shapes += [vector((1, b)), vector((1, b)), count((1, b))]
+    specs += [at_row] * 3
+    lanes = (bm, _LANES)
+    scratch = [pltpu.VMEM(lanes, jnp.float32), pltpu.VMEM(lanes, jnp.float32),
+               pltpu.VMEM(lanes, jnp.int32)]
+  if opts.cols:
+    part = (grid[0], 1, n)
+    shapes += [vector(part), vector(part), count(part)]
+    specs += [at_part] * 3
+
+  sides, in_specs = _sides(row, col, bm, bn)
+  out = pl.pallas_call(
+      functools.partial(_sums_kernel, jax.tree.structure((row, col)), opts, b, n),
+      grid=grid,
+      in_specs=[_SCALAR, *_operands(bm, bn, d), *in_specs],
+      out_specs=specs, out_shape=shapes, scratch_shapes=scratch,
+      compiler_params=_params('parallel', 'arbitrary'),
+      cost_estimate=_cost(q, k, 0), interpret=_interpreter(opts),
+      name='contrastive_sums',
+  )(scale.reshape(1), q, k, *sides)
+
+  rows = tuple(x[0] for x in out[:3]) if opts.rows else None
+  cols = _merge(*(x[:, 0] for x in out[-3:])) if opts.cols else None
+  return (tile.finish(rows, opts) if opts.rows else None,
+          tile.finish(cols, opts) if opts.cols else None)
+
+
+def backward(q, k, scale, row: Side, col: Side, opts: Options,
+             row_lse, row_ct, col_lse, col_ct):
+  """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): dq [B,D], dk [N,D]."""
+  _check(q, opts)
+  return blockwise.backward(q, k, scale, row, col, opts, row_lse, row_ct,
+                            col_lse, col_ct, produce=_ds)
+
+
+def _ds(q, k, scale, row, col, opts, row_ct, col_ct):
+  """dS/scale of a super-tile, [B,N], in the operands' type."""
+  (b, d), n = q.shape, k.shape[0]
+  bm, bn = blocks(b, n, d, q.dtype.itemsize)
+  trees = (row, row_ct), (col, col_ct)
+  sides, in_specs = _sides(*trees, bm, bn)
+  dtype = q.dtype if opts.round_ds else jnp.dtype(jnp.float32)
+  return pl.pallas_call(
+      functools.partial(_ds_kernel, jax.tree.structure(trees), opts),
+      grid=(pl.cdiv(b, bm), pl.cdiv(n, bn)),
+      in_specs=[_SCALAR, *_operands(bm, bn, d), *in_specs],
+      out_specs=pl.BlockSpec((bm, bn), lambda i, j: (i, j)),
+      out_shape=jax.ShapeDtypeStruct((b, n), dtype),
+      compiler_params=_params('parallel', 'parallel'),
+      cost_estimate=_cost(q, k, b * n * dtype.itemsize),
+      interpret=_interpreter(opts), name='contrastive_ds',
+  )(scale.reshape(1), q, k, *sides)
+
+
+# --- Kernels -----------------------------------------------------------------
+
+
+def _open(structure, refs):
+  """The (row, col) trees of mask vectors in this tile: [bm,1] and [1,bn]."""
+  row, col = jax.tree.unflatten(structure, [ref[...] for ref in refs])
+  return jax.tree.map(lambda x: x.T, row), col
+
+
+def _sums_kernel(structure, opts, b, n, scale_ref, q_ref, k_ref, *refs):
+  sides, refs = refs[:structure.num_leaves], refs[structure.num_leaves:]
+  scale = scale_ref[0]
+  i, j = pl.program_id(0), pl.program_id(1)
+  s = _dot(q_ref[...], k_ref[...])
+  rows, cols = tile.logits(s, scale, *_open(structure, sides), opts)
+  bm, bn = s.shape
+  if opts.rows:
+    # Blocks beyond the arrays hold whatever was there, NaNs included.
+    out, scratch = refs[:3], refs[-3:]
+    rows = _within(rows, n, j * bn, 1) if n % bn else rows
+
+    @pl.when(j == 0)
+    def _():
+      for ref, x in zip(scratch, tile.start(
+          (bm, _LANES), jnp.float32, scale, opts), strict=True):
+        ref[...] = x
+
+    for ref, x in zip(scratch, _fold(scratch, rows, opts), strict=True):
+      ref[...] = x
+
+    @pl.when(j == pl.num_programs(1) - 1)
+    def _():
+      top, total, kept = (ref[...] for ref in scratch)
+      best = top.max(1, keepdims=True)
+      total = (total * jnp.exp(top - best)).sum(1, keepdims=True)
+      kept = kept.sum(1, keepdims=True, dtype=jnp.int32)
+      for ref, x in zip(out, (best, total, kept), strict=True):
+        ref[...] = x.T
+  if opts.cols:
+    out = refs[3:6] if opts.rows else refs[:3]
+    z, keep = _within(cols, b, i * bm, 0) if b % bm else cols
+    if opts.bounded:
+      top = jnp.full((1, bn), tile.shift(scale, opts), jnp.float32)
+    else:
+      top = jnp.maximum(z.max(0, keepdims=True), tile.FLOOR)
+    kept = (jnp.full((1, bn), bm, jnp.int32) if keep is None
+            else keep.astype(jnp.int32).sum(0, keepdims=True, dtype=jnp.int32))
+    total = jnp.exp(z - top).sum(0, keepdims=True)
+    for ref, x in zip(out, (top, total, kept), strict=True):
+      ref[...] = x
+
+
+def _fold(scratch, direction, opts):
+  """Lane-private running (maximum, sum, count) with one more tile."""
+  top, total, kept = (ref[...] for ref in scratch)
+  z, keep = direction
+  chunks = [slice(c, c + _LANES) for c in range(0, z.shape[1], _LANES)]
+  new = top
+  if not opts.bounded:
+    for c in chunks:
+      new = jnp.maximum(new, z[:, c])
+    total = total * jnp.exp(top - new)
+  for c in chunks:
+    total += jnp.exp(z[:, c] - new)
+    kept += 1 if keep is None else keep[:, c].astype(jnp.int32)
+  return new, total, kept
+
+
+def _within(direction, size, start, axis):
+  """The direction with pairs beyond the array masked."""
+  z, keep = direction
+  inside = start + lax.broadcasted_iota(jnp.int32, z.shape, axis) < size
+  return jnp.where(inside, z, MASKED), inside if keep is None else keep & inside
+
+
+def _ds_kernel(structure, opts, scale_ref, q_ref, k_ref, *refs):
+  *sides, out_ref = refs
+  (row, row_ct), (col, col_ct) = _open(structure, sides)
+  z = tile.logits(_dot(q_ref[...], k_ref[...]), scale_ref[0], row, col, opts)
+  p = tile.probabilities(z, scale_ref[0], opts, row_ct, col_ct)
+  out_ref[...] = p.astype(out_ref.dtype)
+
+
+def _dot(q, k):
+  return lax.dot_general(
+      q, k, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32,
+      precision=lax.Precision.HIGHEST if q.dtype == jnp.float32 else None)
+
+
+# --- Around them -------------------------------------------------------------
+
+_SCALAR = pl.BlockSpec(memory_space=pltpu.SMEM)
+
+
+def _operands(bm, bn, d):
+  return (pl.BlockSpec((bm, d), lambda i, j: (i, 0)),
+          pl.BlockSpec((bn, d), lambda i, j: (j, 0)))
+
+
+def _sides(row, col, bm, bn):
+  """Vectors of both sides, lane-major, and their block specs."""
+  at_row = pl.BlockSpec((1, bm), lambda i, j: (0, i))
+  at_col = pl.BlockSpec((1, bn), lambda i, j: (0, j))
+  row, col = jax.tree.leaves(row), jax.tree.leaves(col)
+  return ([x[None, :] for x in (*row, *col)],
+          [at_row] * len(row) + [at_col] * len(col))
+
+
+def _merge(top, total, kept):
+  """Column partials of all row blocks, each [row blocks, N]."""
+  best = top.max(0)
+  return best, (total * jnp.exp(top - best)).sum(0), kept.sum(0, dtype=jnp.int32)
+
+
+def _params(*semantics):
+  return pltpu.CompilerParams(
+      dimension_semantics=semantics, vmem_limit_bytes=_VMEM_LIMIT)
+
+
+def _cost(q, k, written):
+  (b, d), n = q.shape, k.shape[0]
+  return pl.CostEstimate(
+      flops=2 * b * n * d, transcendentals=b * n,
+      bytes_accessed=(b + n) * d * q.dtype.itemsize + written)
+
+
+def _interpreter(opts):
+  return pltpu.InterpretParams() if opts.interpret else False
+
+
+def _up(size: int) -> int:
+  return pl.cdiv(size, _LANES) * _LANES
+
+
+def _check(q, opts: Options):
+  if not opts.interpret and dispatch.platform() != 'tpu':
+    raise dispatch.Unsupported(
+        "impl='tpu' needs a TPU and this computation runs on "
+        f"{dispatch.platform()}; use impl='auto' or 'blockwise'")
+  if q.dtype == jnp.float64:
+    raise dispatch.Unsupported(
+        "impl='tpu' computes in float32 at most; use impl='blockwise' for float64")
