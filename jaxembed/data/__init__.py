@@ -6,7 +6,6 @@ says which of them make up a step, tokenise and collate make a PairBatch.
 
 from jaxembed.data.beir import Retrieval, ScoredPairs
 from jaxembed.data.feed import BatchInfo, batches
-from jaxembed.data.length_batches import length_batches, padding_share
 from jaxembed.data.records import BadRow, Example, Passage, text_id
 from jaxembed.data.sources import load
 from jaxembed.data.tokenise import Ragged, Tokenizer
@@ -21,8 +20,6 @@ __all__ = [
     'ScoredPairs',
     'Tokenizer',
     'batches',
-    'length_batches',
     'load',
-    'padding_share',
     'text_id',
 ]

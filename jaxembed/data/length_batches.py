@@ -15,10 +15,11 @@ _TYPICAL = 64
 # Lengths and rows keep four significant bits (1 to 16, then 18 to 32 by twos, 36
 # to 64 by fours ...), so that similar calls meet in the same shapes.
 _BITS = 4
-# The fewest lengths are used that keep padding below this share of all tokens,
-_WASTE = 0.08
-# or below this many tokens, which no compilation is worth.
-_SMALL = 512
+# Padding below this share of all tokens is not worth another compilation. Above
+# it, a shape must save this share of all tokens, and this many, to be taken.
+_GOOD = 0.09
+_PRICE = 0.01
+_PRICE_FLOOR = 64
 
 Batch = tuple[np.ndarray, int, int]
 
@@ -30,8 +31,8 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch_size: int,
 
   `indices` name the texts of a batch, at most `rows` of them; the caller pads to
   [rows, length]. Every index comes exactly once. All batches of one length have
-  the same number of rows. The fewest new shapes are taken that keep padding
-  small; where that cannot be reached, the least padding.
+  the same number of rows. A shape that is not `known` is used only where it
+  saves enough padding to be worth a compilation.
 
   Args:
     lengths: tokens of every text, each at most `max_length`.
@@ -55,17 +56,26 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch_size: int,
     raise ValueError(f'batch_size {batch_size}, row_multiple {row_multiple} and '
                      f'max_shapes {max_shapes} must be at least 1')
   order = np.argsort(-lengths, kind='stable')
-  most_tokens = _TYPICAL * batch_size
   known = frozenset(known)
-  good = max(_WASTE * lengths.sum(), _SMALL)
-  found = []
-  for chosen in _choices(lengths, max_length, known, max_shapes):
-    for reuse in (known, frozenset()) if known else (known,):
-      plan = _walk(order, lengths, chosen, most_tokens, row_multiple, reuse)
-      new = {(rows, length) for _, rows, length in plan} - known
-      waste = sum(rows * length for _, rows, length in plan) - lengths.sum()
-      found.append((waste > good, len(new) if waste <= good else waste, waste, plan))
-  return min(found, key=lambda f: f[:3])[3]
+  total = int(lengths.sum())
+  price = max(_PRICE * total, _PRICE_FLOOR)
+  best, least = [], (True, np.inf)
+  # Half-size batches only where full ones pad too much: fewer texts then share a
+  # batch with the next longer class.
+  for budget in (_TYPICAL * batch_size, _TYPICAL * batch_size // 2):
+    for chosen in _choices(lengths, max_length, known, max_shapes):
+      for reuse in (known, frozenset()) if known else (known,):
+        plan = _walk(order, lengths, chosen, budget, row_multiple, reuse)
+        new = {(rows, length) for _, rows, length in plan} - known
+        waste = sum(rows * length for _, rows, length in plan) - total
+        share = waste / (waste + total)
+        poor = share > _GOOD and waste > _PRICE_FLOOR
+        cost = poor, len(new) * price + (waste if poor else share)
+        if cost < least:
+          best, least = plan, cost
+    if not least[0]:
+      break
+  return best
 
 
 def padding_share(lengths: Sequence[int] | np.ndarray,
@@ -93,19 +103,25 @@ def _walk(order, lengths, chosen: list[int], most_tokens: int, multiple: int,
   for length, end in zip(reversed(chosen), reversed(ends.tolist())):
     if at >= end:
       continue  # the batches of longer texts took the whole class
-    full = max(most_tokens // length, 1)
-    count = end - at
-    batches = -(-count // full)
-    rows = -(-count // batches)
-    rows = round_up(-(-rows // multiple)) * multiple
-    rows = min(rows, max(full // multiple, 1) * multiple)
-    same = [r for r, at_length in reuse
-            if at_length == length and r % multiple == 0 and r <= 2 * full]
-    rows = min(same, key=lambda r: abs(r - rows), default=rows)
+    rows = _rows(end - at, most_tokens // length, multiple,
+                 [r for r, at_length in reuse if at_length == length])
     while at < end:
       plan.append((order[at:at + rows], rows, length))
       at += rows
   return plan
+
+
+def _rows(count: int, full: int, multiple: int, known: list[int]) -> int:
+  """Rows of the batches that `count` texts of one class are cut into.
+
+  Of the numbers between half and all of what fits, the one that leaves the fewest
+  rows to fill up; larger is better.
+  """
+  count, full = -(-count // multiple), max(full // multiple, 1)
+  top = min(count, full)
+  some = {r // multiple for r in known if not r % multiple and r <= 2 * full * multiple}
+  some = some or {min(round_up(r), full) for r in range(-(-top // 2), top + 1)}
+  return min(some, key=lambda r: (-count % r, -r)) * multiple
 
 
 def _choices(lengths, max_length: int, known, most: int):

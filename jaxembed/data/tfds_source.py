@@ -27,7 +27,7 @@ class TfdsRows(Sequence):
       raise FileNotFoundError(
           f'dataset {name!r} is not prepared in {data_dir or "the default folder"}; '
           f"tfds.builder({name!r}, file_format='array_record').download_and_prepare() "
-          f'does it ({error})') from error
+          'does it') from error
     self._where = f'{name}[{split}]'
 
   def __len__(self) -> int:
