@@ -49,6 +49,7 @@ class Embedder:
     prompts: texts to put in front, by name.
     default_prompt_name: which of them `encode` uses when told nothing.
     similarity_fn_name: cosine, dot, euclidean or manhattan.
+    folder: where tokenizer and config.json lie; None for parts put together.
     report: EncodeReport of the last `encode`; None before.
   """
 
@@ -56,7 +57,8 @@ class Embedder:
                tokenizer: tokenise.Tokenizer, *,
                prompts: Mapping[str, str] | None = None,
                default_prompt_name: str | None = None,
-               similarity_fn_name: str = 'cosine', mesh=None):
+               similarity_fn_name: str = 'cosine', mesh=None,
+               folder: pathlib.Path | None = None):
     """Puts the parts together; `load` reads them from a folder.
 
     Args:
@@ -73,6 +75,7 @@ class Embedder:
       raise ValueError(f'similarity {similarity_fn_name!r} is unknown; choose one of '
                        f'{", ".join(_SIMILARITIES)}')
     self.similarity_fn_name = similarity_fn_name
+    self.folder = folder
     self.report: EncodeReport | None = None
     self._shapes: set[tuple[int, int]] = set()
 
@@ -100,7 +103,8 @@ class Embedder:
       words = loaded.backbone_folder  # where sentence-transformers looks
     settings = _read_json(folder / 'config_sentence_transformers.json')
     tokenizer = tokenise.Tokenizer.load(words, prompt_pooling=prompt_pooling(folder))
-    return cls(params, cfg, tokenizer, mesh=mesh, prompts=settings.get('prompts'),
+    return cls(params, cfg, tokenizer, mesh=mesh, folder=words,
+               prompts=settings.get('prompts'),
                default_prompt_name=settings.get('default_prompt_name'),
                similarity_fn_name=settings.get('similarity_fn_name') or 'cosine')
 

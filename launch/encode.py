@@ -21,7 +21,6 @@ _DIM = flags.DEFINE_integer('truncate_dim', None, 'Keep the first so many dimens
 _NORMALIZE = flags.DEFINE_bool('normalize', True, 'To length 1.')
 _DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'float16'], 'On disk.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace --output.')
-flags.mark_flags_as_required(['model', 'input', 'output'])
 
 
 def main():
@@ -36,4 +35,5 @@ def main():
 
 
 if __name__ == '__main__':
+  flags.mark_flags_as_required(['model', 'input', 'output'])
   cli.run(main)

@@ -35,6 +35,7 @@ PROBES = (
     'def f(x: int) -> int:\n  return x if x < 2 else f(x - 1) + f(x - 2)',
     '<a href="https://example.org/?q=1&r=2">link</a>', _LONG, _LONG * 40,
 )
+_encode = jax.jit(encoder.encode, static_argnums=1)
 _PROBE_PROMPT = 'Represent this sentence for searching: '
 
 
@@ -103,7 +104,7 @@ def _poolable(tokenizer, prompt: str, max_length: int) -> list[str]:
 def _jax_vectors(params, cfg, tokens) -> np.ndarray:
   cfg = dataclasses.replace(cfg, dtype='float32', remat='none')
   with jax.default_matmul_precision('highest'):
-    return np.asarray(jax.jit(encoder.encode, static_argnums=1)(params, cfg, tokens))
+    return np.asarray(_encode(params, cfg, tokens))
 
 
 def _torch_model(folder):
@@ -122,7 +123,7 @@ def _torch_vectors(model, texts, prompt: str, side: str) -> np.ndarray:
   model.tokenizer.padding_side = side
   # One batch: under left padding, models that count positions from the row's
   # start see how wide it is.
-  return model.encode(texts, prompt=prompt or None, batch_size=len(texts),
+  return model.encode(texts, prompt=prompt, batch_size=len(texts),
                       show_progress_bar=False)
 
 

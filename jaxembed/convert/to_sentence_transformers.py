@@ -22,6 +22,7 @@ from jaxembed.convert import model_card, parity, tables, tensor_files
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json',
                     'special_tokens_map.json', 'added_tokens.json', 'vocab.txt',
                     'vocab.json', 'merges.txt', '*.model')
+_WITH_POOLER = ('bert', 'roberta', 'xlm-roberta', 'mpnet')
 _SHARD = 5_000_000_000  # bytes, the hub's habit
 _MODULES = 'sentence_transformers.models.'
 _TWIN = 'latent_attention_pooling'
@@ -35,6 +36,8 @@ _ACTIVATIONS = {'identity': 'torch.nn.modules.linear.Identity',
 def export(target: str | os.PathLike, params: types.Params,
            cfg: config.ModelConfig, source: pathlib.Path, *,
            prompts: dict[str, str], include_prompt: bool,
+           default_prompt_name: str | None = None,
+           similarity_fn_name: str = 'cosine',
            tolerance: float = parity.TOLERANCE) -> dict:
   """Writes the folder, checks it in torch, and returns the parity report.
 
@@ -46,6 +49,7 @@ def export(target: str | os.PathLike, params: types.Params,
     source: folder with the tokenizer and the Hugging Face config.json.
     prompts: stored under their names for encode(prompt_name=...).
     include_prompt: whether the tokens of a prompt are pooled.
+    default_prompt_name, similarity_fn_name: stored for encode and similarity.
     tolerance: largest difference of two unit vectors that passes.
 
   Raises:
@@ -63,8 +67,13 @@ def export(target: str | os.PathLike, params: types.Params,
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir()
   try:
-    write(partial, params, cfg, source, prompts=prompts,
-          include_prompt=include_prompt)
+    write(partial, params, cfg, source, include_prompt=include_prompt)
+    _write_json(partial / 'config_sentence_transformers.json', {
+        'model_type': 'SentenceTransformer',
+        '__version__': parity.versions(),
+        'prompts': prompts,
+        'default_prompt_name': default_prompt_name,
+        'similarity_fn_name': similarity_fn_name})
     report = parity.check(partial, params, cfg, prompts=prompts,
                           include_prompt=include_prompt, tolerance=tolerance)
     _write_json(partial / 'parity.json', report)
@@ -77,21 +86,17 @@ def export(target: str | os.PathLike, params: types.Params,
 
 
 def write(folder: pathlib.Path, params: types.Params, cfg: config.ModelConfig,
-          source: pathlib.Path, *, prompts: dict[str, str], include_prompt: bool):
+          source: pathlib.Path, *, include_prompt: bool):
   """Writes weights, tokenizer, configuration and modules into `folder`."""
   source = pathlib.Path(source)
   weights = tables.to_hf(params, cfg)
   _save_weights(folder, weights)
   _write_json(folder / 'config.json', _hf_config(source, cfg, weights))
   _copy_tokenizer(source, folder, cfg.max_length)
-  _write_json(folder / 'sentence_bert_config.json',
-              {'max_seq_length': cfg.max_length, 'do_lower_case': False})
-  _write_json(folder / 'config_sentence_transformers.json', {
-      'model_type': 'SentenceTransformer',
-      '__version__': parity.versions(),
-      'prompts': {'query': '', 'document': ''} | prompts,
-      'default_prompt_name': None,
-      'similarity_fn_name': 'cosine'})
+  settings = {'max_seq_length': cfg.max_length, 'do_lower_case': False}
+  if cfg.backbone.family in _WITH_POOLER:  # unused here; torch would draw one
+    settings['model_args'] = {'add_pooling_layer': False}
+  _write_json(folder / 'sentence_bert_config.json', settings)
   modules = [('', _MODULES + 'Transformer'),
              _pooling(folder, params, cfg, include_prompt)]
   modules += [_dense(folder, params, cfg, i) for i in range(len(cfg.dense))]

@@ -1,0 +1,250 @@
+"""The Embedder against sentence-transformers, and against itself."""
+
+import argparse
+import asyncio
+import contextlib
+import inspect
+import json
+import logging
+import re
+import shutil
+import subprocess
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from jaxembed import sharding
+from jaxembed.embedder import Embedder, unit
+
+# Two float32 implementations of one network: measured 2e-7 to 4e-7; the bound is
+# the project's.
+PARITY = 1e-5
+# One implementation on batches of other shapes: only the order of sums differs.
+ROUNDING = 2e-6
+
+
+@pytest.fixture(scope='module')
+def embedder(minilm):
+  return Embedder.load(minilm)
+
+
+@pytest.fixture(scope='module')
+def torch_model(minilm):
+  st = pytest.importorskip('sentence_transformers')
+  return st.SentenceTransformer(str(minilm), device='cpu', local_files_only=True)
+
+
+def _real_words() -> list[str]:
+  """English that every Python carries: docstrings of its library."""
+  docs = []
+  for module in (argparse, asyncio, contextlib, inspect, logging, subprocess):
+    for _, thing in inspect.getmembers(module):
+      docs.append(inspect.getdoc(thing) or '')
+  return re.split(r'\s+', ' '.join(docs))
+
+
+def _sentences(count: int, longest: int) -> list[str]:
+  """Cuts of 1 to `longest` words, more of the short ones."""
+  words = _real_words()
+  sizes = 1 + (longest * np.linspace(0, 1, count) ** 3).astype(int)
+  starts = np.cumsum(sizes) % (len(words) - longest - 1)
+  return [' '.join(words[at:at + n]) for at, n in zip(starts, sizes)]
+
+
+def test_equals_sentence_transformers_at_every_length(embedder, torch_model):
+  sentences = _sentences(500, 240)
+  rng = np.random.default_rng(0)
+  sentences = [sentences[i] for i in rng.permutation(len(sentences))]
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', UserWarning)  # the longest are cut
+    ours = embedder.encode(sentences)
+  theirs = torch_model.encode(sentences, batch_size=32)
+  assert ours.dtype == np.float32 and ours.shape == (500, 384)
+  np.testing.assert_allclose(ours, theirs, rtol=0, atol=PARITY)
+  assert embedder.report.padding <= 0.10
+  assert len(embedder.report.shapes) <= 10
+
+
+def test_stsb_spearman(embedder, shared_data):
+  from jaxembed.evaluation import sts
+  lines = (shared_data / 'sts/stsb/test.tsv').read_text('utf-8').splitlines()[1:]
+  scores, first, second = zip(*(line.split('\t') for line in lines))
+  result = sts.evaluate(embedder, first, second, np.array(scores, float))
+  # The model's published figure.
+  assert result['spearman'] == pytest.approx(0.8203, abs=0.0005)
+  assert embedder.report.padding <= 0.10
+
+
+def test_one_string_gives_one_vector(embedder):
+  vector = embedder.encode('A sentence.')
+  assert vector.shape == (384,)
+  np.testing.assert_allclose(vector, embedder.encode(['A sentence.'])[0])
+
+
+def test_nothing_gives_an_empty_matrix(embedder):
+  assert embedder.encode([]).shape == (0, 384)
+  assert embedder.report.padding == 0
+
+
+def test_neighbours_and_order_do_not_matter(embedder):
+  texts = _sentences(40, 60)
+  together = embedder.encode(texts)
+  np.testing.assert_allclose(
+      together[::-1], embedder.encode(texts[::-1], batch_size=5), atol=ROUNDING)
+  np.testing.assert_allclose(
+      together[7], embedder.encode(texts[7]), atol=ROUNDING)
+
+
+def test_chunks_keep_the_order(embedder, monkeypatch):
+  texts = _sentences(50, 20)
+  whole = embedder.encode(texts)
+  monkeypatch.setattr('jaxembed.embedder._CHUNK', 7)
+  np.testing.assert_allclose(embedder.encode(texts), whole, atol=ROUNDING)
+  assert embedder.report.texts == 50
+
+
+def test_devices_share_the_rows(minilm, embedder):
+  texts = _sentences(30, 30)
+  sharded = Embedder.load(minilm, mesh=sharding.make_mesh((4, 2, 1)))
+  np.testing.assert_allclose(
+      sharded.encode(texts), embedder.encode(texts), atol=ROUNDING)
+  assert all(rows % 8 == 0 for rows, _ in sharded.report.shapes)
+
+
+def test_the_same_texts_compile_nothing_new(embedder):
+  texts = _sentences(60, 50)
+  embedder.encode(texts)
+  with jax.log_compiles(), _counted('jax') as messages:
+    embedder.encode(texts)
+  assert not [m for m in messages if 'Compiling' in m]
+
+
+@contextlib.contextmanager
+def _counted(name: str):
+  """The messages that the loggers below `name` receive."""
+  messages = []
+  handler = logging.Handler()
+  handler.emit = lambda record: messages.append(record.getMessage())
+  logger = logging.getLogger(name)
+  logger.addHandler(handler)
+  try:
+    yield messages
+  finally:
+    logger.removeHandler(handler)
+
+
+def test_truncate_dim_and_normalize(embedder):
+  texts = ['One.', 'Another text.']
+  full = embedder.encode(texts)
+  np.testing.assert_allclose(np.linalg.norm(full, axis=-1), 1, atol=1e-6)
+  short = embedder.encode(texts, truncate_dim=64)
+  np.testing.assert_allclose(short, unit(full[:, :64]), atol=ROUNDING)
+  raw = embedder.encode(texts, normalize=False)
+  np.testing.assert_allclose(unit(raw), full, atol=ROUNDING)
+  assert (np.linalg.norm(raw, axis=-1) > 1.5).all()
+
+
+@pytest.fixture(scope='module')
+def prompted(minilm, tmp_path_factory):
+  """MiniLM with prompts, whose tokens are not pooled."""
+  folder = tmp_path_factory.mktemp('prompted') / 'model'
+  shutil.copytree(minilm, folder)
+  (folder / 'config_sentence_transformers.json').write_text(json.dumps({
+      'prompts': {'query': 'search query: ', 'document': 'text: ', 'none': ''},
+      'default_prompt_name': 'none', 'similarity_fn_name': 'dot'}))
+  file = folder / '1_Pooling/config.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | {
+      'include_prompt': False}))
+  return folder
+
+
+def test_prompts_are_sentence_transformers(prompted):
+  st = pytest.importorskip('sentence_transformers')
+  theirs = st.SentenceTransformer(str(prompted), device='cpu')
+  ours = Embedder.load(prompted)
+  texts = _sentences(20, 20)
+  for mine, other in (
+      (ours.encode_query(texts), theirs.encode_query(texts)),
+      (ours.encode_document(texts), theirs.encode_document(texts)),
+      (ours.encode(texts), theirs.encode(texts)),
+      (ours.encode(texts, 'document'), theirs.encode(texts, 'document')),
+      (ours.encode(texts, 'document', prompt='to: '),
+       theirs.encode(texts, 'document', prompt='to: '))):
+    np.testing.assert_allclose(mine, other, rtol=0, atol=PARITY)
+  assert not np.allclose(ours.encode_query(texts), ours.encode(texts), atol=1e-2)
+
+
+def test_documents_take_the_passage_prompt_where_there_is_no_other(embedder):
+  model = Embedder(embedder.params, embedder.cfg, embedder.tokenizer,
+                   prompts={'passage': 'passage: ', 'corpus': 'no: '})
+  np.testing.assert_allclose(
+      model.encode_document('a'), embedder.encode('passage: a'), atol=ROUNDING)
+
+
+@pytest.mark.parametrize('name', ['cosine', 'dot', 'euclidean', 'manhattan'])
+def test_similarities_are_sentence_transformers(embedder, name, monkeypatch):
+  util = pytest.importorskip('sentence_transformers.util')
+  rng = np.random.default_rng(0)
+  a = rng.normal(size=(5, 8)).astype(np.float32)
+  b = rng.normal(size=(7, 8)).astype(np.float32)
+  monkeypatch.setattr(embedder, 'similarity_fn_name', name)
+  theirs = util.SimilarityFunction.to_similarity_fn(name)(a, b).numpy()
+  # Their euclidean distance comes from a matrix product, which cancels.
+  np.testing.assert_allclose(embedder.similarity(a, b), theirs, atol=1e-4)
+  pairwise = util.SimilarityFunction.to_similarity_pairwise_fn(name)(a, b[:5])
+  np.testing.assert_allclose(
+      embedder.similarity_pairwise(a, b[:5]), pairwise.numpy(), atol=1e-4)
+
+
+def test_empty_text_is_its_special_tokens(embedder, torch_model):
+  texts = ['', ' ', 'a']
+  np.testing.assert_allclose(
+      embedder.encode(texts), torch_model.encode(texts), rtol=0, atol=PARITY)
+
+
+def test_a_million_characters_are_cut_with_a_warning(embedder):
+  text = 'lorem ipsum ' * 90_000
+  assert len(text) > 1_000_000
+  with pytest.warns(UserWarning, match='1 of 2 texts are longer than 256 tokens'):
+    vectors = embedder.encode([text, 'short'])
+  assert embedder.report.truncated == 1
+  with pytest.warns(UserWarning, match='cut'):
+    np.testing.assert_allclose(
+        vectors[0], embedder.encode(text[:6000]), atol=ROUNDING)
+
+
+def test_bad_input_is_named(embedder, tmp_path):
+  with pytest.raises(TypeError, match='text 1 is int 3, not str'):
+    embedder.encode(['a', 3])
+  with pytest.raises(TypeError, match='NoneType'):
+    embedder.encode(None)
+  with pytest.raises(TypeError, match='bytes'):
+    embedder.encode(b'abc')
+  with pytest.raises(ValueError, match="prompt 'qery' is unknown"):
+    embedder.encode('a', 'qery')
+  with pytest.raises(ValueError, match='truncate_dim is 385'):
+    embedder.encode('a', truncate_dim=385)
+  with pytest.raises(ValueError, match='batch_size 0'):
+    embedder.encode('a', batch_size=0)
+  with pytest.raises(ValueError, match=r'\(1, 8\) is not \(2, 8\)'):
+    embedder.similarity_pairwise(np.ones((1, 8)), np.ones((2, 8)))
+  with pytest.raises(FileNotFoundError):
+    Embedder.load(tmp_path)
+
+
+def test_a_tokenizer_of_another_model_is_refused(embedder):
+  import dataclasses
+  small = dataclasses.replace(embedder.cfg, backbone=dataclasses.replace(
+      embedder.cfg.backbone, vocab_size=100))
+  with pytest.raises(ValueError, match='table has 100 rows'):
+    Embedder(embedder.params, small, embedder.tokenizer)
+
+
+def test_unknown_similarity_or_default_prompt_is_refused(embedder):
+  parts = embedder.params, embedder.cfg, embedder.tokenizer
+  with pytest.raises(ValueError, match="similarity 'l3'"):
+    Embedder(*parts, similarity_fn_name='l3')
+  with pytest.raises(ValueError, match="prompt 'q' is unknown"):
+    Embedder(*parts, default_prompt_name='q')
