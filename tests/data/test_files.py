@@ -3,9 +3,10 @@
 import gzip
 import json
 
+import pytest
+
 from jaxembed.data import beir, files
 from jaxembed.data.records import BadRow
-import pytest
 
 
 @pytest.mark.parametrize('ending', ['\n', '\r\n'])
@@ -56,7 +57,10 @@ def test_tsv_has_no_quoting(tmp_path):
 def test_a_path_is_a_file_a_folder_or_a_glob(tmp_path):
   for name in ('b.jsonl', 'a.jsonl.gz', 'c.txt', 'd[1].jsonl'):
     (tmp_path / name).write_bytes(gzip.compress(b'') if 'gz' in name else b'')
-  names = lambda path: [p.name for p in files.expand(path, ('.jsonl', '.jsonl.gz'))]
+
+  def names(path):
+    return [p.name for p in files.expand(path, ('.jsonl', '.jsonl.gz'))]
+
   assert names(tmp_path) == ['a.jsonl.gz', 'b.jsonl', 'd[1].jsonl']
   assert names(tmp_path / '*.jsonl') == ['b.jsonl', 'd[1].jsonl']
   assert names(tmp_path / 'd[1].jsonl') == ['d[1].jsonl']
@@ -92,7 +96,7 @@ def test_beir_folder(folder):
 
 @pytest.mark.parametrize('file, text, says', [
     ('corpus.jsonl', '{"_id": "d1", "text": "x"}\n' * 2, ':2: _id .d1. comes a second'),
-    ('corpus.jsonl', '{"_id": "d1"}', "corpus.jsonl:1: an object with '_id' and 'text'"),
+    ('corpus.jsonl', '{"_id": "d1"}', "jsonl:1: an object with '_id' and 'text'"),
     ('queries.jsonl', '{"_id": "q9", "text": "a"}', "judges query 'q1'"),
     ('corpus.jsonl', '{"_id": "d1", "text": "x"}', "document '2' of query 'q1'"),
     ('qrels/test.tsv', 'a\tb\tc\nq1\td1\thigh\n', "'score' is 'high'"),

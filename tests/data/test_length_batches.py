@@ -3,10 +3,11 @@
 import gzip
 import json
 
-from jaxembed.data.length_batches import length_batches, padding_share, round_up
-from jaxembed.data.tokenise import Tokenizer
 import numpy as np
 import pytest
+
+from jaxembed.data.length_batches import length_batches, padding_share, round_up
+from jaxembed.data.tokenise import Tokenizer
 
 LENGTHS = {
     'one': [7],

@@ -1,7 +1,8 @@
 """Rows in three projects' shapes, and what is said about bad ones."""
 
-from jaxembed.data.records import BadRow, Example, Passage, from_row, text_id
 import pytest
+
+from jaxembed.data.records import BadRow, Example, Passage, from_row, text_id
 
 P = Passage
 

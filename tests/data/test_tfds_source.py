@@ -1,0 +1,60 @@
+"""A dataset in TFDS's array_record form, read without TensorFlow."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from jaxembed import data
+from jaxembed.config import SourceConfig
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  """A tiny dataset, written by TFDS itself."""
+  import tensorflow_datasets as tfds
+
+  class TinyPairs(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version('1.0.0')
+
+    def _info(self):
+      text = tfds.features.Text()
+      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(
+          {'query': text, 'pos': tfds.features.Sequence(text)}))
+
+    def _split_generators(self, dl_manager):
+      return {'train': self._generate_examples()}
+
+    def _generate_examples(self):
+      for i in range(5):
+        yield i, {'query': f'frage {i} é', 'pos': [f'a {i}', f'b {i}']}
+
+  folder = tmp_path_factory.mktemp('tfds')
+  TinyPairs(data_dir=folder, file_format='array_record').download_and_prepare()
+  return folder
+
+
+def test_rows(prepared):
+  rows = data.load(SourceConfig(name='t', kind='tfds', path='tiny_pairs',
+                                data_dir=str(prepared)), check_rows=5)
+  found = sorted((r.query, *(p.text for p in r.positives)) for r in rows)
+  assert found == [(f'frage {i} é', f'a {i}', f'b {i}') for i in range(5)]
+
+
+def test_a_dataset_that_is_not_there(prepared):
+  with pytest.raises(FileNotFoundError, match="'nope' is not prepared in"):
+    data.load(SourceConfig(name='t', kind='tfds', path='nope', data_dir=str(prepared)))
+
+
+def test_tensorflow_and_tfds_stay_out(prepared):
+  """TFDS is imported by its source alone, TensorFlow never."""
+  code = textwrap.dedent(f'''
+      import sys
+      from jaxembed import config, data
+      assert 'tensorflow_datasets' not in sys.modules
+      data.load(config.SourceConfig(name='t', kind='tfds', path='tiny_pairs',
+                                    data_dir={str(prepared)!r}), 5)
+      assert 'tensorflow' not in sys.modules
+  ''')
+  subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
