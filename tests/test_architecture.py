@@ -19,7 +19,7 @@ FLOORS = (
     ('jaxembed.workdir',),
     ('jaxembed.train', 'jaxembed.convert'),
     ('jaxembed.embedder',),
-    ('jaxembed.evaluation', 'jaxembed.mining'),
+    ('jaxembed.evaluation', 'jaxembed.mining', 'jaxembed.corpus'),
     ('jaxembed.train.start', 'jaxembed.train.report'),
     ('jaxembed.train.loop',),
     ('jaxembed',),  # the package's public names
