@@ -76,10 +76,11 @@ class Checkpoints:
     """
     steps = self.steps()
     for step in reversed(steps):
+      wanted = like(step)
       try:
-        state, meta = self._load(step, like(step))
+        state, meta = self._load(step, wanted)
       except Exception as e:  # Orbax raises many types for damaged files
-        problem = self._mismatch(step, like(step).params)
+        problem = self._mismatch(step, wanted.params)
         if problem:
           raise ValueError(
               f'checkpoint {self.folder}/{step} belongs to another model: '

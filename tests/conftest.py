@@ -8,6 +8,10 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
     ' --xla_backend_optimization_level=0')
+# The same program is compiled once for all processes and runs of the suite.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(
+    pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'xla'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 # Nothing in the suite may reach for a model hub.
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')

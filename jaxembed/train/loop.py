@@ -15,11 +15,9 @@ import time
 
 import jax
 from jax.sharding import NamedSharding
-import numpy as np
 import tqdm
 
-from jaxembed import checkpoint, config, sharding, types, workdir
-from jaxembed.data import batches, tokenise
+from jaxembed import checkpoint, config, data, sharding, types, workdir
 from jaxembed.train import metrics, optim, report, start, step
 
 # evaluate(params, model, tokenizer, mesh) -> scores by name, 'eval/...'
@@ -95,7 +93,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     say(describe(cfg, begin.model, begin.params, mesh))
     if not resumed:
       workdir.save_model(folder, begin.model, begin.folder)
-    tokenizer = tokenise.Tokenizer.load(folder / 'model')
+    tokenizer = data.Tokenizer.load(folder / 'model')
     tokenizer.check_table(begin.model.backbone.vocab_size)
     run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh)
     state = _restore(cfg, begin, saved, mesh, say) if resumed else None
@@ -137,13 +135,10 @@ def _restore(cfg, begin: start.Start, saved, mesh, say) -> types.TrainState:
   def like(at: int) -> types.TrainState:
     stage = next(s for s in stages(cfg) if at <= s.last)
     tx = optim.make_optimizer(stage.cfg.optim, stage.cfg.steps, begin.params)
-    moments = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec)),
-        jax.eval_shape(tx.init, begin.params))
-    count = jax.ShapeDtypeStruct(
-        (), np.int32, sharding=NamedSharding(mesh, jax.P()))
-    return types.TrainState(count, begin.params, moments)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
+            mesh, x.sharding.spec if x.sharding else jax.P())),
+        jax.eval_shape(lambda p: step.init_state(p, tx), begin.params))
 
   state, _ = saved.restore(like, say=say)
   say(f'resumed    at step {int(state.step)}')
@@ -158,7 +153,7 @@ class _Run:
   model: config.ModelConfig
   saved: checkpoint.Checkpoints
   evaluate: Evaluate | None
-  tokenizer: tokenise.Tokenizer
+  tokenizer: data.Tokenizer
   mesh: jax.sharding.Mesh
 
   def stage(self, stage: Stage, tx, state: types.TrainState,

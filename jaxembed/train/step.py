@@ -18,7 +18,8 @@ Update = Callable[[types.TrainState, types.PairBatch],
 def init_state(params: types.Params, tx: optax.GradientTransformation,
                step: int = 0) -> types.TrainState:
   """A state about to make update `step` + 1; moments are sharded like params."""
-  return types.TrainState(jnp.int32(step), params, jax.jit(tx.init)(params))
+  return types.TrainState(
+      jnp.asarray(step, jnp.int32), params, jax.jit(tx.init)(params))
 
 
 def loss_and_metrics(params: types.Params, batch: types.PairBatch,
@@ -50,7 +51,7 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig,
             state.params, batch, model, stage.loss, key)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics |= {'train/loss': loss, 'train/grad_norm': optax.global_norm(grads),
+    metrics |= {'train/loss': loss, 'train/grad_norm': optax.tree.norm(grads),
                 'train/lr': schedule(state.step - first_step)}
     return types.TrainState(state.step + 1, params, opt_state), metrics
 

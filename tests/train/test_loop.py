@@ -51,9 +51,7 @@ def rows(tmp_path_factory) -> pathlib.Path:
 
 def _config(tiny, rows, steps=6, **optim):
   return config.Config(
-      name='test', model=config.ModelSpec(
-          source=str(tiny), pooling='latent_attention', latents=4, heads=2,
-          head_dim=8, ff_mult=1),
+      name='test', model=config.ModelSpec(source=str(tiny)),
       stages=[config.StageConfig(
           steps=steps,
           data=config.DataConfig(
@@ -85,11 +83,6 @@ def test_writes_what_it_promises(finished):
   assert json.loads((finished / 'config.json').read_text())['name'] == 'test'
 
 
-def test_two_runs_are_bit_identical(finished, tiny, rows, tmp_path):
-  loop.train(_config(tiny, rows), tmp_path, say=lambda _: None)
-  assert _params_bytes(tmp_path) == _params_bytes(finished)
-
-
 def test_a_finished_run_is_left_alone(finished, tiny, rows):
   before = _params_bytes(finished)
   said = []
@@ -107,10 +100,9 @@ def test_another_configuration_does_not_enter_the_folder(finished, tiny, rows):
 def test_a_damaged_last_checkpoint_costs_only_its_steps(
     finished, tiny, rows, tmp_path):
   shutil.copytree(finished, tmp_path / 'run')
-  last = tmp_path / 'run' / 'checkpoints' / '6'
-  largest = max((f for f in last.rglob('*') if f.is_file()),
-                key=lambda f: f.stat().st_size)
-  largest.write_bytes(largest.read_bytes()[:-20])
+  last = tmp_path / 'run' / 'checkpoints' / '6' / 'params'
+  for file in last.glob('d/*'):
+    file.write_bytes(file.read_bytes()[:-200])
   said = []
   loop.train(_config(tiny, rows), tmp_path / 'run', say=said.append)
   assert any('6.unreadable' in s for s in said)
@@ -132,8 +124,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny, rows, tmp_path
   cfg.stages[0].optim.peak_lr = 1e30
   with pytest.raises(FloatingPointError, match='at step .*peak_lr'):
     loop.train(cfg, tmp_path, say=lambda _: None)
-  params, *_ = workdir.load(tmp_path)
-  assert all(np.isfinite(v).all() for v in tables.flatten(params).values())
+  assert not [p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]
 
 
 _RUN = """
