@@ -37,11 +37,12 @@ RULES = (
     (r'backbone/relative$', P()),
     (r'norm(_context)?/(scale|bias)$', P()),
     (r'pooling/latents$', P()),
-    (r'pooling/[qkv]/kernel$', P('fsdp', None, None)),
-    (r'pooling/out/kernel$', P(None, None, 'fsdp')),
-    (r'pooling/mlp/(up|gate)/kernel$', P('fsdp', None)),
-    (r'pooling/mlp/down/kernel$', P(None, 'fsdp')),
-    (r'pooling/mlp/(up|gate|down)/bias$', P()),
+    (r'pooling/[qkv]/kernel$', P('fsdp', 'tensor', None)),
+    (r'pooling/out/kernel$', P('tensor', None, 'fsdp')),
+    (r'pooling/mlp/(up|gate)/kernel$', P('fsdp', 'tensor')),
+    (r'pooling/mlp/(up|gate)/bias$', P('tensor')),
+    (r'pooling/mlp/down/kernel$', P('tensor', 'fsdp')),
+    (r'pooling/mlp/down/bias$', P()),
     (r'dense/\d+/(kernel|bias)$', P()),
 )
 

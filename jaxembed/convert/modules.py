@@ -11,7 +11,7 @@ import pathlib
 from typing import Any
 
 from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
-from jaxembed.convert import tables
+from jaxembed.convert import nv_embed, tables
 from jaxembed.convert.configs import UnsupportedModel
 from jaxembed.convert.tensor_files import BadCheckpoint, inside
 
@@ -52,6 +52,8 @@ def read(folder: pathlib.Path) -> Found:
     UnsupportedModel: a module, pooling mode or backbone that is not computed.
     BadCheckpoint: a file that is no JSON, or a path outside the folder.
   """
+  if _model_type(folder) == 'nvembed':  # its modules.json tells half of the story
+    return _nv_embed(folder)
   if not (folder / 'modules.json').is_file():
     return _plain(folder)
   entries = read_json(folder / 'modules.json', list)
@@ -86,6 +88,19 @@ def _plain(folder: pathlib.Path) -> Found:
   cfg = ModelConfig(backbone=backbone, pooling=pooling, attention=attention,
                     max_length=max_length(folder, backbone.max_positions))
   return Found(cfg, (Part(folder, tables.backbone_table(backbone)),), folder, hf)
+
+
+def _nv_embed(folder: pathlib.Path) -> Found:
+  hf = read_json(folder / 'config.json')
+  cfg = nv_embed.config_from_hf(hf)
+  cfg = dataclasses.replace(
+      cfg, max_length=max_length(folder, cfg.backbone.max_positions))
+  return Found(cfg, (Part(folder, nv_embed.table(cfg.backbone)),), folder, hf)
+
+
+def _model_type(folder: pathlib.Path) -> str | None:
+  file = folder / 'config.json'
+  return read_json(file).get('model_type') if file.is_file() else None
 
 
 def max_length(folder: pathlib.Path, positions: int) -> int:

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from jaxembed.config import BackboneConfig, DenseConfig, ModelConfig
-from jaxembed.convert.configs import attention_from_hf, config_from_hf, config_to_hf
+from jaxembed.convert.configs import attention_from_hf, config_from_hf
+from jaxembed.convert.write_config import config_to_hf
 from jaxembed.models import presets
 from jaxembed.types import Params
 

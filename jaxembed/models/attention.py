@@ -56,10 +56,13 @@ def attend(q: Array, k: Array, v: Array, seen: Array, scale: float,
   """
   batch, length, heads, width = q.shape
   groups = k.shape[2]
-  split = spec(BATCH, None, 'tensor', None, None)
   q = lax.reshape(q, (batch, length, groups, heads // groups, width),
-                  out_sharding=split)
-  scores = jnp.einsum('BTKGH,BSKH->BKGTS', q * jnp.asarray(scale, q.dtype), k,
+                  out_sharding=spec(BATCH, None, 'tensor', None, None))
+  # Heads before tokens: plain batched matrix products, which a CPU does twice as
+  # fast as ones that stride over heads.
+  q = q.transpose(0, 2, 3, 1, 4) * jnp.asarray(scale, q.dtype)
+  k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+  scores = jnp.einsum('BKGTH,BKSH->BKGTS', q, k,
                       preferred_element_type=jnp.float32)
   if softcap:
     scores = softcap * jnp.tanh(scores / softcap)
@@ -68,8 +71,8 @@ def attend(q: Array, k: Array, v: Array, seen: Array, scale: float,
                           out_sharding=spec(None, 'tensor', None, None, None))
   scores = jnp.where(seen[:, :, None], scores, _MASKED)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  out = jnp.einsum('BKGTS,BSKH->BTKGH', weights, v)
-  return lax.reshape(out, (batch, length, heads, width),
+  out = jnp.einsum('BKGTS,BKSH->BKGTH', weights, v)
+  return lax.reshape(out.transpose(0, 3, 1, 2, 4), (batch, length, heads, width),
                      out_sharding=spec(BATCH, None, 'tensor', None))
 
 

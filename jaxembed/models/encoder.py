@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 
 from jaxembed import sharding
 from jaxembed.config import DenseConfig, ModelConfig
+from jaxembed.models import lora
 from jaxembed.models.layers import ACTIVATIONS, along_last, to_spec
 from jaxembed.models.transformer import Backbone
 from jaxembed.pooling import latent_attention
@@ -97,9 +98,7 @@ def head(params: Params, cfg: ModelConfig, x: Array, tokens: Tokens) -> Array:
   pool = tokens.pool & tokens.mask
   pool = jnp.where(pool.any(1, keepdims=True), pool, tokens.mask)
   if cfg.pooling.kind == 'latent_attention':
-    full = jax.tree.map(lambda p: to_spec(p, *(None,) * p.ndim),
-                        params['pooling'])  # all-gather over fsdp
-    v = latent_attention.apply(full, cfg.pooling, x, pool)
+    v = latent_attention.apply(params['pooling'], cfg.pooling, x, pool)
   else:
     v = POOLERS[cfg.pooling.kind](x, pool)
   for i, layer in enumerate(cfg.dense):
@@ -123,7 +122,7 @@ def _dense(p: Params, cfg: DenseConfig, v: Array) -> Array:
 
 
 def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
-  keys = jax.random.split(key, 3)
+  keys = jax.random.split(key, 4)
   rows = _batch_shards()
   flags = jnp.ones((rows, 1), bool)
   tokens = Tokens(ids=jnp.zeros((rows, 1), jnp.int32), mask=flags, pool=flags)
@@ -140,6 +139,8 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
       p['bias'] = jnp.zeros(layer.features)
     params.setdefault('dense', {})[str(i)] = p
     width = layer.features
+  if cfg.lora is not None:
+    params = lora.add(params, cfg.lora, keys[3])
   return jax.tree.map(lambda x: x.astype(dtype), params)
 
 

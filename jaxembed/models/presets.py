@@ -4,7 +4,9 @@ A family is a row of FEATURES: what its layers are made of, without sizes. The
 forward pass reads the features only.
 """
 
-from jaxembed.config import BackboneConfig, ModelConfig
+import dataclasses
+
+from jaxembed.config import BackboneConfig, ModelConfig, PoolingConfig
 
 _LLAMA = {}  # the defaults of BackboneConfig
 _QWEN2 = {'qkv_bias': True, 'norm_eps': 1e-6}
@@ -85,6 +87,11 @@ def _mistral_7b() -> ModelConfig:
       max_length=512, dtype='bfloat16')
 
 
+def _nv_embed() -> ModelConfig:
+  return dataclasses.replace(
+      _mistral_7b(), pooling=PoolingConfig(kind='latent_attention'))
+
+
 def _tiny_bert() -> ModelConfig:
   return ModelConfig(backbone=tiny('bert'), max_length=64)
 
@@ -94,6 +101,7 @@ def _tiny_mistral() -> ModelConfig:
 
 
 PRESETS = {'minilm_l6': _minilm_l6, 'mistral_7b': _mistral_7b,
+           'nv_embed': _nv_embed,
            'tiny_bert': _tiny_bert, 'tiny_mistral': _tiny_mistral}
 
 

@@ -1,0 +1,220 @@
+"""NV-Embed v1 and v2 in their published layout (Lee et al., arXiv 2405.17428).
+
+Written from the paper and the files' own structure. Everything is read and
+written as data: the repository's Python is never run. A model that is loaded and
+written back has the same tensors, byte for byte, in the same files.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import itertools
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+
+from jaxembed.config import BackboneConfig, ModelConfig, PoolingConfig
+from jaxembed.convert import configs, tables, tensor_files
+from jaxembed.convert.tables import Row, Table
+from jaxembed.models import encoder
+from jaxembed.types import Params
+
+# A shard ends before the tensor that would take it beyond this.
+SHARD_BYTES = 5_000_000_000
+# Tokenisation: appended to every text as text, and recognised as a special token.
+EOS_TEXT = '</s>'
+_HEAD = 'latent_attention_model.'
+_BODY = 'embedding_model.'
+# Fields of latent_attention_config that the released config.json leaves out.
+_HEAD_DEFAULTS = {'num_latents_value': 512, 'num_cross_heads': 8,
+                  'output_normalize': True, 'cross_dim_head': 4096}
+
+
+def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
+  """The model that an NV-Embed config.json describes.
+
+  The window of its text_config is not applied: the reference gives attention an
+  explicit mask without a band, so every token sees the whole text.
+  """
+  text = hf.get('text_config')
+  if not text or text.get('model_type') != 'bidir_mistral':
+    raise configs.UnsupportedModel(
+        "config.json of model_type 'nvembed' needs a text_config of model_type "
+        f"'bidir_mistral', not {(text or {}).get('model_type')!r}")
+  backbone = configs.config_from_hf(
+      {**text, 'model_type': 'mistral', 'sliding_window': None})
+  head = _HEAD_DEFAULTS | (hf.get('latent_attention_config') or {})
+  for key in ('hidden_dim', 'latent_dim'):
+    if head.get(key, backbone.dim) != backbone.dim:
+      raise configs.UnsupportedModel(
+          f'config.json: latent_attention_config.{key}={head[key]} is not the '
+          f"backbone's width {backbone.dim}")
+  pooling = PoolingConfig(
+      kind='latent_attention', latents=head['num_latents_value'],
+      heads=head['num_cross_heads'], head_dim=head['cross_dim_head'], ff_mult=4)
+  return ModelConfig(backbone=backbone, pooling=pooling, attention='bidirectional',
+                     normalize=head['output_normalize'],
+                     max_length=backbone.max_positions)
+
+
+def table(cfg: BackboneConfig) -> Table:
+  """All tensors, in the order of the modules: it decides where shards end."""
+  body = (dataclasses.replace(row, name=_BODY + row.name)
+          for row in tables.backbone_table(cfg).rows)
+  return Table((*_head_rows(), *body), prefixes=())
+
+
+def _head_rows() -> Iterator[Row]:
+  attend, mlp = f'{_HEAD}cross_attend_blocks.0.', f'{_HEAD}cross_attend_blocks.1.'
+
+  def norm(name, path):
+    yield Row(f'{name}.weight', (f'pooling/{path}/scale',))
+    yield Row(f'{name}.bias', (f'pooling/{path}/bias',))
+
+  def linear(name, *paths):
+    yield Row(f'{name}.weight', tuple(f'pooling/mlp/{p}/kernel' for p in paths),
+              transpose=True)
+    yield Row(f'{name}.bias', tuple(f'pooling/mlp/{p}/bias' for p in paths))
+
+  yield Row(f'{_HEAD}latents', ('pooling/latents',))
+  yield Row(f'{attend}fn.to_q.weight', ('pooling/q/kernel',), transpose=True,
+            out_axes=2)
+  yield Row(f'{attend}fn.to_kv.weight', ('pooling/k/kernel', 'pooling/v/kernel'),
+            transpose=True, out_axes=2)
+  yield Row(f'{attend}fn.to_out.weight', ('pooling/out/kernel',), transpose=True)
+  yield from norm(f'{attend}norm', 'norm')
+  yield from norm(f'{attend}norm_context', 'norm_context')
+  yield from linear(f'{mlp}fn.net.0', 'up', 'gate')  # the first half is gated
+  yield from linear(f'{mlp}fn.net.2', 'down')
+  yield from norm(f'{mlp}norm', 'mlp_norm')
+
+
+# --- Writing -----------------------------------------------------------------
+
+# name -> (dtype, shape) of every tensor of one file
+Shard = dict[str, tuple[np.dtype, tuple[int, ...]]]
+
+
+def plan(cfg: ModelConfig, dtype=np.float16, limit: int = SHARD_BYTES
+         ) -> dict[str, Shard]:
+  """File name -> its tensors; from shapes alone, no weights are needed."""
+  shapes = tables.flatten(encoder.param_shapes(cfg))
+  dtype = np.dtype(dtype)
+  tensors: Shard = {}
+  rows = table(cfg.backbone).rows
+  for row, layer in tables.expand(rows, cfg.backbone.num_layers):
+    parts = [tables.matrix_shape(
+        shapes[path].shape[0 if layer is None else 1:], row) for path in row.paths]
+    tensors[row.name.format(l=layer)] = (
+        dtype, (sum(p[0] for p in parts), *parts[0][1:]))
+  sizes = [(name, int(np.prod(shape)) * dtype.itemsize)
+           for name, (_, shape) in tensors.items()]
+  shards = tensor_files.split(sizes, limit)
+  return {_file_name(i, len(shards)): {name: tensors[name] for name in names}
+          for i, names in enumerate(shards)}
+
+
+def index(shards: Mapping[str, Shard]) -> str:
+  """Text of model.safetensors.index.json."""
+  weight_map = {name: file for file, shard in shards.items() for name in shard}
+  total = sum(int(np.prod(shape)) * dtype.itemsize
+              for shard in shards.values() for dtype, shape in shard.values())
+  return _json({'metadata': {'total_size': total}, 'weight_map': weight_map})
+
+
+def write(target: pathlib.Path, params: Params, cfg: ModelConfig,
+          source: pathlib.Path | None = None, *, dtype=np.float16,
+          limit: int = SHARD_BYTES) -> None:
+  """Writes the published layout.
+
+  Args:
+    target: folder to create.
+    params: tree of models.encoder with a latent-attention head.
+    cfg: of `params`.
+    source: folder whose other files (tokenizer, config.json with all its fields)
+      are carried over; None writes the weights and a config.json.
+    dtype: of the tensors; the release is float16.
+    limit: bytes per shard.
+
+  Raises:
+    FileExistsError: target exists.
+    ValueError: another kind of model, or a value that overflows `dtype`.
+  """
+  if cfg.backbone.family != 'mistral' or cfg.pooling.kind != 'latent_attention':
+    raise ValueError(
+        f'the NV-Embed layout holds Mistral with latent attention, not '
+        f'{cfg.backbone.family} with {cfg.pooling.kind}; write sentence-transformers')
+  if cfg.lora is not None or cfg.dense:
+    raise ValueError('the NV-Embed layout has no place for LoRA or dense layers; '
+                     'merge adapters first')
+  target = pathlib.Path(target)
+  target.mkdir(parents=True)
+  shards = plan(cfg, dtype, limit)
+  rows = table(cfg.backbone).rows
+  tensors = tables.iter_hf(params, cfg, rows)
+  for file, shard in shards.items():
+    # The stream comes in the order of the plan; one shard is held at a time,
+    # because inside a file tensors are sorted by name.
+    held = {name: _cast(name, x, dtype)
+            for name, x in itertools.islice(tensors, len(shard))}
+    tensor_files.write(target / file, shard, held.__getitem__)
+  if len(shards) > 1:
+    (target / tensor_files.INDEX).write_text(index(shards), 'utf-8')
+  _carry(source, target, cfg)
+
+
+def _cast(name: str, x: np.ndarray, dtype) -> np.ndarray:
+  with np.errstate(over='ignore'):
+    out = x.astype(dtype)
+  if not np.isfinite(out).all():
+    raise ValueError(f'{name} has values that {np.dtype(dtype)} cannot hold (or that '
+                     "are not finite); write with dtype='float32'")
+  return out
+
+
+def _carry(source: pathlib.Path | None, target: pathlib.Path, cfg: ModelConfig):
+  """Every file of `source` but its weights; config.json where there is none."""
+  if source is not None:
+    shutil.copytree(source, target, dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns(
+                        '*.safetensors', '*.safetensors.index.json', '.*'))
+  file = target / 'config.json'
+  hf = json.loads(file.read_text('utf-8')) if source is not None else None
+  if hf is None or hf.get('model_type') != 'nvembed':
+    hf = config_to_hf(cfg)
+  file.write_text(_json(hf), 'utf-8')
+
+
+def config_to_hf(cfg: ModelConfig) -> dict[str, Any]:
+  """A config.json in the published form; inverse of `config_from_hf`."""
+  backbone, pooling = cfg.backbone, cfg.pooling
+  text = tables.config_to_hf(backbone) | {
+      'architectures': ['MistralModel'], 'model_type': 'bidir_mistral',
+      'rope_theta': backbone.rope_theta, 'bos_token_id': 1, 'eos_token_id': 2,
+      'torch_dtype': 'float32'}
+  return {
+      'add_eos': True, 'add_pad_token': True, 'architectures': ['NVEmbedModel'],
+      'auto_map': {'AutoConfig': 'configuration_nvembed.NVEmbedConfig',
+                   'AutoModel': 'modeling_nvembed.NVEmbedModel'},
+      'hidden_size': backbone.dim, 'is_mask_instruction': True, 'mask_type': 'b',
+      'latent_attention_config': {
+          'model_type': 'latent_attention', 'hidden_dim': backbone.dim,
+          'latent_dim': backbone.dim, 'num_latents_value': pooling.latents,
+          'num_cross_heads': pooling.heads,
+          'cross_dim_head': pooling.head_dim or backbone.dim,
+          'output_normalize': cfg.normalize},
+      'model_type': 'nvembed', 'padding_side': 'right', 'text_config': text,
+      'torch_dtype': 'float16',
+  }
+
+
+def _file_name(i: int, count: int) -> str:
+  if count == 1:
+    return tensor_files.SINGLE
+  return f'model-{i + 1:05}-of-{count:05}.safetensors'
+
+
+def _json(data) -> str:
+  return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + '\n'

@@ -1,0 +1,131 @@
+"""Rotary positions in config.json, the new spelling and the old, both ways."""
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+from jaxembed.config import BackboneConfig, RopeScaling
+from jaxembed.convert.fields import Fields, UnsupportedModel
+
+
+def two(c: Fields, key: str, theta: float, local_key: str,
+        local_theta: float) -> dict[str, Any]:
+  """Rope of full and of windowed layers, in the new or the old spelling."""
+  both = c.get('rope_parameters', {})
+  full = dict(both.get('full_attention') or c.get('rope_scaling') or {})
+  full.setdefault('rope_theta', c.get(key, theta))
+  local = both.get('sliding_attention') or {}
+  if local.get('rope_type', 'default') != 'default':
+    raise UnsupportedModel(
+        f"config.json: rope_type {local['rope_type']!r} of sliding_attention is "
+        'not supported (only default)')
+  return one(c, {'rope_parameters': full}) | {
+      'local_rope_theta': float(local.get(
+          'rope_theta', c.get(local_key, local_theta)))}
+
+
+def one(c: Fields, source: Mapping[str, Any]) -> dict[str, Any]:
+  """rope_theta, rope_dim and rope_scaling from `rope_parameters`, or from the
+  older pair rope_theta and rope_scaling."""
+  rope = dict(source.get('rope_parameters') or source.get('rope_scaling') or {})
+  theta = rope.get('rope_theta') or source.get('rope_theta') or 10000.0
+  part = rope.get('partial_rotary_factor') or c.get('partial_rotary_factor', 1.0)
+  fields: dict[str, Any] = {'rope_theta': float(theta)}
+  if part != 1.0:
+    width = c.get('head_dim', c.need('hidden_size') // c.need('num_attention_heads'))
+    fields['rope_dim'] = int(width * part)
+  kind = rope.get('rope_type') or rope.get('type') or 'default'
+  if c.family == 'phi3' and kind in ('su', 'yarn'):
+    kind = 'longrope'
+  if kind not in _SCALINGS:
+    raise UnsupportedModel(
+        f'config.json: rope_type {kind!r} is not supported; known: '
+        f'{", ".join(sorted(_SCALINGS))}')
+  return fields | {'rope_scaling': _SCALINGS[kind](c, rope)}
+
+
+def _default(c: Fields, rope) -> None:
+  return None
+
+
+def _linear(c: Fields, rope) -> RopeScaling:
+  return RopeScaling(kind='linear', factor=float(rope['factor']))
+
+
+def _llama3(c: Fields, rope) -> RopeScaling:
+  return RopeScaling(
+      kind='llama3', factor=float(rope['factor']),
+      low_freq_factor=float(rope['low_freq_factor']),
+      high_freq_factor=float(rope['high_freq_factor']),
+      original_positions=_original(c, rope))
+
+
+def _yarn(c: Fields, rope) -> RopeScaling:
+  for key in ('mscale', 'mscale_all_dim'):
+    if rope.get(key):
+      raise UnsupportedModel(f'config.json: rope {key} is not supported')
+  if rope.get('truncate', True) is not True:
+    raise UnsupportedModel('config.json: rope truncate=false is not supported')
+  factor = float(rope.get('factor')
+                 or c.need('max_position_embeddings') / _original(c, rope))
+  default = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+  return RopeScaling(
+      kind='yarn', factor=factor, original_positions=_original(c, rope),
+      attention_factor=float(rope.get('attention_factor') or default),
+      beta_fast=float(rope.get('beta_fast') or 32),
+      beta_slow=float(rope.get('beta_slow') or 1))
+
+
+def _longrope(c: Fields, rope) -> RopeScaling:
+  original = _original(c, rope)
+  factor = float(rope.get('factor')
+                 or c.need('max_position_embeddings') / original)
+  default = (1.0 if factor <= 1.0
+             else math.sqrt(1 + math.log(factor) / math.log(original)))
+  return RopeScaling(
+      kind='longrope', factor=factor, original_positions=original,
+      attention_factor=float(rope.get('attention_factor') or default),
+      short_factors=tuple(map(float, rope['short_factor'])),
+      long_factors=tuple(map(float, rope['long_factor'])))
+
+
+def _original(c: Fields, rope) -> int:
+  key = 'original_max_position_embeddings'
+  return rope.get(key) or c.get(key) or c.need('max_position_embeddings')
+
+
+_SCALINGS = {'default': _default, 'linear': _linear,
+          'llama3': _llama3, 'yarn': _yarn, 'longrope': _longrope}
+
+
+# --- Writing -----------------------------------------------------------------
+
+
+def two_to_hf(cfg: BackboneConfig) -> dict[str, Any]:
+  return {'full_attention': one_to_hf(cfg),
+          'sliding_attention': {'rope_type': 'default',
+                                'rope_theta': cfg.local_rope_theta}}
+
+
+def one_to_hf(cfg: BackboneConfig) -> dict[str, Any]:
+  s = cfg.rope_scaling
+  rope: dict[str, Any] = {'rope_type': s.kind if s else 'default',
+                          'rope_theta': cfg.rope_theta}
+  if cfg.rope_dim:
+    rope['partial_rotary_factor'] = cfg.rope_dim / cfg.head_dim
+  if s is None:
+    return rope
+  if s.kind == 'longrope':
+    return rope | {'short_factor': list(s.short_factors),
+                   'long_factor': list(s.long_factors),
+                   'factor': s.factor, 'attention_factor': s.attention_factor,
+                   'original_max_position_embeddings': s.original_positions}
+  rope['factor'] = s.factor
+  if s.kind == 'linear':
+    return rope
+  rope['original_max_position_embeddings'] = s.original_positions
+  if s.kind == 'llama3':
+    return rope | {'low_freq_factor': s.low_freq_factor,
+                   'high_freq_factor': s.high_freq_factor}
+  return rope | {'attention_factor': s.attention_factor,
+                 'beta_fast': s.beta_fast, 'beta_slow': s.beta_slow}

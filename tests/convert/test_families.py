@@ -1,0 +1,92 @@
+"""Every family agrees with transformers (torch) on random checkpoints."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxembed.convert import families, from_hf, tables
+from jaxembed.models import encoder, presets
+
+# One case per family by default; its variants are slow (a compile each).
+_MAIN = {'Mistral, sliding window', 'Ministral', 'Llama 3.x', 'Qwen2', 'Qwen3',
+         'Gemma 2', 'EmbeddingGemma', 'Phi-3', 'BERT', 'RoBERTa', 'MPNet',
+         'ModernBERT'}
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+  pytest.importorskip('transformers')
+  pytest.importorskip('torch')
+  built = {}
+
+  def build(name):
+    if name not in built:
+      _, model_type, fields = next(c for c in families.CASES if c[0] == name)
+      built[name] = tmp_path_factory.mktemp('model')
+      families.build(built[name], model_type, fields)
+    return built[name]
+
+  return build
+
+
+@pytest.mark.parametrize('name', [
+    c[0] if c[0] in _MAIN else pytest.param(c[0], marks=pytest.mark.slow)
+    for c in families.CASES])
+def test_last_hidden_state_matches_torch(checkpoint, name):
+  lines = list(families.compare(name, checkpoint(name)))
+  assert len(lines) in (2, 4)
+  for line in lines:
+    assert line.difference <= families.TOLERANCE, line
+
+
+@pytest.mark.parametrize('name', [c[0] for c in families.CASES])
+def test_tensors_go_back_bit_for_bit(checkpoint, name):
+  from safetensors.numpy import load_file
+
+  folder = checkpoint(name)
+  loaded = from_hf.load(folder)
+  table = tables.backbone_table(loaded.cfg.backbone)
+  written = tables.to_hf(loaded.params, loaded.cfg)
+  original = {k: v for k, v in load_file(folder / 'model.safetensors').items()
+              if not k.startswith('pooler.')}
+  assert set(written) == set(original)
+  for key, value in original.items():
+    assert written[key].dtype == value.dtype
+    assert written[key].tobytes() == value.tobytes(), key
+  assert all('{l}' in row.name or row.name in written for row in table.rows)
+
+
+@pytest.mark.parametrize('name', [c[0] for c in families.CASES])
+def test_config_round_trip(name):
+  transformers = pytest.importorskip('transformers')
+  _, model_type, fields = next(c for c in families.CASES if c[0] == name)
+  hf = transformers.AutoConfig.for_model(model_type, **fields).to_dict()
+  cfg = tables.config_from_hf(hf)
+  mode = tables.attention_from_hf(hf)
+  written = tables.config_to_hf(cfg, mode)
+  assert tables.config_from_hf(written) == cfg
+  assert tables.attention_from_hf(written) == mode
+  # And transformers reads what we write as the same model.
+  again = transformers.AutoConfig.for_model(**written).to_dict()
+  assert tables.config_from_hf(again) == cfg
+
+
+@pytest.mark.parametrize('family', sorted(presets.FEATURES))
+def test_preset_is_the_tree_of_its_table(family):
+  cfg = dataclasses.replace(presets.get('tiny_bert'), backbone=presets.tiny(family))
+  shapes = tables.flatten(encoder.param_shapes(cfg))
+  named = {p for row in tables.backbone_table(cfg.backbone).rows for p in row.paths}
+  assert named == set(shapes)
+
+
+def test_longrope_picks_factors_by_each_rows_own_length(checkpoint):
+  """32 is the original length: the short row does not notice a long neighbour."""
+  loaded = from_hf.load(checkpoint('Phi-3, longrope'))
+  run = jax.jit(encoder.hidden_states, static_argnums=1)
+  both = families.ragged(99, 'right', length=48)
+  alone = jax.tree.map(lambda x: x[1:2], both)
+  short = np.asarray(run(loaded.params, loaded.cfg, alone))
+  mixed = np.asarray(run(loaded.params, loaded.cfg, both))
+  np.testing.assert_allclose(short[0, 0], mixed[1, 0], atol=1e-6 * abs(short).max())

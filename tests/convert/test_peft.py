@@ -1,0 +1,140 @@
+"""Adapters travel to PEFT and back; PEFT computes the same vectors."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxembed.config import LoraConfig
+from jaxembed.convert import families, from_hf, peft
+from jaxembed.convert.configs import UnsupportedModel
+from jaxembed.convert.tensor_files import BadCheckpoint
+from jaxembed.models import encoder, lora
+
+
+def _base(folder, name):
+  pytest.importorskip('torch')
+  pytest.importorskip('transformers')
+  _, model_type, fields = next(c for c in families.CASES if c[0] == name)
+  families.build(folder, model_type, fields)
+  return from_hf.load(folder)
+
+
+@pytest.fixture(scope='module')
+def mistral(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('mistral')
+  return folder, _base(folder, 'Mistral')
+
+
+def _train(loaded, targets, steps=20):
+  cfg = dataclasses.replace(loaded.cfg, lora=LoraConfig(
+      rank=3, alpha=5.0, targets=targets))
+  params = lora.add(loaded.params, cfg.lora, jax.random.key(0))
+  tokens = families.ragged(99, 'right', rows=6)
+  mask = lora.trainable(params)
+  optimiser = optax.multi_transform(
+      {True: optax.adam(2e-2), False: optax.set_to_zero()}, mask)
+
+  @jax.jit
+  def step(params, state):
+    def loss(p):
+      v = encoder.encode(p, cfg, tokens)
+      return jnp.sum(v[:3] * v[3:])
+
+    updates, state = optimiser.update(jax.grad(loss)(params), state)
+    return optax.apply_updates(params, updates), state
+
+  state = optimiser.init(params)
+  for _ in range(steps):
+    params, state = step(params, state)
+  return params, cfg
+
+
+@pytest.mark.parametrize(('name', 'targets'), [
+    ('Mistral', r'attn/[qkvo]$|mlp/(gate|up|down)$'), ('BERT', r'attn/q$|mlp/down$')])
+def test_a_trained_adapter_gives_the_same_states_in_peft(tmp_path, name, targets):
+  library = pytest.importorskip('peft')
+  import torch
+  import transformers
+
+  base = tmp_path / 'base'
+  loaded = _base(base, name)
+  params, cfg = _train(loaded, targets)
+  peft.write(tmp_path / 'adapter', params, cfg, str(base))
+  tokens = families.ragged(99, 'right')
+  ours = np.asarray(encoder.hidden_states(params, cfg, tokens))
+  merged, plain = lora.merge(params, cfg)
+  model = library.PeftModel.from_pretrained(
+      transformers.AutoModel.from_pretrained(base), tmp_path / 'adapter').eval()
+
+  def theirs(model):
+    with torch.no_grad():
+      return model(input_ids=torch.tensor(tokens.ids).long(),
+                   attention_mask=torch.tensor(tokens.mask).long()
+                   ).last_hidden_state.numpy()
+
+  real, scale = tokens.mask, np.abs(ours).max()
+  unadapted = np.asarray(encoder.hidden_states(loaded.params, loaded.cfg, tokens))
+  assert np.abs(ours - unadapted)[real].max() > 0.05 * scale  # training did something
+  for states in (theirs(model), theirs(model.merge_and_unload()),
+                 np.asarray(encoder.hidden_states(merged, plain, tokens))):
+    assert np.abs(ours - states)[real].max() <= 1e-5 * scale
+
+
+def test_round_trip_is_exact(mistral, tmp_path):
+  _, loaded = mistral
+  params, cfg = _train(loaded, r'attn/[qv]$', steps=2)
+  peft.write(tmp_path / 'adapter', params, cfg)
+  again, read = peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+  assert (read.lora.rank, read.lora.alpha) == (3, 5.0)
+  assert lora.targets(again, read.lora.targets) == lora.targets(
+      params, cfg.lora.targets)
+
+
+def test_peft_adapters_of_fused_matrices_are_read(tmp_path):
+  """Phi-3 holds q, k and v in one matrix: its one A serves all three."""
+  library = pytest.importorskip('peft')
+  import torch
+  import transformers
+
+  base = tmp_path / 'base'
+  loaded = _base(base, 'Phi-3')
+  model = library.get_peft_model(
+      transformers.AutoModel.from_pretrained(base),
+      library.LoraConfig(r=4, lora_alpha=8, target_modules=['qkv_proj', 'down_proj'],
+                         init_lora_weights=False)).eval()
+  model.save_pretrained(tmp_path / 'adapter')
+  params, cfg = peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
+  tokens = families.ragged(99, 'right')
+  with torch.no_grad():
+    theirs = model(input_ids=torch.tensor(tokens.ids).long(),
+                   attention_mask=torch.tensor(tokens.mask).long()
+                   ).last_hidden_state.numpy()
+  ours = np.asarray(encoder.hidden_states(params, cfg, tokens))
+  assert np.abs(ours - theirs)[tokens.mask].max() <= 1e-5 * np.abs(theirs).max()
+  with pytest.raises(ValueError, match='merge the adapters instead'):
+    peft.write(tmp_path / 'again', params, cfg)
+
+
+def test_an_adapter_of_another_model_is_refused(mistral, tmp_path):
+  _, loaded = mistral
+  params, cfg = _train(loaded, r'attn/q$', steps=1)
+  peft.write(tmp_path / 'adapter', params, cfg)
+  other = dataclasses.replace(loaded.cfg, backbone=dataclasses.replace(
+      loaded.cfg.backbone, num_layers=2))
+  with pytest.raises(BadCheckpoint, match=r'layers.2.self_attn.q_proj.lora_A.weight '
+                     'fits no module'):
+    peft.read(tmp_path / 'adapter', loaded.params, other)
+  file = tmp_path / 'adapter' / peft.CONFIG
+  data = json.loads(file.read_text())
+  file.write_text(json.dumps(data | {'r': 5}))
+  with pytest.raises(BadCheckpoint, match=r'wants A \[5, 32\]'):
+    peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
+  file.write_text(json.dumps(data | {'use_dora': True}))
+  with pytest.raises(UnsupportedModel, match='use_dora=True'):
+    peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
