@@ -21,7 +21,12 @@ from jax.sharding import PartitionSpec as P
 
 from jaxembed import config, types
 from jaxembed.kernels.latent_pool import (
-    Folded, fold_latents, latent_pool, latent_pool_packed, reference)
+  Folded,
+  fold_latents,
+  latent_pool,
+  latent_pool_packed,
+  reference,
+)
 from jaxembed.sharding import BATCH, spec
 
 

@@ -9,15 +9,16 @@ is taken before the down-projection, which then runs once per text:
 Arrays are local: under a mesh, call from inside shard_map.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.latent_pool import blockwise, reference, tpu
+from jaxembed.kernels.latent_pool import blockwise, recompute, reference, tpu
 from jaxembed.kernels.latent_pool.fold import Folded, fold_latents
 
-_GEGLU_SUMS = {'blockwise': blockwise.geglu_sums, 'tpu': tpu.geglu_sums}
 # Tokens in a chunk. Long rows are cut: the partial sums of a chunk are as wide
 # as the feed-forward, so that shorter chunks would cost memory.
 _CHUNK = 512
@@ -33,7 +34,7 @@ def latent_pool(params, hidden, pool, *, impl: str = 'auto', token_block: int = 
       Norms, softmax, GELU and sums are float32 (float64 for float64 states).
     pool: [B,T] bool, tokens that count.
     impl: 'auto' or one of dispatch.IMPLS.
-    token_block: tokens worked on at a time; 0: blockwise.TOKEN_BLOCK.
+    token_block: tokens worked on at a time; 0: see blockwise.token_block.
     axis: mesh axis over which heads and feed-forward channels of `params` are
       split; their sums over it are taken here.
 
@@ -90,8 +91,6 @@ def _pool(params, hidden, segments, num_segments, impl, token_block, axis):
   impl = preferred() if impl == 'auto' else impl
   kept = (segments >= 0) & (segments < num_segments)
   segments = jnp.where(kept, segments, -1)
-  # Zeros stand for what is not kept: NaN times no weight would still be NaN.
-  hidden = jnp.where(kept[..., None], hidden, 0)
   if impl == 'reference':
     if isinstance(params, Folded) or axis is not None:
       raise dispatch.Unsupported(
@@ -101,19 +100,37 @@ def _pool(params, hidden, segments, num_segments, impl, token_block, axis):
   folded = params
   if not isinstance(params, Folded):
     folded = fold_latents(params, hidden.dtype)
-  return _folded_pool(folded, hidden, segments, num_segments, _GEGLU_SUMS[impl],
-                      token_block or blockwise.TOKEN_BLOCK, axis)
+  return folded_pool(folded, hidden, segments, num_segments, _sums_of(impl, folded,
+                     hidden.dtype),
+                     token_block or blockwise.token_block(segments.size), axis)
 
 
-def _folded_pool(folded, hidden, segments, num_segments, geglu_sums, token_block,
-                 axis):
-  """hidden [B,T,D], segments [B,T] -> [B,S,D] float32."""
+def _sums_of(impl, folded, dtype):
+  """The `geglu_sums` of a named implementation, or Unsupported."""
+  if impl == 'blockwise':
+    return blockwise.geglu_sums
+  if impl != dispatch.platform():
+    raise dispatch.Unsupported(
+        f'latent_pool {impl} runs on a {impl}, this is a {dispatch.platform()}; '
+        "use impl='blockwise'")
+  device = {'tpu': tpu}[impl]
+  device.check(*folded.mlp['up']['kernel'].shape, dtype)
+  return functools.partial(recompute.geglu_sums, device.kernel())
+
+
+def folded_pool(folded, hidden, segments, num_segments, geglu_sums, token_block,
+                axis=None):
+  """The head by a given `geglu_sums`, that of blockwise or one like it.
+
+  hidden [B,T,D], segments [B,T] in [-1, S) -> [B,S,D] float32.
+  """
   acc = reference.accumulator(hidden.dtype)
   rows = len(hidden)
   count = jnp.sum(jax.nn.one_hot(segments, num_segments, dtype=acc), axis=1)
   x, segments = _chunks(hidden, 0), _chunks(segments, -1)
   cast = [folded.enter.astype(x.dtype), folded.leave.astype(x.dtype)]
-  x = x + _psum(blockwise.attend(token_block, folded.norm, *cast, x), axis)
+  attended = blockwise.attend(token_block, folded.norm, *cast, x, segments)
+  x = blockwise.clean(x, segments) + _psum(attended, axis)
   up_gate = {name: folded.mlp[name] for name in ('up', 'gate')}
   inner = geglu_sums(token_block, num_segments, folded.mlp_norm, up_gate, x, segments)
   residual = blockwise.segment_sum(x.astype(acc), segments, num_segments)

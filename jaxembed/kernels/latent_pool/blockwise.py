@@ -20,39 +20,47 @@ import jax.numpy as jnp
 
 from jaxembed.kernels.latent_pool import reference
 
-# Tokens a block aims at: enough rows for a matrix unit at full rate, few enough
-# that a float32 block of pre-activations (2F wide) is small beside the kept ones.
-TOKEN_BLOCK = 4096
+
+def token_block(tokens: int) -> int:
+  """Tokens a block aims at.
+
+  An eighth of all: what a block needs is then small beside what all blocks keep.
+  At least 2048, so that reading the kernels and accumulating their gradients is
+  hidden behind products; at most 8192, where nothing more is gained.
+  """
+  return min(max(tokens // 8, 2048), 8192)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(token_block, norm, enter, leave, x):
+def attend(token_block, norm, enter, leave, x, segments):
   """Cross-attention to the folded latents. x [C,T,D] -> [C,T,D].
 
-  norm {scale, bias} [D], enter [D,N,R], leave [N,R,D]; float32 softmax.
+  norm {scale, bias} [D], enter [D,N,R], leave [N,R,D]; float32 softmax. Tokens of
+  no segment are taken as zeros.
   """
-  return _attend_fwd(token_block, norm, enter, leave, x)[0]
+  return _attend_fwd(token_block, norm, enter, leave, x, segments)[0]
 
 
-def _attend_fwd(token_block, norm, enter, leave, x):
-  def block(_, x):
-    y = reference.layer_norm(norm, x)
+def _attend_fwd(token_block, norm, enter, leave, x, segments):
+  def block(_, blocks):
+    y = _clean_norm(norm, *blocks)
+    x, _ = blocks
     logits = jnp.einsum('CTD,DNR->CTNR', y, enter,
                         preferred_element_type=reference.accumulator(x.dtype))
     weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
     return None, (jnp.einsum('CTNR,NRD->CTD', weights, leave), weights)
 
-  _, (out, weights) = over_blocks(block, None, x, token_block)
-  return out, (norm, enter, leave, x, weights)
+  _, (out, weights) = over_blocks(block, None, (x, segments), token_block)
+  return out, (norm, enter, leave, x, segments, weights)
 
 
 def _attend_bwd(token_block, residuals, d_out):
-  norm, enter, leave, x, weights = residuals
+  norm, enter, leave, x, segments, weights = residuals
   acc = reference.accumulator(x.dtype)
 
   def block(grads, blocks):
-    x, weights, d_out = blocks
-    y, norm_vjp = jax.vjp(reference.layer_norm, norm, x)
+    x, segments, weights, d_out = blocks
+    y, norm_vjp = jax.vjp(lambda norm, x: _clean_norm(norm, x, segments), norm, x)
     d_weights = jnp.einsum('CTD,NRD->CTNR', d_out, leave,
                            preferred_element_type=acc)
     wide = weights.astype(acc)
@@ -65,8 +73,9 @@ def _attend_bwd(token_block, residuals, d_out):
     return add(grads, new), d_x
 
   zeros = wide_zeros((norm, enter, leave))
-  grads, d_x = over_blocks(block, zeros, (x, weights, d_out), token_block)
-  return *like(grads, (norm, enter, leave)), d_x
+  grads, d_x = over_blocks(
+      block, zeros, (x, segments, weights, d_out), token_block)
+  return *like(grads, (norm, enter, leave)), d_x, None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -159,6 +168,15 @@ def segment_spread(x, segments):
     return jnp.where(segments[..., None] == 0, x, 0)
   return jnp.einsum('CTS,CSF->CTF', _one_hot(segments, x.shape[1], x.dtype), x,
                     precision=jax.lax.Precision.HIGHEST)
+
+
+def clean(x, segments):
+  """x [C,T,D] with zeros for tokens of no segment: no weight times NaN is NaN."""
+  return jnp.where(segments[..., None] >= 0, x, 0)
+
+
+def _clean_norm(norm, x, segments):
+  return reference.layer_norm(norm, clean(x, segments))
 
 
 def _one_hot(segments, num_segments, dtype):
