@@ -15,7 +15,7 @@ import tokenizers
 # acts across the space there, whatever stands further off.
 _GAP = re.compile(r'(?<=[A-Za-z]) (?=[A-Za-z])')
 # Characters tried at first per token wanted; English has four to five.
-_CHARS_PER_TOKEN = 8
+_CHARS_PER_TOKEN = 6
 _MARK = '\u2581'  # how sentencepiece writes a space
 
 
