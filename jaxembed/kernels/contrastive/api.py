@@ -26,7 +26,8 @@ def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
                directions: tuple[str, ...] = ('row',), bounded: bool = False,
                hardness: tuple[float, float] = (0.0, 0.0), dtype=None,
                impl: str = 'auto', tile_bytes: int = 0, axes: tuple[str, ...] = (),
-               mode: str = 'auto', interpret: bool = False) -> tuple[Sums | None, Sums | None]:
+               mode: str = 'auto', interpret: bool = False
+               ) -> tuple[Sums | None, Sums | None]:
   """Masked log-sum-exp of scale*q@k.T over columns and/or over rows.
 
   q [B,D], k [N,D]: float32, bfloat16 or float64, of one type. Operands of the
@@ -55,7 +56,8 @@ def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
     raise ValueError(f"directions {directions} must be 'row', 'col' or both")
   where = dispatch.platform()
   opts = Options(
-      rows='row' in directions, cols='col' in directions, bounded=bounded,
+      dtype=jnp.dtype(dtype or q.dtype).name, bounded=bounded,
+      rows='row' in directions, cols='col' in directions,
       hardness=tuple(map(float, hardness)), round_ds=where != 'cpu' or interpret,
       interpret=interpret,
       tile_bytes=tile_bytes or blockwise.TILE_BYTES.get(
@@ -65,36 +67,45 @@ def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
                       mode=exchange.pick(mode, axes, k))
   q, k, row, col = exchange.split_rows((q, k, row, col), run.axes)
   scale = jnp.asarray(scale, jnp.promote_types(q.dtype, jnp.float32))
-  return _masked_lse(opts, run, jnp.dtype(dtype or q.dtype), q, k, scale, row, col)
+  return _masked_lse(opts, run, q, k, scale, row, col)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _masked_lse(opts, run, dtype, q, k, scale, row, col):
-  return _fwd(opts, run, dtype, q, k, scale, row, col)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _masked_lse(opts, run, q, k, scale, row, col):
+  return _fwd(opts, run, q, k, scale, row, col)[0]
 
 
-def _fwd(opts, run, dtype, q, k, scale, row, col):
-  like = jnp.zeros((), q.dtype)
-  q, k = q.astype(dtype), k.astype(dtype)
+def _fwd(opts, run, q, k, scale, row, col):
   out = exchange.forward(_IMPLS[run.impl].forward, run, q, k, scale, row, col, opts)
   lse = tuple(None if x is None else x.lse for x in out)
-  return out, (q, k, scale, row, col, lse, like)
+  return out, (q, k, scale, row, col, lse)
 
 
-def _bwd(opts, run, dtype, residuals, cts):
-  del dtype
-  q, k, scale, row, col, lse, like = residuals
+def _bwd(opts, run, residuals, cts):
+  q, k, scale, row, col, lse = residuals
   cts = tuple(None if x is None else x.lse for x in cts)
-  dq, dk = exchange.backward(
-      _IMPLS[run.impl].backward, run, q, k, scale, row, col, opts, lse, cts)
+  dq, dk = _once(exchange.backward(
+      _IMPLS[run.impl].backward, run, q, k, scale, row, col, opts, lse, cts))
   # z depends on scale through scale*s alone, and sum_j ds_ij s_ij = <q_i,dq_i>.
-  dscale = jnp.sum(q.astype(dq.dtype) * dq) / scale
+  dscale = jnp.sum(q.astype(opts.dtype).astype(dq.dtype) * dq) / scale
   no_grad = partial(jax.tree.map, _no_gradient)
-  return (dq.astype(like.dtype), dk.astype(like.dtype), dscale.astype(scale.dtype),
+  return (dq.astype(q.dtype), dk.astype(k.dtype), dscale.astype(scale.dtype),
           no_grad(row), no_grad(col))
 
 
 _masked_lse.defvjp(_fwd, _bwd)
+
+
+@jax.custom_jvp
+def _once(gradients):
+  return gradients
+
+
+@_once.defjvp
+def _twice(primals, tangents):
+  raise dispatch.Unsupported(
+      'masked_lse has no second derivative: it would keep every tile of the first; '
+      'differentiate a dense log-sum-exp instead')
 
 
 def _no_gradient(x):

@@ -39,26 +39,29 @@ def _side(size: int, want: int) -> int:
 def forward(q, k, scale, row: Side, col: Side, opts: Options):
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   b, n = q.shape[0], k.shape[0]
-  acc = jnp.promote_types(q.dtype, jnp.float32)
+  acc = scale.dtype
   bm, bn = tile_shape(b, n, opts.tile_bytes)
+  q = q.astype(opts.dtype)
 
   def columns(carry, j, bn):
     rows, cols = carry
-    kj, cj = _slice(k, j, bn), tile.lie(_slice(col, j, bn))
+    kj, cj = rows_at((k, col), j, bn)
+    kj = kj.astype(opts.dtype)
 
     def cell(inner, i, bm):
       rows, part = inner
-      s = scores(_slice(q, i, bm), kj, acc)
-      r, c = tile.logits(s, scale, tile.stand(_slice(row, i, bm)), cj, opts)
+      qi, ri = rows_at((q, row), i, bm)
+      r, c = tile.logits(
+          scores(qi, kj, acc), scale, tile.stand(ri), tile.lie(cj), opts)
       if opts.rows:
-        rows = _put(rows, i, tile.add(_slice(rows, i, bm), r, 1, opts))
+        rows = put_rows(rows, i, tile.add(rows_at(rows, i, bm), r, 1, opts))
       if opts.cols:
         part = tile.add(part, c, 0, opts)
       return rows, part
 
     part = tile.start((bn,), acc, scale, opts) if opts.cols else None
     rows, part = sweep(b, bm, cell, (rows, part))
-    return rows, _put(cols, j, part) if opts.cols else None
+    return rows, put_rows(cols, j, part) if opts.cols else None
 
   rows = tile.start((b,), acc, scale, opts) if opts.rows else None
   cols = tile.start((n,), acc, scale, opts) if opts.cols else None
@@ -71,33 +74,35 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
              row_lse, row_ct, col_lse, col_ct, *, produce: Callable | None = None):
   """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): dq [B,D], dk [N,D].
 
-  Both float32. The sums may run over more pairs than are here. `produce` makes
-  dS of a tile, see `_ds`, which is the default.
+  Both float32; the sums may run over more pairs than are here. `produce` makes dS
+  of a tile, see `_ds`, which is the default.
   """
   produce = produce or _ds
   b, n, d = q.shape[0], k.shape[0], q.shape[1]
-  acc = jnp.promote_types(q.dtype, jnp.float32)
+  acc = scale.dtype
   bm, bn = tile_shape(b, n, opts.tile_bytes)
+  q = q.astype(opts.dtype)
   r_vec = tile.backward_vectors(row_lse, row_ct, scale, opts) if opts.rows else None
   c_vec = tile.backward_vectors(col_lse, col_ct, scale, opts) if opts.cols else None
 
   def columns(carry, j, bn):
     dq, dk = carry
-    kj, cj, c_ctj = _slice((k, col, c_vec), j, bn)
+    kj, cj, c_ctj = rows_at((k, col, c_vec), j, bn)
+    kj = kj.astype(opts.dtype)
 
     def cell(inner, i, bm):
       dq, dkj = inner
-      qi, ri, r_cti = _slice((q, row, r_vec), i, bm)
+      qi, ri, r_cti = rows_at((q, row, r_vec), i, bm)
       p = produce(qi, kj, scale, ri, cj, opts, r_cti, c_ctj)
-      dq = _put(dq, i, _slice(dq, i, bm) + _dot(p, kj.astype(p.dtype), (1, 0), acc))
-      return dq, dkj + _dot(p, qi.astype(p.dtype), (0, 0), acc)
+      dqi = _dot(p, kj.astype(p.dtype), (1, 0), acc)
+      dkj += _dot(p, qi.astype(p.dtype), (0, 0), acc)
+      return put_rows(dq, i, rows_at(dq, i, bm) + dqi * scale), dkj
 
     dq, dkj = sweep(b, bm, cell, (dq, jnp.zeros((bn, d), acc)))
-    return dq, _put(dk, j, dkj)
+    return dq, put_rows(dk, j, dkj * scale)
 
   zeros = jnp.zeros((b, d), acc), jnp.zeros((n, d), acc)
-  dq, dk = sweep(n, bn, columns, zeros)
-  return dq * scale, dk * scale
+  return sweep(n, bn, columns, zeros)
 
 
 def _ds(q, k, scale, row, col, opts, row_ct, col_ct):
@@ -105,10 +110,10 @@ def _ds(q, k, scale, row, col, opts, row_ct, col_ct):
 
   row_ct, col_ct: (shift, cotangent) vectors of tile.backward_vectors, or None.
   """
-  acc = jnp.promote_types(q.dtype, jnp.float32)
-  z = tile.logits(scores(q, k, acc), scale, tile.stand(row), tile.lie(col), opts)
+  s = scores(q, k, scale.dtype)
+  z = tile.logits(s, scale, tile.stand(row), tile.lie(col), opts)
   p = tile.probabilities(z, scale, opts, tile.stand(row_ct), tile.lie(col_ct))
-  return p.astype(q.dtype if opts.round_ds else acc)
+  return p.astype(opts.dtype if opts.round_ds else p.dtype)
 
 
 def scores(q, k, acc):
@@ -134,10 +139,12 @@ def sweep(size: int, step: int, body: Callable, carry):
   return body(carry, full * step, tail) if tail else carry
 
 
-def _slice(tree, start, size):
+def rows_at(tree, start, size):
+  """Rows [start, start+size) of every array."""
   return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), tree)
 
 
-def _put(tree, start, part):
+def put_rows(tree, start, part):
+  """`tree` with `part` written from row `start` on."""
   return jax.tree.map(
       lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), tree, part)

@@ -120,9 +120,15 @@ def _all(tree, axes):
   return jax.tree.map(lambda x: lax.all_gather(x, axes, tiled=True), tree)
 
 
+def _narrow(k, axes, opts):
+  """k in the operands' type, if it travels; else it is cast tile by tile."""
+  return k if lax.axis_size(axes) == 1 else k.astype(opts.dtype)
+
+
 def _gather_forward(fn, axes, q, k, scale, row, col, opts):
   # all-gather K and its masks over `axes`
-  rows, cols = fn(q, _all(k, axes), scale, row, _all(col, axes), opts)
+  k = _all(_narrow(k, axes, opts), axes)
+  rows, cols = fn(q, k, scale, row, _all(col, axes), opts)
   return rows, _combine(cols, axes) if opts.cols else None
 
 
@@ -144,8 +150,8 @@ def _combine(cols: Sums, axes) -> Sums:
 
 
 def _gather_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
-  dq, dk = fn(q, _all(k, axes), scale, row, _all(col, axes), opts,
-              *rows, *_all(cols, axes))
+  k = _all(_narrow(k, axes, opts), axes)
+  dq, dk = fn(q, k, scale, row, _all(col, axes), opts, *rows, *_all(cols, axes))
   # reduce-scatter dK, float32
   return dq, lax.psum_scatter(dk, axes, tiled=True)
 
@@ -179,7 +185,8 @@ def _ring_forward(fn, axes, q, k, scale, row, col, opts):
     return (rows, cols, *following), None
 
   carry = (_nothing(q.shape[0], scale.dtype, opts) if opts.rows else None,
-           _nothing(k.shape[0], scale.dtype, opts) if opts.cols else None, k, col)
+           _nothing(k.shape[0], scale.dtype, opts) if opts.cols else None,
+           _narrow(k, axes, opts), col)
   # A scan, not an unrolled loop: unrolled, XLA starts every hop before the
   # first kernel and holds all blocks at once.
   (rows, cols, _, _), _ = lax.scan(step, carry, length=lax.axis_size(axes))
@@ -195,7 +202,7 @@ def _ring_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
     return (dq + dqi, _hop(dk + dki, axes), following), None
 
   carry = (jnp.zeros(q.shape, scale.dtype), jnp.zeros(k.shape, scale.dtype),
-           (k, col, cols))
+           (_narrow(k, axes, opts), col, cols))
   (dq, dk, _), _ = lax.scan(step, carry, length=lax.axis_size(axes))
   return dq, dk
 

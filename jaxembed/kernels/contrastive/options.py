@@ -46,12 +46,13 @@ class Sums(NamedTuple):
 class Options:
   """What specialises the compiled tile."""
 
+  dtype: str = 'float32'  # of the operands of every product
   rows: bool = True  # sums over columns, per row
   cols: bool = False  # sums over rows, per column
   bounded: bool = False  # a constant shift in place of the running maximum
   # alpha of z = scale*s + alpha*stop_gradient(s): (equal owner, any other pair).
   hardness: tuple[float, float] = (0.0, 0.0)
-  # dS is rounded to the operands' type for its two products. False keeps float32:
+  # dS is rounded to `dtype` for its two products. False keeps float32:
   # on a CPU, which multiplies bfloat16 in float32 anyway, rounding buys nothing.
   round_ds: bool = True
   tile_bytes: int = 0  # of the float32 score tile; 0: the platform's default

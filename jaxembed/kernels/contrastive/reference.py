@@ -9,11 +9,14 @@ import jax.numpy as jnp
 from jaxembed.kernels.contrastive.options import Options, Side, Sums
 
 
+def _round(x, scale, opts: Options):
+  """x with the values of the operands' type, in the accumulation type."""
+  return x.astype(opts.dtype).astype(scale.dtype)
+
+
 def _scores(q, k):
-  """Raw similarities in the accumulation type.  [B,D], [N,D] -> [B,N]."""
-  acc = jnp.promote_types(q.dtype, jnp.float32)
-  return jnp.einsum('BD,ND->BN', q.astype(acc), k.astype(acc),
-                    precision=jax.lax.Precision.HIGHEST)
+  """Raw similarities.  [B,D], [N,D] -> [B,N]."""
+  return jnp.einsum('BD,ND->BN', q, k, precision=jax.lax.Precision.HIGHEST)
 
 
 def _logits(s, scale, row: Side, col: Side, opts: Options):
@@ -51,6 +54,7 @@ def _sums(z, keep, axis, bounded) -> Sums:
 
 def forward(q, k, scale, row: Side, col: Side, opts: Options):
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
+  q, k = _round(q, scale, opts), _round(k, scale, opts)
   zr, zc, keep_r, keep_c = _logits(_scores(q, k), scale, row, col, opts)
   return (_sums(zr, keep_r, 1, opts.bounded) if opts.rows else None,
           _sums(zc, keep_c, 0, opts.bounded) if opts.cols else None)
@@ -62,6 +66,7 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
 
   The sums may run over more pairs than are here (other devices hold them).
   """
+  q, k = _round(q, scale, opts), _round(k, scale, opts)
   s = _scores(q, k)
   zr, zc, keep_r, keep_c = _logits(s, scale, row, col, opts)
   ds = jnp.zeros_like(s)
@@ -72,5 +77,5 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
     p = jnp.exp(jnp.where(keep_c, zc - col_lse[None, :], -jnp.inf))
     ds += col_ct[None, :] * p
   exact = jax.lax.Precision.HIGHEST
-  return (scale * jnp.einsum('BN,ND->BD', ds, k.astype(s.dtype), precision=exact),
-          scale * jnp.einsum('BN,BD->ND', ds, q.astype(s.dtype), precision=exact))
+  return (scale * jnp.einsum('BN,ND->BD', ds, k, precision=exact),
+          scale * jnp.einsum('BN,BD->ND', ds, q, precision=exact))

@@ -35,6 +35,9 @@ _LANES = 128
 # keeps temporaries of its own, up to the limit.
 _VMEM_BLOCKS = 40 << 20
 _VMEM_LIMIT = 56 << 20
+# Column statistics of row blocks that wait in HBM to be merged.
+_PARTIAL_BYTES = 64 << 20
+_STATE = (jnp.float32, jnp.float32, jnp.int32)  # maximum, sum, kept
 
 
 def blocks(b: int, n: int, d: int, itemsize: int) -> tuple[int, int]:
@@ -56,25 +59,41 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   _check(q, opts)
   (b, d), n = q.shape, k.shape[0]
-  bm, bn = blocks(b, n, d, q.dtype.itemsize)
+  q = q.astype(opts.dtype)
+  bm, bn = blocks(b, n, d, k.dtype.itemsize)
+  # So many row blocks per call that their column partials stay small.
+  step = max(_PARTIAL_BYTES // (12 * n), 1) * bm if opts.cols else b
+
+  def some_rows(carry, i, size):
+    rows, cols = carry
+    qi, ri = (blockwise.rows_at(x, i, size) for x in (q, row))
+    r, c = _sums(qi, k, scale, ri, col, opts, bm, bn)
+    if opts.cols:
+      cols = _merge(*(jnp.concatenate([x[None], y]) for x, y in
+                      zip(cols, c, strict=True)))
+    return blockwise.put_rows(rows, i, r) if opts.rows else None, cols
+
+  rows = tile.start((b,), jnp.float32, scale, opts) if opts.rows else None
+  cols = tile.start((n,), jnp.float32, scale, opts) if opts.cols else None
+  rows, cols = blockwise.sweep(b, min(step, b), some_rows, (rows, cols))
+  return (tile.finish(rows, opts) if opts.rows else None,
+          tile.finish(cols, opts) if opts.cols else None)
+
+
+def _sums(q, k, scale, row, col, opts, bm, bn):
+  """(maximum, sum, kept) of rows, each [B], and of columns, each [row blocks,N]."""
+  (b, d), n = q.shape, k.shape[0]
   grid = pl.cdiv(b, bm), pl.cdiv(n, bn)
-  vector = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-  count = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
   at_row = pl.BlockSpec((1, bm), lambda i, j: (0, i))
   at_part = pl.BlockSpec((None, 1, bn), lambda i, j: (i, 0, j))
-  # (maximum, sum, kept) per direction.
   shapes, specs, scratch = [], [], []
+  for use, shape, spec in ((opts.rows, (1, b), at_row),
+                           (opts.cols, (grid[0], 1, n), at_part)):
+    if use:
+      shapes += [jax.ShapeDtypeStruct(shape, t) for t in _STATE]
+      specs += [spec] * 3
   if opts.rows:
-    shapes += [vector((1, b)), vector((1, b)), count((1, b))]
-    specs += [at_row] * 3
-    lanes = (bm, _LANES)
-    scratch = [pltpu.VMEM(lanes, jnp.float32), pltpu.VMEM(lanes, jnp.float32),
-               pltpu.VMEM(lanes, jnp.int32)]
-  if opts.cols:
-    part = (grid[0], 1, n)
-    shapes += [vector(part), vector(part), count(part)]
-    specs += [at_part] * 3
-
+    scratch = [pltpu.VMEM((bm, _LANES), t) for t in _STATE]
   sides, in_specs = _sides(row, col, bm, bn)
   out = pl.pallas_call(
       functools.partial(_sums_kernel, jax.tree.structure((row, col)), opts, b, n),
@@ -85,11 +104,8 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
       cost_estimate=_cost(q, k, 0), interpret=_interpreter(opts),
       name='contrastive_sums',
   )(scale.reshape(1), q, k, *sides)
-
-  rows = tuple(x[0] for x in out[:3]) if opts.rows else None
-  cols = _merge(*(x[:, 0] for x in out[-3:])) if opts.cols else None
-  return (tile.finish(rows, opts) if opts.rows else None,
-          tile.finish(cols, opts) if opts.cols else None)
+  return (tuple(x[0] for x in out[:3]) if opts.rows else None,
+          tuple(x[:, 0] for x in out[-3:]) if opts.cols else None)
 
 
 def backward(q, k, scale, row: Side, col: Side, opts: Options,
@@ -132,7 +148,7 @@ def _sums_kernel(structure, opts, b, n, scale_ref, q_ref, k_ref, *refs):
   sides, refs = refs[:structure.num_leaves], refs[structure.num_leaves:]
   scale = scale_ref[0]
   i, j = pl.program_id(0), pl.program_id(1)
-  s = _dot(q_ref[...], k_ref[...])
+  s = _dot(q_ref[...], k_ref[...].astype(opts.dtype))
   rows, cols = tile.logits(s, scale, *_open(structure, sides), opts)
   bm, bn = s.shape
   if opts.rows:
@@ -258,6 +274,6 @@ def _check(q, opts: Options):
     raise dispatch.Unsupported(
         "impl='tpu' needs a TPU and this computation runs on "
         f"{dispatch.platform()}; use impl='auto' or 'blockwise'")
-  if q.dtype == jnp.float64:
+  if opts.dtype == 'float64':
     raise dispatch.Unsupported(
         "impl='tpu' computes in float32 at most; use impl='blockwise' for float64")
