@@ -2,7 +2,7 @@
 
 import sys
 
-from absl import app
+from absl import app, logging
 
 _MEANT_FOR_PEOPLE = (ValueError, FileNotFoundError, FileExistsError,
                      FloatingPointError, ConnectionError)
@@ -13,6 +13,7 @@ def run(main):
   def wrapped(argv):
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+    logging.set_verbosity(logging.WARNING)  # libraries chat at INFO
     try:
       main()
     except _MEANT_FOR_PEOPLE as e:

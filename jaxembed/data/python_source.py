@@ -8,6 +8,7 @@ and on nothing else.
 
 import ast
 from collections.abc import Iterator, Sequence
+import functools
 import hashlib
 import os
 import pathlib
@@ -48,12 +49,17 @@ def read(split: str, limit: int = 0,
   """
   if split not in ('train', 'test'):
     raise ValueError(f"python_source has the splits 'train' and 'test', not {split!r}")
-  roots = _installed() if roots is None else roots
+  return list(_read(split, limit, tuple(roots or _installed())))
+
+
+@functools.lru_cache(maxsize=4)  # opened by the plan and by the run alike
+def _read(split: str, limit: int, roots: tuple) -> tuple[Example, ...]:
   seen: set[str] = set()
   if split == 'train':
     _take(_modules(roots, 'test'), _TEST_PAIRS, seen)
-    return _take(_modules(roots, 'train'), limit, seen)
-  return _take(_modules(roots, 'test'), min(limit or _TEST_PAIRS, _TEST_PAIRS), seen)
+    return tuple(_take(_modules(roots, 'train'), limit, seen))
+  limit = min(limit or _TEST_PAIRS, _TEST_PAIRS)
+  return tuple(_take(_modules(roots, 'test'), limit, seen))
 
 
 def _take(modules, limit: int, seen: set[str]) -> list[Example]:

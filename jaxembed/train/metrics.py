@@ -33,7 +33,7 @@ class Writer:
     self._file.write(json.dumps({'step': step} | record) + '\n')
     self._file.flush()
     for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+      self._board.add_scalar(name.replace('@', '_at_'), value, step)
 
   def close(self):
     self._file.close()
