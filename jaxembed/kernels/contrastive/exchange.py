@@ -196,15 +196,17 @@ def _ring_forward(fn, axes, q, k, scale, row, col, opts):
 def _ring_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
   def step(carry, _):
     dq, dk, travel = carry
-    following = _hop(travel, axes)
+    # Both in flight while the kernel runs: the next block, and what the
+    # neighbour has gathered for the gradient of the block in hand.
+    following, arrived = _hop(travel, axes), _hop(dk, axes)
     k, col, cols = travel
     dqi, dki = fn(q, k, scale, row, col, opts, *rows, *cols)
-    return (dq + dqi, _hop(dk + dki, axes), following), None
+    return (dq + dqi, arrived + dki, following), None
 
   carry = (jnp.zeros(q.shape, scale.dtype), jnp.zeros(k.shape, scale.dtype),
            (_narrow(k, axes, opts), col, cols))
   (dq, dk, _), _ = lax.scan(step, carry, length=lax.axis_size(axes))
-  return dq, dk
+  return dq, _hop(dk, axes)
 
 
 # --- Rows by index -----------------------------------------------------------

@@ -1,0 +1,105 @@
+"""Compiled for real TPUs on this host: it fits, memory is linear, the ring overlaps."""
+
+import re
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxembed import sharding
+from jaxembed.kernels.contrastive import Side, masked_lse
+
+MIB = 1 << 20
+CHIPS = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
+
+
+def mesh(topology, shape=(1, 1, 1)):
+  """A mesh of chips that are described, not present."""
+  pytest.importorskip('libtpu', reason='libtpu (the test extra) is not installed')
+  described = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+  return sharding.make_mesh(shape, described.devices[:int(np.prod(shape))])
+
+
+def compiled(where, b, n, d, *, impl, dtype='bfloat16', inputs=jnp.bfloat16,
+             directions=('row', 'col'), masks=True, **options):
+  """Value and gradient of a loss over masked_lse, compiled for `where`."""
+  def loss(q, k, scale, ids, key, limit, bias):
+    row = Side(ids=(ids,), threshold=limit) if masks else Side()
+    col = Side(ids=(key,), bias=bias) if masks else Side()
+    sums = masked_lse(q, k, scale=scale, row=row, col=col, directions=directions,
+                      impl=impl, dtype=dtype, axes=sharding.BATCH, **options)
+    return sum(jax.nn.softplus(s.lse).mean() for s in sums if s is not None)
+
+  def shape(dims, kind):
+    spec = jax.P(sharding.BATCH, *(None,) * (len(dims) - 1)) if dims else jax.P()
+    return jax.ShapeDtypeStruct(dims, kind, sharding=jax.NamedSharding(where, spec))
+
+  args = (shape((b, d), inputs), shape((n, d), inputs), shape((), jnp.float32),
+          shape((b,), jnp.int32), shape((n,), jnp.int32), shape((b,), jnp.float32),
+          shape((n,), jnp.float32))
+  with jax.set_mesh(where):
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(*args).compile()
+
+
+def temporaries(*args, **kwargs):
+  return compiled(*args, **kwargs).memory_analysis().temp_size_in_bytes
+
+
+def _slow(*args):
+  return pytest.param(*args, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize('chip, d', [
+    ('v5e', 768), ('v5p', 4096), ('v6e', 1024), _slow('v5e', 1024), _slow('v5e', 4096),
+    _slow('v5p', 768), _slow('v5p', 1024), _slow('v6e', 768), _slow('v6e', 4096)])
+def test_tpu_kernels_compile(chip, d):
+  text = compiled(mesh(CHIPS[chip]), 2048, 4096, d, impl='tpu').as_text()
+  assert 'contrastive_sums' in text and 'contrastive_ds' in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('b, n, d, dtype', [
+    (7, 1000, 96, 'bfloat16'), (1000, 130, 1000, 'float32'), (127, 7, 64, 'float32')])
+def test_ragged_shapes_compile(b, n, d, dtype):
+  compiled(mesh(CHIPS['v5e']), b, n, d, impl='tpu', dtype=dtype,
+           inputs=jnp.dtype(dtype), bounded=True)
+
+
+def test_memory_is_linear_on_cpu():
+  where = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+  used = [temporaries(where, n, n, 1024, impl='blockwise', dtype='float32',
+                      inputs=jnp.float32) for n in (1 << 15, 1 << 16, 1 << 17)]
+  assert used[1] <= 2.3 * used[0] and used[2] <= 2.3 * used[1]
+  # One [N,D] float32 accumulator at 128k is 512 MiB; a score matrix is 64 GiB.
+  assert used[2] <= 600 * MIB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('impl', ['tpu', 'blockwise'])
+@pytest.mark.parametrize('chip', CHIPS)
+def test_memory_is_linear_on_tpu(chip, impl):
+  where = mesh(CHIPS[chip])
+  used = [temporaries(where, n, n, 1024, impl=impl, masks=False)
+          for n in (1 << 15, 1 << 16, 1 << 17)]
+  assert used[1] <= 2.3 * used[0] and used[2] <= 2.3 * used[1]
+
+
+def test_ring_hides_its_hops_behind_the_kernel():
+  """16 chips: a block's permute starts before a kernel and ends after it."""
+  rows = 4096
+  text = compiled(mesh('v5e:4x4', (16, 1, 1)), 16 * rows, 16 * rows, 1024, impl='tpu',
+                  mode='ring', masks=False, directions=('row',)).as_text()
+  bodies = re.split(r'\n(?=[%\w].*\{\n)', text)
+  for kernel in ('contrastive_sums', 'contrastive_ds'):
+    body = next(b for b in bodies if re.search(rf'%{kernel}[.\d]* = ', b))
+    at = re.search(rf'%{kernel}[.\d]* = ', body).start()
+    starts = [m.start() for m in re.finditer(r'= .*collective-permute-start\(', body)]
+    dones = [m.start() for m in re.finditer(r'= .*collective-permute-done\(', body)]
+    assert starts and len(starts) == len(dones)
+    assert max(starts) < at < min(dones), kernel
+  # A device sees 4096 rows and 4096 columns at a time, never all 65536.
+  wide = [m for m in re.findall(r'\[([\d,]+)\]', text)
+          if np.prod([int(x) for x in m.split(',')]) >= rows * 16 * rows]
+  assert not wide
