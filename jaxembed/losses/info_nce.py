@@ -46,6 +46,7 @@ def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
   'loss/nonfinite_rows' counts them.
   """
   _check(query, passage, pairing, cfg)
+  query, passage, pairing = jax.tree.map(jnp.asarray, (query, passage, pairing))
   if not cfg.widths:
     return _one_width(query, passage, pairing, cfg, log_scale)
   weights = cfg.width_weights or (1.0,) * len(cfg.widths)

@@ -1,5 +1,6 @@
 """The contrastive loss against loops in float64, on one device and on many."""
 
+import dataclasses
 import functools
 
 import jax
@@ -184,3 +185,143 @@ def test_any_mesh_is_one_device(name, mode):
       assert np.linalg.norm(got - ref) <= 1e-6 * np.linalg.norm(ref), shape
       assert (np.asarray(got) == np.asarray(twice)).all()
     assert loss == again
+
+
+@pytest.mark.parametrize('mode', ['gather', 'ring'])
+def test_bfloat16_equals_loops_on_rounded_vectors(mode):
+  q, p, pair = example()
+  cfg = config.LossConfig(dtype='bfloat16', exchange=mode, symmetric=True)
+  rounded = [np.asarray(jax.numpy.asarray(x, 'bfloat16').astype('float32'))
+             for x in (q, p)]
+  loss, _ = losses.info_nce(q, p, pair, cfg)
+  np.testing.assert_allclose(loss, oracle(*rounded, pair, cfg), rtol=1e-6)
+
+
+def test_layout_of_passages_means_nothing():
+  """P N N P N N, P P N N N N and any other order: the same loss and gradient."""
+  q, p, pair = example(shuffle=False)
+  grad = jax.jit(jax.value_and_grad(
+      lambda q, p, pair: losses.info_nce(q, p, pair, config.LossConfig())[0],
+      argnums=(0, 1)))
+  want, (dq, dp) = grad(q, p, pair)
+  blocked = np.argsort(~pair.is_positive, kind='stable')
+  for order in (blocked, np.random.default_rng(0).permutation(len(p))):
+    moved = dataclasses.replace(pair, **{
+        name: getattr(pair, name)[order]
+        for name in ('owner', 'is_positive', 'passage_id')})
+    loss, (dq2, dp2) = grad(q, p[order], moved)
+    np.testing.assert_allclose(loss, want, rtol=5e-7)
+    np.testing.assert_allclose(dq2, dq, atol=2e-7)
+    np.testing.assert_allclose(dp2, dp[order], atol=2e-7)
+
+
+def test_metrics_say_what_happened():
+  q, p, pair = example()
+  pair = dataclasses.replace(pair, in_batch=np.zeros_like(pair.in_batch))
+  loss, metrics = losses.info_nce(q, p, pair, config.LossConfig(margin=-3.0))
+  # Every candidate is above a threshold of s - 3: defined, not NaN.
+  assert loss == 0 and metrics['loss/rows_without_negatives'] == 1
+  assert metrics['loss/kept_negatives'] == 0 and metrics['loss/accuracy@1'] == 1
+  own = np.mean([(pair.owner == i).sum() - 1 for i in range(len(q))])
+  _, metrics = losses.info_nce(q, p, pair, config.LossConfig())
+  # Query 5's one duplicate passage is its own; the two rows with duplicate
+  # queries lose nothing of their own.
+  assert own - 1 <= metrics['loss/kept_negatives'] <= own
+
+
+def test_rows_without_candidates_take_no_gradient():
+  q, p, pair = example()
+  cfg = config.LossConfig(margin=-3.0, terms=('qd', 'dq'))
+  grads = jax.grad(lambda q, p: losses.info_nce(q, p, pair, cfg)[0], (0, 1))(q, p)
+  assert not any(np.asarray(g).any() for g in grads)
+
+
+def test_learned_temperature_has_the_slope_of_the_loss():
+  q, p, pair = example()
+  cfg = config.LossConfig(learn_temperature=True, temperature=0.2, terms=('qd', 'qq'),
+                          hardness=1.0, hardness_on='all')
+  log_scale = losses.initial_log_scale(cfg)
+
+  def loss(x):
+    return losses.info_nce(q, p, pair, cfg, x)[0]
+
+  step = 1e-3
+  at = [oracle(q, p, pair, dataclasses.replace(
+      cfg, temperature=float(np.exp(-np.float64(log_scale) - t))))
+        for t in (-step, step)]
+  np.testing.assert_allclose(jax.grad(loss)(log_scale), (at[1] - at[0]) / (2 * step),
+                             rtol=1e-5)
+
+
+@pytest.mark.parametrize('log_scale, scale, flows', [
+    (9.0, 100.0, False), (-5.0, 1.0, True), (float('nan'), 100.0, False)])
+def test_exploding_temperature_is_clamped_and_reported(log_scale, scale, flows):
+  q, p, pair = example()
+  cfg = config.LossConfig(learn_temperature=True)
+
+  def loss(x):
+    return losses.info_nce(q, p, pair, cfg, x)
+
+  (value, metrics), slope = jax.value_and_grad(loss, has_aux=True)(
+      jax.numpy.float32(log_scale))
+  assert np.isfinite(value) and metrics['loss/temperature_clamped'] == 1
+  np.testing.assert_allclose(metrics['loss/temperature'], 1 / scale, rtol=1e-6)
+  # Positives lead here: more scale, less loss. Outside its range the parameter
+  # only feels what leads it back.
+  assert (slope != 0) == flows
+
+
+BAD = [
+    (lambda q, p, r: (q[:, :8], p, r), 'one model must embed both'),
+    (lambda q, p, r: (q.astype(np.float16), p, r), 'give float32'),
+    (lambda q, p, r: (np.where(np.arange(16)[:, None] == 3, np.nan, q), p, r),
+     r'query embeddings have NaN or inf in 1 rows, first \[3\]'),
+    (lambda q, p, r: (q, p, dataclasses.replace(r, owner=np.int64(r.owner))),
+     'pairing.owner is int64; it must be int32'),
+    (lambda q, p, r: (q, p, dataclasses.replace(r, in_batch=r.in_batch[1:])),
+     r'pairing.in_batch has shape \(15,\)'),
+]
+
+
+@pytest.mark.parametrize('change, message', BAD)
+def test_bad_input_is_named(change, message):
+  with pytest.raises(ValueError, match=message):
+    losses.info_nce(*change(*example()), config.LossConfig())
+
+
+def test_nonfinite_rows_are_counted_inside_jit():
+  q, p, pair = example()
+  q[3] = np.inf
+  _, metrics = jax.jit(lambda q, p: losses.info_nce(q, p, pair, config.LossConfig()))(
+      q, p)
+  assert metrics['loss/nonfinite_rows'] == 1
+
+
+def test_rows_that_do_not_split_are_refused():
+  q, p, pair = example()
+  with jax.set_mesh(sharding.make_mesh()), pytest.raises(
+      ValueError, match='63 rows do not split over 8 devices'):
+    losses.info_nce(q, p[:-1], dataclasses.replace(
+        pair, owner=pair.owner[:-1], is_positive=pair.is_positive[:-1],
+        passage_id=pair.passage_id[:-1]), config.LossConfig())
+
+
+def test_split_width_is_refused():
+  q, p, pair = example()
+  mesh = sharding.make_mesh((2, 2, 2))
+  with jax.set_mesh(mesh), pytest.raises(ValueError, match="mesh axis 'tensor'"):
+    q = jax.device_put(q, jax.NamedSharding(mesh, jax.P(None, 'tensor')))
+    losses.info_nce(q, p, pair, config.LossConfig())
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'temperature': 0.0}, 'must be above 0'),
+    ({'temperature': float('nan')}, 'must be above 0'),
+    ({'terms': ('qq',)}, 'give qd and any of'),
+    ({'symmetric': True, 'terms': ('qd', 'qq')}, 'use the term dq'),
+    ({'negatives': 'own', 'symmetric': True}, "leaves the term qd alone"),
+    ({'widths': (8, 16), 'width_weights': (1.0,)}, '1 entries for 2 widths'),
+    ({'exchange': 'star'}, 'choose one of')])
+def test_bad_config_is_named(change, message):
+  with pytest.raises(ValueError, match=message):
+    config.LossConfig(**change)
