@@ -25,6 +25,10 @@ class ModelSpec:
   max_length: int = 0  # 0 keeps what the source says
   dtype: str = 'float32'
   remat: str = 'none'
+  lora_rank: int = 0  # 0: no adapters, everything is trained
+  lora_alpha: float = 32.0
+  lora_dropout: float = 0.0
+  lora_targets: str = ''  # regex over parameter paths; '': every projection
 
 
 @dataclass(kw_only=True)
@@ -49,6 +53,8 @@ class StageConfig:
 
   name: str = 'train'
   steps: int = 1000
+  # GradCache: the most tokens per device encoded at a time. 0: the whole batch.
+  token_budget: int = 0
   data: DataConfig = field(default_factory=DataConfig)
   loss: LossConfig = field(default_factory=LossConfig)
   optim: OptimConfig = field(default_factory=OptimConfig)

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 import tqdm
 
 from jaxembed import checkpoint, config, data, sharding, types, workdir
-from jaxembed.train import metrics, optim, report, start, step
+from jaxembed.train import metrics, report, start, step
 
 # evaluate(params, model, tokenizer, mesh) -> scores by name, 'eval/...'
 Evaluate = Callable[..., dict[str, float]]
@@ -130,11 +130,10 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
       for stage in stages(cfg):
         if done >= stage.last:
           continue
-        tx = optim.make_optimizer(stage.cfg.optim, stage.cfg.steps, begin.params)
         if state is None or done == stage.first:
           params = begin.params if state is None else state.params
-          state = step.init_state(params, tx, stage.first)
-        state = run.stage(stage, tx, state, writer)
+          state = step.init_state(params, stage.cfg, stage.first)
+        state = run.stage(stage, state, writer)
         done = stage.last
     finally:
       writer.close()
@@ -157,11 +156,11 @@ def _restore(cfg, begin: start.Start, saved, mesh, say) -> types.TrainState:
   """The newest good checkpoint, on this mesh."""
   def like(at: int) -> types.TrainState:
     stage = next(s for s in stages(cfg) if at <= s.last)
-    tx = optim.make_optimizer(stage.cfg.optim, stage.cfg.steps, begin.params)
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
             mesh, x.sharding.spec if x.sharding else jax.P())),
-        jax.eval_shape(lambda p: step.init_state(p, tx), begin.params))
+        jax.eval_shape(
+            lambda p: step.init_state(p, stage.cfg), begin.params))
 
   state, _ = saved.restore(like, say=say)
   say(f'resumed    at step {int(state.step)}')
@@ -179,12 +178,12 @@ class _Run:
   tokenizer: data.Tokenizer
   mesh: jax.sharding.Mesh
 
-  def stage(self, stage: Stage, tx, state: types.TrainState,
+  def stage(self, stage: Stage, state: types.TrainState,
             writer: metrics.Writer) -> types.TrainState:
     """Trains from wherever `state` stands to the end of the stage."""
     begun = int(state.step)
     update = step.make_update(
-        self.model, stage.cfg, tx, seed=self.cfg.seed, first_step=stage.first)
+        self.model, stage.cfg, seed=self.cfg.seed, first_step=stage.first)
     batches = data.batches(
         stage.cfg.data, self.tokenizer, seed=self.cfg.seed + stage.index,
         start_step=begun - stage.first, process_index=jax.process_index(),

@@ -1,4 +1,4 @@
-"""Optimisers: what each parameter's gradient becomes, decided by its path."""
+"""Optimisers: which parameters move, and how, decided by their paths."""
 
 import re
 
@@ -28,30 +28,62 @@ def make_schedule(cfg: config.OptimConfig, steps: int,
   return optax.join_schedules([ramp, after], [warm])
 
 
-def make_optimizer(cfg: config.OptimConfig, steps: int, params: types.Params
+def trainable(params: types.Params, cfg: config.OptimConfig) -> types.Params:
+  """Tree of bools: which parameters move.
+
+  All but those that cfg.freeze matches; where there are adapters, the rest of the
+  backbone stays as well.
+
+  Raises:
+    ValueError: nothing would move.
+  """
+  names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+  adapted = any(name.endswith(('lora_a', 'lora_b')) for name in names)
+
+  def moves(path, _):
+    name = _name(path)
+    if cfg.freeze and re.search(cfg.freeze, name):
+      return False
+    return (not adapted or not name.startswith('backbone/')
+            or name.endswith(('lora_a', 'lora_b')))
+
+  mask = jax.tree.map_with_path(moves, params)
+  if not any(jax.tree.leaves(mask)):
+    raise ValueError(f'optim.freeze={cfg.freeze!r} leaves nothing to train')
+  return mask
+
+
+def split(params: types.Params, mask: types.Params
+          ) -> tuple[types.Params, types.Params]:
+  """(parameters that move, the others); None stands where the other has one."""
+  return (jax.tree.map(lambda p, m: p if m else None, params, mask),
+          jax.tree.map(lambda p, m: None if m else p, params, mask))
+
+
+def join(moving: types.Params, fixed: types.Params) -> types.Params:
+  """Inverse of `split`."""
+  return jax.tree.map(lambda a, b: b if a is None else a, moving, fixed,
+                      is_leaf=lambda x: x is None)
+
+
+def make_optimizer(cfg: config.OptimConfig, steps: int, moving: types.Params
                    ) -> optax.GradientTransformation:
-  """Clips, then updates body, pooling head and frozen parameters each their way.
+  """Clips by the global norm, then updates body and head each their way.
 
   Weight decay falls on kernels alone: a stacked norm scale is a matrix too, so
   the path decides, not the rank.
   """
   rule = {'adamw': _adamw, 'adafactor': _adafactor, 'sgd': _sgd}[cfg.name]
-  labels = jax.tree.map_with_path(lambda path, _: _label(path, cfg), params)
+  labels = jax.tree.map_with_path(
+      lambda path, _: 'body' if _name(path).startswith('backbone/') else 'head',
+      moving)
   return optax.chain(
       optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm
       else optax.identity(),
       optax.partition({
           'body': rule(cfg, make_schedule(cfg, steps)),
           'head': rule(cfg, make_schedule(cfg, steps, cfg.head_lr or None)),
-          'frozen': optax.set_to_zero(),
       }, labels))
-
-
-def _label(path, cfg: config.OptimConfig) -> str:
-  name = _name(path)
-  if cfg.freeze and re.search(cfg.freeze, name):
-    return 'frozen'
-  return 'head' if name.startswith('pooling/') else 'body'
 
 
 def _name(path) -> str:

@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 
 from jaxembed import config, sharding, types, workdir
 from jaxembed.convert import from_hf
-from jaxembed.models import encoder, presets
+from jaxembed.models import encoder, lora, presets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,16 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
       # Under jit the backbone that is not asked for is never drawn.
       draw = jax.jit(lambda k: encoder.init_params(wanted, k).get('pooling', {}))
       params = params | {'pooling': draw(key)}
+    if spec.lora_rank and wanted.lora is None:
+      wanted = dataclasses.replace(wanted, lora=_lora(spec))
+      params = lora.add(params, wanted.lora, jax.random.fold_in(key, 1))
     return Start(wanted, place(params, mesh), folder)
+
+
+def _lora(spec: config.ModelSpec) -> config.LoraConfig:
+  targets = {'targets': spec.lora_targets} if spec.lora_targets else {}
+  return config.LoraConfig(rank=spec.lora_rank, alpha=spec.lora_alpha,
+                           dropout=spec.lora_dropout, **targets)
 
 
 def _reachable(spec: config.ModelSpec) -> pathlib.Path:

@@ -9,32 +9,39 @@ import optax
 
 from jaxembed import config, losses, types
 from jaxembed.models import encoder
-from jaxembed.train import optim
+from jaxembed.train import grad_cache, optim
 
 Update = Callable[[types.TrainState, types.PairBatch],
                   tuple[types.TrainState, types.Metrics]]
 
 
-def init_state(params: types.Params, tx: optax.GradientTransformation,
-               step: int = 0) -> types.TrainState:
-  """A state about to make update `step` + 1; moments are sharded like params."""
+def init_state(params: types.Params, stage: config.StageConfig, step: int = 0
+               ) -> types.TrainState:
+  """A state about to make update `step` + 1; moments are sharded like params.
+
+  A learned temperature joins the parameters as loss/log_scale.
+  """
+  if stage.loss.learn_temperature and 'loss' not in params:
+    params = params | {'loss': {'log_scale': losses.initial_log_scale(stage.loss)}}
+  moving, tx = _optimizer(params, stage)
   return types.TrainState(
-      jnp.asarray(step, jnp.int32), params, jax.jit(tx.init)(params))
+      jnp.asarray(step, jnp.int32), params, jax.jit(tx.init)(moving))
 
 
 def loss_and_metrics(params: types.Params, batch: types.PairBatch,
-                     model: config.ModelConfig, loss: config.LossConfig, key
+                     model: config.ModelConfig, stage: config.StageConfig, key
                      ) -> tuple[jax.Array, types.Metrics]:
   """([] float32, metrics) of a global batch; `key` drives dropout alone."""
   query_key, passage_key = jax.random.split(key)
-  query = encoder.encode(params, model, batch.query, key=query_key)
-  passage = encoder.encode(params, model, batch.passage, key=passage_key)
-  return losses.info_nce(query, passage, batch.pairing, loss)
+  query = _encode(params, model, batch.query, stage.token_budget, query_key)
+  passage = _encode(params, model, batch.passage, stage.token_budget, passage_key)
+  log_scale = (params['loss']['log_scale'] if stage.loss.learn_temperature
+               else None)
+  return losses.info_nce(query, passage, batch.pairing, stage.loss, log_scale)
 
 
-def make_update(model: config.ModelConfig, stage: config.StageConfig,
-                tx: optax.GradientTransformation, *, seed: int, first_step: int = 0
-                ) -> Update:
+def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: int,
+                first_step: int = 0) -> Update:
   """update(state, batch) -> (new state, metrics); donates the old state.
 
   `first_step` is the step at which the stage, and its schedule, begins.
@@ -46,13 +53,32 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig,
   @functools.partial(jax.jit, donate_argnums=0)
   def update(state: types.TrainState, batch: types.PairBatch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    (loss, metrics), grads = jax.value_and_grad(
-        loss_and_metrics, has_aux=True)(
-            state.params, batch, model, stage.loss, key)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    moving, tx = _optimizer(state.params, stage)
+    fixed = optim.split(state.params, optim.trainable(state.params, stage.optim))[1]
+
+    def loss_of(moving):
+      return loss_and_metrics(optim.join(moving, fixed), batch, model, stage, key)
+
+    (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
+    updates, opt_state = tx.update(grads, state.opt_state, moving)
+    params = optim.join(optax.apply_updates(moving, updates), fixed)
     metrics |= {'train/loss': loss, 'train/grad_norm': optax.tree.norm(grads),
                 'train/lr': schedule(state.step - first_step)}
     return types.TrainState(state.step + 1, params, opt_state), metrics
 
   return update
+
+
+def _optimizer(params: types.Params, stage: config.StageConfig):
+  """(the parameters that move, their optimiser)."""
+  moving, _ = optim.split(params, optim.trainable(params, stage.optim))
+  return moving, optim.make_optimizer(stage.optim, stage.steps, moving)
+
+
+def _encode(params, model, tokens, budget: int, key):
+  """All rows at once, or within a token budget per device (GradCache)."""
+  encode = lambda p, t, k: encoder.encode(p, model, t, key=k)
+  if not budget:
+    return encode(params, tokens, key)
+  return grad_cache.encode_in_chunks(
+      encode, params, tokens, token_budget=budget, key=key)

@@ -1,5 +1,7 @@
 """Each parameter gets the update its path asks for."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,9 +41,23 @@ def test_head_has_its_own_learning_rate():
 
 def test_frozen_paths_do_not_move():
   cfg = config.OptimConfig(peak_lr=0.1, warmup_steps=0, freeze='^backbone/')
-  got = _updates(cfg, jax.tree.map(jnp.ones_like, PARAMS))
-  assert not np.any(got['backbone']['attn']['kernel'])
-  assert np.all(got['pooling']['out']['kernel'])
+  mask = optim.trainable(PARAMS, cfg)
+  assert not any(jax.tree.leaves(mask['backbone']))
+  assert all(jax.tree.leaves(mask['pooling']))
+  moving, fixed = optim.split(PARAMS, mask)
+  assert jax.tree.leaves(moving) == jax.tree.leaves(PARAMS['pooling'])
+  assert jax.tree.structure(optim.join(moving, fixed)) == jax.tree.structure(PARAMS)
+  with pytest.raises(ValueError, match='leaves nothing to train'):
+    optim.trainable(PARAMS, config.OptimConfig(freeze='.'))
+
+
+def test_adapters_train_alone_beside_the_head():
+  params = PARAMS | {'backbone': {'attn': {
+      'kernel': jnp.ones(2), 'lora_a': jnp.ones(2), 'lora_b': jnp.ones(2)}}}
+  mask = optim.trainable(params, config.OptimConfig())
+  assert mask['backbone']['attn'] == {
+      'kernel': False, 'lora_a': True, 'lora_b': True}
+  assert mask['pooling']['out']['kernel']
 
 
 @pytest.mark.parametrize('shape', ['linear', 'cosine', 'constant'])
@@ -51,7 +67,7 @@ def test_schedule_warms_up_peaks_and_ends(shape):
   np.testing.assert_allclose(lr[:4], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
   assert lr[4] == 1.0
   np.testing.assert_allclose(lr[20], 1.0 if shape == 'constant' else 0.1, rtol=1e-6)
-  assert all(a >= b for a, b in zip(lr[4:], lr[5:]))
+  assert all(a >= b for a, b in itertools.pairwise(lr[4:]))
 
 
 def test_clipping_bounds_the_whole_gradient():
