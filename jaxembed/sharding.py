@@ -9,8 +9,7 @@ says which (`out_sharding=spec(...)`). `spec` answers None when there is no mesh
 import re
 
 import jax
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import numpy as np
 
 from jaxembed import types
@@ -36,7 +35,7 @@ RULES = (
     (r'layers/(attn/o|mlp/down)/lora_b$', P(None, 'fsdp')),
     (r'backbone/relative$', P()),
     (r'norm(_context)?/(scale|bias)$', P()),
-    (r'pooling/latents$', P()),
+    (r'pooling/(latents|layer)$', P()),
     (r'pooling/[qkv]/kernel$', P('fsdp', 'tensor', None)),
     (r'pooling/out/kernel$', P('tensor', None, 'fsdp')),
     (r'pooling/mlp/(up|gate)/kernel$', P('fsdp', 'tensor')),

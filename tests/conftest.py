@@ -18,7 +18,7 @@ os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
 # Parallel test processes would otherwise abort on libtpu's lock file.
 os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 
-import pytest  # noqa: E402
+import pytest
 
 _SHARED = pathlib.Path(
     os.environ.get('JAXEMBED_SHARED', pathlib.Path(__file__).parents[2] / 'shared'))

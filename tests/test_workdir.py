@@ -21,7 +21,8 @@ def test_another_configuration_is_refused_by_field(tmp_path):
   before = (tmp_path / 'config.json').read_bytes()
   other = copy.deepcopy(_config())
   other.stages[0].optim.peak_lr = 0.5
-  with pytest.raises(ValueError, match=r'stages\[0\]\.optim\.peak_lr was 2e-05, is 0.5'):
+  with pytest.raises(
+      ValueError, match=r'stages\[0\]\.optim\.peak_lr was 2e-05, is 0.5'):
     workdir.claim(tmp_path, other)
   assert (tmp_path / 'config.json').read_bytes() == before
 

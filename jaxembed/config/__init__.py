@@ -26,6 +26,7 @@ from jaxembed.config.model import (
     LoraConfig,
     ModelConfig,
     PoolingConfig,
+    PrependConfig,
     RopeScaling,
 )
 from jaxembed.config.tree import from_dict, to_dict, validate
@@ -44,6 +45,7 @@ __all__ = [
     'ModelSpec',
     'OptimConfig',
     'PoolingConfig',
+    'PrependConfig',
     'RopeScaling',
     'SourceConfig',
     'StageConfig',

@@ -100,9 +100,16 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingConfig:
-  """How token states become one vector. The latent fields are NV-Embed's."""
+  """How token states become one vector. The lower fields shape the two kinds with
+  parameters; their defaults are NV-Embed's."""
 
-  kind: str = 'mean'  # mean | cls | last | weighted_mean | max | latent_attention
+  # mean | cls | last | weighted_mean | max, or
+  # latent_attention: tokens attend to latents (NV-Embed);
+  # layer_attention: latents attend to states (pooling/layer_attention.py).
+  kind: str = 'mean'
+  # Of layer_attention: the last token | all tokens (of the last layer), or the
+  # last token | mean of every layer.
+  reads: str = 'layers_mean'  # last_token | tokens | layers_last | layers_mean
   latents: int = 512
   heads: int = 8
   head_dim: int = 0  # 0: the backbone's width, as released by NV-Embed
@@ -110,7 +117,15 @@ class PoolingConfig:
 
   def __post_init__(self):
     one_of(self, 'kind', ('mean', 'cls', 'last', 'weighted_mean', 'max',
-                          'latent_attention'))
+                          'latent_attention', 'layer_attention'))
+    one_of(self, 'reads', ('last_token', 'tokens', 'layers_last', 'layers_mean'))
+
+  @property
+  def per_layer(self) -> str:
+    """What is kept of every layer: '' | last | mean."""
+    if self.kind != 'layer_attention' or not self.reads.startswith('layers_'):
+      return ''
+    return self.reads.removeprefix('layers_')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +157,16 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrependConfig:
+  """Token prepending: before layers start..stop-1, the state of the first token
+  `token_id` becomes that of the last token (models/training_free.py)."""
+
+  token_id: int
+  start: int
+  stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
   """Everything that shapes a parameter or a forward pass."""
 
@@ -149,6 +174,7 @@ class ModelConfig:
   pooling: PoolingConfig = PoolingConfig()
   dense: tuple[DenseConfig, ...] = ()
   lora: LoraConfig | None = None
+  prepend: PrependConfig | None = None
   attention: str = 'bidirectional'  # bidirectional | causal | prefix
   normalize: bool = True
   max_length: int = 512

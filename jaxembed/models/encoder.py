@@ -4,6 +4,7 @@ Parameters are a nested dict: 'backbone', 'pooling' (latent attention only) and
 'dense' (projections after pooling). Every path is listed in sharding.RULES.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -15,7 +16,7 @@ from jaxembed.config import DenseConfig, ModelConfig
 from jaxembed.models import lora
 from jaxembed.models.layers import ACTIVATIONS, along_last, to_spec
 from jaxembed.models.transformer import Backbone
-from jaxembed.pooling import latent_attention
+from jaxembed.pooling import latent_attention, layer_attention
 from jaxembed.pooling.pool import POOLERS
 from jaxembed.sharding import BATCH, spec
 from jaxembed.types import Array, Params, Tokens
@@ -61,6 +62,30 @@ def hidden_states(params: Params, cfg: ModelConfig, tokens: Tokens, *,
       text token) every token sees; the others see only what precedes them.
     key: turns dropout on (that of LoRA).
   """
+  return _backbone(params, cfg, tokens, attention, prefix, key)[0]
+
+
+def encode(params: Params, cfg: ModelConfig, tokens: Tokens, *,
+           attention: str | None = None, prefix: Array | None = None,
+           key: Array | None = None) -> Array:
+  """One vector per row.  Tokens [B,T] -> [B,E] float32, of length 1 when
+  cfg.normalize.
+
+  Pooling and normalisation are float32. A row whose pool mask is empty (its
+  instruction alone filled max_length) is pooled over its attention mask; a row
+  without any token gives zeros. Arguments as in `hidden_states`.
+  """
+  tokens = dataclasses.replace(tokens, pool=_pool_mask(tokens))
+  x, kept = _backbone(params, cfg, tokens, attention, prefix, key)
+  pool = to_spec(tokens.pool, BATCH, None)
+  v = _pool(params, cfg, x, kept, pool)
+  for i, layer in enumerate(cfg.dense):
+    v = _dense(params['dense'][str(i)], layer, v)
+  return unit(v) if cfg.normalize else v
+
+
+def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
+  """(states [B,T,D], per-layer vectors [L,B,D] or None)."""
   mode = attention or cfg.attention
   if mode not in ('causal', 'bidirectional', 'prefix'):
     raise ValueError(f'attention is {mode!r}; choose causal, bidirectional or '
@@ -77,33 +102,21 @@ def hidden_states(params: Params, cfg: ModelConfig, tokens: Tokens, *,
                              rngs=rngs)
 
 
-def encode(params: Params, cfg: ModelConfig, tokens: Tokens, *,
-           attention: str | None = None, prefix: Array | None = None,
-           key: Array | None = None) -> Array:
-  """One vector per row.  Tokens [B,T] -> [B,E] float32, of length 1 when
-  cfg.normalize.
-
-  Pooling and normalisation are float32. A row whose pool mask is empty (its
-  instruction alone filled max_length) is pooled over its attention mask; a row
-  without any token gives zeros. Arguments as in `hidden_states`.
-  """
-  x = hidden_states(params, cfg, tokens, attention=attention, prefix=prefix,
-                    key=key)
-  return head(params, cfg, x, tokens)
+def _pool_mask(tokens: Tokens) -> Array:
+  """tokens.pool inside the text; the whole text where that would be empty."""
+  pool, mask = jnp.asarray(tokens.pool), jnp.asarray(tokens.mask)
+  pool = pool & mask
+  return jnp.where(pool.any(1, keepdims=True), pool, mask)
 
 
-def head(params: Params, cfg: ModelConfig, x: Array, tokens: Tokens) -> Array:
-  """Pools states, projects, normalises.  x [B,T,D] -> [B,E] float32."""
-  tokens = jax.tree.map(lambda t: to_spec(t, BATCH, None), tokens)
-  pool = tokens.pool & tokens.mask
-  pool = jnp.where(pool.any(1, keepdims=True), pool, tokens.mask)
-  if cfg.pooling.kind == 'latent_attention':
-    v = latent_attention.apply(params['pooling'], cfg.pooling, x, pool)
-  else:
-    v = POOLERS[cfg.pooling.kind](x, pool)
-  for i, layer in enumerate(cfg.dense):
-    v = _dense(params['dense'][str(i)], layer, v)
-  return unit(v) if cfg.normalize else v
+def _pool(params, cfg: ModelConfig, x: Array, kept: Array | None, pool: Array):
+  """x [B,T,D], kept [L,B,D] or None, pool [B,T] -> [B,D] float32."""
+  kind = cfg.pooling.kind
+  if kind == 'latent_attention':
+    return latent_attention.apply(params['pooling'], cfg.pooling, x, pool)
+  if kind == 'layer_attention':
+    return layer_attention.apply(params['pooling'], cfg.pooling, x, kept, pool)
+  return POOLERS[kind](x, pool)
 
 
 def unit(v: Array) -> Array:
@@ -131,6 +144,9 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
       keys[0], tokens, 'bidirectional', None)['params']}
   if cfg.pooling.kind == 'latent_attention':
     params['pooling'] = latent_attention.init(cfg.pooling, cfg.backbone.dim, keys[1])
+  elif cfg.pooling.kind == 'layer_attention':
+    params['pooling'] = layer_attention.init(
+        cfg.pooling, cfg.backbone.dim, cfg.backbone.num_layers, keys[1])
   width = cfg.backbone.dim
   for i, (layer, k) in enumerate(
       zip(cfg.dense, jax.random.split(keys[2], max(len(cfg.dense), 1)))):

@@ -9,6 +9,7 @@ from jaxembed.config import BackboneConfig, ModelConfig
 from jaxembed.models import rope
 from jaxembed.models.attention import Attention, relative_buckets, visible
 from jaxembed.models.layers import Embedding, FeedForward, Norm, to_spec
+from jaxembed.pooling.pool import POOLERS
 from jaxembed.types import Array, Tokens
 
 _REMAT = {
@@ -26,6 +27,9 @@ class Block(nn.Module):
   def __call__(self, x: Array, layer: dict, shared: dict):
     cfg, lora = self.cfg.backbone, self.cfg.lora
     seen, turns = _of_layer(layer, shared)
+    if self.cfg.prepend is not None:
+      x = jnp.where(shared['placeholder'] & layer['prepend'],
+                    _last_state(x, shared['mask']), x)
     attn = Attention(cfg, lora, name='attn')
     mlp = FeedForward(cfg, lora, name='mlp')
 
@@ -34,28 +38,38 @@ class Block(nn.Module):
 
     if cfg.block == 'post':
       x = norm('attn_norm')(x + attn(x, seen, turns, shared['bias']))
-      return norm('mlp_norm')(x + mlp(x)), None
-    h = norm('attn_norm')(x)
-    if not cfg.first_norm:
-      h = jnp.where(layer['first'], x, h)
-    h = attn(h, seen, turns, shared['bias'])
-    x = x + (norm('attn_post_norm')(h) if cfg.block == 'sandwich' else h)
-    h = mlp(norm('mlp_norm')(x))
-    x = x + (norm('mlp_post_norm')(h) if cfg.block == 'sandwich' else h)
-    return x, None
+      x = norm('mlp_norm')(x + mlp(x))
+    else:
+      h = norm('attn_norm')(x)
+      if not cfg.first_norm:
+        h = jnp.where(layer['first'], x, h)
+      h = attn(h, seen, turns, shared['bias'])
+      x = x + (norm('attn_post_norm')(h) if cfg.block == 'sandwich' else h)
+      h = mlp(norm('mlp_norm')(x))
+      x = x + (norm('mlp_post_norm')(h) if cfg.block == 'sandwich' else h)
+    return x, _keep(self.cfg, x, shared)
 
 
 class Backbone(nn.Module):
-  """Token states after the final norm.  Tokens [B,T] -> [B,T,D]."""
+  """Token states after the final norm.  Tokens [B,T] -> [B,T,D].
+
+  With them, when cfg.pooling reads every layer, one vector of each: [L,B,D]
+  float32, pooled inside the scan, so that no [L,B,T,D] ever exists; else None.
+  """
 
   cfg: ModelConfig
 
   @nn.compact
-  def __call__(self, tokens: Tokens, mode: str, prefix: Array | None) -> Array:
+  def __call__(self, tokens: Tokens, mode: str, prefix: Array | None):
     cfg = self.cfg.backbone
     positions = _positions(cfg, tokens.mask)
     x = Embedding(cfg, self.cfg.dtype, name='embed')(tokens.ids, positions)
     shared = _shared(cfg, mode, tokens.mask, positions, prefix)
+    if self.cfg.pooling.per_layer:
+      shared['pool'] = tokens.pool
+    if self.cfg.prepend is not None:
+      shared |= {'mask': tokens.mask,
+                 'placeholder': _first(tokens, self.cfg.prepend.token_id)}
     if cfg.relative_buckets:
       table = self.param('relative', nn.initializers.normal(0.02),
                          (cfg.relative_buckets, cfg.num_heads))
@@ -66,8 +80,13 @@ class Backbone(nn.Module):
     layers = nn.scan(
         block, variable_axes={'params': 0}, in_axes=(0, nn.broadcast),
         split_rngs={'params': True, 'dropout': True}, length=cfg.num_layers)
-    x, _ = layers(self.cfg, name='layers')(x, _per_layer(cfg), shared)
-    return Norm(cfg, name='norm')(x) if cfg.final_norm else x
+    x, kept = layers(self.cfg, name='layers')(x, _per_layer(self.cfg), shared)
+    if not cfg.final_norm:
+      return x, kept
+    x = Norm(cfg, name='norm')(x)
+    if kept is not None:  # the last layer's states are those after the norm
+      kept = kept.at[-1].set(_keep(self.cfg, x, shared))
+    return x, kept
 
 
 def _positions(cfg: BackboneConfig, mask: Array) -> Array:
@@ -77,14 +96,34 @@ def _positions(cfg: BackboneConfig, mask: Array) -> Array:
   return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
-def _per_layer(cfg: BackboneConfig) -> dict[str, Array]:
+def _per_layer(model: ModelConfig) -> dict[str, Array]:
   """What differs between layers, stacked [L]."""
-  layer = {}
+  cfg, layer = model.backbone, {}
+  if model.prepend is not None:
+    at = np.arange(cfg.num_layers)
+    layer['prepend'] = (at >= model.prepend.start) & (at < model.prepend.stop)
   if _mixed(cfg):
     layer['windowed'] = np.array(cfg.windowed_layers)
   if not cfg.first_norm:
     layer['first'] = np.arange(cfg.num_layers) == 0
   return layer
+
+
+def _keep(cfg: ModelConfig, x: Array, shared: dict) -> Array | None:
+  """What the pooling keeps of one layer's states.  x [B,T,D] -> [B,D] float32."""
+  kind = cfg.pooling.per_layer
+  return POOLERS[kind](x, shared['pool']) if kind else None
+
+
+def _first(tokens: Tokens, token_id: int) -> Array:
+  """True at the first `token_id` of each row.  -> [B,T,1]."""
+  here = (tokens.ids == token_id) & tokens.mask
+  return (here & (jnp.cumsum(here, axis=1) == 1))[:, :, None]
+
+
+def _last_state(x: Array, mask: Array) -> Array:
+  """x [B,T,D] at the last token of each row.  -> [B,1,D]."""
+  return POOLERS['last'](x, mask)[:, None].astype(x.dtype)
 
 
 def _mixed(cfg: BackboneConfig) -> bool:

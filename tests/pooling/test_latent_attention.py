@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 import pytest
 
-from jaxembed import config
+from jaxembed import config, sharding
 from jaxembed.pooling import latent_attention
+from jaxembed.sharding import BATCH
 
 CFG = config.PoolingConfig(
     kind='latent_attention', latents=5, heads=2, head_dim=6, ff_mult=4)
@@ -87,7 +89,7 @@ def test_published_head(shared_fixtures, case):
   cfg = config.PoolingConfig(
       kind='latent_attention', latents=16, heads=2, head_dim=48)
   hidden = golden[f'{case}/hidden']
-  # float32 on both sides; states reach 20, so 2e-5 is 1e-6 of the scale.
+  # float32 on both sides; states reach 12, so 2e-5 is 2e-6 of the scale.
   np.testing.assert_allclose(
       latent_attention.tokens(params, cfg, hidden),
       golden[f'{case}/latent_tokens'], atol=2e-5, rtol=0)
@@ -95,3 +97,67 @@ def test_published_head(shared_fixtures, case):
       params, cfg, hidden, golden[f'{case}/pool_mask'] == 1)
   unit = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
   np.testing.assert_allclose(unit, golden[f'{case}/embeddings'], atol=1e-6, rtol=0)
+
+
+SHARDED = config.PoolingConfig(
+    kind='latent_attention', latents=8, heads=4, head_dim=6, ff_mult=2)
+
+
+def random_params(cfg, dim):
+  """`init` with every leaf moved, so that nothing is zero."""
+  leaves, tree = jax.tree.flatten(latent_attention.init(cfg, dim, jax.random.key(0)))
+  return tree.unflatten([
+      x + 0.2 * jax.random.normal(jax.random.key(i), x.shape)
+      for i, x in enumerate(leaves)])
+
+
+@pytest.mark.parametrize('impl', ['reference', 'blockwise'])
+@pytest.mark.parametrize('shape', [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 8, 1)], ids=str)
+def test_eight_devices_are_one(shape, impl):
+  """Values, gradients and their layout under an Explicit mesh."""
+  params = {'pooling': random_params(SHARDED, 16)}
+  hidden = jax.random.normal(jax.random.key(1), (8, 7, 16))
+  pool = jax.random.bernoulli(jax.random.key(2), 0.7, (8, 7))
+  cotangent = jax.random.normal(jax.random.key(3), (8, 16))
+
+  def loss(params, hidden, pool, cotangent):
+    out = latent_attention.apply(
+        params['pooling'], SHARDED, hidden, pool, impl=impl)
+    return jnp.sum(out * cotangent)
+
+  step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+  args = params, hidden, pool, cotangent
+  want = step(*args)
+  mesh = sharding.make_mesh(shape)
+  with jax.set_mesh(mesh):
+    layout = sharding.param_specs(params)
+    rows = [P(BATCH, *(None,) * (x.ndim - 1)) for x in args[1:]]
+    placed = jax.tree.map(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)),
+                          args, (layout, *rows))
+    got = step(*placed)
+    tokens = latent_attention.tokens(placed[0]['pooling'], SHARDED, placed[1])
+  # float32, sums split over devices: a few roundings of the largest entry.
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(
+      x, y, rtol=0, atol=5e-6 * np.abs(y).max()), got, want)
+  np.testing.assert_allclose(
+      tokens, latent_attention.tokens(params['pooling'], SHARDED, hidden), atol=1e-5)
+  jax.tree.map(lambda g, p: np.testing.assert_equal(
+      g.sharding.is_equivalent_to(p.sharding, g.ndim), True), got[1][0], placed[0])
+
+
+def test_packed_rows_on_eight_devices():
+  params = random_params(SHARDED, 16)
+  hidden = jax.random.normal(jax.random.key(1), (8, 7, 16))
+  segments = jnp.sort(jax.random.randint(jax.random.key(2), (8, 7), -1, 3), axis=1)
+  want = latent_attention.apply_packed(params, SHARDED, hidden, segments, 3)
+  mesh = sharding.make_mesh((2, 2, 2))
+  with jax.set_mesh(mesh):
+    placed = jax.tree.map(
+        lambda x, s: jax.device_put(x, NamedSharding(mesh, s)), {'pooling': params},
+        sharding.param_specs({'pooling': params}))['pooling']
+    hidden, segments = (
+        jax.device_put(x, NamedSharding(mesh, P(BATCH))) for x in (hidden, segments))
+    folded = latent_attention.fold(placed)
+    for head in (placed, folded):
+      got = latent_attention.apply_packed(head, SHARDED, hidden, segments, 3)
+      np.testing.assert_allclose(got, want, atol=1e-5)

@@ -20,8 +20,7 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, PartitionSpec as P
 
 from jaxembed.kernels.contrastive.options import Sums
 

@@ -68,9 +68,9 @@ def latent_pool_packed(params, hidden, segments, num_segments: int, *,
     raise ValueError(f'segments has dtype {segments.dtype}, it must be an integer')
   if num_segments < 1:
     raise ValueError(f'num_segments is {num_segments}, it must be at least 1')
-  if _visible(segments) and segments.size and np.max(segments) >= num_segments:
+  if _visible(segments) and (top := np.asarray(segments).max()) >= num_segments:
     raise ValueError(
-        f'segments holds {np.max(segments)}, but num_segments is {num_segments}; '
+        f'segments holds {top}, but num_segments is {num_segments}; '
         f'number the texts of a row from 0 to {num_segments - 1}')
   return _pool(params, hidden, segments.astype(jnp.int32), num_segments, impl,
                token_block, axis)
@@ -197,8 +197,10 @@ def _check(params, hidden, marks, name):
                      'wide; the head belongs to another backbone')
   if not (_visible(hidden) and _visible(marks)):
     return
+  with jax.ensure_compile_time_eval():  # not a part of any program being traced
+    finite = np.asarray(jnp.isfinite(hidden).all(-1))
   kept = np.asarray(marks) if marks.dtype == bool else np.asarray(marks) >= 0
-  bad = np.asarray(~jnp.isfinite(hidden).all(-1)) & kept
+  bad = ~finite & kept
   if bad.any():
     row, token = np.argwhere(bad)[0]
     raise ValueError(f'hidden[{row}, {token}] is not finite and is pooled '
