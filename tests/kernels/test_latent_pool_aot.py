@@ -1,0 +1,103 @@
+"""The head compiled for real TPUs on a CPU host: work, memory, kernels."""
+
+import functools
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+import pytest
+
+from jaxembed import config
+from jaxembed.kernels.latent_pool import latent_pool, tpu
+from jaxembed.pooling import latent_attention
+
+pytest.importorskip('libtpu', reason='no libtpu: TPU programs cannot be compiled')
+
+ROWS, LENGTH, DIM, HEADS, LATENTS = 32, 512, 4096, 8, 512
+INNER = 4 * DIM
+CHIPS = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
+
+
+@functools.cache
+def shape_on(chip):
+  device = topologies.get_topology_desc(
+      platform='tpu', topology_name=CHIPS[chip]).devices[0]
+  place = SingleDeviceSharding(device)
+  return lambda dims, dtype: jax.ShapeDtypeStruct(dims, dtype, sharding=place)
+
+
+def compile_kernel(chip, dim, inner, length, segments, dtype):
+  shape = shape_on(chip)
+  linear = {'kernel': shape((dim, inner), dtype), 'bias': shape((inner,), dtype)}
+  mlp, y = {'up': linear, 'gate': linear}, shape((8, length, dim), dtype)
+  marks = shape((8, length), jnp.int32)
+  kernel = tpu.kernel()
+  sums = jax.jit(lambda m, y, s: kernel.sums(m, y, s, segments))
+  grad = jax.jit(kernel.grad).lower(
+      mlp, y, marks, shape((8, segments, inner), jnp.float32)).compile()
+  return sums.lower(mlp, y, marks).compile(), grad
+
+
+@pytest.mark.parametrize('chip', CHIPS)
+def test_small_kernel_compiles(chip):
+  compile_kernel(chip, 384, 1536, 40, 3, jnp.bfloat16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('chip', CHIPS)
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+def test_released_kernel_compiles_without_the_pre_activations(chip, dtype):
+  sums, _ = compile_kernel(chip, DIM, INNER, LENGTH, 1, jnp.dtype(dtype))
+  # Both pre-activations of 8 x 512 tokens; what is kept is one sum a text.
+  written = 2 * 8 * LENGTH * INNER * jnp.dtype(dtype).itemsize
+  assert sums.memory_analysis().temp_size_in_bytes < written / 8
+
+
+def compile_head(impl, backward, token_block=0):
+  shape = shape_on('v5p')
+  cfg = config.PoolingConfig(kind='latent_attention', latents=LATENTS, heads=HEADS)
+  params = jax.tree.map(
+      lambda x: shape(x.shape, jnp.bfloat16),
+      jax.eval_shape(lambda k: latent_attention.init(cfg, DIM, k), jax.random.key(0)))
+  pool = shape((ROWS, LENGTH), bool)
+  run = functools.partial(latent_pool, impl=impl, token_block=token_block)
+
+  def forward(params, hidden, pool):
+    return run(params, hidden, pool)
+
+  def both(params, hidden, pool, cotangent):
+    out, vjp = jax.vjp(lambda p, h: run(p, h, pool), params, hidden)
+    return out, vjp(cotangent)
+
+  args = params, shape((ROWS, LENGTH, DIM), jnp.bfloat16), pool
+  if backward:
+    return jax.jit(both).lower(*args, shape((ROWS, DIM), jnp.float32)).compile()
+  return jax.jit(forward).lower(*args).compile()
+
+
+def formula():
+  """Forward FLOP: three products per token, four per fold, one per text."""
+  tokens = ROWS * LENGTH
+  attend = 2 * tokens * DIM * HEADS * LATENTS * 2
+  up = 2 * tokens * DIM * 2 * INNER
+  fold = 2 * LATENTS * DIM * HEADS * DIM * 4
+  return attend + up + fold + 2 * ROWS * INNER * DIM
+
+
+@pytest.mark.slow
+def test_released_head_does_a_third_of_the_work():
+  """FLOP as XLA counts them: of one block, since a loop's body counts once."""
+  forward = compile_head('blockwise', False, ROWS * LENGTH).cost_analysis()['flops']
+  both = compile_head('blockwise', True, ROWS * LENGTH).cost_analysis()['flops']
+  assert forward == pytest.approx(formula(), rel=0.05)
+  assert both == pytest.approx(3 * formula(), rel=0.05)
+  assert both <= 18.5e12
+
+
+@pytest.mark.slow
+def test_released_head_needs_two_fifths_of_the_memory():
+  folded, unfolded = (
+      compile_head(impl, True).memory_analysis().temp_size_in_bytes
+      for impl in ('blockwise', 'reference'))
+  assert folded <= 0.4 * unfolded
