@@ -25,9 +25,9 @@ def get_config() -> config.Config:
           optim=config.OptimConfig(
               peak_lr=1e-4, head_lr=1e-3, warmup_steps=6))],
       eval=config.EvalConfig(
-          every=20,
+          every=30,
           source=config.SourceConfig(
               name='python', kind='python_source', split='test'),
-          limit=1000),
+          limit=500),
       checkpoint=config.CheckpointConfig(every=20),
       log_every=2)

@@ -1,11 +1,12 @@
 """What every launcher shares: errors a person can act on, without a traceback."""
 
+import signal
 import sys
+import threading
 
 from absl import app, logging
 
-_MEANT_FOR_PEOPLE = (ValueError, FileNotFoundError, FileExistsError,
-                     FloatingPointError, ConnectionError)
+_MEANT_FOR_PEOPLE = (ValueError, OSError, FloatingPointError)
 
 
 def run(main):
@@ -21,3 +22,10 @@ def run(main):
       sys.exit(1)
 
   app.run(wrapped)
+
+
+def stop_on_sigterm():
+  """A function that answers whether SIGTERM has come (a preemption notice)."""
+  told = threading.Event()
+  signal.signal(signal.SIGTERM, lambda *_: told.set())
+  return told.is_set

@@ -32,7 +32,8 @@ SEARCHES = ('copy a directory tree recursively',
 def main():
   begun = time.perf_counter()
   cfg, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-  loop.train(cfg, folder, evaluate=held_out.scorer(cfg.eval))
+  loop.train(cfg, folder, evaluate=held_out.scorer(cfg.eval),
+             stop=cli.stop_on_sigterm())
   scores = [r['eval/ndcg@10'] for r in metrics.read(folder) if 'eval/ndcg@10' in r]
 
   exported = folder / 'sentence-transformers'
@@ -54,7 +55,8 @@ def main():
 def show_searches(embedder: Embedder, cfg, top: int = 3):
   """Prints the best functions for a few plain-language descriptions."""
   rows = sources.load(cfg.eval.source)
-  code = [rows[i].positives[0].text for i in range(len(rows))]
+  count = min(len(rows), cfg.eval.limit)
+  code = [rows[i].positives[0].text for i in range(count)]
   vectors = embedder.encode(code, show_progress_bar=False)
   values, hits = search.top_k(
       embedder.encode(list(SEARCHES)), vectors, k=min(top, len(code)))

@@ -3,7 +3,9 @@
   python -m launch.train --config=configs/quickstart.py --workdir=DIR \\
       [--config.stages[0].optim.peak_lr=1e-4 ...]
 
-The same command with the same workdir continues where the run was stopped.
+The same command with the same workdir continues where the run was stopped, be it
+by SIGKILL; SIGTERM saves first. --config=configs/repeat.py:DIR repeats the run in
+DIR in a new workdir.
 """
 
 from absl import flags
@@ -20,7 +22,8 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 def main():
   cfg = _CONFIG.value
-  loop.train(cfg, _WORKDIR.value, evaluate=held_out.scorer(cfg.eval))
+  loop.train(cfg, _WORKDIR.value, evaluate=held_out.scorer(cfg.eval),
+             stop=cli.stop_on_sigterm())
 
 
 if __name__ == '__main__':

@@ -12,14 +12,20 @@ import pytest
 from jaxembed import config
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+CONFIGS = sorted(p for p in (ROOT / 'configs').glob('*.py') if p.stem != 'repeat')
 
 
-def _load(path):
+def _load(path, *args):
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module.get_config()
+  return module.get_config(*args)
+
+
+def test_a_run_can_be_repeated_from_its_folder(tmp_path):
+  cfg = _load(ROOT / 'configs' / 'quickstart.py')
+  (tmp_path / 'config.json').write_text(json.dumps(config.to_dict(cfg)))
+  assert _load(ROOT / 'configs' / 'repeat.py', str(tmp_path)) == cfg
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)

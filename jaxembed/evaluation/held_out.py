@@ -5,7 +5,7 @@ from collections.abc import Callable
 from jaxembed import config, types
 from jaxembed.data import sources, tokenise
 from jaxembed.embedder import Embedder
-from jaxembed.evaluation import metrics, retrieval
+from jaxembed.evaluation import geometry, metrics, retrieval
 
 CUTOFFS = (1, 10)
 
@@ -30,15 +30,19 @@ def scorer(cfg: config.EvalConfig) -> Callable[..., dict[str, float]] | None:
             tokenizer: tokenise.Tokenizer, mesh) -> dict[str, float]:
     embedder = Embedder(params, model, tokenizer, mesh=mesh)
     quiet = {'batch_size': cfg.batch_size, 'show_progress_bar': False}
-    found = retrieval.rank(
-        list(queries),
-        embedder.encode(list(queries.values()), prompt=cfg.source.query_prompt,
-                        **quiet),
-        list(corpus.values()),
-        embedder.encode(list(corpus), prompt=cfg.source.passage_prompt, **quiet),
-        depth=min(max(CUTOFFS), len(corpus)), mesh=mesh)
+    vectors = embedder.encode(
+        list(queries.values()), prompt=cfg.source.query_prompt, **quiet)
+    documents = embedder.encode(
+        list(corpus), prompt=cfg.source.passage_prompt, **quiet)
+    found = retrieval.rank(list(queries), vectors, list(corpus.values()), documents,
+                           depth=min(max(CUTOFFS), len(corpus)), mesh=mesh)
     scores = metrics.retrieval(qrels, found, CUTOFFS)
-    return {f'eval/{name}': scores[name]
-            for name in ('ndcg@10', 'recall@1', 'recall@10', 'mrr@10')}
+    answers = documents[[int(next(iter(gains))) for gains in qrels.values()]]
+    health = {'alignment': geometry.alignment(vectors, answers),
+              'uniformity': geometry.uniformity(documents),
+              'effective_rank': geometry.effective_rank(documents)}
+    kept = ('ndcg@10', 'recall@1', 'recall@10', 'mrr@10')
+    return {f'eval/{name}': value for name, value in
+            ({name: scores[name] for name in kept} | health).items()}
 
   return score

@@ -93,11 +93,14 @@ def _matmul_rate(width: int = 1024) -> float:
 
 
 def train(cfg: config.Config, folder: str | pathlib.Path, *,
-          evaluate: Evaluate | None = None, say: Callable[[str], None] = print
+          evaluate: Evaluate | None = None, say: Callable[[str], None] = print,
+          stop: Callable[[], bool] = lambda: False
           ) -> tuple[types.TrainState, config.ModelConfig]:
   """Runs, or resumes, the experiment in `folder`; returns the final state.
 
   `evaluate` scores the parameters before, during (config.eval.every) and after.
+  Once `stop()` is true (a preemption notice), the state is saved after the step in
+  flight, and the run returns early.
 
   Raises:
     ValueError: the configuration, the data or the folder do not fit; before any
@@ -118,7 +121,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
       workdir.save_model(folder, begin.model, begin.folder)
     tokenizer = data.Tokenizer.load(folder / 'model')
     tokenizer.check_table(begin.model.backbone.vocab_size)
-    run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh)
+    run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh, stop)
     state = _restore(cfg, begin, saved, mesh, say) if resumed else None
     done = int(state.step) if state else 0
     if done == stages(cfg)[-1].last:
@@ -134,7 +137,10 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           params = begin.params if state is None else state.params
           state = step.init_state(params, stage.cfg, stage.first)
         state = run.stage(stage, state, writer)
-        done = stage.last
+        done = int(state.step)
+        if done < stage.last:
+          say(f'stopped    after step {done}, saved; the same command continues')
+          break
     finally:
       writer.close()
     say(f'trained    {done} steps; {report.plot(folder, cfg.name)}')
@@ -177,6 +183,7 @@ class _Run:
   evaluate: Evaluate | None
   tokenizer: data.Tokenizer
   mesh: jax.sharding.Mesh
+  stop: Callable[[], bool]
 
   def stage(self, stage: Stage, state: types.TrainState,
             writer: metrics.Writer) -> types.TrainState:
@@ -196,9 +203,12 @@ class _Run:
     for now, (batch, info) in zip(range(begun + 1, stage.last + 1), batches):
       state, values = update(state, sharding.rows(self.mesh, batch))
       meter.read(now, values, batch, info)
-      if self._due(now, stage, self.cfg.checkpoint.every):
+      stopping = self.stop()
+      if stopping or self._due(now, stage, self.cfg.checkpoint.every):
         meter.flush()  # a state is saved only once its loss was seen to be finite
         self.saved.save(now, state, {'stage': stage.index})
+      if stopping:
+        break
       if self._due(now, stage, self.cfg.eval.every):
         meter.flush()
         self._score(now, state, writer, bar)

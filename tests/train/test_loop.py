@@ -127,6 +127,18 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny, rows, tmp_path
   assert not [p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]
 
 
+def test_a_preemption_notice_saves_and_the_run_goes_on(
+    finished, tiny, rows, tmp_path):
+  notices = iter([False, False, True])
+  said = []
+  state, _ = loop.train(_config(tiny, rows), tmp_path, say=said.append,
+                        stop=lambda: next(notices, False))
+  assert int(state.step) == 3
+  assert any('stopped    after step 3' in s for s in said)
+  loop.train(_config(tiny, rows), tmp_path, say=lambda _: None)
+  assert _params_bytes(tmp_path) == _params_bytes(finished)
+
+
 _RUN = """
 import json, sys
 from jaxembed import config
