@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxembed import sharding
+from jaxembed import checkpoint, sharding, types, workdir
 from jaxembed.embedder import Embedder, unit
 
 # Two float32 implementations of one network: measured 2e-7 to 4e-7; the bound is
@@ -196,6 +196,20 @@ def test_similarities_are_sentence_transformers(embedder, name, monkeypatch):
   pairwise = util.SimilarityFunction.to_similarity_pairwise_fn(name)(a, b[:5])
   np.testing.assert_allclose(
       embedder.similarity_pairwise(a, b[:5]), pairwise.numpy(), atol=1e-4)
+
+
+def test_a_workdir_is_read_like_a_folder(minilm, embedder, tmp_path):
+  workdir.save_model(tmp_path, embedder.cfg, minilm)
+  state = types.TrainState(
+      jax.numpy.int32(3), jax.tree.map(lambda x: x * 1.5, embedder.params), {})
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    checkpoints.save(3, state, {})
+  expected = Embedder(state.params, embedder.cfg, embedder.tokenizer)
+  for mesh in (None, sharding.make_mesh((8, 1, 1))):
+    found = Embedder.load(tmp_path, mesh=mesh)
+    assert found.folder == tmp_path / 'model'
+    np.testing.assert_allclose(
+        found.encode('A text.'), expected.encode('A text.'), atol=ROUNDING)
 
 
 def test_empty_text_is_its_special_tokens(embedder, torch_model):
