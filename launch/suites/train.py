@@ -115,7 +115,8 @@ def _torch(pairs: int, chunk: int):
                                    limit=2 * pairs)],
       batch_size=pairs, query_lengths=(QUERY,), passage_lengths=(PASSAGE,))
   batch = _batch(cfg)
-  model = sentence_transformers.SentenceTransformer(str(from_hf.locate(_MODEL)), device='cpu')
+  model = sentence_transformers.SentenceTransformer(
+      str(from_hf.locate(_MODEL)), device='cpu')
   model.train()
   loss_of = (losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=chunk)
              if chunk else losses.MultipleNegativesRankingLoss(model))
@@ -136,5 +137,6 @@ def _torch(pairs: int, chunk: int):
 
 
 def _batch(cfg: config.DataConfig):
-  batch, _ = next(data.batches(cfg, data.Tokenizer.load(from_hf.locate(_MODEL)), seed=0))
+  tokenizer = data.Tokenizer.load(from_hf.locate(_MODEL))
+  batch, _ = next(data.batches(cfg, tokenizer, seed=0))
   return batch
