@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.contrastive import blockwise, exchange, reference, tpu
+from jaxembed.kernels.contrastive import blockwise, exchange, gpu, reference, tpu
 from jaxembed.kernels.contrastive.options import NO_MASK, Options, Side, Sums
 
-_IMPLS = {'reference': reference, 'blockwise': blockwise, 'tpu': tpu}
+_IMPLS = {'reference': reference, 'blockwise': blockwise, 'tpu': tpu, 'gpu': gpu}
 
 
 def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
