@@ -15,7 +15,7 @@ _PUBLIC = {
     'masked_lse': 'jaxembed.kernels.contrastive',
     'top_k': 'jaxembed.search',
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str):

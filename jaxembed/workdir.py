@@ -12,6 +12,9 @@ import json
 import pathlib
 import shutil
 
+import jax
+from jax.experimental import multihost_utils
+
 from jaxembed import checkpoint, config, types
 
 # Beside the weights, these make a model usable elsewhere.
@@ -31,7 +34,6 @@ def claim(path: str | pathlib.Path, cfg: config.Config) -> pathlib.Path:
       named. How often to log, evaluate and save may change between runs.
   """
   path = pathlib.Path(path).absolute()
-  path.mkdir(parents=True, exist_ok=True)
   file = path / 'config.json'
   wanted = json.loads(json.dumps(config.to_dict(cfg)))
   if file.exists():
@@ -43,7 +45,8 @@ def claim(path: str | pathlib.Path, cfg: config.Config) -> pathlib.Path:
       raise ValueError(
           f'{path} holds a run with another configuration: {"; ".join(diff[:5])}'
           '. Use a fresh --workdir, or the configuration in its config.json')
-  else:
+  elif jax.process_index() == 0:
+    path.mkdir(parents=True, exist_ok=True)
     write_json(file, wanted)
   return path
 
@@ -61,7 +64,16 @@ def _differences(a, b, path: str):
 
 def save_model(path: pathlib.Path, model: config.ModelConfig,
                source: pathlib.Path | None):
-  """Writes model/, with the small files of the folder the weights came from."""
+  """Writes model/, with the small files of the folder the weights came from.
+
+  Process 0 writes; all return once it has.
+  """
+  if jax.process_index() == 0:
+    _write_model(path, model, source)
+  multihost_utils.sync_global_devices('jaxembed.workdir.save_model')
+
+
+def _write_model(path, model, source):
   target = pathlib.Path(path) / 'model'
   target.mkdir(parents=True, exist_ok=True)
   for pattern in _KEPT if source else ():

@@ -4,9 +4,28 @@ import signal
 import sys
 import threading
 
-from absl import app, logging
+from absl import app, flags, logging
+import jax
 
 _MEANT_FOR_PEOPLE = (ValueError, OSError, FloatingPointError)
+
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, "HOST:PORT of process 0, when several hosts work together; "
+    "'auto' where the platform knows (TPU pods, Slurm).")
+_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes.')
+_PROCESS = flags.DEFINE_integer('process_id', None, 'Which one this is, from 0.')
+
+
+def join_hosts():
+  """Makes the devices of all processes one, if --coordinator asks for it."""
+  if _COORDINATOR.value == 'auto':
+    jax.distributed.initialize()
+  elif _COORDINATOR.value:
+    if _PROCESSES.value is None or _PROCESS.value is None:
+      raise ValueError('--coordinator=HOST:PORT needs --num_processes and '
+                       "--process_id; or use 'auto' where the platform knows")
+    jax.distributed.initialize(
+        _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
 
 
 def run(main):

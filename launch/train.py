@@ -21,6 +21,7 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 
 def main():
+  cli.join_hosts()
   cfg = _CONFIG.value
   loop.train(cfg, _WORKDIR.value, evaluate=held_out.scorer(cfg.eval),
              stop=cli.stop_on_sigterm())

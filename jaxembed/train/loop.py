@@ -143,7 +143,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           break
     finally:
       writer.close()
-    say(f'trained    {done} steps; {report.plot(folder, cfg.name)}')
+    if jax.process_index() == 0:
+      say(f'trained    {done} steps; {report.plot(folder, cfg.name)}')
     return state, begin.model
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 
+import jax
 import numpy as np
 import tensorboardX
 
@@ -13,10 +14,13 @@ class Writer:
 
   `start_step` is where the run continues: records after it, left by a run that
   was killed between a checkpoint and its death, are cut off, so that no step is
-  ever there twice.
+  ever there twice. Only process 0 writes.
   """
 
   def __init__(self, workdir: str | pathlib.Path, start_step: int = 0):
+    self._silent = jax.process_index() > 0
+    if self._silent:
+      return
     self.path = pathlib.Path(workdir) / 'metrics.jsonl'
     kept = [r for r in read(workdir) if r['step'] <= start_step]
     tmp = self.path.with_suffix('.tmp')
@@ -28,6 +32,8 @@ class Writer:
 
   def write(self, step: int, values: dict[str, float]):
     """One record; values are scalars, non-finite ones become null in JSON."""
+    if self._silent:
+      return
     values = {k: float(np.asarray(v)) for k, v in values.items()}
     record = {k: v if math.isfinite(v) else None for k, v in values.items()}
     self._file.write(json.dumps({'step': step} | record) + '\n')
@@ -36,6 +42,8 @@ class Writer:
       self._board.add_scalar(name.replace('@', '_at_'), value, step)
 
   def close(self):
+    if self._silent:
+      return
     self._file.close()
     self._board.close()
 

@@ -1,6 +1,5 @@
 """A run resumes to the very bits of an uninterrupted one, and refuses to lie."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -10,66 +9,35 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from jaxembed import config, workdir
-from jaxembed.convert import tables
-from jaxembed.models import encoder, presets
+from jaxembed import config
 from jaxembed.train import loop, metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import tiny_run  # noqa: E402
 
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory, minilm) -> pathlib.Path:
-  """A folder in Hugging Face's form: MiniLM's tokenizer, random small weights."""
-  folder = tmp_path_factory.mktemp('tiny')
-  backbone = dataclasses.replace(
-      presets.tiny('bert'), vocab_size=30522, max_positions=64)
-  model = config.ModelConfig(backbone=backbone)
-  params = encoder.init_params(model, jax.random.key(0))
-  save_file(tables.to_hf(params, model), folder / 'model.safetensors')
-  (folder / 'config.json').write_text(
-      json.dumps(tables.config_to_hf(backbone, 'bidirectional')))
-  for name in ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'):
-    shutil.copyfile(minilm / name, folder / name)
-  return folder
+  return tiny_run.write_model(tmp_path_factory.mktemp('tiny'), minilm)
 
 
 @pytest.fixture(scope='module')
 def rows(tmp_path_factory) -> pathlib.Path:
-  """Forty short pairs."""
-  path = tmp_path_factory.mktemp('rows') / 'train.jsonl'
-  path.write_text(''.join(
-      json.dumps({'query': f'what is number {i}', 'positive': f'{i} is {i * i % 97}'})
-      + '\n' for i in range(40)))
-  return path
-
-
-def _config(tiny, rows, steps=6, **optim):
-  return config.Config(
-      name='test', model=config.ModelSpec(source=str(tiny)),
-      stages=[config.StageConfig(
-          steps=steps,
-          data=config.DataConfig(
-              sources=[config.SourceConfig(name='rows', path=str(rows))],
-              batch_size=8, query_lengths=(8,), passage_lengths=(8,)),
-          optim=config.OptimConfig(warmup_steps=2, peak_lr=1e-3, **optim))],
-      checkpoint=config.CheckpointConfig(every=2), log_every=1)
+  return tiny_run.write_rows(tmp_path_factory.mktemp('rows') / 'train.jsonl')
 
 
 def _params_bytes(folder):
-  params, *_ = workdir.load(folder)
-  return {k: np.asarray(v).tobytes() for k, v in tables.flatten(params).items()}
+  return {k: np.asarray(v).tobytes() for k, v in tiny_run.parameters(folder).items()}
 
 
 @pytest.fixture(scope='module')
 def finished(tiny, rows, tmp_path_factory):
   folder = tmp_path_factory.mktemp('finished')
-  loop.train(_config(tiny, rows), folder, say=lambda _: None)
+  loop.train(tiny_run.experiment(tiny, rows), folder, say=lambda _: None)
   return folder
 
 
@@ -86,7 +54,7 @@ def test_writes_what_it_promises(finished):
 def test_a_finished_run_is_left_alone(finished, tiny, rows):
   before = _params_bytes(finished)
   said = []
-  state, _ = loop.train(_config(tiny, rows), finished, say=said.append)
+  state, _ = loop.train(tiny_run.experiment(tiny, rows), finished, say=said.append)
   assert int(state.step) == 6
   assert 'nothing to train' in said[-1]
   assert _params_bytes(finished) == before
@@ -94,7 +62,7 @@ def test_a_finished_run_is_left_alone(finished, tiny, rows):
 
 def test_another_configuration_does_not_enter_the_folder(finished, tiny, rows):
   with pytest.raises(ValueError, match='another configuration: .*steps was 6, is 7'):
-    loop.train(_config(tiny, rows, steps=7), finished, say=lambda _: None)
+    loop.train(tiny_run.experiment(tiny, rows, steps=7), finished, say=lambda _: None)
 
 
 def test_a_damaged_last_checkpoint_costs_only_its_steps(
@@ -104,7 +72,7 @@ def test_a_damaged_last_checkpoint_costs_only_its_steps(
   for file in last.glob('d/*'):
     file.write_bytes(file.read_bytes()[:-200])
   said = []
-  loop.train(_config(tiny, rows), tmp_path / 'run', say=said.append)
+  loop.train(tiny_run.experiment(tiny, rows), tmp_path / 'run', say=said.append)
   assert any('6.unreadable' in s for s in said)
   assert any('at step 4' in s for s in said)
   assert _params_bytes(tmp_path / 'run') == _params_bytes(finished)
@@ -112,7 +80,7 @@ def test_a_damaged_last_checkpoint_costs_only_its_steps(
 
 
 def test_batch_that_does_not_divide_the_mesh(tiny, rows, tmp_path):
-  cfg = _config(tiny, rows)
+  cfg = tiny_run.experiment(tiny, rows)
   cfg.stages[0].data.batch_size = 12
   with pytest.raises(ValueError, match=r'batch_size=12 .* 8 devices .*; use 8 or 16'):
     loop.train(cfg, tmp_path / 'run', say=lambda _: None)
@@ -120,7 +88,7 @@ def test_batch_that_does_not_divide_the_mesh(tiny, rows, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny, rows, tmp_path):
-  cfg = _config(tiny, rows, clip_norm=0.0)
+  cfg = tiny_run.experiment(tiny, rows, clip_norm=0.0)
   cfg.stages[0].optim.peak_lr = 1e30
   with pytest.raises(FloatingPointError, match='at step .*peak_lr'):
     loop.train(cfg, tmp_path, say=lambda _: None)
@@ -131,27 +99,19 @@ def test_a_preemption_notice_saves_and_the_run_goes_on(
     finished, tiny, rows, tmp_path):
   notices = iter([False, False, True])
   said = []
-  state, _ = loop.train(_config(tiny, rows), tmp_path, say=said.append,
+  state, _ = loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=said.append,
                         stop=lambda: next(notices, False))
   assert int(state.step) == 3
   assert any('stopped    after step 3' in s for s in said)
-  loop.train(_config(tiny, rows), tmp_path, say=lambda _: None)
+  loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=lambda _: None)
   assert _params_bytes(tmp_path) == _params_bytes(finished)
-
-
-_RUN = """
-import json, sys
-from jaxembed import config
-from jaxembed.train import loop
-loop.train(config.from_dict(config.Config, json.load(open(sys.argv[1]))), sys.argv[2])
-"""
 
 
 def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):
   """The process dies by SIGKILL once a checkpoint is there; a second goes on."""
   file, run = tmp_path / 'config.json', tmp_path / 'run'
-  file.write_text(json.dumps(config.to_dict(_config(tiny, rows))))
-  command = [sys.executable, '-c', _RUN, str(file), str(run)]
+  file.write_text(json.dumps(config.to_dict(tiny_run.experiment(tiny, rows))))
+  command = [sys.executable, '-c', tiny_run.SCRIPT, str(file), str(run)]
   process = subprocess.Popen(command, cwd=ROOT, env=os.environ,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   deadline = time.monotonic() + 300

@@ -1,0 +1,54 @@
+"""Two processes of four devices make the run that one process of eight makes."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxembed import config
+from jaxembed.train import loop, metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import tiny_run  # noqa: E402
+
+
+def _free_port() -> int:
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, minilm):
+  (tmp_path / 'model').mkdir()
+  cfg = tiny_run.experiment(
+      tiny_run.write_model(tmp_path / 'model', minilm),
+      tiny_run.write_rows(tmp_path / 'rows.jsonl'))
+  file = tmp_path / 'config.json'
+  file.write_text(json.dumps(config.to_dict(cfg)))
+  loop.train(cfg, tmp_path / 'one', say=lambda _: None)
+
+  flags = os.environ['XLA_FLAGS'].replace('device_count=8', 'device_count=4')
+  coordinator = f'localhost:{_free_port()}'
+  both = [subprocess.Popen(
+      [sys.executable, '-c', tiny_run.SCRIPT, str(file), str(tmp_path / 'two'),
+       coordinator, '2', str(i)],
+      cwd=ROOT, env=os.environ | {'XLA_FLAGS': flags}, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(2)]
+  said = [p.communicate(timeout=900)[0] for p in both]
+  assert [p.returncode for p in both] == [0, 0], said[0][-3000:] + said[1][-3000:]
+
+  one, two = (tiny_run.parameters(tmp_path / name) for name in ('one', 'two'))
+  assert one.keys() == two.keys()
+  for path in one:  # gloo sums in another order than one process does
+    np.testing.assert_allclose(two[path], one[path], atol=2e-5, err_msg=path)
+  losses = [[r['train/loss'] for r in metrics.read(tmp_path / name)]
+            for name in ('one', 'two')]
+  assert len(losses[1]) == 6
+  np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)

@@ -1,0 +1,66 @@
+"""A training run small enough for tests: model, rows, configuration."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+from safetensors.numpy import save_file
+
+from jaxembed import config, workdir
+from jaxembed.convert import tables
+from jaxembed.models import encoder, presets
+
+# Trains the configuration in argv[1] in the folder argv[2], in a process of its own;
+# argv[3:] are coordinator, processes and process, where several work together.
+SCRIPT = """
+import json, sys
+import jax
+if len(sys.argv) > 3:
+  jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+from jaxembed import config
+from jaxembed.train import loop
+loop.train(config.from_dict(config.Config, json.load(open(sys.argv[1]))), sys.argv[2])
+"""
+
+
+def write_model(folder: pathlib.Path, minilm: pathlib.Path) -> pathlib.Path:
+  """A folder in Hugging Face's form: MiniLM's tokenizer, random small weights."""
+  backbone = dataclasses.replace(
+      presets.tiny('bert'), vocab_size=30522, max_positions=64)
+  model = config.ModelConfig(backbone=backbone)
+  params = encoder.init_params(model, jax.random.key(0))
+  save_file(tables.to_hf(params, model), folder / 'model.safetensors')
+  (folder / 'config.json').write_text(
+      json.dumps(tables.config_to_hf(backbone, 'bidirectional')))
+  for name in ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'):
+    shutil.copyfile(minilm / name, folder / name)
+  return folder
+
+
+def write_rows(path: pathlib.Path, count: int = 40) -> pathlib.Path:
+  """So many short pairs."""
+  path.write_text(''.join(
+      json.dumps({'query': f'what is number {i}', 'positive': f'{i} is {i * i % 97}'})
+      + '\n' for i in range(count)))
+  return path
+
+
+def experiment(model: pathlib.Path, rows: pathlib.Path, steps: int = 6,
+               **optim) -> config.Config:
+  return config.Config(
+      name='test', model=config.ModelSpec(source=str(model)),
+      stages=[config.StageConfig(
+          steps=steps,
+          data=config.DataConfig(
+              sources=[config.SourceConfig(name='rows', path=str(rows))],
+              batch_size=8, query_lengths=(8,), passage_lengths=(8,)),
+          optim=config.OptimConfig(warmup_steps=2, peak_lr=1e-3, **optim))],
+      checkpoint=config.CheckpointConfig(every=2), log_every=1)
+
+
+def parameters(folder: pathlib.Path) -> dict:
+  """Final parameters of a run, by path."""
+  params, *_ = workdir.load(folder)
+  return tables.flatten(params)
