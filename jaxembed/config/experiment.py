@@ -62,9 +62,17 @@ class StageConfig:
 
 @dataclass(kw_only=True)
 class MeshConfig:
-  data: int = -1  # -1: every device that is left
+  """Devices along each axis; one of them may be -1, for all that are left."""
+
+  data: int = -1
   fsdp: int = 1
   tensor: int = 1
+
+  def __post_init__(self):
+    sizes = (self.data, self.fsdp, self.tensor)
+    if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
+      raise ValueError(f'config.mesh is {sizes} (data, fsdp, tensor); give sizes of '
+                       '1 or more, at most one of them -1 for all devices left')
 
 
 @dataclass(kw_only=True)

@@ -45,9 +45,10 @@ def stages(cfg: config.Config) -> list[Stage]:
 
 def make_mesh(cfg: config.MeshConfig):
   """The config's mesh over every device; -1 takes what the others leave."""
-  rest = cfg.fsdp * cfg.tensor
-  width = jax.device_count() // rest if cfg.data == -1 else cfg.data
-  return sharding.make_mesh((width, cfg.fsdp, cfg.tensor))
+  sizes = [cfg.data, cfg.fsdp, cfg.tensor]
+  if -1 in sizes:
+    sizes[sizes.index(-1)] = max(jax.device_count() // -math.prod(sizes), 1)
+  return sharding.make_mesh(tuple(sizes))
 
 
 def describe(cfg: config.Config, model: config.ModelConfig,
