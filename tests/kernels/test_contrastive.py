@@ -216,6 +216,24 @@ def test_tpu_interpreted(case):
   check(case, 'tpu', tile_bytes=4 * 128 * 256, interpret=True)
 
 
+@pytest.mark.parametrize('case', [
+    Case(256, 256, 128, masks=MASKS, dtype='bfloat16'),
+    pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('row',)),
+                 marks=pytest.mark.slow),
+    pytest.param(Case(512, 256, 64, masks=('ids',), dtype='bfloat16', bounded=True),
+                 marks=pytest.mark.slow),
+    pytest.param(Case(256, 256, 256, masks=('owner', 'threshold'), dtype='bfloat16',
+                      hardness=(5.0, 1.0), directions=('row',)),
+                 marks=pytest.mark.slow),
+    pytest.param(Case(256, 256, 256, temperature=0.02, positive=0.95,
+                      dtype='bfloat16'), marks=pytest.mark.slow)], ids=str)
+def test_gpu_interpreted(case):
+  # The interpreter has no public name in this release of JAX.
+  params = pytest.importorskip('jax._src.pallas.mosaic_gpu.interpret.params')
+  with params.force_gpu_interpret_mode(params.InterpretGPUParams()):
+    check(case, 'gpu', tile_bytes=4 * 256 * 256, interpret=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('case', GRID, ids=str)
 def test_grid_equals_float64(case):
@@ -259,6 +277,12 @@ def test_a_named_implementation_never_falls_back():
   q, k = arrays()
   with pytest.raises(dispatch.Unsupported, match="use impl='auto'"):
     masked_lse(q, k, scale=20.0, impl='tpu')
+  with pytest.raises(dispatch.Unsupported, match="use impl='auto'"):
+    masked_lse(q, k, scale=20.0, impl='gpu')
+  with pytest.raises(dispatch.Unsupported, match='multiplies bfloat16, not float32'):
+    masked_lse(q, k, scale=20.0, impl='gpu', interpret=True)
+  with pytest.raises(dispatch.Unsupported, match='rows in multiples of 256, got 6'):
+    masked_lse(q, k, scale=20.0, impl='gpu', dtype='bfloat16', interpret=True)
   wide = jnp.zeros((8, 1 << 17))
   with pytest.raises(dispatch.Unsupported, match="use impl='blockwise'"):
     masked_lse(wide, wide, scale=20.0, impl='tpu', interpret=True)

@@ -135,7 +135,9 @@ def _kernel(structure, num_rows, opts, epilogue, q, k, *refs):
         tiles = [lax.broadcast_in_dim(smem[group], s.shape, [0 if n < num_rows else 1])
                  for n, smem in enumerate(vector_smem)]
         epilogue(s, *jax.tree.unflatten(structure, tiles), opts, out,
-                 [x.at[group] for x in out_smem], (i * _GROUPS + group, rows, j, cols))
+                 [x.at[group] for x in out_smem],
+                 [vector_smem[n].at[group] for n in (num_rows, 0)],
+                 (i * _GROUPS + group, rows, j, cols))
 
     pipeline(multiply, compute)(q.at[pl.ds(i * _BM, _BM)], k.at[:, cols],
                                 allocations=allocated)
@@ -149,7 +151,7 @@ def _nothing(*_, **__):
 # --- Epilogues ---------------------------------------------------------------
 
 
-def _sums(s, row, col, opts, out, smem, place):
+def _sums(s, row, col, opts, out, smem, scales, place):
   """Writes (maximum, sum, count) of the tile's rows and columns."""
   (scale, row), (_, col) = row, col
   i, rows, j, cols = place
@@ -160,14 +162,13 @@ def _sums(s, row, col, opts, out, smem, place):
       continue
     z, keep = direction
     if opts.bounded:
-      shift = tile.shift(scale, opts)
-      top = shift.max(axis)
+      shift, top = (tile.shift(x, opts) for x in (scale, scales[axis][...]))
     else:
       top = jnp.maximum(z.max(axis), tile.FLOOR)
       shift = lax.broadcast_in_dim(top, z.shape, [1 - axis])
     total = jnp.exp(z - shift).sum(axis)
-    one = jnp.ones_like(z)
-    kept = (one if keep is None else jnp.where(keep, one, 0.0)).sum(axis)
+    kept = (jnp.full_like(top, z.shape[axis]) if keep is None
+            else jnp.where(keep, 1.0, 0.0).sum(axis))
     for value, buffer in zip((top, total, kept), smem[:3], strict=True):
       buffer[...] = value
     plgpu.commit_smem()
@@ -182,8 +183,9 @@ def _sums_scratch(opts, _):
       [plgpu.SMEM((_GROUPS, _BN), jnp.float32)] * 3 if opts.cols else [])
 
 
-def _ds_tile(s, row, col, opts, out, smem, place):
+def _ds_tile(s, row, col, opts, out, smem, scales, place):
   """Writes dS of the tile."""
+  del scales
   (scale, (row, row_ct)), (_, (col, col_ct)) = row, col
   _, rows, j, _ = place
   z = tile.logits(s, scale, row, col, opts)

@@ -71,7 +71,9 @@ def probabilities(directions, scale, opts: Options, row_ct, col_ct):
   """
   rows, cols = directions
   if opts.bounded and rows and cols and rows[0] is cols[0]:
-    return jnp.exp(rows[0] - shift(scale, opts)) * (row_ct[1] + col_ct[1])
+    e = jnp.exp(rows[0] - shift(scale, opts))
+    # Not e * (row + col): Mosaic GPU finds no layout for that sum.
+    return e * row_ct[1] + e * col_ct[1]
   parts = [jnp.exp(direction[0] - ct[0]) * ct[1]
            for direction, ct in ((rows, row_ct), (cols, col_ct)) if direction]
   return parts[0] if len(parts) == 1 else parts[0] + parts[1]
