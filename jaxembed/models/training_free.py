@@ -1,0 +1,68 @@
+"""Better vectors from a model as it is: an earlier layer, a token put in front.
+
+Both are transforms of (params, cfg); what comes back is an ordinary model.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxembed.config import ModelConfig, PrependConfig
+from jaxembed.types import Array, Params
+
+
+def at_layer(params: Params, cfg: ModelConfig, layer: int
+             ) -> tuple[Params, ModelConfig]:
+  """The model that ends after `layer` layers (1..L), without the final norm.
+
+  Its states are hidden_states[layer] of transformers. The layers behind are gone:
+  it is smaller and faster as well. Negative numbers count from the end as they
+  do there: -1 is the whole model with its final norm, -2 lacks the last layer.
+
+  Raises:
+    ValueError: no such layer.
+  """
+  count = cfg.backbone.num_layers
+  if layer in (-1, count + 1):
+    return params, cfg
+  end = layer if layer >= 0 else count + 1 + layer
+  if not 1 <= end <= count or (layer == count and not cfg.backbone.final_norm):
+    if layer == count:
+      return params, cfg
+    raise ValueError(f'layer {layer} does not exist; choose 1 to {count}, or -1 for '
+                     'the whole model')
+  backbone = {k: v for k, v in params['backbone'].items() if k != 'norm'}
+  backbone['layers'] = jax.tree.map(lambda x: x[:end], backbone['layers'])
+  shape = dataclasses.replace(
+      cfg.backbone, num_layers=end, final_norm=False,
+      windowed_layers=cfg.backbone.windowed_layers[:end])
+  return ({**params, 'backbone': backbone},
+          dataclasses.replace(cfg, backbone=shape))
+
+
+def prepend(params: Params, cfg: ModelConfig, key: Array, start: int, stop: int
+            ) -> tuple[Params, ModelConfig]:
+  """A model with a placeholder token that lets early tokens see the sentence.
+
+  Token Prepending (Fu et al. 2024, arXiv 2412.11556): before each of the layers
+  start..stop-1 the placeholder's state is overwritten with the last token's. It
+  is a new row of the token table, the id cfg.prepend.token_id; put that id in
+  front of the sentence. Published settings: start 1, stop 7 for Llama-2-7B, with
+  states of layer 27; 1, 3 for Llama-3-8B; 1, 6 for Qwen2-7B and Gemma-2-9B.
+
+  Raises:
+    ValueError: the band lies outside the layers.
+  """
+  count = cfg.backbone.num_layers
+  if not 0 <= start <= stop <= count:
+    raise ValueError(f'prepend band {start}..{stop} lies outside 0..{count}')
+  embed = params['backbone']['embed']
+  table = embed['token']
+  row = jax.random.normal(key, (1, table.shape[1])).astype(table.dtype)
+  backbone = {**params['backbone'],
+              'embed': {**embed, 'token': jnp.concatenate([table, row])}}
+  cfg = dataclasses.replace(
+      cfg, prepend=PrependConfig(token_id=table.shape[0], start=start, stop=stop),
+      backbone=dataclasses.replace(cfg.backbone, vocab_size=table.shape[0] + 1))
+  return {**params, 'backbone': backbone}, cfg

@@ -1,0 +1,146 @@
+"""Trainable pooling: latents attend to token or layer states.
+
+The head of Tang & Yang 2024, "Pooling And Attention" (arXiv 2409.02727). Its five
+designs are points of the configuration:
+
+  1  kind='last', causal: the last token, no head
+  2  reads='last_token', causal: the last token of the last layer
+  3  reads='layers_last', causal: the last token of every layer
+  4  reads='tokens', bidirectional: all tokens of the last layer
+  5  reads='layers_mean', bidirectional: the mean of every layer's tokens
+
+The roles are opposite to latent attention: here latents are queries, states are
+keys and values. Padding is masked in design 4, where the authors' code is not.
+
+Paths under `pooling/`:
+  latents [R,D]                             queries, and the residual
+  layer [L,D]                               added to each layer's state (3 and 5)
+  norm/{scale,bias} [D]                     of the states
+  norm_context/{scale,bias} [D]             of the latents
+  q, k, v: kernel [D,N,H]   out/kernel [N,H,D]
+  mlp_norm/{scale,bias}, mlp/{up,gate,down}/{kernel,bias}
+"""
+
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import reshard
+
+from jaxembed.config import PoolingConfig
+from jaxembed.pooling import pool as poolers
+from jaxembed.sharding import BATCH, spec
+from jaxembed.types import Array, Params
+
+_EPS = 1e-5  # of the LayerNorms, torch's default
+_MASKED = -1e30
+
+
+def init(cfg: PoolingConfig, dim: int, layers: int, key: Array) -> Params:
+  """A new head: latents N(0,1), layer vectors zero, matrices uniform in
+  +-1/sqrt(inputs), biases zero."""
+  heads, inner = cfg.heads, cfg.ff_mult * dim
+  width = cfg.head_dim or dim
+  keys = iter(jax.random.split(key, 8))
+
+  def uniform(*shape, inputs=dim):
+    bound = inputs**-0.5
+    return jax.random.uniform(next(keys), shape, jnp.float32, -bound, bound)
+
+  def norm():
+    return {'scale': jnp.ones(dim), 'bias': jnp.zeros(dim)}
+
+  def linear(rows, cols):
+    return {'kernel': uniform(rows, cols, inputs=rows), 'bias': jnp.zeros(cols)}
+
+  params = {
+      'latents': jax.random.normal(next(keys), (cfg.latents, dim)),
+      'norm': norm(), 'norm_context': norm(), 'mlp_norm': norm(),
+      **{name: {'kernel': uniform(dim, heads, width)} for name in 'qkv'},
+      'out': {'kernel': uniform(heads, width, dim, inputs=heads * width)},
+      'mlp': {'up': linear(dim, inner), 'gate': linear(dim, inner),
+              'down': linear(inner, dim)},
+  }
+  if cfg.per_layer:
+    params['layer'] = jnp.zeros((layers, dim))
+  return params
+
+
+def apply(params: Params, cfg: PoolingConfig, hidden: Array, kept: Array | None,
+          pool: Array) -> Array:
+  """Pooled states, not normalised, in float32.
+
+  Args:
+    params: tree of `init`.
+    cfg: says what is read.
+    hidden: [B,T,D], of the last layer.
+    kept: [L,B,D], one vector of each layer, when cfg reads layers.
+    pool: [B,T], true where a token counts.
+
+  Returns:
+    [B,D] float32.
+  """
+  params = jax.tree.map(_whole, params)  # all-gather over fsdp and tensor
+  if kept is not None:
+    x = kept.transpose(1, 0, 2) + _rows(params['layer'], kept.shape[1])
+    seen = jnp.ones((), bool)
+  elif cfg.reads == 'last_token':
+    x, seen = poolers.last(hidden, pool)[:, None], jnp.ones((), bool)
+  else:
+    x, seen = hidden.astype(jnp.float32), pool[:, None, None, :]
+  return _head(params, x, seen)
+
+
+def _head(p: Params, x: Array, seen: Array) -> Array:
+  """x [B,S,D], seen broadcasts to [B,N,R,S] -> [B,D]."""
+  latents = p['latents']
+  x = _norm(p['norm'], x)
+  q = jnp.einsum('RD,DNH->RNH', _norm(p['norm_context'], latents), p['q']['kernel'])
+  batch = spec(BATCH, None, None, None)
+  k = jnp.einsum('BSD,DNH->BSNH', x, p['k']['kernel'], out_sharding=batch)
+  v = jnp.einsum('BSD,DNH->BSNH', x, p['v']['kernel'], out_sharding=batch)
+  scores = jnp.einsum('RNH,BSNH->BNRS', q / math.sqrt(q.shape[-1]), k,
+                      out_sharding=batch)
+  weights = jax.nn.softmax(jnp.where(seen, scores, _MASKED), axis=-1)
+  read = jnp.einsum('BNRS,BSNH->BRNH', weights, v, out_sharding=batch)
+  states = spec(BATCH, None, None)
+  y = jnp.einsum('BRNH,NHD->BRD', read, p['out']['kernel'], out_sharding=states)
+  y = y + _rows(latents, y.shape[0])
+  return (y + _feed_forward(p['mlp'], _norm(p['mlp_norm'], y))).mean(axis=1)
+
+
+def _feed_forward(p: Params, y: Array) -> Array:
+  """GEGLU (Shazeer 2020, arXiv 2002.05202).  [B,R,D] -> [B,R,D]."""
+  def linear(name, y):
+    out = jnp.einsum('BRD,DF->BRF', y, p[name]['kernel'],
+                     out_sharding=spec(BATCH, None, None))
+    return out + _spread(p[name]['bias'], out)
+
+  gate = jax.nn.gelu(linear('gate', y), approximate=False)
+  return linear('down', linear('up', y) * gate)
+
+
+def _norm(p: Params, x: Array) -> Array:
+  x = x - x.mean(-1, keepdims=True)
+  x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + _EPS)
+  return x * _spread(p['scale'], x) + _spread(p['bias'], x)
+
+
+def _spread(v: Array, x: Array) -> Array:
+  """v [D] in the shape and sharding of x [...,D]."""
+  batch = BATCH if x.ndim == 3 else None
+  target = spec(batch, *(None,) * (x.ndim - 1))
+  return lax.broadcast_in_dim(v, x.shape, (x.ndim - 1,), out_sharding=target)
+
+
+def _rows(v: Array, batch: int) -> Array:
+  """v [R,D] once for every row of the batch.  -> [B,R,D]."""
+  return lax.broadcast_in_dim(v, (batch, *v.shape), (1, 2),
+                              out_sharding=spec(BATCH, None, None))
+
+
+def _whole(x: Array) -> Array:
+  target = spec(*(None,) * x.ndim)
+  x = x if target is None else reshard(x, target)
+  return x.astype(jnp.float32)
