@@ -9,7 +9,7 @@ from jax.sharding import SingleDeviceSharding
 import pytest
 
 from jaxembed import config
-from jaxembed.kernels.latent_pool import latent_pool, tpu
+from jaxembed.kernels.latent_pool import gpu, latent_pool, tpu
 from jaxembed.pooling import latent_attention
 
 pytest.importorskip('libtpu', reason='no libtpu: TPU programs cannot be compiled')
@@ -101,3 +101,23 @@ def test_released_head_needs_two_fifths_of_the_memory():
       compile_head(impl, True).memory_analysis().temp_size_in_bytes
       for impl in ('blockwise', 'reference'))
   assert folded <= 0.4 * unfolded
+
+
+@pytest.mark.parametrize('width,length,segments', [(384, 40, 3), (4096, 512, 1)])
+def test_gpu_kernel_lowers_for_an_h100(width, length, segments):
+  """The whole way to the GPU's code except its assembler, on this host."""
+  shape, inner = jax.ShapeDtypeStruct, 4 * width
+  linear = {'kernel': shape((width, inner), jnp.bfloat16),
+            'bias': shape((inner,), jnp.bfloat16)}
+  mlp, y = {'up': linear, 'gate': linear}, shape((8, length, width), jnp.bfloat16)
+  marks = shape((8, length), jnp.int32)
+  d_sums = shape((8, segments, inner), jnp.float32)
+  kernel = gpu.kernel()
+  h100 = jax.sharding.AbstractDevice(
+      device_kind='NVIDIA H100 80GB HBM3', num_cores=132, platform='cuda')
+  mesh = jax.sharding.AbstractMesh((), (), abstract_device=h100)
+  with jax.sharding.use_abstract_mesh(mesh):
+    sums = jax.jit(lambda m, y, s: kernel.sums(m, y, s, segments)).trace(mlp, y, marks)
+    grad = jax.jit(kernel.grad).trace(mlp, y, marks, d_sums)
+  for program in (sums, grad):
+    assert 'mosaic_gpu' in program.lower(lowering_platforms=('cuda',)).as_text()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.latent_pool import blockwise, recompute, reference, tpu
+from jaxembed.kernels.latent_pool import blockwise, gpu, recompute, reference, tpu
 from jaxembed.kernels.latent_pool.fold import Folded, fold_latents
 
 # Tokens in a chunk. Long rows are cut: the partial sums of a chunk are as wide
@@ -113,7 +113,7 @@ def _sums_of(impl, folded, dtype):
     raise dispatch.Unsupported(
         f'latent_pool {impl} runs on a {impl}, this is a {dispatch.platform()}; '
         "use impl='blockwise'")
-  device = {'tpu': tpu}[impl]
+  device = {'tpu': tpu, 'gpu': gpu}[impl]
   device.check(*folded.mlp['up']['kernel'].shape, dtype)
   return functools.partial(recompute.geglu_sums, device.kernel())
 

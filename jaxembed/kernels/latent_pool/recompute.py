@@ -11,6 +11,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxembed.kernels.latent_pool import blockwise, reference
 
@@ -54,3 +55,30 @@ def _bwd(kernel, token_block, num_segments, residuals, d_sums):
 
 
 geglu_sums.defvjp(_fwd, _bwd)
+
+
+def group(y, segments, num_segments, tokens, multiple):
+  """Chunks side by side, to fill a kernel's step of `tokens`.
+
+  y [C,T,D] -> [G,k*t,D] with t = T rounded up to `multiple`, segments [C,T] ->
+  [G,k*t]. A chunk's segments are numbered on from those of the chunk before it in
+  the group. Also returns k*S, the number of sums a group has.
+  """
+  count, length, width = y.shape
+  size = -(-length // multiple) * multiple
+  per_group = min(max(tokens // size, 1), count)
+  groups = -(-count // per_group)
+  y = pad(pad(y, 1, size), 0, groups * per_group)
+  segments = pad(pad(segments, 1, size, -1), 0, groups * per_group, -1)
+  segments = segments.reshape(groups, per_group, size)
+  first = jnp.arange(per_group, dtype=jnp.int32)[:, None] * num_segments
+  segments = jnp.where(segments < 0, -1, segments + first)
+  return (y.reshape(groups, per_group * size, width), segments.reshape(groups, -1),
+          per_group * num_segments)
+
+
+def pad(x, axis, size, fill=0):
+  """x with `axis` filled up to `size`."""
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, size - x.shape[axis])
+  return jnp.pad(x, widths, constant_values=fill)

@@ -51,7 +51,9 @@ def check(width: int, inner: int, dtype) -> None:
 def _sums(mlp, y, segments, num_segments, interpret):
   """-> [C,S,F] float32."""
   chunks = len(y)
-  y, segments, rows = _grouped(y, segments, num_segments)
+  y, segments, rows = recompute.group(
+      y, segments, num_segments, _TOKENS, _SUBLANES)
+  segments = segments[:, None]
   inner = mlp['up']['kernel'].shape[1]
   specs, out_rows, columns, grid = _tiling(y, inner, rows)
   out = pl.pallas_call(
@@ -69,11 +71,13 @@ def _grad(mlp, y, segments, d_sums, interpret):
   """-> d_up, d_gate, both [C,T,F] in y's dtype."""
   chunks, length, _ = y.shape
   num_segments, inner = d_sums.shape[1:]
-  y, segments, rows = _grouped(y, segments, num_segments)
+  y, segments, rows = recompute.group(
+      y, segments, num_segments, _TOKENS, _SUBLANES)
+  segments = segments[:, None]
   specs, in_rows, columns, grid = _tiling(y, inner, rows)
   groups, tokens, _ = y.shape
-  d_sums = _pad(d_sums, 0, groups * rows // num_segments)
-  d_sums = _pad(d_sums.reshape(groups, rows, inner), 1, in_rows)
+  d_sums = recompute.pad(d_sums, 0, groups * rows // num_segments)
+  d_sums = recompute.pad(d_sums.reshape(groups, rows, inner), 1, in_rows)
   spec = pl.BlockSpec((1, tokens, columns), lambda f, g: (g, 0, f))
   shape = jax.ShapeDtypeStruct((groups, tokens, inner), y.dtype)
   out = pl.pallas_call(
@@ -137,25 +141,6 @@ def _one_hot(seg_ref, rows):
   return (row == seg).astype(jnp.float32)
 
 
-def _grouped(y, segments, num_segments):
-  """Chunks side by side: y [C,T,D] -> [G,k*T,D], segments -> [G,1,k*T].
-
-  A chunk's segments are numbered on from those of the chunk before it in the
-  group. Also returns k*S, the sums of a group.
-  """
-  count, length, width = y.shape
-  size = -(-length // _SUBLANES) * _SUBLANES
-  per_group = min(max(_TOKENS // size, 1), count)
-  groups = -(-count // per_group)
-  y = _pad(_pad(y, 1, size), 0, groups * per_group)
-  y = y.reshape(groups, per_group * size, width)
-  segments = _pad(_pad(segments, 1, size, -1), 0, groups * per_group, -1)
-  segments = segments.reshape(groups, per_group, size)
-  first = jnp.arange(per_group, dtype=jnp.int32)[:, None] * num_segments
-  segments = jnp.where(segments < 0, -1, segments + first)
-  return y, segments.reshape(groups, 1, -1), per_group * num_segments
-
-
 def _tiling(y, inner, rows):
   """Input specs, rows of the sums padded to a tile, columns, grid."""
   groups, tokens, width = y.shape
@@ -177,8 +162,11 @@ def _operands(mlp, y, segments):
 def _columns(width, inner, dtype) -> int:
   size = jnp.dtype(dtype).itemsize
   for columns in _COLUMNS:
-    # Columns of both kernels and tokens, double-buffered; six float32 tiles.
-    need = 2 * size * width * (2 * columns + _TOKENS) + 24 * _TOKENS * columns
+    # Columns of both kernels and tokens, double-buffered; six float32 tiles; for
+    # float32 the three bfloat16 pieces of each operand as well.
+    operands = width * (2 * columns + _TOKENS)
+    need = 2 * size * operands + 24 * _TOKENS * columns
+    need += 6 * operands if size == 4 else 0
     if inner % columns == 0 and need <= _VMEM:
       return columns
   raise dispatch.Unsupported(
@@ -191,8 +179,3 @@ def _params():
       dimension_semantics=('parallel', 'parallel'),
       vmem_limit_bytes=_VMEM + _VMEM // 4)  # a quarter for what the compiler adds
 
-
-def _pad(x, axis, size, fill=0):
-  pad = [(0, 0)] * x.ndim
-  pad[axis] = (0, size - x.shape[axis])
-  return jnp.pad(x, pad, constant_values=fill)
