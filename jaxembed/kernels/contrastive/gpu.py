@@ -132,7 +132,10 @@ def _kernel(structure, num_rows, opts, epilogue, q, k, *refs):
         run(acc)
         s = acc[...]
         plgpu.barrier_wait(arrived.at[group])
-        tiles = [lax.broadcast_in_dim(smem[group], s.shape, [0 if n < num_rows else 1])
+        # The column's copy of the scale is for vectors; unused tiles would only
+        # burden the search for register layouts.
+        tiles = [None if n == num_rows else
+                 lax.broadcast_in_dim(smem[group], s.shape, [0 if n < num_rows else 1])
                  for n, smem in enumerate(vector_smem)]
         epilogue(s, *jax.tree.unflatten(structure, tiles), opts, out,
                  [x.at[group] for x in out_smem],

@@ -65,28 +65,29 @@ def shift(scale, opts: Options):
 def probabilities(directions, scale, opts: Options, row_ct, col_ct):
   """Gradient of the log-sum-exps with respect to the raw logits.  [M,N].
 
-  row_ct, col_ct: (shift, cotangent) of `backward_vectors`, [M,1] and [1,N]. In
-  bounded mode the shifts are one constant and the cotangents are already
-  multiplied by exp(shift - lse), so rows and columns share an exponential.
+  row_ct, col_ct: `backward_vectors` as [M,1] and [1,N]. In bounded mode rows and
+  columns subtract one constant and can share an exponential.
   """
   rows, cols = directions
   if opts.bounded and rows and cols and rows[0] is cols[0]:
     e = jnp.exp(rows[0] - shift(scale, opts))
-    # Not e * (row + col): Mosaic GPU finds no layout for that sum.
     return e * row_ct[1] + e * col_ct[1]
-  parts = [jnp.exp(direction[0] - ct[0]) * ct[1]
-           for direction, ct in ((rows, row_ct), (cols, col_ct)) if direction]
+  parts = []
+  for direction, ct in ((rows, row_ct), (cols, col_ct)):
+    if direction:
+      sub = shift(scale, opts) if opts.bounded else ct[0]
+      parts.append(jnp.exp(direction[0] - sub) * ct[1])
   return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
 def backward_vectors(lse, ct, scale, opts: Options):
-  """The (shift, cotangent) pair `probabilities` expects for one direction."""
+  """(lse, cotangent) of one direction as `probabilities` wants them.
+
+  In bounded mode (None, cotangent * exp(shift - lse)): the shift is a constant.
+  """
   empty = lse == -jnp.inf
-  if opts.bounded:
-    c = shift(scale, opts)
-    return (jnp.full_like(lse, c),
-            jnp.where(empty, 0, ct * jnp.exp(c - jnp.where(empty, c, lse))))
-  return jnp.where(empty, 0, lse), jnp.where(empty, 0, ct)
+  lse, ct = jnp.where(empty, 0, lse), jnp.where(empty, 0, ct)
+  return (None, ct * jnp.exp(shift(scale, opts) - lse)) if opts.bounded else (lse, ct)
 
 
 def start(shape, dtype, scale, opts: Options):
