@@ -344,3 +344,13 @@ def test_a_named_implementation_runs_or_says_why_not():
       check(72, 384, jnp.bfloat16)
     with pytest.raises(dispatch.Unsupported, match='float64'):
       check(128, 512, jnp.float64)
+
+
+def test_the_mean_is_not_rounded_to_bfloat16():
+  """float32 x bfloat16, jitted: 16 bits of the mean, not 8, reach the product."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(4, 1, 512)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(512, 64)), jnp.bfloat16)
+  got = jax.jit(api._matmul)(x, kernel)
+  want = np.float64(x) @ np.float64(kernel)
+  assert distance(got, want) < 2**-16

@@ -62,6 +62,8 @@ def latent_pool_packed(params, hidden, segments, num_segments: int, *,
 
   hidden [B,T,D], segments [B,T] int: which of the row's S = num_segments texts a
   token counts for; negative: none. -> [B,S,D], zeros for a text without tokens.
+  A number beyond S is an error where values can be seen; under jit it counts for
+  no text.
   """
   _check(params, hidden, segments, 'segments')
   if not jnp.issubdtype(segments.dtype, jnp.integer):
@@ -100,9 +102,10 @@ def _pool(params, hidden, segments, num_segments, impl, token_block, axis):
   folded = params
   if not isinstance(params, Folded):
     folded = fold_latents(params, hidden.dtype)
-  return folded_pool(folded, hidden, segments, num_segments, _sums_of(impl, folded,
-                     hidden.dtype),
-                     token_block or blockwise.token_block(segments.size), axis)
+  geglu_sums = _sums_of(impl, folded, hidden.dtype)
+  token_block = token_block or blockwise.token_block(segments.size)
+  return folded_pool(folded, hidden, segments, num_segments, geglu_sums, token_block,
+                     axis)
 
 
 def _sums_of(impl, folded, dtype):
@@ -159,9 +162,10 @@ def _matmul(x, kernel):
 
   if dtype == x.dtype:
     return product(x)
-  high = x.astype(dtype)
-  low = (x - high.astype(x.dtype)).astype(dtype)
-  return product(high) + product(low)
+  kind = jnp.finfo(dtype)
+  # Not a cast there and back, which the compiler may leave out.
+  high = jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
+  return product(high.astype(dtype)) + product((x - high).astype(dtype))
 
 
 def _chunks(x, fill):

@@ -48,6 +48,11 @@ def check(width: int, inner: int, dtype) -> None:
     raise dispatch.Unsupported(
         f'gpu latent_pool computes in bfloat16, got {jnp.dtype(dtype)}; '
         "use impl='blockwise'")
+  device = jax.devices()[0]  # a CPU when compiling for a GPU that is elsewhere
+  if device.platform == 'gpu' and not device.compute_capability.startswith('9.'):
+    raise dispatch.Unsupported(
+        "gpu latent_pool uses Hopper's matrix instructions (compute capability "
+        f"9.x), this GPU has {device.compute_capability}; use impl='blockwise'")
 
 
 def _sums(mlp, y, segments, num_segments, interpret):
