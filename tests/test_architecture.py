@@ -35,6 +35,7 @@ FENCES = {
     'grain': ('jaxembed.data',),
     'torch': ('jaxembed.convert', 'launch.suites'),
     'sentence_transformers': ('jaxembed.convert', 'launch.suites'),
+    'mteb': ('jaxembed.evaluation',),
     'jax.experimental.pallas': ('jaxembed.kernels',),
     'optax': ('jaxembed.train',),
     'absl': ('launch',),

@@ -1,0 +1,82 @@
+"""An Embedder as MTEB's encoder: mteb.evaluate(MtebModel(embedder), tasks).
+
+The only place that imports mteb, and only when asked for the model's metadata.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxembed import types
+from jaxembed.embedder import Embedder
+
+
+class MtebModel:
+  """What mteb asks of an encoder, by structure; no base class is needed.
+
+  A text's prompt is, in this order: the model's own for the task and side, the
+  task, the task's type and side, its type, the side ('query' or 'document', with
+  the Embedder's other names for it); then, with `template`, the task's published
+  instruction put into '{instruction}'. Documents of retrieval tasks take no
+  instruction.
+  """
+
+  def __init__(self, embedder: Embedder, name: str = 'jaxembed/model',
+               revision: str = 'local', *, template: str = '',
+               batch_size: int = 32):
+    """`name` is 'org/model', under which mteb files the results."""
+    self.embedder, self.name, self.revision = embedder, name, revision
+    self._template, self._batch_size = template, batch_size
+
+  def encode(self, inputs: Iterable[dict[str, list[str]]], *, task_metadata,
+             hf_split: str, hf_subset: str, prompt_type=None,
+             **kwargs: Any) -> np.ndarray:
+    """Vectors of all texts of the loader, in order: float32 [n,E]."""
+    del hf_split, hf_subset
+    texts = [text for batch in inputs for text in batch['text']]
+    return self.embedder.encode(
+        texts, prompt=self.prompt(task_metadata, prompt_type),
+        batch_size=kwargs.get('batch_size') or self._batch_size,
+        show_progress_bar=kwargs.get('show_progress_bar', False))
+
+  def prompt(self, task, prompt_type) -> str:
+    """The text put in front of a task's texts; '' for none."""
+    side = prompt_type.value if prompt_type is not None else ''
+    names = [f'{task.name}-{side}', task.name, f'{task.type}-{side}', task.type, side]
+    names += ['passage', 'corpus'] if side == 'document' else []
+    for name in names:
+      if name in self.embedder.prompts:
+        return self.embedder.prompts[name]
+    if not self._template or (side == 'document' and 'Retrieval' in task.type):
+      return ''
+    own = task.prompt.get(side) if isinstance(task.prompt, dict) else task.prompt
+    return self._template.replace('{instruction}', own) if own else ''
+
+  def similarity(self, embeddings1: types.Array, embeddings2: types.Array
+                 ) -> np.ndarray:
+    """[n,m]; of two single vectors a scalar, which mteb turns into a float."""
+    scores = self.embedder.similarity(embeddings1, embeddings2)
+    single = np.ndim(embeddings1) == np.ndim(embeddings2) == 1
+    return scores.reshape(()) if single else scores
+
+  def similarity_pairwise(self, embeddings1: types.Array, embeddings2: types.Array
+                          ) -> np.ndarray:
+    return self.embedder.similarity_pairwise(embeddings1, embeddings2)
+
+  @property
+  def mteb_model_meta(self):
+    """mteb's ModelMeta; what only the model's owner can know is None."""
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+
+    cfg, leaves = self.embedder.cfg, jax.tree.leaves(self.embedder.params)
+    return ModelMeta(
+        loader=None, name=self.name, revision=self.revision, release_date=None,
+        languages=None, n_parameters=sum(x.size for x in leaves),
+        memory_usage_mb=sum(x.nbytes for x in leaves) / 2**20,
+        max_tokens=cfg.max_length, embed_dim=cfg.embedding_dim, license=None,
+        open_weights=None, public_training_code=None, public_training_data=None,
+        framework=['JAX'], use_instructions=bool(self._template),
+        similarity_fn_name=ScoringFunction(self.embedder.similarity_fn_name),
+        training_datasets=None)
