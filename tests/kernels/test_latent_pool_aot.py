@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 import pytest
 
-from jaxembed import config
+from jaxembed import config, sharding
 from jaxembed.kernels.latent_pool import gpu, latent_pool, tpu
 from jaxembed.pooling import latent_attention
 
@@ -121,3 +121,30 @@ def test_gpu_kernel_lowers_for_an_h100(width, length, segments):
     grad = jax.jit(kernel.grad).trace(mlp, y, marks, d_sums)
   for program in (sums, grad):
     assert 'mosaic_gpu' in program.lower(lowering_platforms=('cuda',)).as_text()
+
+
+def test_kernel_runs_under_a_mesh_of_tpus():
+  """Rows over data and fsdp, channels over tensor: value and gradient compile."""
+  described = topologies.get_topology_desc(
+      platform='tpu', topology_name='v5p:2x2x2')
+  mesh = sharding.make_mesh((2, 2, 2), described.devices)
+  cfg = config.PoolingConfig(kind='latent_attention', latents=128, heads=4)
+
+  def shape(x, spec):
+    place = jax.NamedSharding(mesh, spec)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+  params = {'pooling': jax.eval_shape(
+      lambda k: latent_attention.init(cfg, 256, k, jnp.bfloat16), jax.random.key(0))}
+  rows = jax.P(sharding.BATCH)
+  args = (jax.tree.map(shape, params, sharding.param_specs(params)),
+          shape(jax.ShapeDtypeStruct((16, 64, 256), jnp.bfloat16), rows),
+          shape(jax.ShapeDtypeStruct((16, 64), bool), rows))
+
+  def loss(params, hidden, pool):
+    out = latent_attention.apply(params['pooling'], cfg, hidden, pool, impl='tpu')
+    return jnp.sum(out * out)
+
+  with jax.set_mesh(mesh):
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(*args).compile().as_text()
+  assert 'geglu_sums' in text and 'geglu_grad' in text
