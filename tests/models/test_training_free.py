@@ -107,7 +107,8 @@ def test_every_layer_is_pooled_inside_the_scan(params, reads):
   tokens = _tokens('right')
   states = _layers(params, CFG, tokens)[1:]
   states[-1] = np.asarray(encoder.hidden_states(params, CFG, tokens))
-  pick = {'layers_last': lambda x, m: x[m][-1], 'layers_mean': lambda x, m: x[m].mean(0)}
+  pick = {'layers_last': lambda x, m: x[m][-1],
+          'layers_mean': lambda x, m: x[m].mean(0)}
   want = np.stack([[pick[reads](x[i], tokens.mask[i]) for i in range(3)]
                    for x in states])
   full = {**params, 'pooling': encoder.init_params(cfg, jax.random.key(2))['pooling']}

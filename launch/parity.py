@@ -1,0 +1,36 @@
+"""Every supported family against PyTorch: prints a Markdown table.
+
+  python -m launch.parity
+
+Random small checkpoints are built with transformers, loaded on both sides and run
+on ragged batches. A figure is the largest difference of the last hidden states
+over their largest value, in float32. Exits 1 when one exceeds the tolerance.
+"""
+
+import collections
+import sys
+
+from jaxembed.convert import families
+from launch import cli
+
+
+def main():
+  cells = collections.defaultdict(dict)
+  for line in families.report():
+    cells[line.name][line.attention, line.padding] = line.difference
+    print('.', end='', file=sys.stderr, flush=True)
+  columns = [(mode, side) for mode in ('causal', 'bidirectional')
+             for side in ('right', 'left')]
+  print('\n| model | ' + ' | '.join(f'{m}, {s} padding' for m, s in columns) + ' |')
+  print('| --- |' + ' --- |' * len(columns))
+  for name, row in cells.items():
+    print(f'| {name} | ' + ' | '.join(
+        f'{row[c]:.1e}' if c in row else '' for c in columns) + ' |')
+  worst = max(v for row in cells.values() for v in row.values())
+  print(f'\nlargest: {worst:.1e}; tolerance: {families.TOLERANCE:.0e}')
+  if worst > families.TOLERANCE:
+    raise ValueError('a family differs from torch by more than the tolerance')
+
+
+if __name__ == '__main__':
+  cli.run(main)
