@@ -21,6 +21,7 @@ FLOORS = (
     ('jaxembed.embedder',),
     ('jaxembed.evaluation', 'jaxembed.mining', 'jaxembed.corpus'),
     ('jaxembed.train.start', 'jaxembed.train.report'),
+    ('jaxembed.train.plan',),
     ('jaxembed.train.loop',),
     ('jaxembed',),  # the package's public names
     ('launch',),

@@ -39,16 +39,9 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
       # Under jit the backbone that is not asked for is never drawn.
       draw = jax.jit(lambda k: encoder.init_params(wanted, k).get('pooling', {}))
       params = params | {'pooling': draw(key)}
-    if spec.lora_rank and wanted.lora is None:
-      wanted = dataclasses.replace(wanted, lora=_lora(spec))
+    if wanted.lora and not model.lora:
       params = lora.add(params, wanted.lora, jax.random.fold_in(key, 1))
     return Start(wanted, place(params, mesh), folder)
-
-
-def _lora(spec: config.ModelSpec) -> config.LoraConfig:
-  targets = {'targets': spec.lora_targets} if spec.lora_targets else {}
-  return config.LoraConfig(rank=spec.lora_rank, alpha=spec.lora_alpha,
-                           dropout=spec.lora_dropout, **targets)
 
 
 def _reachable(spec: config.ModelSpec) -> pathlib.Path:
@@ -83,8 +76,14 @@ def apply_spec(model: config.ModelConfig, spec: config.ModelSpec
     pooling = dataclasses.replace(
         pooling, kind=spec.pooling, latents=spec.latents, heads=spec.heads,
         head_dim=spec.head_dim, ff_mult=spec.ff_mult)
+  adapters = model.lora
+  if spec.lora_rank and not adapters:
+    targets = {'targets': spec.lora_targets} if spec.lora_targets else {}
+    adapters = config.LoraConfig(rank=spec.lora_rank, alpha=spec.lora_alpha,
+                                 dropout=spec.lora_dropout, **targets)
   return dataclasses.replace(
-      model, pooling=pooling, attention=spec.attention or model.attention,
+      model, pooling=pooling, lora=adapters,
+      attention=spec.attention or model.attention,
       max_length=spec.max_length or model.max_length, dtype=spec.dtype,
       remat=spec.remat)
 

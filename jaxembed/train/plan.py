@@ -1,0 +1,215 @@
+"""What a run would cost, from the compiler, before the hardware is paid for.
+
+The real update is compiled ahead of time for the devices of a topology that need
+not exist here. Memory is the compiler's own figure; time is a roofline over the
+FLOPs counted from shapes (cost analysis counts a loop's body once).
+"""
+
+import dataclasses
+import math
+import re
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+import numpy as np
+
+from jaxembed import config, sharding, types
+from jaxembed.models import encoder
+from jaxembed.train import start, step
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """Published peaks of one device."""
+
+  flops: float  # bfloat16, per second
+  hbm: float  # bytes
+  bandwidth: float  # of HBM, bytes per second
+  hosts_devices: int  # devices of one host
+
+
+CHIPS = {
+    'v5e': Chip(197e12, 16 * GIB, 0.819e12, 4),
+    'v5p': Chip(459e12, 95 * GIB, 2.77e12, 4),
+    'v6e': Chip(918e12, 32 * GIB, 1.64e12, 4),
+    'h100': Chip(989e12, 80 * GIB, 3.35e12, 8),
+}
+_COLLECTIVE = re.compile(
+    r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)'
+    r'(?:-start)?\(')
+_SHAPE = re.compile(r'(pred|[a-z]+\d+)\[([\d,]*)\]')
+# What the runtime keeps for itself on a device.
+_RESERVED = 0.03
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+  """Figures of one stage; bytes are per device, FLOPs over all of them."""
+
+  name: str
+  arguments: int  # state and batch
+  temporaries: int
+  flops: float  # per step
+  collectives: dict[str, tuple[int, int]]  # kind -> (count, bytes), loops once
+
+  @property
+  def memory(self) -> int:
+    return self.arguments + self.temporaries
+
+
+def devices(topology: str, target_config: str = '') -> tuple[list, Chip]:
+  """The devices of 'v5p:4x4x4' or 'h100:8', and what one of them is.
+
+  target_config: text proto that describes the GPU, for 'h100:N'.
+
+  Raises:
+    ValueError: an unknown chip or shape.
+  """
+  name, _, shape = topology.partition(':')
+  if name not in CHIPS or not re.fullmatch(r'\d+(x\d+)*', shape):
+    raise ValueError(f'topology {topology!r} is unknown; give CHIP:SHAPE with a chip '
+                     f'of {", ".join(CHIPS)}, such as v5e:16x16 or h100:8')
+  try:
+    if name == 'h100':
+      made = topologies.get_topology_desc(
+          platform='cuda', topology_name=name, topology=f'1x1x{shape}',
+          target_config=target_config)
+    else:
+      made = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+  except Exception as e:  # plugins raise their own kinds
+    raise ValueError(f'topology {topology!r} cannot be described here: {e}') from e
+  return made.devices, CHIPS[name]
+
+
+def make_mesh(cfg: config.MeshConfig, where: list):
+  """The config's mesh over the devices of a topology."""
+  sizes = [cfg.data, cfg.fsdp, cfg.tensor]
+  if -1 in sizes:
+    sizes[sizes.index(-1)] = max(len(where) // -math.prod(sizes), 1)
+  return sharding.make_mesh(tuple(sizes), where)
+
+
+def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mesh
+                  ) -> StagePlan:
+  """Compiles the update of a stage for the mesh's devices; runs nothing."""
+  stage = cfg.stages[index]
+  shapes = encoder.param_shapes(model)
+  with jax.set_mesh(mesh):
+    params = start.abstract(shapes, mesh)
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
+            mesh, x.sharding.spec if x.sharding else jax.P())),
+        jax.eval_shape(lambda p: step.init_state(p, stage), params))
+    update = step.make_update(model, stage, seed=cfg.seed)
+    done = update.lower(state, _batch(stage.data, mesh)).compile()
+  memory = done.memory_analysis()
+  return StagePlan(
+      stage.name, memory.argument_size_in_bytes, memory.temp_size_in_bytes
+      + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+      step_flops(model, stage), collectives(done.as_text()))
+
+
+def _batch(cfg: config.DataConfig, mesh) -> types.PairBatch:
+  queries, passages = cfg.batch_size, cfg.batch_size * (1 + cfg.num_negatives)
+
+  def rows(dtype, *shape):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(
+        mesh, jax.P(sharding.BATCH, *(None,) * (len(shape) - 1))))
+
+  def tokens(n, length):
+    return types.Tokens(rows(jnp.int32, n, length), rows(bool, n, length),
+                        rows(bool, n, length))
+
+  return types.PairBatch(
+      tokens(queries, cfg.query_lengths[-1]), tokens(passages, cfg.passage_lengths[-1]),
+      types.Pairing(
+          owner=rows(jnp.int32, passages), is_positive=rows(bool, passages),
+          query_id=rows(jnp.int32, queries), passage_id=rows(jnp.int32, passages),
+          group=rows(jnp.int32, queries), in_batch=rows(bool, queries)))
+
+
+def step_flops(model: config.ModelConfig, stage: config.StageConfig) -> float:
+  """FLOPs of one update over all devices, from shapes.
+
+  Twice a kernel's size per token forward; the same again for the gradient of
+  activations, and for that of weights where they move; once more where the
+  forward pass is repeated (remat, GradCache). Attention scores and their use
+  count by length; latent attention as folded, by its formula.
+  """
+  b, d = model.backbone, stage.data
+  shapes = jax.tree.leaves_with_path(encoder.param_shapes(model))
+  frozen = sum(x.size for p, x in shapes if _is_kernel(p) and not _moves(p, model))
+  moving = sum(x.size for p, x in shapes if _is_kernel(p) and _moves(p, model))
+  again = 1.0 if model.remat != 'none' or stage.token_budget else 0.0
+  texts = ((d.batch_size, d.query_lengths[-1]),
+           (d.batch_size * (1 + d.num_negatives), d.passage_lengths[-1]))
+  total = 0.0
+  for n, length in texts:
+    attention = 4 * b.num_layers * b.num_heads * b.head_dim * length
+    dense = (2 + again) * 2 * frozen + (3 + again) * (2 * moving + attention)
+    total += n * length * dense
+  return total
+
+
+def _is_kernel(path) -> bool:
+  name = jax.tree_util.keystr(path)
+  return 'backbone' in name and ('kernel' in name or 'lora' in name)
+
+
+def _moves(path, model: config.ModelConfig) -> bool:
+  return model.lora is None or 'lora' in jax.tree_util.keystr(path)
+
+
+def collectives(hlo: str) -> dict[str, tuple[int, int]]:
+  """Kind -> (how many, bytes they give), as written: a loop's body once."""
+  found: dict[str, tuple[int, int]] = {}
+  for result, kind in _COLLECTIVE.findall(hlo):
+    size = 0
+    for dtype, shape in _SHAPE.findall(result)[-1:]:
+      bits = 8 if dtype == 'pred' else int(re.search(r'\d+', dtype)[0])
+      size = int(np.prod([int(n) for n in shape.split(',') if n])) * bits // 8
+    count, total = found.get(kind, (0, 0))
+    found[kind] = count + 1, total + size
+  return found
+
+
+def fits(plan: StagePlan, chip: Chip) -> bool:
+  return plan.memory <= chip.hbm * (1 - _RESERVED)
+
+
+def seconds(plan: StagePlan, chip: Chip, count: int) -> tuple[float, str]:
+  """(least time of a step, what binds it): arithmetic, or reading the state."""
+  compute = plan.flops / count / chip.flops
+  reading = (plan.arguments + 2 * plan.temporaries) / chip.bandwidth
+  return max((compute, 'arithmetic'), (reading, 'memory traffic'))
+
+
+def remedies(cfg: config.Config, index: int, model: config.ModelConfig
+             ) -> list[tuple[str, config.Config, config.ModelConfig]]:
+  """Changes that save memory, mildest first: (what to set, config, model)."""
+  found = []
+
+  def propose(text, model=model, **stage):
+    stages = list(cfg.stages)
+    stages[index] = dataclasses.replace(stages[index], **stage)
+    found.append((text, dataclasses.replace(cfg, stages=stages), model))
+
+  full = dataclasses.replace(model, remat='full')
+  where = f'config.stages[{index}]'
+  if model.remat != 'full':
+    propose('config.model.remat=full', full)
+  now = cfg.stages[index]
+  longest = max(now.data.query_lengths[-1], now.data.passage_lengths[-1])
+  for rows in (8, 1):
+    if not now.token_budget or now.token_budget > rows * longest:
+      propose(f'config.model.remat=full, {where}.token_budget={rows * longest}',
+              full, token_budget=rows * longest)
+  half = dataclasses.replace(now.data, batch_size=max(now.data.batch_size // 2, 1))
+  propose(f'config.model.remat=full, {where}.token_budget={longest}, '
+          f'{where}.data.batch_size={half.batch_size}', full,
+          token_budget=longest, data=half)
+  return found

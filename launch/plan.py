@@ -1,0 +1,80 @@
+"""Compiles an experiment for hardware that is not here, and says what it costs.
+
+  python -m launch.plan --config=configs/nv_embed_v2.py --topology=v5p:4x4x4 \\
+      [--preset=nv_embed]
+
+Prints parameters, candidates and texts per step, memory per chip, FLOPs,
+collectives and the least time of a step. A configuration that does not fit is
+refused (exit 1), with a change that does. --preset gives the shape of a source
+that cannot be opened here.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from jaxembed import config
+from jaxembed.convert import from_hf, modules
+from jaxembed.models import presets
+from jaxembed.train import plan, start
+from launch import cli
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file.')
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'CHIP:SHAPE, such as v5e:16x16.')
+_PRESET = flags.DEFINE_string('preset', None, "The source's shape, by name.")
+_TARGET = flags.DEFINE_string('target_config', '', 'Text proto of the GPU (h100:N).')
+flags.mark_flags_as_required(['config', 'topology'])
+
+
+def main():
+  cfg = config.validate(_CONFIG.value)
+  where, chip = plan.devices(_TOPOLOGY.value, _read(_TARGET.value))
+  model = start.apply_spec(_shape(cfg.model), cfg.model)
+  mesh = plan.make_mesh(cfg.mesh, where)
+  print(f'{cfg.name} on {_TOPOLOGY.value}: {len(where)} chips, mesh {dict(mesh.shape)}')
+  for index, stage in enumerate(cfg.stages):
+    found = plan.compile_stage(cfg, index, model, mesh)
+    print(_lines(found, stage, chip, len(where)))
+    if not plan.fits(found, chip):
+      _refuse(cfg, index, model, mesh, chip, found)
+
+
+def _shape(spec: config.ModelSpec) -> config.ModelConfig:
+  name = _PRESET.value or spec.preset
+  return presets.get(name) if name else modules.read(
+      from_hf.locate(spec.source)).cfg
+
+
+def _lines(found: plan.StagePlan, stage, chip, count: int) -> str:
+  d, group = stage.data, 1 + stage.data.num_negatives
+  least, binding = plan.seconds(found, chip, count)
+  moved = ', '.join(f'{n} {kind} of {size / plan.GIB:.2f} GiB'
+                    for kind, (n, size) in sorted(found.collectives.items()))
+  return (f'\n{stage.name}: {stage.steps} steps, {d.batch_size * group} candidates per '
+          f'query, {d.batch_size * (1 + group)} texts per step\n'
+          f'  memory per chip  {found.memory / plan.GIB:.2f} of '
+          f'{chip.hbm / plan.GIB:.0f} GiB: state and batch '
+          f'{found.arguments / plan.GIB:.2f}, temporaries '
+          f'{found.temporaries / plan.GIB:.2f}\n'
+          f'  FLOPs per step   {found.flops:.3g}\n'
+          f'  collectives      {moved or "none"} (a loop counted once)\n'
+          f'  least time       {least:.3g} s per step, bound by {binding}; '
+          f'{least * stage.steps / 3600:.3g} h')
+
+
+def _refuse(cfg, index, model, mesh, chip, found):
+  need = f'{found.memory / plan.GIB:.2f} GiB per chip'
+  for text, changed, other in plan.remedies(cfg, index, model):
+    if plan.fits(plan.compile_stage(changed, index, other, mesh), chip):
+      raise ValueError(f'{cfg.stages[index].name} needs {need} and does not fit; '
+                       f'this does: {text}')
+  raise ValueError(f'{cfg.stages[index].name} needs {need} and does not fit, nor does '
+                   'half the batch in the smallest chunks; split parameters further '
+                   f'(config.mesh.fsdp, now {dict(mesh.shape)}) or use more chips')
+
+
+def _read(path: str) -> str:
+  return open(path).read() if path else ''
+
+
+if __name__ == '__main__':
+  cli.run(main)
