@@ -39,7 +39,7 @@ _encode = jax.jit(encoder.encode, static_argnums=1)
 _PROBE_PROMPT = 'Represent this sentence for searching: '
 
 
-class Mismatch(AssertionError):
+class Mismatch(ValueError):
   """The exported model is not the one that was trained."""
 
 
