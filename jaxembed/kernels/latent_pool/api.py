@@ -34,7 +34,7 @@ def latent_pool(params, hidden, pool, *, impl: str = 'auto', token_block: int = 
       Norms, softmax, GELU and sums are float32 (float64 for float64 states).
     pool: [B,T] bool, tokens that count.
     impl: 'auto' or one of dispatch.IMPLS.
-    token_block: tokens worked on at a time; 0: see blockwise.token_block.
+    token_block: tokens worked on at a time; 0: see blockwise.default_block.
     axis: mesh axis over which heads and feed-forward channels of `params` are
       split; their sums over it are taken here.
 
@@ -103,7 +103,7 @@ def _pool(params, hidden, segments, num_segments, impl, token_block, axis):
   if not isinstance(params, Folded):
     folded = fold_latents(params, hidden.dtype)
   geglu_sums = _sums_of(impl, folded, hidden.dtype)
-  token_block = token_block or blockwise.token_block(segments.size)
+  token_block = token_block or blockwise.default_block(segments.size)
   return folded_pool(folded, hidden, segments, num_segments, geglu_sums, token_block,
                      axis)
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxembed.kernels.latent_pool import reference
 
 
-def token_block(tokens: int) -> int:
+def default_block(tokens: int) -> int:
   """Tokens a block aims at.
 
   An eighth of all: what a block needs is then small beside what all blocks keep.
