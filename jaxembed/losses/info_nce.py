@@ -66,7 +66,7 @@ def _one_width(query, passage, pairing, cfg, log_scale):
   axes = sharding.BATCH if sharding.spec() is not None else ()
   lay = masks.layout(pairing, cfg)
   query, passage = contrastive.split_rows((query, passage), axes)
-  finite = _finite_rows(query) + _finite_rows(passage)
+  broken = _nonfinite_rows(query) + _nonfinite_rows(passage)
   query, passage = _rounded(query, cfg.dtype), _rounded(passage, cfg.dtype)
   scale, clamped = temperature.scale(cfg, log_scale)
 
@@ -82,10 +82,10 @@ def _one_width(query, passage, pairing, cfg, log_scale):
     sums = _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode)
 
   if cfg.symmetric:
-    parts = [_row_loss(s.lse, score * scale, cfg) for s in sums]
+    parts = [_row_loss(s.lse, score * scale, cfg) for s in sums.values()]
     row = sum(parts) / len(parts)
   else:
-    lse = jnp.stack([jnp.maximum(s.lse, _NOTHING) for s in sums])
+    lse = jnp.stack([jnp.maximum(s.lse, _NOTHING) for s in sums.values()])
     row = _row_loss(jax.nn.logsumexp(lse, 0), score * scale, cfg)
   count = jnp.maximum(lay.valid.sum(), 1)
 
@@ -97,13 +97,13 @@ def _one_width(query, passage, pairing, cfg, log_scale):
       'loss/info_nce': loss,
       'loss/temperature': 1 / scale,
       'loss/temperature_clamped': clamped.astype(jnp.float32),
-      'loss/nonfinite_rows': finite,
+      'loss/nonfinite_rows': broken,
       'loss/rows_without_positive': (~lay.valid).sum()}
   return loss, jax.lax.stop_gradient(metrics)
 
 
 def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
-  """Sums over the negatives of each row, one entry per term, each [Q]."""
+  """Sums over the negatives of each row by term, of [Q] arrays."""
   terms = ('qd', 'dq') if cfg.symmetric else tuple(cfg.terms)
   shared = cfg.hardness if cfg.hardness_on != 'own' else 0.0
   mine = cfg.hardness if cfg.hardness_on != 'shared' else 0.0
@@ -127,7 +127,7 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
       found[name], _ = contrastive.masked_lse(
           left, left, row=side, col=lay.peer, hardness=(mine, shared), **options)
       found[name] = jax.tree.map(masks.replicate, found[name])
-  return [found[name] for name in terms]
+  return {name: found[name] for name in terms}
 
 
 def _limit(side, threshold):
@@ -148,15 +148,14 @@ def _row_loss(lse, positive, cfg):
 
 
 def _metrics(sums, score, scale, mean, cfg):
-  kept = sum(s.kept for s in sums).astype(jnp.float32)
+  kept = sum(s.kept for s in sums.values()).astype(jnp.float32)
   out = {'loss/positive_score': mean(score),
          'loss/kept_negatives': mean(kept),
          'loss/rows_without_negatives': mean(kept == 0)}
-  if all(s.top is not None for s in sums):
-    top = jnp.stack([s.top for s in sums]).max(0)
-    out['loss/accuracy@1'] = mean(score * scale > top)
+  if sums['qd'].top is not None:  # the positive above every passage that counts
+    out['loss/accuracy@1'] = mean(score * scale > sums['qd'].top)
   if cfg.bounded:
-    lost = [(s.kept > 0) & (s.lse == -jnp.inf) for s in sums]
+    lost = [(s.kept > 0) & (s.lse == -jnp.inf) for s in sums.values()]
     out['loss/underflow_rows'] = sum(x.sum() for x in lost)
   return out
 
@@ -174,7 +173,7 @@ def _rounded(x, dtype):
   return x + jax.lax.stop_gradient(jax.lax.reduce_precision(x, 8, 7) - x)
 
 
-def _finite_rows(x):
+def _nonfinite_rows(x):
   return (~jnp.isfinite(x).all(-1)).sum()
 
 

@@ -9,8 +9,8 @@ from jaxembed.losses import masks
 
 
 def sums(query, passage, lay: masks.Layout, limit, scale, cfg: config.LossConfig,
-         axes, mode) -> list[contrastive.Sums]:
-  """One `Sums` of [Q] arrays: each passage counts for its owner alone.
+         axes, mode) -> dict[str, contrastive.Sums]:
+  """The term qd, `Sums` of [Q] arrays: each passage counts for its owner alone.
 
   Passages may be ragged, in any order and on any device.
   """
@@ -37,4 +37,4 @@ def sums(query, passage, lay: masks.Layout, limit, scale, cfg: config.LossConfig
   some = kept > 0
   lse = jnp.where(some, jnp.where(some, top, 0) + jnp.log(
       jnp.where(some, total, 1)), -jnp.inf)
-  return [contrastive.Sums(lse, kept, top)]
+  return {'qd': contrastive.Sums(lse, kept, top)}

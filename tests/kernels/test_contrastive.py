@@ -94,12 +94,12 @@ def build(case: Case, seed=0):
                       ).astype(np.float32) if 'bias' in case.masks else None)
 
   row, col = side(case.b, s), side(case.n, s.T)
-  if case.masks and case.b > 4:  # a row and a column that nothing may meet
-    for part in (row, col):
-      if part.ids:
-        part.ids[0][3] = 99
-    if row.threshold is not None:
-      row.threshold[3] = col.threshold[3] = -2
+  # Where there is room, a row and a column that nothing may meet.
+  for part, size in ((row, case.b), (col, case.n)):
+    if size > 4:
+      for x, value in ((part.ids and part.ids[0], 99), (part.threshold, -2)):
+        if x is not None and len(x):
+          x[3] = value
   return q, p, k, row, col
 
 
@@ -261,6 +261,8 @@ BAD = [
     ({'row': Side(threshold=ids(6))}, 'row.threshold is int32; it must be a float'),
     ({'directions': ('rows',)}, "must be 'row', 'col' or both"),
     ({'impl': 'cuda'}, 'choose one of'),
+    ({'scale': 0.0}, 'must be above 0'),
+    ({'tile_bytes': -1}, 'at least 0'),
     ({'mode': 'tree'}, 'choose one of'),
     ({'axes': ('data',)}, 'not in the mesh in force'),
 ]

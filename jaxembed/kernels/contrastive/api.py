@@ -63,6 +63,9 @@ def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
       tile_bytes=tile_bytes or blockwise.TILE_BYTES.get(
           where, blockwise.TILE_BYTES_DEFAULT))
   _check(q, k, row, col)
+  if tile_bytes < 0 or (not isinstance(scale, jax.core.Tracer) and not scale > 0):
+    raise ValueError(f'scale {scale} (1/temperature) must be above 0 and tile_bytes '
+                     f'{tile_bytes} at least 0')
   run = exchange.Plan(impl=_pick(impl), axes=tuple(axes),
                       mode=exchange.pick(mode, axes, k))
   q, k, row, col = exchange.split_rows((q, k, row, col), run.axes)
@@ -115,6 +118,11 @@ def _no_gradient(x):
 
 
 def _pick(impl: str) -> str:
+  """The implementation to run.
+
+  'auto' is blockwise everywhere: a kernel becomes the default of a chip where a
+  recorded benchmark of launch/suites/contrastive.py shows it ahead.
+  """
   return 'blockwise' if dispatch.check_impl(impl) == 'auto' else impl
 
 
