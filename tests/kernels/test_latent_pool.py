@@ -88,11 +88,11 @@ def value_and_grads(op, params, hidden, cotangent):
 
 
 def distance(got, want):
-  """Largest relative Frobenius distance over the leaves."""
+  """Largest relative Frobenius distance over the leaves (absolute from zeros)."""
   def leaf(x, y):
     x, y = np.float64(x), np.float64(y)
     assert np.isfinite(x).all()
-    return np.linalg.norm(x - y) / np.linalg.norm(y)
+    return np.linalg.norm(x - y) / (np.linalg.norm(y) or 1.0)
 
   return max(jax.tree.leaves(jax.tree.map(leaf, got, want)))
 
