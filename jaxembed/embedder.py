@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxembed import config, sharding, types, workdir
-from jaxembed.convert import from_hf
+from jaxembed.convert import from_hf, nv_embed
 from jaxembed.data import tokenise
 from jaxembed.data.length_batches import length_batches, padding_share
 from jaxembed.models import encoder
@@ -80,10 +80,14 @@ class Embedder:
     self._shapes: set[tuple[int, int]] = set()
 
   @classmethod
-  def load(cls, path: str | os.PathLike, *, mesh=None) -> 'Embedder':
+  def load(cls, path: str | os.PathLike, *, mesh=None,
+           dtype: str | None = None) -> 'Embedder':
     """Reads a jaxembed workdir, a sentence-transformers or a Hugging Face folder.
 
-    A name that is no folder is looked up on the Hugging Face hub.
+    A name that is no folder is looked up on the Hugging Face hub. `dtype`
+    (float32, bfloat16 or float16) is that of parameters and activations; None
+    keeps a workdir's own, and means float32 for a folder. NV-Embed folders bring
+    their own rules for the end of a text and for instructions.
 
     Raises:
       FileNotFoundError: neither of these.
@@ -93,16 +97,19 @@ class Embedder:
     if workdir.is_workdir(path):
       params, cfg, folder, _ = workdir.load(path)
       words = folder
+      if dtype is not None:
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
+        cfg = dataclasses.replace(cfg, dtype=dtype)
       if mesh is not None:
         params = jax.device_put(params, jax.tree.map(
             functools.partial(jax.NamedSharding, mesh), sharding.param_specs(params),
             is_leaf=lambda x: isinstance(x, jax.P)))
     else:
-      loaded = from_hf.load(path, mesh=mesh)
+      loaded = from_hf.load(path, dtype=dtype or 'float32', mesh=mesh)
       params, cfg, folder = loaded.params, loaded.cfg, loaded.folder
       words = loaded.backbone_folder  # where sentence-transformers looks
     settings = _read_json(folder / 'config_sentence_transformers.json')
-    tokenizer = tokenise.Tokenizer.load(words, prompt_pooling=prompt_pooling(folder))
+    tokenizer = tokenise.Tokenizer.load(words, **_token_rules(folder))
     return cls(params, cfg, tokenizer, mesh=mesh, folder=words,
                prompts=settings.get('prompts'),
                default_prompt_name=settings.get('default_prompt_name'),
@@ -265,6 +272,13 @@ class _Tally:
         texts=texts, tokens=int(lengths.sum()), truncated=self.truncated,
         padding=padding_share(lengths, self.plan),
         shapes=tuple(sorted({(rows, length) for _, rows, length in self.plan})))
+
+
+def _token_rules(folder: pathlib.Path) -> dict[str, str]:
+  """How the model in `folder` ends texts and pools prompts."""
+  if nv_embed.is_nv_embed(folder):
+    return {'prompt_pooling': 'nv_embed', 'eos_text': nv_embed.EOS_TEXT}
+  return {'prompt_pooling': prompt_pooling(folder)}
 
 
 def prompt_pooling(folder: pathlib.Path) -> str:

@@ -6,14 +6,13 @@ Hugging Face folders. Prompts are not read here.
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
 from jaxembed.convert import nv_embed, tables
 from jaxembed.convert.configs import UnsupportedModel
-from jaxembed.convert.tensor_files import BadCheckpoint, inside
+from jaxembed.convert.tensor_files import inside, read_json
 
 _POOLING_KEYS = {
     'pooling_mode_cls_token': 'cls', 'pooling_mode_mean_tokens': 'mean',
@@ -52,7 +51,7 @@ def read(folder: pathlib.Path) -> Found:
     UnsupportedModel: a module, pooling mode or backbone that is not computed.
     BadCheckpoint: a file that is no JSON, or a path outside the folder.
   """
-  if _model_type(folder) == 'nvembed':  # its modules.json tells half of the story
+  if nv_embed.is_nv_embed(folder):  # its modules.json tells half of the story
     return _nv_embed(folder)
   if not (folder / 'modules.json').is_file():
     return _plain(folder)
@@ -98,11 +97,6 @@ def _nv_embed(folder: pathlib.Path) -> Found:
   return Found(cfg, (Part(folder, nv_embed.table(cfg.backbone)),), folder, hf)
 
 
-def _model_type(folder: pathlib.Path) -> str | None:
-  file = folder / 'config.json'
-  return read_json(file).get('model_type') if file.is_file() else None
-
-
 def max_length(folder: pathlib.Path, positions: int) -> int:
   """Tokens per text: what sentence-transformers, else the tokenizer, says."""
   for file in sorted(folder.glob('sentence_*_config.json')):
@@ -111,21 +105,6 @@ def max_length(folder: pathlib.Path, positions: int) -> int:
   file = folder / 'tokenizer_config.json'
   limit = read_json(file).get('model_max_length') if file.is_file() else None
   return int(limit) if limit and limit < min(positions, _NO_LIMIT) else positions
-
-
-def read_json(file: pathlib.Path, kind: type = dict) -> Any:
-  """Parsed JSON.
-
-  Raises:
-    BadCheckpoint: the file is no JSON, or not of `kind`.
-  """
-  try:
-    data = json.loads(file.read_text('utf-8'))
-  except (ValueError, OSError) as e:
-    raise BadCheckpoint(f'{file} is no readable JSON: {e}') from e
-  if not isinstance(data, kind):
-    raise BadCheckpoint(f'{file} holds no JSON {kind.__name__}')
-  return data
 
 
 # --- Modules: each adds to the fields of ModelConfig, some bring weights ------

@@ -32,6 +32,14 @@ _HEAD_DEFAULTS = {'num_latents_value': 512, 'num_cross_heads': 8,
                   'output_normalize': True, 'cross_dim_head': 4096}
 
 
+def is_nv_embed(folder: pathlib.Path) -> bool:
+  """Whether config.json in `folder` is NV-Embed's."""
+  file = folder / 'config.json'
+  if not file.is_file():
+    return False
+  return tensor_files.read_json(file).get('model_type') == 'nvembed'
+
+
 def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
   """The model that an NV-Embed config.json describes.
 
@@ -181,7 +189,7 @@ def _carry(source: pathlib.Path | None, target: pathlib.Path, cfg: ModelConfig):
                     ignore=shutil.ignore_patterns(
                         '*.safetensors', '*.safetensors.index.json', '.*'))
   file = target / 'config.json'
-  hf = json.loads(file.read_text('utf-8')) if source is not None else None
+  hf = tensor_files.read_json(file) if source is not None else None
   if hf is None or hf.get('model_type') != 'nvembed':
     hf = config_to_hf(cfg)
   file.write_text(_json(hf), 'utf-8')

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import struct
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -170,6 +171,21 @@ def _entry(file, name: str, item, base: int) -> tuple[str, Tensor]:
     raise BadCheckpoint(f'{file}: {name} of shape {list(tensor.shape)} does not fill '
                         f'its bytes {first}:{last}')
   return name, tensor
+
+
+def read_json(file: pathlib.Path, kind: type = dict) -> Any:
+  """Parsed JSON.
+
+  Raises:
+    BadCheckpoint: the file is no JSON, or not of `kind`.
+  """
+  try:
+    data = json.loads(file.read_text('utf-8'))
+  except (ValueError, OSError) as e:
+    raise BadCheckpoint(f'{file} is no readable JSON: {e}') from e
+  if not isinstance(data, kind):
+    raise BadCheckpoint(f'{file} holds no JSON {kind.__name__}')
+  return data
 
 
 # --- Writing -----------------------------------------------------------------

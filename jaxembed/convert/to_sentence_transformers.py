@@ -173,7 +173,9 @@ def _hf_config(source: pathlib.Path, cfg: config.ModelConfig, weights) -> dict:
   """config.json of the base model, the source's own where there is one."""
   derived = tables.config_to_hf(cfg.backbone, cfg.attention)
   file = source / 'config.json'
-  hf = json.loads(file.read_text('utf-8')) if file.is_file() else derived
+  hf = json.loads(file.read_text('utf-8')) if file.is_file() else dict(derived)
+  if hf.get('model_type') != derived['model_type']:  # a wrapper such as NV-Embed's
+    hf = dict(derived)
   hf['architectures'] = [
       re.sub(r'(For[A-Z]\w+|LMHeadModel|Model)$', 'Model', name)
       for name in hf.get('architectures') or derived['architectures']]
@@ -183,10 +185,13 @@ def _hf_config(source: pathlib.Path, cfg: config.ModelConfig, weights) -> dict:
   if 'use_cache' in hf:
     hf['use_cache'] = False
   if tables.is_decoder(cfg.backbone):
-    two_way = cfg.attention == 'bidirectional'
-    hf |= {'is_causal': not two_way, 'use_bidirectional_attention': two_way,
-           # Left out, some families fall back to a window of 4096.
-           'sliding_window': derived['sliding_window']}
+    # Which of the two a family reads, and what it does with both, differs.
+    for key in ('is_causal', 'use_bidirectional_attention'):
+      hf.pop(key, None)
+    hf |= {key: derived[key]
+           for key in ('is_causal', 'use_bidirectional_attention', 'sliding_window')
+           # A window left out, some families fall back to one of 4096.
+           if key in derived}
   return hf
 
 

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from jaxembed.convert import from_hf, nv_embed, tables, tensor_files
 from jaxembed.data.tokenise import Tokenizer
+from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets
 from jaxembed.pooling import latent_attention
 from jaxembed.types import Tokens
@@ -126,3 +127,12 @@ def test_long_texts_are_seen_whole(loaded):
   x, y = (encoder.hidden_states(loaded.params, loaded.cfg, Tokens(i, ones, ones))
           for i in (ids, moved))
   assert np.abs(np.asarray(x - y))[0, 0].max() > 1e-6
+
+
+def test_the_embedder_knows_its_rules(released):
+  """Texts in, the publisher's vectors out: EOS, instruction and padding included."""
+  golden = load_file(released / 'golden.safetensors')
+  spec = json.loads((released / 'cases.json').read_text())[0]
+  model = Embedder.load(released)
+  vectors = model.encode(spec['texts'], prompt=spec['instruction'])
+  np.testing.assert_allclose(vectors, golden['0/embeddings'], atol=1e-5)
