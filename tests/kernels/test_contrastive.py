@@ -187,12 +187,14 @@ def check(case: Case, impl, **options):
     return
   # float32: the logits are scale*s with scale up to 100, so that a rounding of s
   # (6e-8) is 6e-6 in a logit at worst; averaged over a row it stays below 2e-6
-  # of the loss at scale 20. bfloat16: products of rounded inputs are exact, and only
-  # dS is rounded again, off by 2^-9 or so per pair, independently.
+  # of the loss at scale 20. A float32 sum of D products drifts as sqrt(D), which
+  # shows in gradients beyond D = 512 or so (2.03e-6 at D = 1000). bfloat16:
+  # products of rounded inputs are exact, and only dS is rounded again, by 2^-9 or
+  # so per pair, independently.
   bf16 = case.dtype == 'bfloat16'
   cold = 0.05 / min(case.temperature, 0.05)
   np.testing.assert_allclose(loss, want, rtol=(1e-6 if bf16 else 2e-6) * cold)
-  bound = 2e-3 if bf16 else 2e-6 * cold
+  bound = 2e-3 if bf16 else 2e-6 * cold * max(1, case.d / 512)**0.5
   if bf16 and case.lone and options.get('interpret'):
     bound = 2**-8  # the rounding of one bfloat16 number
   assert distance(dq, wq) <= bound
