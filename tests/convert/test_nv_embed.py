@@ -16,6 +16,10 @@ from jaxembed.models import encoder, presets
 from jaxembed.pooling import latent_attention
 from jaxembed.types import Tokens
 
+_states = jax.jit(encoder.hidden_states, static_argnums=1)
+_encode = jax.jit(encoder.encode, static_argnums=1)
+_head = jax.jit(latent_attention.tokens, static_argnums=1)
+
 
 @pytest.fixture(scope='module')
 def released(shared_fixtures):
@@ -45,9 +49,9 @@ def test_tokens_states_and_embeddings_are_golden(released, loaded, case):
   np.testing.assert_array_equal(tokens.ids, golden['input_ids'])
   np.testing.assert_array_equal(tokens.mask, golden['attention_mask'])
   np.testing.assert_array_equal(tokens.pool, golden['pool_mask'])
-  states = encoder.hidden_states(loaded.params, loaded.cfg, tokens)
-  head = latent_attention.tokens(loaded.params['pooling'], loaded.cfg.pooling, states)
-  vectors = encoder.encode(loaded.params, loaded.cfg, tokens)
+  states = _states(loaded.params, loaded.cfg, tokens)
+  head = _head(loaded.params['pooling'], loaded.cfg.pooling, states)
+  vectors = _encode(loaded.params, loaded.cfg, tokens)
   # 1e-5 is what the golden arrays, float32 themselves, are good for.
   for name, ours in (('hidden', states), ('latent_tokens', head)):
     theirs = golden[name][tokens.mask]
@@ -124,7 +128,7 @@ def test_long_texts_are_seen_whole(loaded):
   ones = np.ones((1, 40), bool)
   moved = ids.copy()
   moved[0, -1] += 1
-  x, y = (encoder.hidden_states(loaded.params, loaded.cfg, Tokens(i, ones, ones))
+  x, y = (_states(loaded.params, loaded.cfg, Tokens(i, ones, ones))
           for i in (ids, moved))
   assert np.abs(np.asarray(x - y))[0, 0].max() > 1e-6
 

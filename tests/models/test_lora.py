@@ -20,6 +20,9 @@ CFG = ModelConfig(
     lora=LoraConfig(rank=4, alpha=8.0, targets=r'attn/[qv]$|mlp/down$'))
 
 
+encode = jax.jit(encoder.encode, static_argnums=1)
+
+
 @pytest.fixture(scope='module')
 def tokens():
   ids = np.random.default_rng(0).integers(2, 96, (8, 10)).astype(np.int32)
@@ -44,8 +47,8 @@ def test_a_new_adapter_changes_nothing(params, tokens):
   plain, cfg = lora.merge(params, CFG)
   assert cfg.lora is None
   assert not [p for p in tables.flatten(plain) if 'lora' in p]
-  np.testing.assert_array_equal(encoder.encode(params, CFG, tokens),
-                                encoder.encode(plain, cfg, tokens))
+  np.testing.assert_array_equal(encode(params, CFG, tokens),
+                                encode(plain, cfg, tokens))
 
 
 def test_only_the_chosen_kernels_are_adapted(params):
@@ -60,11 +63,11 @@ def test_only_the_chosen_kernels_are_adapted(params):
 
 def test_merged_equals_unmerged(busy, tokens):
   merged, cfg = lora.merge(busy, CFG)
-  want = encoder.encode(busy, CFG, tokens)
+  want = encode(busy, CFG, tokens)
   # One rounding of each kernel: a few float32 ulp on unit vectors.
-  np.testing.assert_allclose(encoder.encode(merged, cfg, tokens), want, atol=1e-6)
+  np.testing.assert_allclose(encode(merged, cfg, tokens), want, atol=1e-6)
   before, _ = lora.merge(encoder.init_params(CFG, jax.random.key(0)), CFG)
-  assert np.abs(encoder.encode(before, cfg, tokens) - want).max() > 1e-3
+  assert np.abs(encode(before, cfg, tokens) - want).max() > 1e-3
 
 
 @pytest.mark.parametrize('rslora', [False, True])
@@ -112,15 +115,15 @@ def test_training_moves_what_is_trainable_and_nothing_else(params, tokens):
 
 
 def test_eight_devices_equal_one(busy, tokens):
-  want = encoder.encode(busy, CFG, tokens)
-  merged, plain = lora.merge(busy, CFG)
+  want = encode(busy, CFG, tokens)
+  merged, _ = lora.merge(busy, CFG)
   mesh = sharding.make_mesh((2, 2, 2))
   with jax.set_mesh(mesh):
     placed = jax.tree.map(
         lambda x, s: jax.device_put(x, jax.NamedSharding(mesh, s)), busy,
         sharding.param_specs(busy))
-    got = jax.jit(encoder.encode, static_argnums=1)(placed, CFG, tokens)
-    spread, _ = jax.jit(lambda p: lora.merge(p, CFG)[0])(placed), plain
+    got = encode(placed, CFG, tokens)
+    spread = jax.jit(lambda p: lora.merge(p, CFG)[0])(placed)
   np.testing.assert_allclose(got, want, atol=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
                spread, merged)

@@ -14,6 +14,9 @@ from jaxembed.types import Tokens
 CFG = ModelConfig(backbone=presets.tiny('mistral', num_layers=4), attention='causal',
                   pooling=PoolingConfig(kind='last'))
 
+encode = jax.jit(encoder.encode, static_argnums=1)
+states_of = jax.jit(encoder.hidden_states, static_argnums=1)
+
 
 @pytest.fixture(scope='module')
 def params():
@@ -42,12 +45,12 @@ def _layers(params, cfg, tokens, change=lambda i, x: x):
   ids = np.arange(rows * length, dtype=np.int32).reshape(rows, length)
   one = dataclasses.replace(cfg, prepend=None, backbone=dataclasses.replace(
       cfg.backbone, num_layers=1, final_norm=False, vocab_size=ids.size))
-  run, states = jax.jit(encoder.hidden_states, static_argnums=1), [x]
+  states = [x]
   for i in range(cfg.backbone.num_layers):
     x = change(i, np.array(x))
     p = {'embed': {'token': jnp.asarray(x.reshape(-1, dim))},
          'layers': jax.tree.map(lambda w, i=i: w[i:i + 1], backbone['layers'])}
-    x = run({'backbone': p}, one, dataclasses.replace(tokens, ids=ids))
+    x = states_of({'backbone': p}, one, dataclasses.replace(tokens, ids=ids))
     states.append(np.asarray(x))
   return states
 
@@ -57,7 +60,7 @@ def test_at_layer_is_that_hidden_state(params):
   states = _layers(params, CFG, tokens)
   for layer, index in ((2, 2), (-2, 3), (4, 4)):
     p, cfg = training_free.at_layer(params, CFG, layer)
-    got = np.asarray(encoder.hidden_states(p, cfg, tokens))
+    got = np.asarray(states_of(p, cfg, tokens))
     np.testing.assert_allclose(got[tokens.mask], states[index][tokens.mask], atol=1e-6)
   assert training_free.at_layer(params, CFG, -1) == (params, CFG)
   for layer in (0, 6, -9):
@@ -82,18 +85,18 @@ def test_the_placeholder_takes_the_last_state_within_the_band(params, side):
 
   want = _layers(p, cfg, tokens, overwrite)[-1]
   bare, end = training_free.at_layer(p, cfg, 4)
-  got = np.asarray(encoder.hidden_states(bare, end, tokens))
+  got = np.asarray(states_of(bare, end, tokens))
   np.testing.assert_allclose(got[tokens.mask], want[tokens.mask], atol=2e-6)
-  plain = np.asarray(encoder.encode(p, dataclasses.replace(cfg, prepend=None), tokens))
-  assert np.abs(np.asarray(encoder.encode(p, cfg, tokens)) - plain).max() > 1e-4
+  plain = np.asarray(encode(p, dataclasses.replace(cfg, prepend=None), tokens))
+  assert np.abs(np.asarray(encode(p, cfg, tokens)) - plain).max() > 1e-4
 
 
 def test_an_empty_band_changes_nothing(params):
   p, cfg = training_free.prepend(params, CFG, jax.random.key(1), 2, 2)
   tokens = _tokens('right', first=96)
   np.testing.assert_array_equal(
-      encoder.encode(p, cfg, tokens),
-      encoder.encode(p, dataclasses.replace(cfg, prepend=None), tokens))
+      encode(p, cfg, tokens),
+      encode(p, dataclasses.replace(cfg, prepend=None), tokens))
   with pytest.raises(ValueError, match=r'band 3\.\.9 lies outside 0\.\.4'):
     training_free.prepend(params, CFG, jax.random.key(1), 3, 9)
 
@@ -106,7 +109,7 @@ def test_every_layer_is_pooled_inside_the_scan(params, reads):
       kind='layer_attention', reads=reads, latents=2, heads=2, head_dim=4))
   tokens = _tokens('right')
   states = _layers(params, CFG, tokens)[1:]
-  states[-1] = np.asarray(encoder.hidden_states(params, CFG, tokens))
+  states[-1] = np.asarray(states_of(params, CFG, tokens))
   pick = {'layers_last': lambda x, m: x[m][-1],
           'layers_mean': lambda x, m: x[m].mean(0)}
   want = np.stack([[pick[reads](x[i], tokens.mask[i]) for i in range(3)]
