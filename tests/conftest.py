@@ -8,6 +8,9 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
     ' --xla_backend_optimization_level=0')
+# XLA runs independent collectives of a fake device side by side, each blocking a
+# thread; with one thread per device they can wait for each other for ever.
+os.environ.setdefault('NPROC', '64')
 # The same program is compiled once for all processes and runs of the suite.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(
     pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'xla'))
