@@ -75,11 +75,14 @@ def build(case: Case, seed=0):
              for x in (q, p, k))
   ints = functools.partial(rng.integers, 0, 5)
   s = np.float64(q) @ np.float64(k).T
-  # Thresholds half way between two similarities: no last bit decides a side.
+  # Thresholds in the middle of a wide gap: no last bit decides on which side.
   def between(s):
     s = np.sort(s)
-    at = min(len(s) - 1, int(0.9 * len(s)))
-    return (s[at - 1] + s[at]) / 2 if at else s[0] + 0.1
+    if len(s) < 2:
+      return s[0] + 0.1
+    low = int(0.8 * (len(s) - 1))
+    at = low + np.diff(s[low:]).argmax()
+    return (s[at] + s[at + 1]) / 2
 
   def side(size, s):
     return Side(
