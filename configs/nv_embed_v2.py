@@ -53,6 +53,7 @@ def get_config() -> config.Config:
           source='mistralai/Mistral-7B-v0.1', attention='bidirectional',
           pooling='latent_attention', latents=512, heads=8, head_dim=4096,
           ff_mult=4, max_length=512, dtype='bfloat16', remat='full',
+          prompt_pooling='nv_embed', eos_text='</s>',
           lora_rank=16, lora_alpha=32.0, lora_dropout=0.1),
       mesh=config.MeshConfig(data=1, fsdp=-1),
       stages=[

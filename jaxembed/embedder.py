@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxembed import config, sharding, types, workdir
-from jaxembed.convert import from_hf, nv_embed
+from jaxembed.convert import from_hf
 from jaxembed.data import tokenise
 from jaxembed.data.length_batches import length_batches, padding_share
 from jaxembed.models import encoder
@@ -109,7 +109,8 @@ class Embedder:
       params, cfg, folder = loaded.params, loaded.cfg, loaded.folder
       words = loaded.backbone_folder  # where sentence-transformers looks
     settings = _read_json(folder / 'config_sentence_transformers.json')
-    tokenizer = tokenise.Tokenizer.load(words, **_token_rules(folder))
+    tokenizer = tokenise.Tokenizer.load(
+        words, prompt_pooling=cfg.prompt_pooling, eos_text=cfg.eos_text)
     return cls(params, cfg, tokenizer, mesh=mesh, folder=words,
                prompts=settings.get('prompts'),
                default_prompt_name=settings.get('default_prompt_name'),
@@ -272,22 +273,6 @@ class _Tally:
         texts=texts, tokens=int(lengths.sum()), truncated=self.truncated,
         padding=padding_share(lengths, self.plan),
         shapes=tuple(sorted({(rows, length) for _, rows, length in self.plan})))
-
-
-def _token_rules(folder: pathlib.Path) -> dict[str, str]:
-  """How the model in `folder` ends texts and pools prompts."""
-  if nv_embed.is_nv_embed(folder):
-    return {'prompt_pooling': 'nv_embed', 'eos_text': nv_embed.EOS_TEXT}
-  return {'prompt_pooling': prompt_pooling(folder)}
-
-
-def prompt_pooling(folder: pathlib.Path) -> str:
-  """Whether the model in `folder` pools prompt tokens: 'include' or 'exclude'."""
-  for module in _read_json(folder / 'modules.json') or []:
-    settings = _read_json(folder / module['path'] / 'config.json')
-    if settings.get('include_prompt') is False:
-      return 'exclude'
-  return 'include'
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -7,7 +7,9 @@
     metrics.jsonl  tensorboard/  report.png
 """
 
+from collections.abc import Sequence
 import dataclasses
+import itertools
 import json
 import pathlib
 import shutil
@@ -63,20 +65,19 @@ def _differences(a, b, path: str):
 
 
 def save_model(path: pathlib.Path, model: config.ModelConfig,
-               source: pathlib.Path | None):
-  """Writes model/, with the small files of the folder the weights came from.
+               sources: Sequence[pathlib.Path]):
+  """Writes model/, with the small files of the folders the weights came from.
 
   Process 0 writes; all return once it has.
   """
   if jax.process_index() == 0:
-    _write_model(path, model, source)
+    _write_model(pathlib.Path(path) / 'model', model, sources)
   multihost_utils.sync_global_devices('jaxembed.workdir.save_model')
 
 
-def _write_model(path, model, source):
-  target = pathlib.Path(path) / 'model'
+def _write_model(target, model, sources):
   target.mkdir(parents=True, exist_ok=True)
-  for pattern in _KEPT if source else ():
+  for source, pattern in itertools.product(sources, _KEPT):
     for file in sorted(source.glob(pattern)):
       if not any(file.match(w) for w in _WEIGHTS):
         copy = target / file.relative_to(source)

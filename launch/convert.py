@@ -26,7 +26,6 @@ def export(source: str | pathlib.Path, target: str | pathlib.Path) -> dict:
   model = Embedder.load(source)
   report = to_sentence_transformers.export(
       target, model.params, model.cfg, model.folder, prompts=model.prompts,
-      include_prompt=model.tokenizer.prompt_pooling == 'include',
       default_prompt_name=model.default_prompt_name,
       similarity_fn_name=model.similarity_fn_name)
   print(f'{target}: torch computes the same vectors, largest difference '

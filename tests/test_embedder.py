@@ -199,7 +199,7 @@ def test_similarities_are_sentence_transformers(embedder, name, monkeypatch):
 
 
 def test_a_workdir_is_read_like_a_folder(minilm, embedder, tmp_path):
-  workdir.save_model(tmp_path, embedder.cfg, minilm)
+  workdir.save_model(tmp_path, embedder.cfg, [minilm])
   state = types.TrainState(
       jax.numpy.int32(3), jax.tree.map(lambda x: x * 1.5, embedder.params),
       {'count': jax.numpy.int32(0)})

@@ -23,6 +23,8 @@ class ModelSpec:
   head_dim: int = 0
   ff_mult: int = 4
   max_length: int = 0  # 0 keeps what the source says
+  prompt_pooling: str = ''  # '' keeps what the source says
+  eos_text: str = ''  # '' keeps what the source says
   dtype: str = 'float32'
   remat: str = 'none'
   lora_rank: int = 0  # 0: no adapters, everything is trained

@@ -180,8 +180,12 @@ class ModelConfig:
   max_length: int = 512
   dtype: str = 'float32'  # of activations; parameters have their own
   remat: str = 'none'  # none | full | dots
+  # How text becomes tokens, beside the tokenizer's own rules (data/tokenise.py).
+  prompt_pooling: str = 'include'  # include | exclude | nv_embed
+  eos_text: str = ''  # put behind every text
 
   def __post_init__(self):
+    one_of(self, 'prompt_pooling', ('include', 'exclude', 'nv_embed'))
     one_of(self, 'attention', ('bidirectional', 'causal', 'prefix'))
     one_of(self, 'dtype', ('float32', 'bfloat16', 'float16'))
     one_of(self, 'remat', ('none', 'full', 'dots'))

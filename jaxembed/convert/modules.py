@@ -128,6 +128,7 @@ def _pooling(folder: pathlib.Path, fields: dict) -> None:
                            f'supported; known, one at a time: '
                            f'{", ".join(sorted(known))}')
   fields['pooling'] = PoolingConfig(kind=modes[0])
+  _prompts(data, fields)
 
 
 def _latent_attention(folder: pathlib.Path, fields: dict) -> Part:
@@ -135,7 +136,13 @@ def _latent_attention(folder: pathlib.Path, fields: dict) -> Part:
   fields['pooling'] = PoolingConfig(
       kind='latent_attention', latents=data['num_latents'], heads=data['heads'],
       head_dim=data['head_dim'], ff_mult=data['ff_mult'])
+  _prompts(data, fields)
   return Part(folder, tables.LATENT_ATTENTION)
+
+
+def _prompts(data: Mapping[str, Any], fields: dict) -> None:
+  if data.get('include_prompt') is False:
+    fields['prompt_pooling'] = 'exclude'
 
 
 def _normalize(folder: pathlib.Path, fields: dict) -> None:

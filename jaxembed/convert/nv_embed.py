@@ -64,7 +64,8 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
       heads=head['num_cross_heads'], head_dim=head['cross_dim_head'], ff_mult=4)
   return ModelConfig(backbone=backbone, pooling=pooling, attention='bidirectional',
                      normalize=head['output_normalize'],
-                     max_length=backbone.max_positions)
+                     max_length=backbone.max_positions,
+                     prompt_pooling='nv_embed', eos_text=EOS_TEXT)
 
 
 def table(cfg: BackboneConfig) -> Table:

@@ -35,7 +35,7 @@ _ACTIVATIONS = {'identity': 'torch.nn.modules.linear.Identity',
 
 def export(target: str | os.PathLike, params: types.Params,
            cfg: config.ModelConfig, source: pathlib.Path, *,
-           prompts: dict[str, str], include_prompt: bool,
+           prompts: dict[str, str],
            default_prompt_name: str | None = None,
            similarity_fn_name: str = 'cosine',
            tolerance: float = parity.TOLERANCE) -> dict:
@@ -48,7 +48,6 @@ def export(target: str | os.PathLike, params: types.Params,
     cfg: of `params`; LoRA must be merged before.
     source: folder with the tokenizer and the Hugging Face config.json.
     prompts: stored under their names for encode(prompt_name=...).
-    include_prompt: whether the tokens of a prompt are pooled.
     default_prompt_name, similarity_fn_name: stored for encode and similarity.
     tolerance: largest difference of two unit vectors that passes.
 
@@ -62,6 +61,7 @@ def export(target: str | os.PathLike, params: types.Params,
     raise FileExistsError(f'{target} exists; choose another target, or remove it')
   if cfg.lora is not None:
     raise ValueError('the model has LoRA adapters; merge them before exporting')
+  include_prompt = cfg.prompt_pooling == 'include'
   target.parent.mkdir(parents=True, exist_ok=True)
   partial = target.with_name(f'.{target.name}.{os.getpid()}.partial')
   shutil.rmtree(partial, ignore_errors=True)

@@ -119,9 +119,10 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
              else start.start(cfg.model, cfg.seed, mesh))
     say(describe(cfg, begin.model, begin.params, mesh))
     if not resumed:
-      workdir.save_model(folder, begin.model, begin.folder)
-    tokenizer = data.Tokenizer.load(folder / 'model')
-    tokenizer.check_table(begin.model.backbone.vocab_size)
+      workdir.save_model(folder, begin.model, begin.folders)
+    tokenizer = data.Tokenizer.load(
+        folder / 'model', table_size=begin.model.backbone.vocab_size,
+        prompt_pooling=begin.model.prompt_pooling, eos_text=begin.model.eos_text)
     run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh, stop)
     state = _restore(cfg, begin, saved, mesh, say) if resumed else None
     done = int(state.step) if state else 0

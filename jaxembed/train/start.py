@@ -15,7 +15,7 @@ from jaxembed.models import encoder, lora, presets
 class Start:
   model: config.ModelConfig
   params: types.Params  # on the mesh, sharded by the parameter table
-  folder: pathlib.Path | None  # of tokenizer and prompts
+  folders: tuple[pathlib.Path, ...]  # with tokenizer, prompts, configuration
 
 
 def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
@@ -25,11 +25,13 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
   """
   if spec.source and workdir.is_workdir(spec.source):
     params, model, folder, _ = workdir.load(spec.source)
+    folders = (folder,)
   elif spec.source:
     loaded = from_hf.load(_reachable(spec), mesh=mesh)
-    params, model, folder = loaded.params, loaded.cfg, loaded.folder
+    params, model = loaded.params, loaded.cfg
+    folders = (loaded.folder, loaded.backbone_folder)
   else:
-    params, model, folder = None, presets.get(spec.preset), None
+    params, model, folders = None, presets.get(spec.preset), ()
   wanted = apply_spec(model, spec)
   key = jax.random.key(seed)
   with jax.set_mesh(mesh):
@@ -41,7 +43,7 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
       params = params | {'pooling': draw(key)}
     if wanted.lora and not model.lora:
       params = lora.add(params, wanted.lora, jax.random.fold_in(key, 1))
-    return Start(wanted, place(params, mesh), folder)
+    return Start(wanted, place(params, mesh), folders)
 
 
 def _reachable(spec: config.ModelSpec) -> pathlib.Path:
@@ -57,7 +59,7 @@ def _reachable(spec: config.ModelSpec) -> pathlib.Path:
 def resume(folder: pathlib.Path, mesh) -> Start:
   """The start of a run that has checkpoints: shapes and shardings, no weights."""
   model = workdir.load_model_config(folder)
-  return Start(model, abstract(encoder.param_shapes(model), mesh), folder / 'model')
+  return Start(model, abstract(encoder.param_shapes(model), mesh), ())
 
 
 def abstract(params: types.Params, mesh) -> types.Params:
@@ -85,7 +87,8 @@ def apply_spec(model: config.ModelConfig, spec: config.ModelSpec
       model, pooling=pooling, lora=adapters,
       attention=spec.attention or model.attention,
       max_length=spec.max_length or model.max_length, dtype=spec.dtype,
-      remat=spec.remat)
+      remat=spec.remat, prompt_pooling=spec.prompt_pooling or model.prompt_pooling,
+      eos_text=spec.eos_text or model.eos_text)
 
 
 def place(params: types.Params, mesh) -> types.Params:

@@ -59,7 +59,7 @@ def _model(family: str, pooling: config.PoolingConfig, **changes):
 
 
 def _export(target, source, params, cfg, **options):
-  options = {'prompts': {'query': 'find: '}, 'include_prompt': True} | options
+  options = {'prompts': {'query': 'find: '}} | options
   return to_sentence_transformers.export(target, params, cfg, source, **options)
 
 
@@ -69,8 +69,9 @@ def _export(target, source, params, cfg, **options):
 def test_torch_computes_the_same(tmp_path, source, family, attention, pooling):
   pooling = _LATENT if pooling == 'latent' else config.PoolingConfig(kind=pooling)
   params, cfg = _model(family, pooling, attention=attention)
-  include = pooling is not _LATENT
-  report = _export(tmp_path / 'out', source, params, cfg, include_prompt=include)
+  rule = 'exclude' if pooling is _LATENT else 'include'
+  cfg = dataclasses.replace(cfg, prompt_pooling=rule)
+  report = _export(tmp_path / 'out', source, params, cfg)
   assert report['max_difference'] <= 1e-5  # measured below 1e-6
   assert {c['padding'] for c in report['cases']} == {'left', 'right'}
   assert len(report['cases']) == 6  # two sides; none, stored and probe prompt
@@ -80,7 +81,7 @@ def test_torch_computes_the_same(tmp_path, source, family, attention, pooling):
   back = Embedder.load(tmp_path / 'out')
   jax.tree.map(np.testing.assert_array_equal, back.params, params)
   assert dataclasses.replace(back.cfg, backbone=cfg.backbone) == cfg
-  assert back.tokenizer.prompt_pooling == ('include' if include else 'exclude')
+  assert back.tokenizer.prompt_pooling == rule
   assert back.prompts == {'query': 'find: '}
 
 
@@ -134,7 +135,8 @@ def test_layout_is_the_legacy_one(tmp_path, source):
 def latent(tmp_path_factory, source):
   params, cfg = _model('mistral', _LATENT)
   out = tmp_path_factory.mktemp('latent') / 'out'
-  _export(out, source, params, cfg, include_prompt=False)
+  cfg = dataclasses.replace(cfg, prompt_pooling='exclude')
+  _export(out, source, params, cfg)
   return out
 
 
