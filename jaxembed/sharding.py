@@ -43,13 +43,22 @@ RULES = (
     (r'pooling/mlp/down/kernel$', P('tensor', 'fsdp')),
     (r'pooling/mlp/down/bias$', P()),
     (r'dense/\d+/(kernel|bias)$', P()),
+    (r'loss/log_scale$', P()),
 )
 
 
-def make_mesh(shape: tuple[int, int, int] | None = None, devices=None):
-  """Mesh with the axes data, fsdp, tensor; default: all devices on data."""
+def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1), devices=None):
+  """Mesh with the axes data, fsdp, tensor over all devices.
+
+  One size may be -1 and takes what the others leave.
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices.
+  """
   devices = jax.devices() if devices is None else devices
-  shape = tuple(shape) if shape else (len(devices), 1, 1)
+  if -1 in shape:
+    rest = -int(np.prod(shape))
+    shape = tuple(max(len(devices) // rest, 1) if n == -1 else n for n in shape)
   if len(shape) != 3 or int(np.prod(shape)) != len(devices):
     raise ValueError(
         f'mesh {shape} (data, fsdp, tensor) needs {int(np.prod(shape))} devices, '

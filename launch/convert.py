@@ -1,31 +1,39 @@
-"""Hands a model to PyTorch: writes a folder, reloads it there, compares vectors.
+"""Hands a model to PyTorch.
 
   python -m launch.convert --source=WORKDIR --target=DIR \\
-      [--format=sentence-transformers]
+      [--format=sentence-transformers|nv-embed|peft]
 
-WORKDIR is a jaxembed workdir, or any folder that Embedder.load reads. DIR must
-not exist; it appears only if torch computes the same vectors (parity.json).
+sentence-transformers  a folder that SentenceTransformer loads: reloaded in torch,
+                       vectors compared (parity.json); it appears only if equal
+nv-embed               NV-Embed's published layout, float16
+peft                   the adapters alone, for peft.PeftModel
+
+WORKDIR is a jaxembed workdir, or any folder that Embedder.load reads; adapters are
+merged, except for peft. DIR must not exist.
 """
 
 import pathlib
 
 from absl import flags
 
-from jaxembed.convert import to_sentence_transformers
+from jaxembed.convert import nv_embed, peft, to_sentence_transformers
 from jaxembed.embedder import Embedder
+from jaxembed.models import lora
 from launch import cli
 
 _SOURCE = flags.DEFINE_string('source', None, 'Workdir or folder of the model.')
 _TARGET = flags.DEFINE_string('target', None, 'Folder to make.')
-_FORMAT = flags.DEFINE_enum('format', 'sentence-transformers',
-                            ['sentence-transformers'], 'Layout of the folder.')
+_FORMAT = flags.DEFINE_enum(
+    'format', 'sentence-transformers', ['sentence-transformers', 'nv-embed', 'peft'],
+    'Layout of the folder.')
 
 
 def export(source: str | pathlib.Path, target: str | pathlib.Path) -> dict:
   """Writes `source` as a sentence-transformers folder; the parity report."""
   model = Embedder.load(source)
+  params, cfg = lora.merge(model.params, model.cfg)
   report = to_sentence_transformers.export(
-      target, model.params, model.cfg, model.folder, prompts=model.prompts,
+      target, params, cfg, model.folder, prompts=model.prompts,
       default_prompt_name=model.default_prompt_name,
       similarity_fn_name=model.similarity_fn_name)
   print(f'{target}: torch computes the same vectors, largest difference '
@@ -34,7 +42,16 @@ def export(source: str | pathlib.Path, target: str | pathlib.Path) -> dict:
 
 
 def main():
-  export(_SOURCE.value, _TARGET.value)
+  source, target = _SOURCE.value, pathlib.Path(_TARGET.value)
+  if _FORMAT.value == 'sentence-transformers':
+    export(source, target)
+    return
+  model = Embedder.load(source)
+  if _FORMAT.value == 'peft':
+    peft.write(target, model.params, model.cfg)
+  else:
+    nv_embed.write(target, *lora.merge(model.params, model.cfg), model.folder)
+  print(f'wrote {target}')
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ that cannot be opened here.
 from absl import flags
 from ml_collections import config_flags
 
-from jaxembed import config
+from jaxembed import config, sharding
 from jaxembed.convert import from_hf, modules
 from jaxembed.models import presets
 from jaxembed.train import plan, start
@@ -29,7 +29,7 @@ def main():
   cfg = config.validate(_CONFIG.value)
   where, chip = plan.devices(_TOPOLOGY.value, _read(_TARGET.value))
   model = start.apply_spec(_shape(cfg.model), cfg.model)
-  mesh = plan.make_mesh(cfg.mesh, where)
+  mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor), where)
   print(f'{cfg.name} on {_TOPOLOGY.value}: {len(where)} chips, mesh {dict(mesh.shape)}')
   for index, stage in enumerate(cfg.stages):
     found = plan.compile_stage(cfg, index, model, mesh)

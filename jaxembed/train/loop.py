@@ -43,14 +43,6 @@ def stages(cfg: config.Config) -> list[Stage]:
           for i, (s, end) in enumerate(zip(cfg.stages, ends))]
 
 
-def make_mesh(cfg: config.MeshConfig):
-  """The config's mesh over every device; -1 takes what the others leave."""
-  sizes = [cfg.data, cfg.fsdp, cfg.tensor]
-  if -1 in sizes:
-    sizes[sizes.index(-1)] = max(jax.device_count() // -math.prod(sizes), 1)
-  return sharding.make_mesh(tuple(sizes))
-
-
 def describe(cfg: config.Config, model: config.ModelConfig,
              params: types.Params, mesh) -> str:
   """The plan, in words, before anything is spent."""
@@ -109,7 +101,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     FloatingPointError: the loss is not finite; step and rows are named.
   """
   cfg = config.validate(cfg)
-  mesh = make_mesh(cfg.mesh)
+  mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor))
   _check_divides(cfg, mesh)
   folder = workdir.claim(folder, cfg)
   with (jax.set_mesh(mesh), checkpoint.Checkpoints(

@@ -6,7 +6,6 @@ FLOPs counted from shapes (cost analysis counts a loop's body once).
 """
 
 import dataclasses
-import math
 import re
 
 import jax
@@ -83,14 +82,6 @@ def devices(topology: str, target_config: str = '') -> tuple[list, Chip]:
   except Exception as e:  # plugins raise their own kinds
     raise ValueError(f'topology {topology!r} cannot be described here: {e}') from e
   return made.devices, CHIPS[name]
-
-
-def make_mesh(cfg: config.MeshConfig, where: list):
-  """The config's mesh over the devices of a topology."""
-  sizes = [cfg.data, cfg.fsdp, cfg.tensor]
-  if -1 in sizes:
-    sizes[sizes.index(-1)] = max(len(where) // -math.prod(sizes), 1)
-  return sharding.make_mesh(tuple(sizes), where)
 
 
 def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mesh

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from jaxembed import config
+from jaxembed.convert import from_hf, tables
+from jaxembed.embedder import Embedder
 from jaxembed.train import loop, metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -105,6 +107,24 @@ def test_a_preemption_notice_saves_and_the_run_goes_on(
   assert any('stopped    after step 3' in s for s in said)
   loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=lambda _: None)
   assert _params_bytes(tmp_path) == _params_bytes(finished)
+
+
+def test_adapters_temperature_and_chunks_train_together(tiny, rows, tmp_path):
+  cfg = tiny_run.experiment(tiny, rows, steps=2)
+  cfg.model.lora_rank = 2
+  cfg.model.pooling, cfg.model.latents, cfg.model.heads = 'latent_attention', 4, 2
+  cfg.stages[0].loss.learn_temperature = True
+  cfg.stages[0].token_budget = 8
+  cfg.stages[0].optim.warmup_steps = 0
+  loop.train(cfg, tmp_path, say=lambda _: None)
+  before = tables.flatten(from_hf.load(tiny).params)
+  after = tiny_run.parameters(tmp_path)
+  for path, value in before.items():  # the backbone beside the adapters stays
+    np.testing.assert_array_equal(after[path], value, err_msg=path)
+  assert np.any(after['backbone/layers/attn/q/lora_b'])
+  assert np.any(after['pooling/out/kernel'])
+  assert after['loss/log_scale'] != pytest.approx(np.log(20), abs=1e-6)
+  assert Embedder.load(tmp_path).encode('number 3').shape == (32,)
 
 
 def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):

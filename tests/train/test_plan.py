@@ -1,0 +1,64 @@
+"""A plan for hardware that is not here, held against what can be counted."""
+
+import dataclasses
+
+import pytest
+
+from jaxembed import config, sharding
+from jaxembed.models import presets
+from jaxembed.train import plan
+
+MODEL = config.ModelConfig(backbone=dataclasses.replace(
+    presets.tiny('mistral'), dim=128, ff_dim=256, head_dim=32, vocab_size=512))
+
+
+def _config(**stage):
+  return config.Config(
+      model=config.ModelSpec(preset='tiny_mistral'),
+      stages=[config.StageConfig(**({'data': config.DataConfig(
+          batch_size=16, query_lengths=(16,), passage_lengths=(32,))} | stage))])
+
+
+def test_collectives_are_counted_with_their_bytes():
+  hlo = '''
+  %a = bf16[4,8]{1,0} all-gather(bf16[1,8]{1,0} %x), dimensions={0}
+  %b = (f32[16]{0}, f32[64]{0}) all-gather-start(f32[16]{0} %y)
+  %c = f32[64]{0} all-gather-done(%b)
+  %d = f32[] all-reduce(f32[] %z), to_apply=%add
+  '''
+  assert plan.collectives(hlo) == {
+      'all-gather': (2, 4 * 8 * 2 + 64 * 4), 'all-reduce': (1, 4)}
+
+
+@pytest.mark.parametrize('topology', ['v9:2x2', 'v5e', 'v5e:two'])
+def test_an_unknown_topology_is_refused(topology):
+  with pytest.raises(ValueError, match='give CHIP:SHAPE'):
+    plan.devices(topology)
+
+
+def test_flops_follow_the_work():
+  cfg = _config()
+  once = plan.step_flops(MODEL, cfg.stages[0])
+  again = plan.step_flops(dataclasses.replace(MODEL, remat='full'), cfg.stages[0])
+  assert again == pytest.approx(once * 4 / 3)
+  frozen = dataclasses.replace(MODEL, lora=config.LoraConfig(rank=1))
+  assert plan.step_flops(frozen, cfg.stages[0]) < 0.8 * once
+
+
+def test_remedies_save_memory_step_by_step():
+  texts = [text for text, *_ in plan.remedies(_config(), 0, MODEL)]
+  assert texts[0] == 'config.model.remat=full'
+  assert 'token_budget=256' in texts[1]
+  assert 'batch_size=8' in texts[-1]
+
+
+def test_the_real_step_compiles_for_a_tpu():
+  pytest.importorskip('libtpu', reason='libtpu compiles for TPUs on a CPU host')
+  where, chip = plan.devices('v5e:2x2')
+  assert len(where) == 4
+  cfg = _config()
+  found = plan.compile_stage(
+      cfg, 0, MODEL, sharding.make_mesh((2, -1, 1), where))
+  assert plan.fits(found, chip)
+  assert found.collectives['all-gather'][0] > 0
+  assert not plan.fits(found, dataclasses.replace(chip, hbm=1e5))
