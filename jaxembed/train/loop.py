@@ -15,7 +15,6 @@ import time
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 import tqdm
 
 from jaxembed import checkpoint, config, data, sharding, types, workdir
@@ -157,11 +156,7 @@ def _restore(cfg, begin: start.Start, saved, mesh, say) -> types.TrainState:
   """The newest good checkpoint, on this mesh."""
   def like(at: int) -> types.TrainState:
     stage = next(s for s in stages(cfg) if at <= s.last)
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
-            mesh, x.sharding.spec if x.sharding else jax.P())),
-        jax.eval_shape(
-            lambda p: step.init_state(p, stage.cfg), begin.params))
+    return step.abstract_state(begin.params, stage.cfg, mesh)
 
   state, _ = saved.restore(like, say=say)
   say(f'resumed    at step {int(state.step)}')
@@ -195,9 +190,9 @@ class _Run:
     meter = _Meter(self.cfg.log_every, stage.last, writer, bar)
     if begun == 0:
       self._score(0, state, writer, bar)
-    for now, (batch, info) in zip(range(begun + 1, stage.last + 1), batches):
+    for now, (batch, _) in zip(range(begun + 1, stage.last + 1), batches):
       state, values = update(state, sharding.rows(self.mesh, batch))
-      meter.read(now, values, batch, info)
+      meter.read(now, values, batch)
       stopping = self.stop()
       if stopping or self._due(now, stage, self.cfg.checkpoint.every):
         meter.flush()  # a state is saved only once its loss was seen to be finite
@@ -232,7 +227,7 @@ class _Meter:
     self._since = time.perf_counter()
     self._tokens = self._padded = self._pairs = 0
 
-  def read(self, now: int, values: types.Metrics, batch: types.PairBatch, info):
+  def read(self, now: int, values: types.Metrics, batch: types.PairBatch):
     """Remembers this step's numbers and settles the step before."""
     self.flush()
     self._pending = now, values, batch.pairing.query_id

@@ -28,14 +28,13 @@ class Chip:
   flops: float  # bfloat16, per second
   hbm: float  # bytes
   bandwidth: float  # of HBM, bytes per second
-  hosts_devices: int  # devices of one host
 
 
 CHIPS = {
-    'v5e': Chip(197e12, 16 * GIB, 0.819e12, 4),
-    'v5p': Chip(459e12, 95 * GIB, 2.77e12, 4),
-    'v6e': Chip(918e12, 32 * GIB, 1.64e12, 4),
-    'h100': Chip(989e12, 80 * GIB, 3.35e12, 8),
+    'v5e': Chip(197e12, 16 * GIB, 0.819e12),
+    'v5p': Chip(459e12, 95 * GIB, 2.77e12),
+    'v6e': Chip(918e12, 32 * GIB, 1.64e12),
+    'h100': Chip(989e12, 80 * GIB, 3.35e12),
 }
 _COLLECTIVE = re.compile(
     r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)'
@@ -91,10 +90,7 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mes
   shapes = encoder.param_shapes(model)
   with jax.set_mesh(mesh):
     params = start.abstract(shapes, mesh)
-    state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
-            mesh, x.sharding.spec if x.sharding else jax.P())),
-        jax.eval_shape(lambda p: step.init_state(p, stage), params))
+    state = step.abstract_state(params, stage, mesh)
     update = step.make_update(model, stage, seed=cfg.seed)
     done = update.lower(state, _batch(stage.data, mesh)).compile()
   memory = done.memory_analysis()

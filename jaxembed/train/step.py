@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 import optax
 
 from jaxembed import config, losses, types
@@ -26,6 +27,15 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0
   moving, tx = _optimizer(params, stage)
   return types.TrainState(
       jnp.asarray(step, jnp.int32), params, jax.jit(tx.init)(moving))
+
+
+def abstract_state(params: types.Params, stage: config.StageConfig, mesh
+                   ) -> types.TrainState:
+  """`init_state` as jax.ShapeDtypeStructs on the mesh; computes nothing."""
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
+          mesh, x.sharding.spec if x.sharding else jax.P())),
+      jax.eval_shape(lambda p: init_state(p, stage), params))
 
 
 def loss_and_metrics(params: types.Params, batch: types.PairBatch,
