@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.contrastive import Side, masked_lse
+from jaxembed.kernels.contrastive import Side, blockwise, masked_lse
 
 MASKS = ('ids', 'group', 'owner', 'threshold', 'bias')
 
@@ -293,6 +293,31 @@ def test_a_named_implementation_never_falls_back():
   wide = jnp.zeros((8, 1 << 17))
   with pytest.raises(dispatch.Unsupported, match="use impl='blockwise'"):
     masked_lse(wide, wide, scale=20.0, impl='tpu', interpret=True)
+
+
+@pytest.mark.parametrize('impl', ['blockwise', 'tpu'])
+def test_two_passes_equal_one(impl, monkeypatch):
+  case = Case(300, 200, 64, masks=MASKS, dtype='bfloat16')
+  q, _, k, row, col = build(case)
+  q, k = jnp.asarray(q, jnp.bfloat16), jnp.asarray(k, jnp.bfloat16)
+
+  def loss(q, k, scale):
+    rows, cols = masked_lse(
+        q, k, scale=scale, row=row, col=col, directions=('row', 'col'), impl=impl,
+        tile_bytes=4 * 128 * 128, interpret=impl == 'tpu')
+    return sum(jax.nn.softplus(jnp.maximum(x.lse, -9)).sum() for x in (rows, cols))
+
+  def gradients(limit):
+    monkeypatch.setattr(blockwise, 'ACCUMULATOR_BYTES', limit)
+    return jax.jit(lambda *args: jax.grad(loss, (0, 1, 2))(*args))(
+        q, k, jnp.float32(20))
+
+  one, two = gradients(1 << 30), gradients(0)
+  for a, b in zip(one[:2], two[:2]):
+    assert b.dtype == jnp.bfloat16
+    # Sums of another order in float32, then one rounding to bfloat16.
+    np.testing.assert_allclose(np.float32(b), np.float32(a), rtol=2**-7, atol=1e-6)
+  np.testing.assert_allclose(two[2], one[2], rtol=1e-5)
 
 
 def test_second_derivative_is_refused():

@@ -125,6 +125,13 @@ def test_memory_is_linear_on_tpu(chip, impl):
   assert used[1] <= 2.3 * used[0] and used[2] <= 2.3 * used[1]
 
 
+@pytest.mark.parametrize('impl', ['tpu', 'blockwise'])
+def test_a_quarter_of_a_million_pairs_fit_a_v5e(impl):
+  # dq alone would be 1 GiB in float32, beside 2 GiB of operands and gradients.
+  n = 1 << 18
+  assert temporaries(mesh(CHIPS['v5e']), n, n, 1024, impl=impl) <= 300 * MIB
+
+
 def test_ring_hides_its_hops_behind_the_kernel():
   """16 chips: a block's permute starts before a kernel and ends after it."""
   rows = 4096

@@ -5,7 +5,9 @@ through both, a column tile's results are complete when the inner loop ends and
 are written once. The backward pass recomputes the scores of a tile, forms
 dS in float32, casts it to the operands' type and feeds two matrix products.
 Memory beyond inputs and outputs is one tile: no [B,N] array exists, and a ragged
-last tile is a smaller tile, not a padded copy of the operands.
+last tile is a smaller tile, not a padded copy of the operands. Where even the
+float32 accumulator of dq is too much, rows and columns get a pass each: a quarter
+more products over value and gradient, and nothing kept in float32 but a tile.
 """
 
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from jaxembed.kernels.contrastive.options import Options, Side
 # the tile to stay in its caches between the passes over it.
 TILE_BYTES = {'cpu': 4 << 20}
 TILE_BYTES_DEFAULT = 256 << 20
+# A float32 dq larger than this, of narrower operands, is not kept.
+ACCUMULATOR_BYTES = 512 << 20
 _STEP = 1024  # tile sides are multiples of this
 
 
@@ -71,29 +75,39 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
 
 
 def backward(q, k, scale, row: Side, col: Side, opts: Options,
-             row_lse, row_ct, col_lse, col_ct, *, produce: Callable | None = None):
-  """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): dq [B,D], dk [N,D].
+             row_lse, row_ct, col_lse, col_ct, *, final: bool = False,
+             produce: Callable | None = None):
+  """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse).
 
-  Both float32; the sums may run over more pairs than are here. `produce` makes dS
-  of a tile, see `_ds`, which is the default.
+  Returns dq [B,D], dk [N,D] and sum(q*dq), all float32; the sums may run over more
+  pairs than are here. final: nothing will be added to dq and dk, so they may come
+  in the types of q and k. `produce` makes dS of a tile, see `_ds`, the default.
   """
-  produce = produce or _ds
+  r_vec = tile.backward_vectors(row_lse, row_ct, scale, opts) if opts.rows else None
+  c_vec = tile.backward_vectors(col_lse, col_ct, scale, opts) if opts.cols else None
+  kept = q.shape[0] * q.shape[1] * scale.dtype.itemsize
+  narrow = q.dtype.itemsize < scale.dtype.itemsize
+  passes = (_two_passes if final and narrow and kept > ACCUMULATOR_BYTES
+            else _one_pass)
+  return passes(q, k, scale, (row, r_vec), (col, c_vec), opts, produce or _ds)
+
+
+def _one_pass(q, k, scale, rows, cols, opts, produce):
+  """`backward`, each tile of dS made once."""
   b, n, d = q.shape[0], k.shape[0], q.shape[1]
   acc = scale.dtype
   bm, bn = tile_shape(b, n, opts.tile_bytes)
   q = q.astype(opts.dtype)
-  r_vec = tile.backward_vectors(row_lse, row_ct, scale, opts) if opts.rows else None
-  c_vec = tile.backward_vectors(col_lse, col_ct, scale, opts) if opts.cols else None
 
   def columns(carry, j, bn):
     dq, dk = carry
-    kj, cj, c_ctj = rows_at((k, col, c_vec), j, bn)
+    kj, col = rows_at((k, cols), j, bn)
     kj = kj.astype(opts.dtype)
 
     def cell(inner, i, bm):
       dq, dkj = inner
-      qi, ri, r_cti = rows_at((q, row, r_vec), i, bm)
-      p = produce(qi, kj, scale, ri, cj, opts, r_cti, c_ctj)
+      qi, row = rows_at((q, rows), i, bm)
+      p = produce(qi, kj, scale, row, col, opts)
       dqi = _dot(p, kj.astype(p.dtype), (1, 0), acc)
       dkj += _dot(p, qi.astype(p.dtype), (0, 0), acc)
       return put_rows(dq, i, rows_at(dq, i, bm) + dqi * scale), dkj
@@ -101,18 +115,54 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
     dq, dkj = sweep(b, bm, cell, (dq, jnp.zeros((bn, d), acc)))
     return dq, put_rows(dk, j, dkj * scale)
 
-  zeros = jnp.zeros((b, d), acc), jnp.zeros((n, d), acc)
-  return sweep(n, bn, columns, zeros)
+  dq, dk = sweep(n, bn, columns, (jnp.zeros((b, d), acc), jnp.zeros((n, d), acc)))
+  return dq, dk, jnp.sum(q.astype(acc) * dq)
 
 
-def _ds(q, k, scale, row, col, opts, row_ct, col_ct):
+def _two_passes(q, k, scale, rows, cols, opts, produce):
+  """`backward`, each tile of dS made for dq and again for dk; in q's and k's type."""
+  (b, d), n = q.shape, k.shape[0]
+  acc = scale.dtype
+  bm, bn = tile_shape(b, n, opts.tile_bytes)
+
+  def ds(i, bm, j, bn):
+    """dS of a tile and its operands."""
+    qi, row = rows_at((q, rows), i, bm)
+    kj, col = rows_at((k, cols), j, bn)
+    qi, kj = qi.astype(opts.dtype), kj.astype(opts.dtype)
+    p = produce(qi, kj, scale, row, col, opts)
+    return p, qi.astype(p.dtype), kj.astype(p.dtype)
+
+  def for_rows(carry, i, bm):
+    def cell(dqi, j, bn):
+      p, _, kj = ds(i, bm, j, bn)
+      return dqi + _dot(p, kj, (1, 0), acc)
+
+    dq, total = carry
+    dqi = sweep(n, bn, cell, jnp.zeros((bm, d), acc)) * scale
+    qi = rows_at(q, i, bm).astype(opts.dtype).astype(acc)
+    return put_rows(dq, i, dqi.astype(q.dtype)), total + jnp.sum(qi * dqi)
+
+  def for_columns(dk, j, bn):
+    def cell(dkj, i, bm):
+      p, qi, _ = ds(i, bm, j, bn)
+      return dkj + _dot(p, qi, (0, 0), acc)
+
+    dkj = sweep(b, bm, cell, jnp.zeros((bn, d), acc)) * scale
+    return put_rows(dk, j, dkj.astype(k.dtype))
+
+  dq, total = sweep(b, bm, for_rows, (jnp.zeros_like(q), jnp.zeros((), acc)))
+  return dq, sweep(n, bn, for_columns, jnp.zeros_like(k)), total
+
+
+def _ds(q, k, scale, row, col, opts):
   """dS/scale of one tile, [M,N], in the type its products want.
 
-  row_ct, col_ct: (shift, cotangent) vectors of tile.backward_vectors, or None.
+  row, col: a side's masks, and its tile.backward_vectors or None.
   """
-  s = scores(q, k, scale.dtype)
-  z = tile.logits(s, scale, tile.stand(row), tile.lie(col), opts)
-  p = tile.probabilities(z, scale, opts, tile.stand(row_ct), tile.lie(col_ct))
+  (row, row_ct), (col, col_ct) = tile.stand(row), tile.lie(col)
+  z = tile.logits(scores(q, k, scale.dtype), scale, row, col, opts)
+  p = tile.probabilities(z, scale, opts, row_ct, col_ct)
   return p.astype(opts.dtype if opts.round_ds else p.dtype)
 
 

@@ -100,15 +100,16 @@ def forward(fn, plan: Plan, q, k, scale, row, col, opts):
 
 
 def backward(fn, plan: Plan, q, k, scale, row, col, opts, lse, cts):
-  """`fn` (an implementation's backward) over the mesh: dq, dk, float32."""
+  """`fn` (an implementation's backward) over the mesh: dq, dk, sum(q*dq)."""
   if not plan.axes:
-    return fn(q, k, scale, row, col, opts, lse[0], cts[0], lse[1], cts[1])
+    return fn(q, k, scale, row, col, opts, lse[0], cts[0], lse[1], cts[1],
+              final=True)
   body = _ring_backward if plan.mode == 'ring' else _gather_backward
   rows = P(plan.axes)
   return jax.shard_map(
       lambda *args: body(fn, plan.axes, *args[:5], opts, *args[5:]),
       in_specs=(rows, rows, P(), rows, rows, (rows, rows), (rows, rows)),
-      out_specs=(rows, rows), check_vma=False)(
+      out_specs=(rows, rows, P()), check_vma=False)(
           q, k, scale, row, col, (lse[0], cts[0]), (lse[1], cts[1]))
 
 
@@ -149,10 +150,13 @@ def _combine(cols: Sums, axes) -> Sums:
 
 
 def _gather_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
+  alone = lax.axis_size(axes) == 1
   k = _all(_narrow(k, axes, opts), axes)
-  dq, dk = fn(q, k, scale, row, _all(col, axes), opts, *rows, *_all(cols, axes))
+  dq, dk, total = fn(q, k, scale, row, _all(col, axes), opts, *rows,
+                     *_all(cols, axes), final=alone)
   # reduce-scatter dK, float32
-  return dq, lax.psum_scatter(dk, axes, tiled=True)
+  return (dq, dk if alone else lax.psum_scatter(dk, axes, tiled=True),
+          lax.psum(total, axes))
 
 
 # --- Ring --------------------------------------------------------------------
@@ -194,18 +198,18 @@ def _ring_forward(fn, axes, q, k, scale, row, col, opts):
 
 def _ring_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
   def step(carry, _):
-    dq, dk, travel = carry
+    dq, dk, total, travel = carry
     # Both in flight while the kernel runs: the next block, and what the
     # neighbour has gathered for the gradient of the block in hand.
     following, arrived = _hop(travel, axes), _hop(dk, axes)
     k, col, cols = travel
-    dqi, dki = fn(q, k, scale, row, col, opts, *rows, *cols)
-    return (dq + dqi, arrived + dki, following), None
+    dqi, dki, more = fn(q, k, scale, row, col, opts, *rows, *cols)
+    return (dq + dqi, arrived + dki, total + more, following), None
 
   carry = (jnp.zeros(q.shape, scale.dtype), jnp.zeros(k.shape, scale.dtype),
-           (_narrow(k, axes, opts), col, cols))
-  (dq, dk, _), _ = lax.scan(step, carry, length=lax.axis_size(axes))
-  return dq, _hop(dk, axes)
+           jnp.zeros((), scale.dtype), (_narrow(k, axes, opts), col, cols))
+  (dq, dk, total, _), _ = lax.scan(step, carry, length=lax.axis_size(axes))
+  return dq, _hop(dk, axes), lax.psum(total, axes)
 
 
 # --- Rows by index -----------------------------------------------------------

@@ -51,18 +51,17 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
 
 
 def backward(q, k, scale, row: Side, col: Side, opts: Options,
-             row_lse, row_ct, col_lse, col_ct):
-  """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): dq [B,D], dk [N,D]."""
+             row_lse, row_ct, col_lse, col_ct, *, final: bool = False):
+  """blockwise.backward with dS from the kernel."""
   _check(q, k, opts)
   return blockwise.backward(q, k, scale, row, col, opts, row_lse, row_ct,
-                            col_lse, col_ct, produce=_ds)
+                            col_lse, col_ct, final=final, produce=_ds)
 
 
-def _ds(q, k, scale, row, col, opts, row_ct, col_ct):
+def _ds(q, k, scale, row, col, opts):
   """dS/scale of a super-tile, [B,N] bfloat16."""
   shape = jax.ShapeDtypeStruct((q.shape[0], k.shape[0]), jnp.bfloat16)
-  return _product(q, k, scale, (row, row_ct), (col, col_ct), opts, [shape],
-                  _ds_tile)[0]
+  return _product(q, k, scale, row, col, opts, [shape], _ds_tile)[0]
 
 
 def _merge(top, total, kept, opts):

@@ -61,11 +61,9 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
 
 
 def backward(q, k, scale, row: Side, col: Side, opts: Options,
-             row_lse, row_ct, col_lse, col_ct):
-  """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): dq [B,D], dk [N,D].
-
-  The sums may run over more pairs than are here (other devices hold them).
-  """
+             row_lse, row_ct, col_lse, col_ct, *, final: bool = False):
+  """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): see blockwise.backward."""
+  del final  # float32 is what there is
   q, k = _round(q, scale, opts), _round(k, scale, opts)
   s = _scores(q, k)
   zr, zc, keep_r, keep_c = _logits(s, scale, row, col, opts)
@@ -77,5 +75,6 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
     p = jnp.exp(jnp.where(keep_c, zc - col_lse[None, :], -jnp.inf))
     ds += col_ct[None, :] * p
   exact = jax.lax.Precision.HIGHEST
-  return (scale * jnp.einsum('BN,ND->BD', ds, k, precision=exact),
-          scale * jnp.einsum('BN,BD->ND', ds, q, precision=exact))
+  dq = scale * jnp.einsum('BN,ND->BD', ds, k, precision=exact)
+  dk = scale * jnp.einsum('BN,BD->ND', ds, q, precision=exact)
+  return dq, dk, jnp.sum(q * dq)

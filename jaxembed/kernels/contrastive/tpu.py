@@ -109,22 +109,21 @@ def _sums(q, k, scale, row, col, opts, bm, bn):
 
 
 def backward(q, k, scale, row: Side, col: Side, opts: Options,
-             row_lse, row_ct, col_lse, col_ct):
-  """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): dq [B,D], dk [N,D]."""
+             row_lse, row_ct, col_lse, col_ct, *, final: bool = False):
+  """blockwise.backward with dS from the kernel."""
   _check(q, opts)
   return blockwise.backward(q, k, scale, row, col, opts, row_lse, row_ct,
-                            col_lse, col_ct, produce=_ds)
+                            col_lse, col_ct, final=final, produce=_ds)
 
 
-def _ds(q, k, scale, row, col, opts, row_ct, col_ct):
+def _ds(q, k, scale, row, col, opts):
   """dS/scale of a super-tile, [B,N], in the operands' type."""
   (b, d), n = q.shape, k.shape[0]
   bm, bn = blocks(b, n, d, q.dtype.itemsize)
-  trees = (row, row_ct), (col, col_ct)
-  sides, in_specs = _sides(*trees, bm, bn)
+  sides, in_specs = _sides(row, col, bm, bn)
   dtype = q.dtype if opts.round_ds else jnp.dtype(jnp.float32)
   return pl.pallas_call(
-      functools.partial(_ds_kernel, jax.tree.structure(trees), opts),
+      functools.partial(_ds_kernel, jax.tree.structure((row, col)), opts),
       grid=(pl.cdiv(b, bm), pl.cdiv(n, bn)),
       in_specs=[_SCALAR, *_operands(bm, bn, d), *in_specs],
       out_specs=pl.BlockSpec((bm, bn), lambda i, j: (i, j)),
