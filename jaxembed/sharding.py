@@ -9,6 +9,7 @@ says which (`out_sharding=spec(...)`). `spec` answers None when there is no mesh
 import re
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import numpy as np
 
@@ -98,6 +99,40 @@ def rows(mesh, host: types.PairBatch | types.Tokens):
         NamedSharding(mesh, P(BATCH, *(None,) * (np.ndim(x) - 1))), x)
 
   return jax.tree.map(place, host)
+
+
+def batch_devices() -> int:
+  """Over how many devices of the mesh in force rows are split."""
+  if spec() is None:
+    return 1
+  shape = jax.sharding.get_abstract_mesh().shape
+  return shape['data'] * shape['fsdp']
+
+
+def by_device(x: types.Array) -> types.Array:
+  """[B,...] split over BATCH -> [devices, rows of each, ...]; nothing moves."""
+  parts = batch_devices()
+  return jax.lax.reshape(x, (parts, x.shape[0] // parts, *x.shape[1:]),
+                         out_sharding=spec(BATCH))
+
+
+def flat(x: types.Array) -> types.Array:
+  """Inverse of `by_device`."""
+  return jax.lax.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]),
+                         out_sharding=spec(BATCH))
+
+
+def beside(a, b):
+  """Trees of [A,...] and [B,...] as one of [A+B,...]: on every device its rows
+  of a, then its rows of b; nothing moves."""
+  return jax.tree.map(lambda x, y: flat(jnp.concatenate(
+      [by_device(x), by_device(y)], axis=1)), a, b)
+
+
+def apart(x: types.Array, first: int) -> tuple[types.Array, types.Array]:
+  """Inverse of `beside` for one array: the `first` rows of a, and those of b."""
+  x, cut = by_device(x), first // batch_devices()
+  return flat(x[:, :cut]), flat(x[:, cut:])
 
 
 def param_specs(params: types.Params) -> types.Params:

@@ -5,8 +5,9 @@
 
 Prints parameters, candidates and texts per step, memory per chip, FLOPs,
 collectives and the least time of a step. A configuration that does not fit is
-refused (exit 1), with a change that does. --preset gives the shape of a source
-that cannot be opened here.
+refused (exit 1), with a change that does. The weights are not needed, only their
+shape: of a source that cannot be opened here it is the preset's under the source's
+published name, or the one that --preset names.
 """
 
 from absl import flags
@@ -40,8 +41,14 @@ def main():
 
 def _shape(spec: config.ModelSpec) -> config.ModelConfig:
   name = _PRESET.value or spec.preset
-  return presets.get(name) if name else modules.read(
-      from_hf.locate(spec.source)).cfg
+  if name:
+    return presets.get(name)
+  try:
+    return modules.read(from_hf.locate(spec.source)).cfg
+  except FileNotFoundError:
+    if spec.source not in presets.PUBLISHED:
+      raise
+    return presets.get(presets.PUBLISHED[spec.source])
 
 
 def _lines(found: plan.StagePlan, stage, chip, count: int) -> str:

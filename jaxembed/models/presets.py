@@ -103,6 +103,8 @@ def _tiny_mistral() -> ModelConfig:
 PRESETS = {'minilm_l6': _minilm_l6, 'mistral_7b': _mistral_7b,
            'nv_embed': _nv_embed,
            'tiny_bert': _tiny_bert, 'tiny_mistral': _tiny_mistral}
+# Whose shape a preset is, by hub id.
+PUBLISHED = {'mistralai/Mistral-7B-v0.1': 'mistral_7b'}
 
 
 def get(name: str) -> ModelConfig:

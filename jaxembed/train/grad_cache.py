@@ -32,7 +32,7 @@ def encode_in_chunks(encode: Encode, params: Any, tokens: types.Tokens, *,
   Raises ValueError if a single row exceeds the budget or rows do not split evenly
   over the devices.
   """
-  devices = _devices()
+  devices = sharding.batch_devices()
   total, length = tokens.ids.shape
   if total % devices:
     raise ValueError(f'{total} rows do not split over {devices} devices; use a '
@@ -43,7 +43,7 @@ def encode_in_chunks(encode: Encode, params: Any, tokens: types.Tokens, *,
     return encode(params, tokens, None if key is None else jax.random.fold_in(key, i))
 
   cut = full * rows
-  by_device = jax.tree.map(lambda x: _split(x, devices), tokens)
+  by_device = jax.tree.map(lambda x: sharding.by_device(x), tokens)
   stacked = jax.tree.map(lambda x: _to_chunks(x[:, :cut], full), by_device)
   # Inside a scan no common subexpression can undo the rematerialisation.
   body = jax.checkpoint(chunk, prevent_cse=False)
@@ -51,9 +51,9 @@ def encode_in_chunks(encode: Encode, params: Any, tokens: types.Tokens, *,
       lambda _, x: (None, body(*x)), None, (stacked, jnp.arange(full)))
   parts = [_from_chunks(out, devices)]
   if tail:
-    rest = jax.tree.map(lambda x: _join(x[:, cut:]), by_device)
-    parts.append(_split(jax.checkpoint(chunk)(rest, full), devices))
-  return _join(jnp.concatenate(parts, 1))
+    rest = jax.tree.map(lambda x: sharding.flat(x[:, cut:]), by_device)
+    parts.append(sharding.by_device(jax.checkpoint(chunk)(rest, full)))
+  return sharding.flat(jnp.concatenate(parts, 1))
 
 
 def plan(rows: int, length: int, token_budget: int) -> tuple[int, int, int]:
@@ -70,25 +70,7 @@ def plan(rows: int, length: int, token_budget: int) -> tuple[int, int, int]:
   return size, *divmod(rows, size)
 
 
-def _devices() -> int:
-  if sharding.spec() is None:
-    return 1
-  shape = jax.sharding.get_abstract_mesh().shape
-  return math.prod(shape[a] for a in sharding.BATCH)
-
-
-# The leading axis of a batch [B,...] is (device, its rows); chunks are cut from the
-# second half of that pair, [devices, rows, ...], so that nothing moves.
-
-
-def _split(x, devices):
-  return jax.lax.reshape(x, (devices, x.shape[0] // devices, *x.shape[1:]),
-                         out_sharding=sharding.spec(sharding.BATCH))
-
-
-def _join(x):
-  return jax.lax.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]),
-                         out_sharding=sharding.spec(sharding.BATCH))
+# Chunks are cut from the second axis of [devices, rows, ...], so that nothing moves.
 
 
 def _to_chunks(x, full):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import optax
 
-from jaxembed import config, losses, types
+from jaxembed import config, losses, sharding, types
 from jaxembed.models import encoder
 from jaxembed.train import grad_cache, optim
 
@@ -42,9 +42,7 @@ def loss_and_metrics(params: types.Params, batch: types.PairBatch,
                      model: config.ModelConfig, stage: config.StageConfig, key
                      ) -> tuple[jax.Array, types.Metrics]:
   """([] float32, metrics) of a global batch; `key` drives dropout alone."""
-  query_key, passage_key = jax.random.split(key)
-  query = _encode(params, model, batch.query, stage.token_budget, query_key)
-  passage = _encode(params, model, batch.passage, stage.token_budget, passage_key)
+  query, passage = _embed(params, model, batch, stage.token_budget, key)
   log_scale = (params['loss']['log_scale'] if stage.loss.learn_temperature
                else None)
   return losses.info_nce(query, passage, batch.pairing, stage.loss, log_scale)
@@ -83,6 +81,21 @@ def _optimizer(params: types.Params, stage: config.StageConfig):
   """(the parameters that move, their optimiser)."""
   moving, _ = optim.split(params, optim.trainable(params, stage.optim))
   return moving, optim.make_optimizer(stage.optim, stage.steps, moving)
+
+
+def _embed(params, model, batch: types.PairBatch, budget: int, key):
+  """Queries [Q,E] and passages [C,E].
+
+  Of one length they are one array of rows to the model: one program to compile,
+  and chunks that are full.
+  """
+  query, passage = batch.query, batch.passage
+  if query.ids.shape[1] == passage.ids.shape[1]:
+    rows = _encode(params, model, sharding.beside(query, passage), budget, key)
+    return sharding.apart(rows, query.ids.shape[0])
+  query_key, passage_key = jax.random.split(key)
+  return (_encode(params, model, query, budget, query_key),
+          _encode(params, model, passage, budget, passage_key))
 
 
 def _encode(params, model, tokens, budget: int, key):

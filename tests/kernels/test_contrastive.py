@@ -26,7 +26,7 @@ class Case:
   positive: float = 0.6  # cosine of each row and its positive, about
   bounded: bool = False
   hardness: tuple[float, float] = (0.0, 0.0)
-  lone: bool = False  # one pair carries nearly the whole gradient
+  lone: bool = False  # a few pairs carry nearly the whole gradient
 
   def __str__(self):
     extra = [*self.masks, *self.directions, self.dtype, f't{self.temperature}']
@@ -228,7 +228,7 @@ def test_tpu_interpreted(case):
     pytest.param(Case(512, 256, 64, masks=('ids',), dtype='bfloat16', bounded=True),
                  marks=pytest.mark.slow),
     pytest.param(Case(256, 256, 256, masks=('owner', 'threshold'), dtype='bfloat16',
-                      hardness=(5.0, 1.0), directions=('row',)),
+                      hardness=(5.0, 1.0), directions=('row',), lone=True),
                  marks=pytest.mark.slow),
     pytest.param(Case(256, 256, 256, temperature=0.02, positive=0.95,
                       dtype='bfloat16'), marks=pytest.mark.slow)], ids=str)
