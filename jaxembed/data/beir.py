@@ -98,9 +98,9 @@ def load_labelled(folder: str | os.PathLike, split: str) -> LabelledTexts:
   """
   found = LabelledTexts([], [])
   for row, where in files.JsonLines(_need(pathlib.Path(folder), f'{split}.jsonl')):
-    text, label = labelled(row, where)
-    found.texts.append(text)
-    found.labels.append(label)
+    example = labelled(row, where)
+    found.texts.append(example.query)
+    found.labels.append(example.positives[0].text)
   return found
 
 

@@ -23,16 +23,17 @@ class Labelled(Sequence):
 
   def __init__(self, rows: Sequence, cfg: SourceConfig):
     self._label_text = cfg.rows == 'label_text'
-    label_of = _read(rows, cfg)
-    self._names = list(dict.fromkeys(label_of.values()))
+    found = _read(rows, cfg)
+    names = [example.positives[0].text for example in found]
+    self._names = list(dict.fromkeys(names))
     if len(self._names) < 2:
       raise BadRow(f'source {cfg.name!r}: {len(self._names)} labels; negatives need '
                    'two. Raise limit if it cuts off the others')
     numbers = {name: c for c, name in enumerate(self._names)}
-    labels = np.array([numbers[name] for name in label_of.values()])
+    labels = np.array([numbers[name] for name in names])
     order = np.argsort(labels, kind='stable')
-    texts = list(label_of)
-    self._texts = [texts[i] for i in order]
+    self._texts = [found[i].query for i in order]
+    self._instructions = [found[i].instruction for i in order]
     self._labels = labels[order]
     counts = np.bincount(labels)
     self._ends = np.cumsum(counts)
@@ -71,16 +72,17 @@ class Labelled(Sequence):
     wrong = rng.choice(others, min(negatives, others), replace=False)
     wrong = wrong + len(own) * (wrong >= own.start)  # step over the own label
     return Example(self._texts[at], (Passage(candidates[positive]),),
-                   tuple(Passage(candidates[k]) for k in wrong))
+                   tuple(Passage(candidates[k]) for k in wrong),
+                   instruction=self._instructions[at])
 
 
-def _read(rows: Sequence, cfg: SourceConfig) -> dict[str, str]:
-  """Label by text, without those that stand under two."""
-  found: dict[str, str] = {}
+def _read(rows: Sequence, cfg: SourceConfig) -> list[Example]:
+  """Distinct texts with their labels, without those that stand under two."""
+  found: dict[str, Example] = {}
   torn = set()
   for i in range(min(len(rows), cfg.limit) if cfg.limit else len(rows)):
-    text, label = records.labelled(*rows[i], cfg.columns,
-                                   shown=cfg.rows == 'label_text')
-    if found.setdefault(text, label) != label:
-      torn.add(text)
-  return {text: label for text, label in found.items() if text not in torn}
+    example = records.labelled(*rows[i], cfg.columns, shown=cfg.rows == 'label_text')
+    first = found.setdefault(example.query, example)
+    if first.positives != example.positives:
+      torn.add(example.query)
+  return [example for text, example in found.items() if text not in torn]

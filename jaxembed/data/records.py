@@ -86,12 +86,13 @@ def from_row(row: Any, where: str, columns: Sequence[str] = ()) -> Example:
 
 
 def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
-             shown: bool = False) -> tuple[str, str]:
-  """(text, label) of a row.
+             shown: bool = False) -> Example:
+  """A text as the query and its label as the positive.
 
   Args:
-    columns: names of the two columns; () means text and label.
-    shown: the label is used as a text, which a number is not.
+    row: a mapping with text, label and optionally prompt | instruction.
+    columns: names of the text's and the label's columns, for rows named otherwise.
+    shown: the label serves as a text, which a number cannot.
 
   Raises:
     BadRow: a field is missing, empty or of another type.
@@ -107,7 +108,9 @@ def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
   value = row[label]
   if isinstance(value, int) and not isinstance(value, bool) and not shown:
     value = str(value)
-  return _text(row[text], text, where), _text(value, label, where)
+  return Example(_text(row[text], text, where),
+                 (Passage(_text(value, label, where)),),
+                 instruction=_instruction(row, where))
 
 
 def text_id(text: str) -> int:

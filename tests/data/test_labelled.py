@@ -125,6 +125,14 @@ def test_batches_hold_no_false_negative_and_resume(source, minilm):
   assert any(len(ids) > 1 for (name, _), ids in drawn.items() if name == 'c')
 
 
+def test_a_rows_own_instruction_goes_with_its_text(source):
+  rows = _rows(SIZES)
+  for row in rows:
+    row['instruction'] = f'what is {row["label"]}?'
+  found = data.load(source(rows, query_prompt='{instruction} '), 100)
+  assert all(e.instruction == f'what is {e.query[0]}?' for e in found)
+
+
 def test_columns_and_numbers(source):
   rows = [{'body': f't{i}', 'label': i % 2, 'name': ('even', 'odd')[i % 2]}
           for i in range(6)]
