@@ -15,11 +15,10 @@ class SourceConfig:
     tfds ('name/config:version'), unused for python_source.
   rows: how rows become examples.
     pairs: a row names its query, positives and any negatives.
+    mined: the same, and more negatives are found by BM25 among the other rows.
     same_label: a row is a text and its label; positive and negatives are drawn
       anew each time, texts of the same and of other labels.
-    label_text: the same, drawn from the labels themselves.
-    scored: a row is two texts and how well they match; negatives are found among
-      the other texts.
+    label_text: likewise, drawn from the labels themselves.
   columns: names of the query's, the positive's and any negatives' columns, for
     rows that are named otherwise than sentence-transformers, FlagEmbedding and
     Tevatron name theirs; of the text and its label for rows of labels.
@@ -30,7 +29,7 @@ class SourceConfig:
 
   name: str
   kind: str = 'jsonl'  # jsonl | tsv | python_source | tfds
-  rows: str = 'pairs'  # pairs | same_label | label_text | scored
+  rows: str = 'pairs'  # pairs | mined | same_label | label_text
   path: str = ''
   split: str = 'train'  # of python_source and tfds
   data_dir: str = ''  # where tfds keeps its data; '': its own default
@@ -41,7 +40,7 @@ class SourceConfig:
   in_batch: bool = True  # false: a row's own negatives alone count
   symmetric: bool = False  # rows also serve the other way round
   min_score: Optional[float] = None  # of scored pairs: lower ones are no positives
-  # Of rows='scored': a text known to match better is no negative; None: min_score.
+  # Of mined scored pairs: above it a text is no negative either; None: min_score.
   max_negative_score: Optional[float] = None
   num_negatives: int = -1  # at most so many per row; -1: DataConfig's
   query_prompt: str = ''
@@ -52,7 +51,7 @@ class SourceConfig:
 
   def __post_init__(self):
     one_of(self, 'kind', ('jsonl', 'tsv', 'python_source', 'tfds'))
-    one_of(self, 'rows', ('pairs', 'same_label', 'label_text', 'scored'))
+    one_of(self, 'rows', ('pairs', 'mined', 'same_label', 'label_text'))
     here = f'source {self.name!r}'
     if not self.name:
       raise ValueError('a source has no name; metrics and messages need one')
@@ -89,11 +88,9 @@ class SourceConfig:
       if self.columns and len(self.columns) != 2:
         raise ValueError(f'{here}: columns is {tuple(self.columns)}; name the text and '
                          'its label, in this order')
-    if self.rows == 'scored' and self.min_score is None:
-      raise ValueError(f"{here}: rows='scored' needs min_score, the lowest score of a "
-                       'pair that counts as positive')
-    if self.rows != 'scored' and self.max_negative_score is not None:
-      raise ValueError(f"{here}: max_negative_score is of rows='scored' only")
+    if self.max_negative_score is not None and (
+        self.rows != 'mined' or self.min_score is None):
+      raise ValueError(f"{here}: max_negative_score is for rows='mined' with min_score")
 
 
 @dataclass(kw_only=True)

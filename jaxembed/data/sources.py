@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxembed.config import SourceConfig
-from jaxembed.data import files, labelled, python_source, scored, tfds_source
+from jaxembed.data import files, labelled, mined, python_source, tfds_source
 from jaxembed.data.records import BadRow, Example, from_row
 
 
@@ -28,8 +28,8 @@ def load(cfg: SourceConfig, check_rows: int = 0) -> Sequence[Example]:
   if check_rows:
     for i in range(0, len(rows), -(-len(rows) // check_rows)):
       _need_instruction(cfg, rows[i], i)
-  # Scored pairs have been turned round already, for negatives of their own.
-  return _BothWays(rows) if cfg.symmetric and cfg.rows == 'pairs' else rows
+  # Mined rows have been turned round already, for negatives of their own.
+  return _BothWays(rows) if cfg.symmetric and cfg.rows != 'mined' else rows
 
 
 def draw(rows: Sequence[Example], i: int, negatives: int,
@@ -46,8 +46,8 @@ def _examples(cfg: SourceConfig) -> Sequence[Example]:
   if cfg.rows in ('same_label', 'label_text'):
     return labelled.Labelled(_open(cfg), cfg)
   rows = _Parsed(_open(cfg), cfg)
-  if cfg.rows == 'scored':
-    return scored.Scored(rows, cfg)
+  if cfg.rows == 'mined':
+    return mined.Mined(rows, cfg)
   return rows if cfg.min_score is None else _Kept(rows, cfg.min_score)
 
 

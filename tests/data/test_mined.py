@@ -1,5 +1,6 @@
-"""Scored pairs: both ways, and negatives that match less than the positive."""
+"""Mined rows: BM25, and negatives that match less than the positive."""
 
+import json
 import math
 import re
 
@@ -23,7 +24,7 @@ def _source(tmp_path, pairs, **rules):
   path = tmp_path / 's.tsv'
   path.write_text('score\tsentence1\tsentence2\n' + ''.join(
       f'{s}\t{a}\t{b}\n' for s, a, b in pairs))
-  return SourceConfig(**{'name': 's', 'kind': 'tsv', 'rows': 'scored',
+  return SourceConfig(**{'name': 's', 'kind': 'tsv', 'rows': 'mined',
                          'path': str(path), 'min_score': 4.0} | rules)
 
 
@@ -62,7 +63,7 @@ def test_negatives_against_a_loop(tmp_path, bar):
   met = 0
   for example in found:
     query, right = example.query, example.positives[0].text
-    score = dict(zip(texts, _loop(query, texts)))
+    score = dict(zip(texts, _loop(query, texts)))  # both sides are the pool
     near = {query, right}
     for s, a, b in pairs:
       if s >= 4 or (bar is not None and s > bar):
@@ -80,6 +81,23 @@ def test_negatives_against_a_loop(tmp_path, bar):
   assert met > 100
 
 
+def test_pairs_without_scores(tmp_path):
+  """One way: the pool is the positives; a row's own negatives stay in front."""
+  rows = [{'query': 'red cat', 'pos': ['the red cat sat', 'cats'], 'neg': ['own']},
+          {'query': 'red cat', 'positive': 'a red red cat'},  # answers the first too
+          {'query': 'old dog', 'positive': 'a red dog'},
+          {'query': 'big rug', 'positive': 'no word of it'}]
+  path = tmp_path / 'p.jsonl'
+  path.write_text(''.join(json.dumps(r) + '\n' for r in rows))
+  found = data.load(SourceConfig(name='p', rows='mined', path=str(path)))
+  wrong = [[n.text for n in e.negatives] for e in found]
+  assert wrong[0] == ['own', 'a red dog', 'no word of it']
+  assert wrong[1] == ['a red dog', 'no word of it']
+  assert wrong[2][0] in ('the red cat sat', 'cats', 'a red red cat', 'no word of it')
+  # Nothing may match better than a positive that shares no word.
+  assert sorted(wrong[3]) == ['a red dog', 'a red red cat', 'cats', 'the red cat sat']
+
+
 def test_one_way_by_default_and_nothing_high_enough(tmp_path):
   pairs = [(5.0, 'a cat', 'one cat'), (0.0, 'a dog', 'a mat')]
   found = data.load(_source(tmp_path, pairs))
@@ -91,7 +109,7 @@ def test_one_way_by_default_and_nothing_high_enough(tmp_path):
 def test_real_pairs(shared_data):
   path = shared_data / 'sts/stsb/train.tsv'
   found = data.load(SourceConfig(
-      name='sts', kind='tsv', rows='scored', path=str(path), symmetric=True,
+      name='sts', kind='tsv', rows='mined', path=str(path), symmetric=True,
       min_score=4.0, max_negative_score=2.5))
   lines = [x.split('\t') for x in path.read_text('utf-8').splitlines()[1:]]
   high = {(a, b) for s, a, b in lines if float(s) > 2.5}
