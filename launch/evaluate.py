@@ -47,7 +47,11 @@ def main():
   mesh = sharding.make_mesh() if jax.device_count() > 1 else None
   model = embedder.Embedder.load(_MODEL.value, mesh=mesh)
   begun = time.perf_counter()
-  scores = _RUNNERS[_TASK.value](model)
+  try:
+    scores = _RUNNERS[_TASK.value](model)
+  except ModuleNotFoundError as error:
+    raise ValueError(f'--task={_TASK.value} needs {error.name}, which is not here; '
+                     "pip install 'jaxembed[evaluation]'") from error
   seconds = time.perf_counter() - begun
   for name, score in scores.items():
     print(f'{name:>12} {score:.4f}')

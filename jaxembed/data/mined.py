@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -20,7 +21,8 @@ class Mined(Sequence):
   They are other rows' positives (with `symmetric`, queries too) that match less
   than the row's own. Left out is what the set pairs with the query or with its
   positive; of scored pairs, what it scores min_score or more, or above
-  max_negative_score. Scored pairs of less than min_score lend their texts only.
+  max_negative_score. Scored pairs of less than min_score lend their texts only. All
+  rows are held in memory.
   """
 
   def __init__(self, rows: Sequence[Example], cfg: SourceConfig):
@@ -38,7 +40,10 @@ class Mined(Sequence):
           continue
         self._near[way.query].update(texts)
     self._number, self._texts = number, list(number)
-    self._index = bm25.Bm25(self._texts)
+
+  @functools.cached_property
+  def _index(self) -> bm25.Bm25:
+    return bm25.Bm25(self._texts)  # costs too much for those who want a length
 
   def __len__(self) -> int:
     return len(self._rows)
