@@ -66,7 +66,7 @@ class SourceConfig:
     if not (self.weight > 0 and math.isfinite(self.weight)):
       raise ValueError(f'{here}: weight is {self.weight}; it must be above 0 (leave '
                        'the source out to switch it off)')
-    self._check_rows(here)
+    self._check_rules(here)
     _at_least(self, here, limit=0, num_negatives=-1, query_max_length=0,
               passage_max_length=0)
     uses = '{instruction}' in self.query_prompt + self.passage_prompt
@@ -75,7 +75,7 @@ class SourceConfig:
                        "'{instruction}' to take them; set query_prompt, for example "
                        "to 'Instruct: {instruction}\\nQuery: '")
 
-  def _check_rows(self, here: str):
+  def _check_rules(self, here: str):
     if self.rows != 'pairs' and self.kind == 'python_source':
       raise ValueError(f"{here}: kind 'python_source' gives rows='pairs' only")
     if self.rows == 'same_label' and self.in_batch:
