@@ -4,8 +4,9 @@ Lee et al. 2024 (arXiv 2405.17428v3), appendix C. LoRA 16/32/0.1 on every
 projection, the latent head trained in full; stage 1 on retrieval sets with
 in-batch and 7 mined hard negatives, stage 2 on a blend of all tasks with own
 negatives only. Not published, and chosen here: the temperature (0.02), Adam's
-betas, clipping. Mined rows ({"query", "positive", "negatives", "instruction"}) of
-each set are expected as data/nv_embed/NAME.jsonl.
+betas, clipping. Expected as data/nv_embed/NAME.jsonl, with an "instruction" in each
+row: mined rows ({"query", "positive", "negatives"}) of the retrieval and STS sets,
+texts and their labels ({"text", "label"}) of the others.
 """
 
 from jaxembed import config
@@ -18,13 +19,15 @@ RETRIEVAL = {
     'fiqa': 5, 'nfcorpus': 3.6, 'bioasq': 2.4, 'miracl': 2, 'mr_tydi': 2,
     'scifact': 0.9, 'synthetic': 120}
 SYMMETRIC = {'sts12': 1.8, 'sts22': 0.3, 'stsb': 2.7}
-CLASSES = {
+# Compared with texts of the same and of other labels (table 5) ...
+EXAMPLES = {
+    'emotion': 16, 'mtop_intent': 15, 'mtop_domain': 15, 'massive_intent': 11,
+    'massive_scenario': 11, 'arxiv': 100, 'biorxiv': 30, 'medrxiv': 4.6,
+    'reddit': 90, 'stackexchange_clustering': 90, 'twenty_newsgroups': 1.7}
+# ... and with the labels' own texts.
+LABELS = {
     'amazon_counterfactual': 6, 'amazon_polarity': 20, 'amazon_reviews': 40,
-    'banking77': 10, 'emotion': 16, 'imdb': 24, 'mtop_intent': 15,
-    'mtop_domain': 15, 'massive_intent': 11, 'massive_scenario': 11,
-    'toxic_conversations': 50, 'tweet_sentiment': 27, 'arxiv': 100,
-    'biorxiv': 30, 'medrxiv': 4.6, 'reddit': 90, 'stackexchange_clustering': 90,
-    'twenty_newsgroups': 1.7}
+    'banking77': 10, 'imdb': 24, 'toxic_conversations': 50, 'tweet_sentiment': 27}
 
 
 def _sources(sets, **rules):
@@ -62,4 +65,5 @@ def get_config() -> config.Config:
           _stage('retrieval', 20_000, 2e-5, _sources(RETRIEVAL)),
           _stage('blend', 18_000, 1.5e-5,
                  _sources(RETRIEVAL, **own) + _sources(SYMMETRIC, **both_sides)
-                 + _sources(CLASSES, **both_sides))])
+                 + _sources(EXAMPLES, rows='same_label', **both_sides)
+                 + _sources(LABELS, rows='label_text', **own))])

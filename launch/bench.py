@@ -16,7 +16,7 @@ import platform
 from absl import flags
 import jax
 
-from launch import cli
+from launch import cli, tables
 
 SUITES = tuple(sorted(
     p.stem for p in (pathlib.Path(__file__).parent / 'suites').glob('[a-z]*.py')))
@@ -34,21 +34,9 @@ def main():
   print(f'\n{jax.devices()[0].device_kind} x {jax.device_count()}, jax '
         f'{jax.__version__}, Python {platform.python_version()}, '
         f'{_REPEATS.value} repeats\n')
-  print(table(rows))
+  print(tables.markdown(rows))
   if _OUT.value:
     pathlib.Path(_OUT.value).write_text(json.dumps(rows, indent=2) + '\n')
-
-
-def table(rows: list[dict]) -> str:
-  """Markdown; columns in order of first appearance."""
-  names = list(dict.fromkeys(name for row in rows for name in row))
-  lines = [names, ['---'] * len(names)]
-  lines += [[_cell(row.get(name, '')) for name in names] for row in rows]
-  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
-
-
-def _cell(value) -> str:
-  return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
 if __name__ == '__main__':

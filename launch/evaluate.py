@@ -3,10 +3,13 @@
   python -m launch.evaluate --model=PATH --task=retrieval --data=FOLDER \\
       [--split=test] [--out=scores.json]
   python -m launch.evaluate --model=PATH --task=sts --data=FILE.tsv
+  python -m launch.evaluate --model=PATH --task=classification --data=FOLDER
+  python -m launch.evaluate --model=PATH --task=clustering --data=FOLDER
 
 PATH is a jaxembed workdir, a sentence-transformers or Hugging Face folder, or a
-hub id. FOLDER has BEIR's form: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv. The
-TSV has the columns score, sentence1 and sentence2.
+hub id. A retrieval FOLDER has BEIR's form: corpus.jsonl, queries.jsonl,
+qrels/SPLIT.tsv; the others have train.jsonl (for classification) and SPLIT.jsonl,
+with rows of text and label. The TSV has the columns score, sentence1 and sentence2.
 """
 
 import json
@@ -18,13 +21,15 @@ import jax
 
 from jaxembed import embedder, sharding
 from jaxembed.data import beir
-from jaxembed.evaluation import metrics, retrieval, sts
+from jaxembed.evaluation import classification, clustering, metrics, retrieval, sts
 from launch import cli
 
 _MODEL = flags.DEFINE_string('model', None, 'Folder or hub id of the model.')
-_TASK = flags.DEFINE_enum('task', None, ['retrieval', 'sts'], 'What to score.')
-_DATA = flags.DEFINE_string('data', None, 'Folder (retrieval) or file (sts).')
-_SPLIT = flags.DEFINE_string('split', 'test', 'Which qrels, for retrieval.')
+_TASK = flags.DEFINE_enum(
+    'task', None, ['retrieval', 'sts', 'classification', 'clustering'],
+    'What to score.')
+_DATA = flags.DEFINE_string('data', None, 'Folder, or file (sts).')
+_SPLIT = flags.DEFINE_string('split', 'test', 'Which qrels or rows to score.')
 _CUTOFFS = flags.DEFINE_multi_integer('k', list(metrics.CUTOFFS), 'Ranks to cut at.')
 _DROP = flags.DEFINE_bool('drop_same_id', False, 'Ignore the document whose id is '
                           "the query's own.")
@@ -42,7 +47,11 @@ def main():
   mesh = sharding.make_mesh() if jax.device_count() > 1 else None
   model = embedder.Embedder.load(_MODEL.value, mesh=mesh)
   begun = time.perf_counter()
-  scores = _RUNNERS[_TASK.value](model)
+  try:
+    scores = _RUNNERS[_TASK.value](model)
+  except ModuleNotFoundError as error:
+    raise ValueError(f'--task={_TASK.value} needs {error.name}, which is not here; '
+                     "pip install 'jaxembed[evaluation]'") from error
   seconds = time.perf_counter() - begun
   for name, score in scores.items():
     print(f'{name:>12} {score:.4f}')
@@ -69,7 +78,22 @@ def _sts(model):
                       batch_size=_BATCH.value, truncate_dim=_DIM.value)
 
 
-_RUNNERS = {'retrieval': _retrieval, 'sts': _sts}
+def _classification(model):
+  train = beir.load_labelled(_DATA.value, 'train')
+  test = beir.load_labelled(_DATA.value, _SPLIT.value)
+  return classification.evaluate(
+      model, train.texts, train.labels, test.texts, test.labels,
+      batch_size=_BATCH.value, truncate_dim=_DIM.value)
+
+
+def _clustering(model):
+  task = beir.load_labelled(_DATA.value, _SPLIT.value)
+  return clustering.evaluate(model, task.texts, task.labels,
+                             batch_size=_BATCH.value, truncate_dim=_DIM.value)
+
+
+_RUNNERS = {'retrieval': _retrieval, 'sts': _sts, 'classification': _classification,
+            'clustering': _clustering}
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['model', 'task', 'data'])

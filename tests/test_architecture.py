@@ -37,6 +37,7 @@ FENCES = {
     'torch': ('jaxembed.convert', 'launch.suites'),
     'sentence_transformers': ('jaxembed.convert', 'launch.suites'),
     'mteb': ('jaxembed.evaluation',),
+    'sklearn': ('jaxembed.evaluation',),
     'jax.experimental.pallas': ('jaxembed.kernels',),
     'optax': ('jaxembed.train',),
     'absl': ('launch',),

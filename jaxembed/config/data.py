@@ -13,9 +13,15 @@ class SourceConfig:
 
   path: a file, a glob or a folder (jsonl, tsv; .gz too), the dataset's name for
     tfds ('name/config:version'), unused for python_source.
+  rows: how rows become examples.
+    pairs: a row names its query, positives and any negatives.
+    mined: the same, and more negatives are found by BM25 among the other rows.
+    same_label: a row is a text and its label; positive and negatives are drawn
+      anew each time, texts of the same and of other labels.
+    label_text: likewise, drawn from the labels themselves.
   columns: names of the query's, the positive's and any negatives' columns, for
     rows that are named otherwise than sentence-transformers, FlagEmbedding and
-    Tevatron name theirs.
+    Tevatron name theirs; of the text and its label for rows of labels.
   query_prompt, passage_prompt: put in front of the text. '{instruction}' in one
     is replaced by the row's own instruction or, without one, by one of
     `instructions`, drawn anew each time.
@@ -23,6 +29,7 @@ class SourceConfig:
 
   name: str
   kind: str = 'jsonl'  # jsonl | tsv | python_source | tfds
+  rows: str = 'pairs'  # pairs | mined | same_label | label_text
   path: str = ''
   split: str = 'train'  # of python_source and tfds
   data_dir: str = ''  # where tfds keeps its data; '': its own default
@@ -33,6 +40,8 @@ class SourceConfig:
   in_batch: bool = True  # false: a row's own negatives alone count
   symmetric: bool = False  # rows also serve the other way round
   min_score: Optional[float] = None  # of scored pairs: lower ones are no positives
+  # Of mined scored pairs: above it a text is no negative either; None: min_score.
+  max_negative_score: Optional[float] = None
   num_negatives: int = -1  # at most so many per row; -1: DataConfig's
   query_prompt: str = ''
   passage_prompt: str = ''
@@ -42,6 +51,7 @@ class SourceConfig:
 
   def __post_init__(self):
     one_of(self, 'kind', ('jsonl', 'tsv', 'python_source', 'tfds'))
+    one_of(self, 'rows', ('pairs', 'mined', 'same_label', 'label_text'))
     here = f'source {self.name!r}'
     if not self.name:
       raise ValueError('a source has no name; metrics and messages need one')
@@ -56,6 +66,7 @@ class SourceConfig:
     if not (self.weight > 0 and math.isfinite(self.weight)):
       raise ValueError(f'{here}: weight is {self.weight}; it must be above 0 (leave '
                        'the source out to switch it off)')
+    self._check_rules(here)
     _at_least(self, here, limit=0, num_negatives=-1, query_max_length=0,
               passage_max_length=0)
     uses = '{instruction}' in self.query_prompt + self.passage_prompt
@@ -63,6 +74,23 @@ class SourceConfig:
       raise ValueError(f'{here}: instructions are given, but no prompt has '
                        "'{instruction}' to take them; set query_prompt, for example "
                        "to 'Instruct: {instruction}\\nQuery: '")
+
+  def _check_rules(self, here: str):
+    if self.rows != 'pairs' and self.kind == 'python_source':
+      raise ValueError(f"{here}: kind 'python_source' gives rows='pairs' only")
+    if self.rows == 'same_label' and self.in_batch:
+      raise ValueError(f"{here}: rows='same_label' needs in_batch=False, as other rows "
+                       'of a batch may have the same label')
+    if self.rows in ('same_label', 'label_text'):
+      if self.symmetric or self.min_score is not None:
+        raise ValueError(f'{here}: rows={self.rows!r} knows neither symmetric nor '
+                         'min_score; leave them out')
+      if self.columns and len(self.columns) != 2:
+        raise ValueError(f'{here}: columns is {tuple(self.columns)}; name the text and '
+                         'its label, in this order')
+    if self.max_negative_score is not None and (
+        self.rows != 'mined' or self.min_score is None):
+      raise ValueError(f"{here}: max_negative_score is for rows='mined' with min_score")
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Evaluation sets on disk: BEIR folders and scored sentence pairs."""
+"""Evaluation sets on disk: BEIR folders, scored sentence pairs, labelled texts."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -6,7 +6,7 @@ import os
 import pathlib
 
 from jaxembed.data import files
-from jaxembed.data.records import BadRow
+from jaxembed.data.records import BadRow, labelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,14 @@ class ScoredPairs:
   first: list[str]
   second: list[str]
   scores: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledTexts:
+  """One side of a classification task, or a clustering task."""
+
+  texts: list[str]
+  labels: list[str]
 
 
 def load(folder: str | os.PathLike, split: str = 'test') -> Retrieval:
@@ -79,6 +87,21 @@ def load_scored(path: str | os.PathLike) -> ScoredPairs:
     pairs.first.append(row['sentence1'])
     pairs.second.append(row['sentence2'])
   return pairs
+
+
+def load_labelled(folder: str | os.PathLike, split: str) -> LabelledTexts:
+  """Reads SPLIT.jsonl (plain or .gz) of a folder: rows of text and label.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    BadRow: a field is missing, empty or of another type.
+  """
+  found = LabelledTexts([], [])
+  for row, where in files.JsonLines(_need(pathlib.Path(folder), f'{split}.jsonl')):
+    example = labelled(row, where)
+    found.texts.append(example.query)
+    found.labels.append(example.positives[0].text)
+  return found
 
 
 def _texts(path: pathlib.Path) -> Iterator[tuple[str, str]]:

@@ -60,9 +60,9 @@ def batches(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int, start_step: int
     for i in wanted:
       group, row = refs[i]
       source = cfg.sources[group]
-      chosen.append(collate.choose(
-          rows[group][row], group, source, cfg.negatives_of(source),
-          order.rng(seed, step, i)))
+      negatives, rng = cfg.negatives_of(source), order.rng(seed, step, i)
+      example = sources.draw(rows[group], row, negatives, rng)
+      chosen.append(collate.choose(example, group, source, negatives, rng))
     batch, counts = collate.collate(chosen, mine, cfg, tokenizer)
     info = BatchInfo(step, tuple((cfg.sources[g].name, r) for g, r in refs), counts)
     return batch, info

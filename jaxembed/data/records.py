@@ -85,6 +85,34 @@ def from_row(row: Any, where: str, columns: Sequence[str] = ()) -> Example:
       score=None if columns else _score(row, where))
 
 
+def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
+             shown: bool = False) -> Example:
+  """A text as the query and its label as the positive.
+
+  Args:
+    row: a mapping with text, label and optionally prompt | instruction.
+    columns: names of the text's and the label's columns, for rows named otherwise.
+    shown: the label serves as a text, which a number cannot.
+
+  Raises:
+    BadRow: a field is missing, empty or of another type.
+  """
+  if not isinstance(row, Mapping):
+    raise BadRow(f'{where}: the row is {_kind(row)}, not an object of columns')
+  text, label = columns or ('text', 'label')
+  for name in (text, label):
+    if name not in row:
+      raise BadRow(f'{where}: no column {name!r}; the row has '
+                   f"{sorted(map(str, row))}. Name the columns with columns=('TEXT', "
+                   "'LABEL')")
+  value = row[label]
+  if isinstance(value, int) and not isinstance(value, bool) and not shown:
+    value = str(value)
+  return Example(_text(row[text], text, where),
+                 (Passage(_text(value, label, where)),),
+                 instruction=_instruction(row, where))
+
+
 def text_id(text: str) -> int:
   """31 bits of a text's hash: equal texts, equal ids, in every process."""
   digest = hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=4)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxembed.config import SourceConfig
-from jaxembed.data import files, python_source, tfds_source
+from jaxembed.data import files, labelled, mined, python_source, tfds_source
 from jaxembed.data.records import BadRow, Example, from_row
 
 
@@ -20,9 +20,7 @@ def load(cfg: SourceConfig, check_rows: int = 0) -> Sequence[Example]:
     BadRow: a checked row cannot be used, or there is none at all.
     FileNotFoundError: the path names nothing.
   """
-  rows: Sequence[Example] = (
-      python_source.read(cfg.split, cfg.limit) if cfg.kind == 'python_source'
-      else _Parsed(_open(cfg), cfg))
+  rows = _examples(cfg)
   if not len(rows):
     raise BadRow(f'source {cfg.name!r} ({cfg.kind} {cfg.path!r}) has no rows'
                  + (f' with a score of {cfg.min_score} or more' if cfg.min_score
@@ -30,7 +28,27 @@ def load(cfg: SourceConfig, check_rows: int = 0) -> Sequence[Example]:
   if check_rows:
     for i in range(0, len(rows), -(-len(rows) // check_rows)):
       _need_instruction(cfg, rows[i], i)
-  return _BothWays(rows) if cfg.symmetric else rows
+  # Mined rows have been turned round already, for negatives of their own.
+  return _BothWays(rows) if cfg.symmetric and cfg.rows != 'mined' else rows
+
+
+def draw(rows: Sequence[Example], i: int, negatives: int,
+         rng: np.random.Generator) -> Example:
+  """Row i; what a row does not name itself is drawn from `rng`."""
+  if isinstance(rows, labelled.Labelled):
+    return rows.draw(i, negatives, rng)
+  return rows[i]
+
+
+def _examples(cfg: SourceConfig) -> Sequence[Example]:
+  if cfg.kind == 'python_source':
+    return python_source.read(cfg.split, cfg.limit)
+  if cfg.rows in ('same_label', 'label_text'):
+    return labelled.Labelled(_open(cfg), cfg)
+  rows = _Parsed(_open(cfg), cfg)
+  if cfg.rows == 'mined':
+    return mined.Mined(rows, cfg)
+  return rows if cfg.min_score is None else _Kept(rows, cfg.min_score)
 
 
 def _open(cfg: SourceConfig) -> Sequence:
@@ -51,16 +69,11 @@ def _need_instruction(cfg: SourceConfig, row: Example, i: int) -> None:
 
 
 class _Parsed(Sequence):
-  """Raw rows as Examples, those of too low a score left out."""
+  """Raw rows as Examples."""
 
   def __init__(self, rows: Sequence, cfg: SourceConfig):
     self._rows, self._cfg = rows, cfg
-    self._keep = None
-    n = min(len(rows), cfg.limit) if cfg.limit else len(rows)
-    if cfg.min_score is not None:
-      self._keep = np.array([i for i in range(n) if self._read(i).score
-                             >= cfg.min_score], np.int64)
-    self._len = n if self._keep is None else len(self._keep)
+    self._len = min(len(rows), cfg.limit) if cfg.limit else len(rows)
 
   def __len__(self) -> int:
     return self._len
@@ -68,22 +81,36 @@ class _Parsed(Sequence):
   def __getitem__(self, i: int) -> Example:
     if not 0 <= i < self._len:
       raise IndexError(i)
-    return self._read(i if self._keep is None else int(self._keep[i]))
-
-  def _read(self, i: int) -> Example:
     row, where = self._rows[i]
     columns = tuple(self._cfg.columns)
     if not columns and self._cfg.kind == 'tsv' and len(row) == 2:
       columns = tuple(row)  # parallel text: a column for each language
     example = from_row(row, where, columns)
-    scored = example.score is not None
-    if scored != (self._cfg.min_score is not None):
+    has_score = example.score is not None
+    if has_score != (self._cfg.min_score is not None):
       raise BadRow(
           f'{where}: source {self._cfg.name!r} has '
           + (f'a score ({example.score}) but no min_score; set min_score to the '
-             'lowest score of a pair that counts as positive' if scored else
+             'lowest score of a pair that counts as positive' if has_score else
              f'min_score {self._cfg.min_score}, but the row has no score'))
     return example
+
+
+class _Kept(Sequence):
+  """The rows of a score that is high enough."""
+
+  def __init__(self, rows: Sequence[Example], min_score: float):
+    self._rows = rows
+    self._kept = np.array([i for i, row in enumerate(rows)
+                           if row.score >= min_score], np.int64)
+
+  def __len__(self) -> int:
+    return len(self._kept)
+
+  def __getitem__(self, i: int) -> Example:
+    if not 0 <= i < len(self):
+      raise IndexError(i)
+    return self._rows[int(self._kept[i])]
 
 
 class _BothWays(Sequence):

@@ -80,6 +80,20 @@ def _minilm_l6() -> ModelConfig:
       num_kv_heads=12, head_dim=32, max_positions=512), max_length=256)
 
 
+def _bert_base() -> ModelConfig:
+  return ModelConfig(backbone=backbone(
+      'bert', vocab_size=30522, dim=768, ff_dim=3072, num_layers=12, num_heads=12,
+      num_kv_heads=12, head_dim=64, max_positions=512))
+
+
+def _qwen3_0p6b() -> ModelConfig:
+  return ModelConfig(backbone=backbone(
+      'qwen3', vocab_size=151936, dim=1024, ff_dim=3072, num_layers=28,
+      num_heads=16, num_kv_heads=8, head_dim=128, max_positions=32768,
+      rope_theta=1e6), pooling=PoolingConfig(kind='last'), attention='causal',
+      dtype='bfloat16')
+
+
 def _mistral_7b() -> ModelConfig:
   return ModelConfig(backbone=backbone(
       'mistral', vocab_size=32000, dim=4096, ff_dim=14336, num_layers=32,
@@ -100,7 +114,8 @@ def _tiny_mistral() -> ModelConfig:
   return ModelConfig(backbone=tiny('mistral'), max_length=64)
 
 
-PRESETS = {'minilm_l6': _minilm_l6, 'mistral_7b': _mistral_7b,
+PRESETS = {'minilm_l6': _minilm_l6, 'bert_base': _bert_base,
+           'qwen3_0p6b': _qwen3_0p6b, 'mistral_7b': _mistral_7b,
            'nv_embed': _nv_embed,
            'tiny_bert': _tiny_bert, 'tiny_mistral': _tiny_mistral}
 # Whose shape a preset is, by hub id.

@@ -1,8 +1,10 @@
 """Batches: a function of (seed, step), whole over hosts, true to their policies."""
 
 import collections
+import importlib.util
 import itertools
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -234,6 +236,25 @@ def test_mistakes_in_the_mixture(write, tokenizer):
 def test_mistakes_in_the_configuration(make, says):
   with pytest.raises(ValueError, match=says):
     make()
+
+
+def test_the_blend_of_two_stages_has_negatives_of_its_own(shared_data, tokenizer):
+  spec = importlib.util.spec_from_file_location(
+      'two_stage_cpu', pathlib.Path(__file__).parents[2] / 'configs/two_stage_cpu.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  retrieval, blend = module.get_config(str(shared_data)).stages
+  for batch, _ in _take(2, retrieval.data, tokenizer, seed=0):
+    assert batch.pairing.in_batch.all()
+  for batch, info in _take(3, blend.data, tokenizer, seed=0):
+    pairing = batch.pairing
+    assert not pairing.in_batch.any()
+    few = {'imdb_cad', 'nli_triples'}  # two labels; triples
+    for q, (name, _) in enumerate(info.rows):
+      own = pairing.owner == q
+      assert (own & pairing.is_positive).sum() == 1
+      assert (own & ~pairing.is_positive).sum() == (1 if name in few else 3)
+    assert len({name for name, _ in info.rows}) > 5
 
 
 def test_real_sets_mix(shared_data, tokenizer):

@@ -65,6 +65,21 @@ def test_sts(minilm, tmp_path):
   assert 'spearman 1.0000' in done.stdout
 
 
+def test_classification_and_clustering(minilm, tmp_path):
+  pytest.importorskip('sklearn')
+  things = {'animal': ('cat', 'dog', 'horse', 'cow'),
+            'tool': ('hammer', 'saw', 'drill', 'wrench')}
+  for split, part in (('train', slice(0, 2)), ('test', slice(2, 4))):
+    (tmp_path / f'{split}.jsonl').write_text(''.join(
+        json.dumps({'text': f'I bought a {name}.', 'label': label}) + '\n'
+        for label, names in things.items() for name in names[part]))
+  for task, figure in (('classification', 'accuracy'), ('clustering', 'v_measure')):
+    done = _launch('evaluate', f'--model={minilm}', f'--task={task}',
+                   f'--data={tmp_path}')
+    assert done.returncode == 0, done.stderr
+    assert f'{figure} 1.0000' in done.stdout
+
+
 def test_encode(minilm, tmp_path):
   source, target = tmp_path / 'texts.txt', tmp_path / 'vectors.npy'
   source.write_text('One.\nTwo.\n')
