@@ -20,10 +20,14 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0
                ) -> types.TrainState:
   """A state about to make update `step` + 1; moments are sharded like params.
 
-  A learned temperature joins the parameters as loss/log_scale.
+  loss/log_scale is among the parameters of the stages that learn their
+  temperature, and of no others: the first of them starts it, the next goes on from
+  there, one that does not learn it drops it.
   """
-  if stage.loss.learn_temperature and 'loss' not in params:
-    params = params | {'loss': {'log_scale': losses.initial_log_scale(stage.loss)}}
+  learned = params.get('loss', {'log_scale': losses.initial_log_scale(stage.loss)})
+  params = {k: v for k, v in params.items() if k != 'loss'}
+  if stage.loss.learn_temperature:
+    params |= {'loss': learned}
   moving, tx = _optimizer(params, stage)
   return types.TrainState(
       jnp.asarray(step, jnp.int32), params, jax.jit(tx.init)(moving))

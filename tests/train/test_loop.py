@@ -1,5 +1,6 @@
 """A run resumes to the very bits of an uninterrupted one, and refuses to lie."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -125,6 +126,25 @@ def test_adapters_temperature_and_chunks_train_together(tiny, rows, tmp_path):
   assert np.any(after['pooling/out/kernel'])
   assert after['loss/log_scale'] != pytest.approx(np.log(20), abs=1e-6)
   assert Embedder.load(tmp_path).encode('number 3').shape == (32,)
+
+
+@pytest.mark.parametrize('learns', [
+    (True, False), pytest.param((False, True), marks=pytest.mark.slow),
+    pytest.param((True, True), marks=pytest.mark.slow)])
+def test_a_temperature_learned_in_some_stages_survives_a_stop_in_the_second(
+    tiny, rows, tmp_path, learns):
+  cfg = tiny_run.experiment(tiny, rows, steps=3)
+  cfg.stages.append(dataclasses.replace(cfg.stages[0], name='second'))
+  for stage, learn in zip(cfg.stages, learns):
+    stage.loss = config.LossConfig(learn_temperature=learn)
+  quiet = {'say': lambda _: None}
+  loop.train(cfg, tmp_path / 'whole', **quiet)
+  for stop_at in (3, 5):  # between the stages, and inside the second
+    run, notices = tmp_path / f'stopped_{stop_at}', iter(range(1, 9))
+    loop.train(cfg, run, **quiet, stop=lambda n=notices, at=stop_at: next(n) == at)
+    state, _ = loop.train(cfg, run, **quiet)
+    assert ('loss' in state.params) == learns[-1]
+    assert _params_bytes(run) == _params_bytes(tmp_path / 'whole')
 
 
 def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):
