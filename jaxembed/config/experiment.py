@@ -47,6 +47,14 @@ class OptimConfig:
   weight_decay: float = 0.01  # kernels only, not norms or biases
   clip_norm: float = 1.0
   freeze: str = ''  # regex over parameter paths
+  # Of a running mean of the parameters, which evaluation, the next stage and the
+  # finished model then take; 0: none. 0.99 to 0.9999 is usual.
+  ema_decay: float = 0.0
+
+  def __post_init__(self):
+    if not 0 <= self.ema_decay < 1:
+      raise ValueError(f'OptimConfig.ema_decay is {self.ema_decay}; give 0 (off) or a '
+                       'number below 1, such as 0.999')
 
 
 @dataclass(kw_only=True)

@@ -127,7 +127,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
         if done >= stage.last:
           continue
         if state is None or done == stage.first:
-          params = begin.params if state is None else state.params
+          params = begin.params if state is None else state.averaged
           state = step.init_state(params, stage.cfg, stage.first)
         state = run.stage(stage, state, writer)
         done = int(state.step)
@@ -212,7 +212,7 @@ class _Run:
   def _score(self, now: int, state: types.TrainState, writer, bar):
     if self.evaluate:
       scores = self.evaluate(
-          state.params, self.model, self.tokenizer, self.mesh)
+          state.averaged, self.model, self.tokenizer, self.mesh)
       writer.write(now, scores)
       bar.write(f'step {now}: ' + '  '.join(
           f'{k} {v:.4f}' for k, v in scores.items()))

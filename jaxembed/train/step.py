@@ -10,7 +10,7 @@ import optax
 
 from jaxembed import config, losses, types
 from jaxembed.models import encoder
-from jaxembed.train import grad_cache, optim
+from jaxembed.train import ema, grad_cache, optim
 
 Update = Callable[[types.TrainState, types.PairBatch],
                   tuple[types.TrainState, types.Metrics]]
@@ -29,8 +29,9 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0
   if stage.loss.learn_temperature:
     params |= {'loss': learned}
   moving, tx = _optimizer(params, stage)
+  means = jax.jit(ema.init)(moving) if stage.optim.ema_decay else None
   return types.TrainState(
-      jnp.asarray(step, jnp.int32), params, jax.jit(tx.init)(moving))
+      jnp.asarray(step, jnp.int32), params, jax.jit(tx.init)(moving), means)
 
 
 def abstract_state(params: types.Params, stage: config.StageConfig, mesh
@@ -75,10 +76,15 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
 
     (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
     updates, opt_state = tx.update(grads, state.opt_state, moving)
-    params = optim.join(optax.apply_updates(moving, updates), fixed)
+    moving = optax.apply_updates(moving, updates)
+    means = state.ema
+    if means is not None:
+      means = ema.update(means, moving, state.step - first_step + 1,
+                         stage.optim.ema_decay)
     metrics |= {'train/loss': loss, 'train/grad_norm': optax.tree.norm(grads),
                 'train/lr': schedule(state.step - first_step)}
-    return types.TrainState(state.step + 1, params, opt_state), metrics
+    params = optim.join(moving, fixed)
+    return types.TrainState(state.step + 1, params, opt_state, means), metrics
 
   return update
 
