@@ -1,5 +1,7 @@
 """What every launcher shares: errors a person can act on, without a traceback."""
 
+import pathlib
+import re
 import signal
 import sys
 import threading
@@ -29,7 +31,10 @@ def join_hosts():
 
 
 def run(main):
-  """absl's app.run; an error that names its remedy is printed alone, exit 1."""
+  """absl's app.run; an error that names its remedy is printed alone, exit 1.
+
+  --config=MANIFEST.json means the experiment of that run.
+  """
   def wrapped(argv):
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {argv[1:]}')
@@ -40,7 +45,15 @@ def run(main):
       print(f'error: {e}', file=sys.stderr)
       sys.exit(1)
 
-  app.run(wrapped)
+  app.run(wrapped, _repeats(sys.argv))
+
+
+def _repeats(argv: list[str]) -> list[str]:
+  """`argv` with --config=X.json as --config=configs/repeat.py:X.json."""
+  script = pathlib.Path(__file__).parents[1] / 'configs' / 'repeat.py'
+  joined = re.sub(r'\n(--?config)\n', r'\n\1=', '\n'.join(argv))
+  return [re.sub(r'^(--?config=)(?=.*\.json$)', rf'\1{script}:', arg)
+          for arg in joined.split('\n')]
 
 
 def stop_on_sigterm():

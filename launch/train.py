@@ -4,8 +4,8 @@
       [--config.stages[0].optim.peak_lr=1e-4 ...]
 
 The same command with the same workdir continues where the run was stopped, be it
-by SIGKILL; SIGTERM saves first. --config=configs/repeat.py:DIR repeats the run in
-DIR in a new workdir.
+by SIGKILL; SIGTERM saves first. --config=DIR/manifest.json repeats the run in DIR in
+a new workdir.
 """
 
 from absl import flags

@@ -109,3 +109,5 @@ class Config:
   eval: EvalConfig = field(default_factory=EvalConfig)
   checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
   log_every: int = 10
+  # The manifest of an earlier run, whose data this one must find; '': none.
+  repeats: str = ''

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import tqdm
 
 from jaxembed import checkpoint, config, data, sharding, types, workdir
-from jaxembed.train import metrics, report, start, step
+from jaxembed.train import manifest, metrics, report, start, step
 
 # evaluate(params, model, tokenizer, mesh) -> scores by name, 'eval/...'
 Evaluate = Callable[..., dict[str, float]]
@@ -106,6 +106,10 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
   with (jax.set_mesh(mesh), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
     resumed = workdir.is_workdir(folder) and bool(saved.steps())
+    newest, last = max(saved.steps(), default=0), stages(cfg)[-1].last
+    if newest < last:
+      for line in manifest.record(folder, cfg, mesh, newest):
+        say(f'differs    {line}')
     begin = (start.resume(folder, mesh) if resumed
              else start.start(cfg.model, cfg.seed, mesh))
     say(describe(cfg, begin.model, begin.params, mesh))
@@ -117,7 +121,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh, stop)
     state = _restore(cfg, begin, saved, mesh, say) if resumed else None
     done = int(state.step) if state else 0
-    if done == stages(cfg)[-1].last:
+    if done == last:
       say(f'finished   {done} steps were done before; nothing to train. '
           'Use a fresh --workdir to train again')
       return state, begin.model
