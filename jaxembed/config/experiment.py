@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Optional
 
+from jaxembed.config.check import one_of
 from jaxembed.config.data import DataConfig, SourceConfig
 from jaxembed.config.loss import LossConfig
 
@@ -35,7 +36,7 @@ class ModelSpec:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-  name: str = 'adamw'
+  name: str = 'adamw'  # adamw | adafactor | sgd | muon (adamw but on layer kernels)
   peak_lr: float = 2e-5
   head_lr: float = 0.0  # of pooling/; 0: peak_lr
   warmup_steps: int = 50
@@ -52,6 +53,8 @@ class OptimConfig:
   ema_decay: float = 0.0
 
   def __post_init__(self):
+    one_of(self, 'name', ('adamw', 'adafactor', 'sgd', 'muon'))
+    one_of(self, 'schedule', ('linear', 'cosine', 'constant'))
     if not 0 <= self.ema_decay < 1:
       raise ValueError(f'OptimConfig.ema_decay is {self.ema_decay}; give 0 (off) or a '
                        'number below 1, such as 0.999')
