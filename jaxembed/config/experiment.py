@@ -72,6 +72,10 @@ class StageConfig:
   loss: LossConfig = field(default_factory=LossConfig)
   optim: OptimConfig = field(default_factory=OptimConfig)
 
+  def __post_init__(self):
+    if any(s.temperature for s in self.data.sources):
+      self.loss.check_row_temperatures()
+
 
 @dataclass(kw_only=True)
 class MeshConfig:

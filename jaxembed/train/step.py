@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 import optax
 
 from jaxembed import config, losses, types
+from jaxembed.losses import masks
 from jaxembed.models import encoder
 from jaxembed.train import ema, grad_cache, optim
 
@@ -52,7 +53,15 @@ def loss_and_metrics(params: types.Params, batch: types.PairBatch,
   passage = _encode(params, model, batch.passage, stage.token_budget, passage_key)
   log_scale = (params['loss']['log_scale'] if stage.loss.learn_temperature
                else None)
-  return losses.info_nce(query, passage, batch.pairing, stage.loss, log_scale)
+  group = masks.replicate(batch.pairing.group)
+  sources = stage.data.sources
+  own = jnp.array([s.temperature for s in sources], jnp.float32)
+  loss, metrics = losses.info_nce(
+      query, passage, batch.pairing, stage.loss, log_scale,
+      own[group] if any(s.temperature for s in sources) else None)
+  of_rows, none = metrics.pop('loss/of_rows'), jnp.zeros(len(sources))
+  return loss, metrics | {'sources/loss': none.at[group].add(of_rows),
+                          'sources/rows': none.at[group].add(1)}
 
 
 def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: int,
@@ -61,7 +70,8 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
 
   `first_step` is the step at which the stage, and its schedule, begins.
   Randomness is a function of (seed, step): a resumed run repeats it exactly.
-  Metrics hold the learning rate and the gradient's global norm before clipping.
+  Metrics hold the learning rate, the gradient's global norm before clipping and, as
+  arrays [source], the sum of its rows' losses and their number.
   """
   schedule = optim.make_schedule(stage.optim, stage.steps)
 

@@ -48,7 +48,7 @@ def test_writes_what_it_promises(finished):
   records = metrics.read(finished)
   assert [r['step'] for r in records] == [1, 2, 3, 4, 5, 6]
   assert {'train/loss', 'train/lr', 'train/tokens_per_s', 'train/padding',
-          'loss/accuracy@1'} <= set(records[-1])
+          'loss/accuracy@1', 'loss_of/rows'} <= set(records[-1])
   assert (finished / 'report.png').stat().st_size > 1000
   assert (finished / 'model' / 'tokenizer.json').exists()
   assert json.loads((finished / 'config.json').read_text())['name'] == 'test'
@@ -126,6 +126,22 @@ def test_adapters_temperature_and_chunks_train_together(tiny, rows, tmp_path):
   assert np.any(after['pooling/out/kernel'])
   assert after['loss/log_scale'] != pytest.approx(np.log(20), abs=1e-6)
   assert Embedder.load(tmp_path).encode('number 3').shape == (32,)
+
+
+def test_two_sources_one_with_its_own_temperature(tiny, rows, tmp_path):
+  cfg = tiny_run.experiment(tiny, rows, steps=3)
+  first = cfg.stages[0].data.sources[0]
+  cfg.stages[0].data.sources.append(
+      dataclasses.replace(first, name='cold', temperature=0.01))
+  told = []
+  loop.train(cfg, tmp_path, say=lambda _: None,
+             watch=lambda step, values: told.append((step, values)))
+  found = metrics.read(tmp_path)
+  assert [step for step, _ in told] == [1, 2, 3]
+  for record in found:  # as many rows of each, in one mixture
+    mean = (record['loss_of/rows'] + record['loss_of/cold']) / 2
+    assert record['train/loss'] == pytest.approx(mean, rel=1e-5)
+    assert record['loss_of/rows'] != record['loss_of/cold']
 
 
 @pytest.mark.parametrize('learns', [

@@ -50,13 +50,15 @@ def test_says_what_the_run_was_made_of(run):
 def test_the_command_line_repeats_it_bit_for_bit(run, tmp_path):
   done = subprocess.run(
       [sys.executable, '-m', 'launch.train', f'--config={run}/manifest.json',
-       f'--workdir={tmp_path}', '--config.log_every=7'], cwd=ROOT, env=os.environ,
-      capture_output=True, text=True, check=False)
+       f'--workdir={tmp_path}', '--config.log_every=7', '--profile_steps=2:2'],
+      cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-2000:]
   want, got = tiny_run.parameters(run), tiny_run.parameters(tmp_path)
   assert want.keys() == got.keys()
   for path, value in want.items():
     assert np.asarray(value).tobytes() == np.asarray(got[path]).tobytes(), path
+  # Traced here: in a process that has libtpu but no TPU the profiler dies.
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
   assert _read(tmp_path)['data'] == _read(run)['data']
   assert _read(tmp_path)['config']['repeats'] == f'{run}/manifest.json'
 
