@@ -9,6 +9,7 @@ same (a damaged disk) is reported, set aside, and the one before it is used.
 """
 
 from collections.abc import Callable
+import contextlib
 import pathlib
 from typing import Any
 
@@ -39,8 +40,13 @@ class Checkpoints:
   def __enter__(self):
     return self
 
-  def __exit__(self, *exc):
-    self._ckptr.close()
+  def __exit__(self, kind, *_):
+    if kind is None:
+      with self._explained():
+        self._ckptr.close()
+    else:  # what went wrong before is what should be read
+      with contextlib.suppress(Exception):
+        self._ckptr.close()
 
   def steps(self) -> list[int]:
     """Steps with a complete checkpoint, ascending."""
@@ -49,17 +55,34 @@ class Checkpoints:
   def save(self, step: int, state: types.TrainState, position: dict[str, Any]):
     """Starts saving; returns once the arrays are copied off the devices.
 
-    A step that is already there is left alone.
+    A step that is already there is left alone. Raises OSError as `wait` does, for
+    the save before.
     """
     if step in self.steps():
       return
-    self._ckptr.save_checkpointables_async(
-        step, _parts(state),
-        custom_metadata={'position': position, 'fingerprint': fingerprint(state)})
+    mark = {'position': position, 'fingerprint': fingerprint(state)}
+    with self._explained():
+      self._ckptr.save_checkpointables_async(
+          step, _parts(state), custom_metadata=mark)
 
   def wait(self):
-    """Blocks until the save in flight is on disk; raises what it raised."""
-    self._ckptr.wait()
+    """Blocks until the save in flight is on disk.
+
+    Raises:
+      OSError: it could not be written; the checkpoints before it are whole.
+    """
+    with self._explained():
+      self._ckptr.wait()
+
+  @contextlib.contextmanager
+  def _explained(self):
+    try:
+      yield
+    except Exception as e:  # a full disk has many types, through Orbax
+      raise OSError(
+          f'a checkpoint could not be saved under {self.folder} ({str(e)[:300]}); '
+          f'steps {steps(self.folder) or "none"} are there whole. If the disk is '
+          'full make room; the same command continues from the newest') from e
 
   def restore(self, like: Callable[[int], types.TrainState], *,
               say: Callable[[str], None] = print
