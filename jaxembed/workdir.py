@@ -5,7 +5,7 @@
     model/              model_config.json, and every small file that came with
                         the source: tokenizer, prompts, Hugging Face config
     checkpoints/STEP/   see checkpoint.py
-    metrics.jsonl  tensorboard/  report.png
+    metrics.jsonl  tensorboard/  report.png  profile/
 """
 
 from collections.abc import Sequence

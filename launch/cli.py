@@ -51,9 +51,15 @@ def run(main):
 def _repeats(argv: list[str]) -> list[str]:
   """`argv` with --config=X.json as --config=configs/repeat.py:X.json."""
   script = pathlib.Path(__file__).parents[1] / 'configs' / 'repeat.py'
-  joined = re.sub(r'\n(--?config)\n', r'\n\1=', '\n'.join(argv))
-  return [re.sub(r'^(--?config=)(?=.*\.json$)', rf'\1{script}:', arg)
-          for arg in joined.split('\n')]
+  found = []
+  for before, arg in zip(['', *argv], argv):
+    given = re.fullmatch(r'(--?config=)(.*\.json)', arg)
+    if given:
+      arg = f'{given[1]}{script}:{given[2]}'
+    elif before in ('-config', '--config') and arg.endswith('.json'):
+      arg = f'{script}:{arg}'
+    found.append(arg)
+  return found
 
 
 def stop_on_sigterm():

@@ -4,7 +4,7 @@ Wortsman et al. 2022 (model soups): models fine-tuned from the same weights are
 often better averaged than any one of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import pathlib
 import shutil
 
@@ -14,10 +14,10 @@ import numpy as np
 from jaxembed import checkpoint, types, workdir
 
 
-def mean(trees: Sequence[types.Params] | types.Params) -> types.Params:
+def mean(trees: Iterable[types.Params]) -> types.Params:
   """The mean of trees of one shape, summed in float32, in the first one's dtypes.
 
-  `trees` may be an iterator; one of them is held at a time, beside the sum.
+  One of them is held at a time, beside the sum.
 
   Raises:
     ValueError: two differ in their paths or shapes; the first difference is named.

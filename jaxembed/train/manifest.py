@@ -33,17 +33,19 @@ def record(folder: pathlib.Path, cfg: config.Config, mesh, step: int) -> list[st
   """
   path = folder / 'manifest.json'
   now, found = _start(mesh, step), fingerprints(cfg)
-  here = path.exists()
-  before = json.loads((path if here else pathlib.Path(cfg.repeats)).read_text()) if (
-      here or cfg.repeats) else None
-  if before:
-    _check(before['data'], found, path if here else cfg.repeats)
+  mine = path.exists()
+  told = []
+  if mine or cfg.repeats:
+    earlier = path if mine else pathlib.Path(cfg.repeats)
+    before = json.loads(earlier.read_text())
+    _check(before['data'], found, earlier)
+    told = list(workdir.differences(
+        before['starts'][-1] | {'step': step}, now, 'start'))
   if jax.process_index() == 0:
-    kept = before if here else {
+    kept = before if mine else {
         'config': config.to_dict(cfg), 'data': found, 'starts': []}
     workdir.write_json(path, kept | {'starts': [*kept['starts'], now]})
-  return [] if not before else list(workdir.differences(
-      before['starts'][-1] | {'step': step}, json.loads(json.dumps(now)), 'start'))
+  return told
 
 
 def fingerprints(cfg: config.Config) -> dict[str, dict[str, Any]]:

@@ -54,14 +54,13 @@ def loss_and_metrics(params: types.Params, batch: types.PairBatch,
   log_scale = (params['loss']['log_scale'] if stage.loss.learn_temperature
                else None)
   group = masks.replicate(batch.pairing.group)
-  sources = stage.data.sources
-  own = jnp.array([s.temperature for s in sources], jnp.float32)
+  own = [s.temperature for s in stage.data.sources]
   loss, metrics = losses.info_nce(
       query, passage, batch.pairing, stage.loss, log_scale,
-      own[group] if any(s.temperature for s in sources) else None)
-  of_rows, none = metrics.pop('loss/of_rows'), jnp.zeros(len(sources))
-  return loss, metrics | {'sources/loss': none.at[group].add(of_rows),
-                          'sources/rows': none.at[group].add(1)}
+      jnp.float32(own)[group] if any(own) else None)
+  of_rows, zeros = metrics.pop('loss/of_rows'), jnp.zeros(len(own))
+  return loss, metrics | {'sources/loss': zeros.at[group].add(of_rows),
+                          'sources/rows': zeros.at[group].add(1)}
 
 
 def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: int,

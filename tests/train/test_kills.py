@@ -125,7 +125,8 @@ def test_thirty_kills_change_nothing(tmp_path, minilm):
       time.sleep(rng.uniform(0, 0.02 if how == 'save' else 0.2))
     code = life.end(signal.SIGTERM if how == 'notice' else signal.SIGKILL)
     assert code == (0 if how == 'notice' else -signal.SIGKILL), (i, how, code)
-    unfinished += how != 'notice' and life.saving()
+    # One that ends early may still see what the life before it left.
+    unfinished += how in ('save', 'step') and life.saving()
   assert _Life(file, killed, tmp_path / 'killed.log').end() == 0
   print(f'{unfinished} of {len(ENDS)} kills left a save unfinished')
   assert unfinished >= len(ENDS) // 3

@@ -86,8 +86,10 @@ def test_differences_between_starts_are_told(run, tmp_path):
   assert told == ['start.mesh.data was 8, is 4', 'start.mesh.fsdp was 1, is 2']
 
 
-@pytest.mark.parametrize('given', [['--config=a/b.json'], ['--config', 'a/b.json']])
-def test_a_json_config_is_a_run_to_repeat(given):
-  found = cli._repeats(['train', *given, '--config.seed=1', '--workdir=x.json'])
-  assert found == ['train', f'--config={ROOT}/configs/repeat.py:a/b.json',
-                   '--config.seed=1', '--workdir=x.json']
+def test_a_json_config_is_a_run_to_repeat():
+  rest = ['--config.seed=1', '--config.name=two\nlines', '--workdir=x.json']
+  script = f'{ROOT}/configs/repeat.py'
+  for given, want in ((['--config=a/b.json'], [f'--config={script}:a/b.json']),
+                      (['--config', 'b.json'], ['--config', f'{script}:b.json']),
+                      (['--config=a/b.py'], ['--config=a/b.py'])):
+    assert cli._repeats(['train', *given, *rest]) == ['train', *want, *rest]
