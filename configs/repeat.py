@@ -1,4 +1,8 @@
-"""The experiment of an earlier run: --config=configs/repeat.py:WORKDIR."""
+"""The experiment of an earlier run: --config=configs/repeat.py:MANIFEST_OR_WORKDIR.
+
+--config=MANIFEST.json is short for it. From a manifest the data must be the same as
+well, unless --config.repeats='' says otherwise.
+"""
 
 import json
 import pathlib
@@ -6,6 +10,14 @@ import pathlib
 from jaxembed import config
 
 
-def get_config(workdir: str) -> config.Config:
-  file = pathlib.Path(workdir) / 'config.json'
-  return config.from_dict(config.Config, json.loads(file.read_text()))
+def get_config(path: str) -> config.Config:
+  file = pathlib.Path(path)
+  if file.is_dir():
+    found = file / 'manifest.json'
+    file = found if found.exists() else file / 'config.json'
+  stored = json.loads(file.read_text())
+  if 'config' not in stored:  # the config.json of a run
+    return config.from_dict(config.Config, stored)
+  cfg = config.from_dict(config.Config, stored['config'])
+  cfg.repeats = str(file)
+  return cfg

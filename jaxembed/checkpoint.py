@@ -1,14 +1,15 @@
 """Checkpoints of a run: asynchronous, sharded, and never half there.
 
 The only place that imports Orbax. A checkpoint is one folder per step with the
-parts `params`, `opt_state` and `step` apart from each other, so that a reader of
-the model does not pay for the optimiser. Orbax writes into a temporary folder
-and renames it, so what is listed is complete; a sum over the bits of every array
-is stored beside it. What cannot be read or does not add up all the same (a
-damaged disk) is reported, set aside, and the one before it is used.
+parts `params`, `opt_state`, `step` and, if kept, `ema` apart from each other, so
+that a reader of the model does not pay for the optimiser. Orbax writes into a
+temporary folder and renames it, so what is listed is complete; a sum over the bits
+of every array is stored beside it. What cannot be read or does not add up all the
+same (a damaged disk) is reported, set aside, and the one before it is used.
 """
 
 from collections.abc import Callable
+import contextlib
 import pathlib
 from typing import Any
 
@@ -39,8 +40,13 @@ class Checkpoints:
   def __enter__(self):
     return self
 
-  def __exit__(self, *exc):
-    self._ckptr.close()
+  def __exit__(self, kind, *_):
+    if kind is None:
+      with self._explained():
+        self._ckptr.close()
+    else:  # what went wrong before is what should be read
+      with contextlib.suppress(Exception):
+        self._ckptr.close()
 
   def steps(self) -> list[int]:
     """Steps with a complete checkpoint, ascending."""
@@ -49,18 +55,34 @@ class Checkpoints:
   def save(self, step: int, state: types.TrainState, position: dict[str, Any]):
     """Starts saving; returns once the arrays are copied off the devices.
 
-    A step that is already there is left alone.
+    A step that is already there is left alone. Raises OSError as `wait` does, for
+    the save before.
     """
     if step in self.steps():
       return
-    self._ckptr.save_checkpointables_async(
-        step, {'params': state.params, 'opt_state': state.opt_state,
-               'step': {'step': state.step}},
-        custom_metadata={'position': position, 'fingerprint': fingerprint(state)})
+    mark = {'position': position, 'fingerprint': fingerprint(state)}
+    with self._explained():
+      self._ckptr.save_checkpointables_async(
+          step, _parts(state), custom_metadata=mark)
 
   def wait(self):
-    """Blocks until the save in flight is on disk; raises what it raised."""
-    self._ckptr.wait()
+    """Blocks until the save in flight is on disk.
+
+    Raises:
+      OSError: it could not be written; the checkpoints before it are whole.
+    """
+    with self._explained():
+      self._ckptr.wait()
+
+  @contextlib.contextmanager
+  def _explained(self):
+    try:
+      yield
+    except Exception as e:  # a full disk has many types, through Orbax
+      raise OSError(
+          f'a checkpoint could not be saved under {self.folder} ({str(e)[:300]}); '
+          f'steps {steps(self.folder) or "none"} are there whole. If the disk is '
+          'full make room; the same command continues from the newest') from e
 
   def restore(self, like: Callable[[int], types.TrainState], *,
               say: Callable[[str], None] = print
@@ -102,11 +124,9 @@ class Checkpoints:
     return None
 
   def _load(self, step: int, like: types.TrainState):
-    parts = self._ckptr.load_checkpointables(step, {
-        'params': like.params, 'opt_state': like.opt_state,
-        'step': {'step': like.step}})
-    state = types.TrainState(
-        parts['step']['step'], parts['params'], parts['opt_state'])
+    parts = self._ckptr.load_checkpointables(step, _parts(like))
+    state = types.TrainState(parts['step']['step'], parts['params'],
+                             parts['opt_state'], parts.get('ema'))
     return state, self._ckptr.checkpointables_metadata(step).custom_metadata
 
   def _mismatch(self, step: int, params) -> str:
@@ -122,6 +142,12 @@ class Checkpoints:
             for k in sorted(stored | wanted) if stored.get(k) != wanted.get(k)]
     more = f' (and {len(diff) - 3} more)' if len(diff) > 3 else ''
     return '; '.join(diff[:3]) + more
+
+
+def _parts(state: types.TrainState) -> dict[str, Any]:
+  parts = {'params': state.params, 'opt_state': state.opt_state,
+           'step': {'step': state.step}}
+  return parts if state.ema is None else parts | {'ema': state.ema}
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:
@@ -144,27 +170,46 @@ def _fingerprint(leaves):
   return total
 
 
-def load_params(folder: str | pathlib.Path, step: int | None = None,
-                abstract: types.Params | None = None) -> tuple[types.Params, int]:
+def steps(folder: str | pathlib.Path) -> list[int]:
+  """Steps of the checkpoints under `folder`, ascending."""
+  return sorted(int(p.name) for p in pathlib.Path(folder).glob('*')
+                if p.name.isdigit())
+
+
+def save_params(folder: str | pathlib.Path, step: int, params: types.Params):
+  """A checkpoint of parameters alone, for `load_params`.
+
+  Raises:
+    FileExistsError: that step is there.
+  """
+  target = pathlib.Path(folder).absolute() / str(step)
+  if target.exists():
+    raise FileExistsError(f'{target} is there; choose another folder')
+  ocp.save_checkpointables(target, {'params': params})
+
+
+def load_params(folder: str | pathlib.Path, step: int | None = None
+                ) -> tuple[types.Params, int]:
   """(parameters, step) of the newest checkpoint under `folder`, or of `step`.
 
-  `abstract` (a tree of jax.ShapeDtypeStruct) says shapes, dtypes and shardings;
-  without it arrays come back on the first device as they were saved.
+  Running means stand in for the parameters that have them. Arrays come back on the
+  first device as they were saved.
 
   Raises:
     FileNotFoundError: no such checkpoint.
   """
   folder = pathlib.Path(folder).absolute()
-  steps = sorted(int(p.name) for p in folder.glob('*') if p.name.isdigit())
-  step = step if step is not None else max(steps, default=None)
-  if step not in steps:
+  there = steps(folder)
+  step = step if step is not None else max(there, default=None)
+  if step not in there:
     raise FileNotFoundError(
         f'no checkpoint {"" if step is None else step} under {folder}; '
-        f'there are: {steps or "none"}')
-  if abstract is None:
-    stored = ocp.checkpointables_metadata(folder / str(step)).metadata['params']
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), stored)
-  parts = ocp.load_checkpointables(folder / str(step), {'params': abstract})
-  return parts['params'], step
+        f'there are: {there or "none"}')
+  stored = ocp.checkpointables_metadata(folder / str(step)).metadata
+  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  wanted = {name: jax.tree.map(
+      lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), stored[name])
+      for name in ('params', 'ema') if name in stored}
+  parts = ocp.load_checkpointables(folder / str(step), wanted)
+  state = types.TrainState(step, parts['params'], None, parts.get('ema'))
+  return state.averaged, step

@@ -72,3 +72,12 @@ class TrainState:
   step: Array  # [] int32, updates done
   params: Params
   opt_state: Any
+  ema: Any = None  # running means, float32; None where (or as) there is none
+
+  @property
+  def averaged(self) -> Params:
+    """The parameters to evaluate and hand on: their running means where kept."""
+    if self.ema is None:
+      return self.params
+    return jax.tree.map(lambda mean, x: x if mean is None else mean.astype(x.dtype),
+                        self.ema, self.params, is_leaf=lambda x: x is None)

@@ -1,10 +1,11 @@
 """The folder of a run, and the one way to read a model back from it.
 
     config.json         the resolved experiment
+    manifest.json       the same, with data, versions and machines (train/manifest.py)
     model/              model_config.json, and every small file that came with
                         the source: tokenizer, prompts, Hugging Face config
     checkpoints/STEP/   see checkpoint.py
-    metrics.jsonl  tensorboard/  report.png
+    metrics.jsonl  tensorboard/  report.png  profile/
 """
 
 from collections.abc import Sequence
@@ -40,8 +41,9 @@ def claim(path: str | pathlib.Path, cfg: config.Config) -> pathlib.Path:
   wanted = json.loads(json.dumps(config.to_dict(cfg)))
   if file.exists():
     stored = json.loads(file.read_text())
-    free = ('config.log_every', 'config.eval', 'config.checkpoint', 'config.mesh')
-    diff = [d for d in _differences(stored, wanted, 'config')
+    free = ('config.log_every', 'config.eval', 'config.checkpoint', 'config.mesh',
+            'config.repeats')
+    diff = [d for d in differences(stored, wanted, 'config')
             if not d.startswith(free)]
     if diff:
       raise ValueError(
@@ -53,13 +55,14 @@ def claim(path: str | pathlib.Path, cfg: config.Config) -> pathlib.Path:
   return path
 
 
-def _differences(a, b, path: str):
+def differences(a, b, path: str):
+  """Yields 'PATH was A, is B' for every leaf of two JSON values that differs."""
   if isinstance(a, dict) and isinstance(b, dict):
     for key in sorted(a.keys() | b.keys()):
-      yield from _differences(a.get(key), b.get(key), f'{path}.{key}')
+      yield from differences(a.get(key), b.get(key), f'{path}.{key}')
   elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
     for i, (x, y) in enumerate(zip(a, b)):
-      yield from _differences(x, y, f'{path}[{i}]')
+      yield from differences(x, y, f'{path}[{i}]')
   elif a != b:
     yield f'{path} was {a!r}, is {b!r}'
 

@@ -1,5 +1,7 @@
 """What every launcher shares: errors a person can act on, without a traceback."""
 
+import pathlib
+import re
 import signal
 import sys
 import threading
@@ -29,7 +31,10 @@ def join_hosts():
 
 
 def run(main):
-  """absl's app.run; an error that names its remedy is printed alone, exit 1."""
+  """absl's app.run; an error that names its remedy is printed alone, exit 1.
+
+  --config=MANIFEST.json means the experiment of that run.
+  """
   def wrapped(argv):
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {argv[1:]}')
@@ -40,7 +45,21 @@ def run(main):
       print(f'error: {e}', file=sys.stderr)
       sys.exit(1)
 
-  app.run(wrapped)
+  app.run(wrapped, _repeats(sys.argv))
+
+
+def _repeats(argv: list[str]) -> list[str]:
+  """`argv` with --config=X.json as --config=configs/repeat.py:X.json."""
+  script = pathlib.Path(__file__).parents[1] / 'configs' / 'repeat.py'
+  found = []
+  for before, arg in zip(['', *argv], argv):
+    given = re.fullmatch(r'(--?config=)(.*\.json)', arg)
+    if given:
+      arg = f'{given[1]}{script}:{given[2]}'
+    elif before in ('-config', '--config') and arg.endswith('.json'):
+      arg = f'{script}:{arg}'
+    found.append(arg)
+  return found
 
 
 def stop_on_sigterm():

@@ -4,19 +4,23 @@
       [--config.stages[0].optim.peak_lr=1e-4 ...]
 
 The same command with the same workdir continues where the run was stopped, be it
-by SIGKILL; SIGTERM saves first. --config=configs/repeat.py:DIR repeats the run in
-DIR in a new workdir.
+by SIGKILL; SIGTERM saves first. --config=DIR/manifest.json repeats the run in DIR in
+a new workdir. --profile_steps=A:B traces the steps A to B into DIR/profile.
 """
+
+import re
 
 from absl import flags
 from ml_collections import config_flags
 
 from jaxembed.evaluation import held_out
 from jaxembed.train import loop
-from launch import cli
+from launch import cli, wandb_log
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+_PROFILE = flags.DEFINE_string('profile_steps', None, 'A:B, first and last to trace.')
+_WANDB = flags.DEFINE_string('wandb_project', None, 'Weights & Biases, if installed.')
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
@@ -24,7 +28,19 @@ def main():
   cli.join_hosts()
   cfg = _CONFIG.value
   loop.train(cfg, _WORKDIR.value, evaluate=held_out.scorer(cfg.eval),
-             stop=cli.stop_on_sigterm())
+             stop=cli.stop_on_sigterm(), profile=_steps(_PROFILE.value),
+             watch=wandb_log.watch(_WANDB.value, cfg, _WORKDIR.value))
+
+
+def _steps(text: str | None) -> tuple[int, int] | None:
+  """'A:B' as (A, B)."""
+  if text is None:
+    return None
+  found = re.fullmatch(r'(\d+):(\d+)', text)
+  if not found or int(found[1]) > int(found[2]):
+    raise ValueError(f'--profile_steps is {text!r}; give A:B, the first and the last '
+                     'step to trace, such as 20:25')
+  return int(found[1]), int(found[2])
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
 """Checkpoints come back bit for bit, on any mesh, or say why not."""
 
+import resource
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -128,6 +130,28 @@ def test_a_half_written_checkpoint_is_not_listed(tmp_path):
     assert saved.steps() == [3]
     again, _ = saved.restore(_like(state))
   _bits_equal(state, again)
+
+
+def test_a_disk_that_takes_no_more_keeps_what_is_there(tmp_path):
+  """A limit on the size of files stands in for a full disk: writes really fail."""
+  good = _state()
+  noise = np.random.default_rng(0).normal(size=1 << 20)  # does not compress
+  big = types.TrainState(
+      jnp.int32(4), good.params | {'big': jnp.asarray(noise)}, good.opt_state)
+  _save(tmp_path, [good])
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with pytest.raises(OSError, match=r'could not be saved .* steps \[3\] are there'):
+    try:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+      _save(tmp_path, [big])
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    assert saved.steps() == [3]
+    again, _ = saved.restore(_like(good))
+  _bits_equal(good, again)
+  _save(tmp_path, [big])  # and goes on once there is room
+  assert checkpoint.load_params(tmp_path)[1] == 4
 
 
 def test_another_model_is_refused_by_name(tmp_path):

@@ -48,6 +48,7 @@ class SourceConfig:
   instructions: tuple[str, ...] = ()
   query_max_length: int = 0  # tokens; 0: DataConfig's longest
   passage_max_length: int = 0
+  temperature: float = 0.0  # of the loss of its rows; 0: the stage's
 
   def __post_init__(self):
     one_of(self, 'kind', ('jsonl', 'tsv', 'python_source', 'tfds'))
@@ -63,6 +64,9 @@ class SourceConfig:
     if self.columns and len(self.columns) < 2:
       raise ValueError(f'{here}: columns is {tuple(self.columns)}; name the query, the '
                        'positive and any negatives, in this order')
+    if not 0 <= self.temperature < math.inf:
+      raise ValueError(f'{here}: temperature is {self.temperature}; give 0 for the '
+                       "stage's, or one above 0")
     if not (self.weight > 0 and math.isfinite(self.weight)):
       raise ValueError(f'{here}: weight is {self.weight}; it must be above 0 (leave '
                        'the source out to switch it off)')

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Optional
 
+from jaxembed.config.check import one_of
 from jaxembed.config.data import DataConfig, SourceConfig
 from jaxembed.config.loss import LossConfig
 
@@ -35,7 +36,7 @@ class ModelSpec:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-  name: str = 'adamw'
+  name: str = 'adamw'  # adamw | adafactor | sgd | muon (adamw but on layer kernels)
   peak_lr: float = 2e-5
   head_lr: float = 0.0  # of pooling/; 0: peak_lr
   warmup_steps: int = 50
@@ -47,6 +48,16 @@ class OptimConfig:
   weight_decay: float = 0.01  # kernels only, not norms or biases
   clip_norm: float = 1.0
   freeze: str = ''  # regex over parameter paths
+  # Of a running mean of the parameters, which evaluation, the next stage and the
+  # finished model then take; 0: none. 0.99 to 0.9999 is usual.
+  ema_decay: float = 0.0
+
+  def __post_init__(self):
+    one_of(self, 'name', ('adamw', 'adafactor', 'sgd', 'muon'))
+    one_of(self, 'schedule', ('linear', 'cosine', 'constant'))
+    if not 0 <= self.ema_decay < 1:
+      raise ValueError(f'OptimConfig.ema_decay is {self.ema_decay}; give 0 (off) or a '
+                       'number below 1, such as 0.999')
 
 
 @dataclass(kw_only=True)
@@ -60,6 +71,10 @@ class StageConfig:
   data: DataConfig = field(default_factory=DataConfig)
   loss: LossConfig = field(default_factory=LossConfig)
   optim: OptimConfig = field(default_factory=OptimConfig)
+
+  def __post_init__(self):
+    if any(s.temperature for s in self.data.sources):
+      self.loss.check_row_temperatures()
 
 
 @dataclass(kw_only=True)
@@ -101,3 +116,5 @@ class Config:
   eval: EvalConfig = field(default_factory=EvalConfig)
   checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
   log_every: int = 10
+  # The manifest of an earlier run, whose data this one must find; '': none.
+  repeats: str = ''

@@ -44,6 +44,14 @@ class LossConfig:
   impl: str = 'auto'  # of kernels.contrastive
   tile_bytes: int = 0  # score tile; 0: the platform's default
 
+  def check_row_temperatures(self):
+    """Raises ValueError if rows cannot have temperatures of their own."""
+    if self.bounded or (self.hardness and self.negatives != 'own'):
+      raise ValueError(
+          'LossConfig.bounded and LossConfig.hardness (but for negatives = \'own\') '
+          'know one temperature for all rows; switch them off, or leave '
+          'SourceConfig.temperature at 0')
+
   def __post_init__(self):
     one_of(self, 'name', ('info_nce',))
     one_of(self, 'negatives', ('batch', 'own'))

@@ -6,6 +6,7 @@ says which of them make up a step, tokenise and collate make a PairBatch.
 
 from jaxembed.data.beir import Retrieval, ScoredPairs
 from jaxembed.data.feed import BatchInfo, batches
+from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.records import BadRow, Example, Passage, text_id
 from jaxembed.data.sources import load
 from jaxembed.data.tokenise import Ragged, Tokenizer
@@ -20,6 +21,7 @@ __all__ = [
     'ScoredPairs',
     'Tokenizer',
     'batches',
+    'fingerprint',
     'load',
     'text_id',
 ]

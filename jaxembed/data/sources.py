@@ -1,6 +1,7 @@
 """Opens what a SourceConfig names: a sequence of Examples."""
 
 from collections.abc import Sequence
+import pathlib
 
 import numpy as np
 
@@ -54,10 +55,13 @@ def _examples(cfg: SourceConfig) -> Sequence[Example]:
 def _open(cfg: SourceConfig) -> Sequence:
   if cfg.kind == 'tfds':
     return tfds_source.TfdsRows(cfg.path, cfg.split, cfg.data_dir)
-  reader, ending = {'jsonl': (files.JsonLines, '.jsonl'),
-                    'tsv': (files.TsvRows, '.tsv')}[cfg.kind]
-  return files.Joined([
-      reader(p) for p in files.expand(cfg.path, (ending, f'{ending}.gz'))])
+  reader = {'jsonl': files.JsonLines, 'tsv': files.TsvRows}[cfg.kind]
+  return files.Joined([reader(p) for p in paths(cfg)])
+
+
+def paths(cfg: SourceConfig) -> list[pathlib.Path]:
+  """The files of a source of kind jsonl or tsv, sorted."""
+  return files.expand(cfg.path, (f'.{cfg.kind}', f'.{cfg.kind}.gz'))
 
 
 def _need_instruction(cfg: SourceConfig, row: Example, i: int) -> None:

@@ -29,14 +29,18 @@ _NOTHING = -1e30
 
 
 def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
-             log_scale=None) -> tuple[jax.Array, types.Metrics]:
+             log_scale=None, row_temperature=None
+             ) -> tuple[jax.Array, types.Metrics]:
   """The mean loss over the global batch, [] float32, and its metrics.
 
   query [Q,E], passage [C,E] float32 with unit rows: global arrays under an
   Explicit mesh (rows are split over sharding.BATCH), or plain ones without a mesh.
   Negatives are all passages that `losses.masks` lets pass; the mean runs over rows
   that have a positive. log_scale: [] the learned log(1/temperature), with
-  cfg.learn_temperature.
+  cfg.learn_temperature. row_temperature: [Q] float32, a temperature of each row's
+  own in all its terms, 0 where the common one holds.
+
+  Metrics are [] but for 'loss/of_rows' [Q], the losses that the mean is of.
 
   With cfg.widths the loss is the weighted mean over prefixes of the vectors, each
   normalised anew (Kusupati et al. 2022), and metrics carry '@width' as well.
@@ -46,29 +50,35 @@ def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
   'loss/nonfinite_rows' counts them.
   """
   _check(query, passage, pairing, cfg)
+  if row_temperature is not None:
+    cfg.check_row_temperatures()
+    row_temperature = masks.replicate(jnp.asarray(row_temperature, jnp.float32))
   query, passage, pairing = jax.tree.map(jnp.asarray, (query, passage, pairing))
   if not cfg.widths:
-    return _one_width(query, passage, pairing, cfg, log_scale)
+    return _one_width(query, passage, pairing, cfg, log_scale, row_temperature)
   weights = cfg.width_weights or (1.0,) * len(cfg.widths)
-  loss, metrics = 0.0, {}
+  loss, rows, metrics = 0.0, 0.0, {}
   for width, weight in zip(cfg.widths, weights, strict=True):
     part, seen = _one_width(_prefix(query, width), _prefix(passage, width),
-                            pairing, cfg, log_scale)
-    loss += part * (weight / sum(weights))
+                            pairing, cfg, log_scale, row_temperature)
+    share = weight / sum(weights)
+    loss, rows = loss + part * share, rows + seen['loss/of_rows'] * share
     if width == max(cfg.widths):
       metrics |= seen
     metrics |= {f'{name}@{width}': seen[name] for name in
                 ('loss/info_nce', 'loss/accuracy@1') if name in seen}
-  return loss, metrics | {'loss/info_nce': loss}
+  return loss, metrics | {'loss/info_nce': loss, 'loss/of_rows': rows}
 
 
-def _one_width(query, passage, pairing, cfg, log_scale):
+def _one_width(query, passage, pairing, cfg, log_scale, row_temperature):
   axes = sharding.BATCH if sharding.spec() is not None else ()
   lay = masks.layout(pairing, cfg)
   query, passage = contrastive.split_rows((query, passage), axes)
   broken = _nonfinite_rows(query) + _nonfinite_rows(passage)
   query, passage = _rounded(query, cfg.dtype), _rounded(passage, cfg.dtype)
-  scale, clamped = temperature.scale(cfg, log_scale)
+  common, clamped = temperature.scale(cfg, log_scale)
+  scale = (common if row_temperature is None
+           else temperature.of_rows(common, row_temperature))
 
   mode = contrastive.pick(cfg.exchange, axes, passage)
   positive = contrastive.take(
@@ -95,7 +105,8 @@ def _one_width(query, passage, pairing, cfg, log_scale):
   loss = mean(row)
   metrics = _metrics(sums, score, scale, mean, cfg) | {
       'loss/info_nce': loss,
-      'loss/temperature': 1 / scale,
+      'loss/of_rows': jnp.where(lay.valid, row, 0),
+      'loss/temperature': 1 / common,
       'loss/temperature_clamped': clamped.astype(jnp.float32),
       'loss/nonfinite_rows': broken,
       'loss/rows_without_positive': (~lay.valid).sum()}
@@ -103,31 +114,55 @@ def _one_width(query, passage, pairing, cfg, log_scale):
 
 
 def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
-  """Sums over the negatives of each row by term, of [Q] arrays."""
+  """Sums over the negatives of each row by term, of [Q] arrays.
+
+  scale: [], or [Q] to give each row its own. The kernel knows one scale for all,
+  so theirs are multiplied into the side that the row stands on.
+  """
   terms = ('qd', 'dq') if cfg.symmetric else tuple(cfg.terms)
   shared = cfg.hardness if cfg.hardness_on != 'own' else 0.0
   mine = cfg.hardness if cfg.hardness_on != 'shared' else 0.0
   options = {
-      'scale': scale, 'bounded': cfg.bounded, 'impl': cfg.impl, 'dtype': cfg.dtype,
+      'bounded': cfg.bounded, 'impl': cfg.impl, 'dtype': cfg.dtype,
       'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode}
   row, col = _limit(lay.row, limit), lay.col
   if limit is not None and 'dq' in terms:
     everywhere = jnp.full(col.owner.shape, jnp.inf, jnp.float32)
     at = jnp.where(lay.valid, lay.positive, everywhere.size)
     col = _limit(col, everywhere.at[at].set(limit, mode='drop'))
+  options['hardness'] = mine, shared
+  each = scale.ndim == 1
+  left, side, rest = _fold(query, row, scale, axes)
   rows, cols = contrastive.masked_lse(
-      query, passage, row=row, col=col, hardness=(mine, shared),
-      directions=('row', 'col') if 'dq' in terms else ('row',), **options)
+      left, passage, scale=rest, row=side, col=col,
+      directions=('row', 'col') if 'dq' in terms and not each else ('row',), **options)
   found = {'qd': jax.tree.map(masks.replicate, rows)}
+  if 'dq' in terms and each:
+    of_columns = jnp.ones(col.owner.shape, scale.dtype)
+    of_columns = of_columns.at[
+        jnp.where(lay.valid, lay.positive, of_columns.size)].set(scale, mode='drop')
+    right, side, rest = _fold(passage, col, of_columns, axes)
+    _, cols = contrastive.masked_lse(
+        query, right, scale=rest, row=row, col=side, directions=('col',), **options)
   if 'dq' in terms:
     found['dq'] = jax.tree.map(lambda x: masks.replicate(x)[lay.positive], cols)
   # Qwen3-Embedding drops by margin where a query is compared, not in dd.
-  for name, left, side in (('qq', query, row), ('dd', positive, lay.row)):
+  for name, x, side in (('qq', query, row), ('dd', positive, lay.row)):
     if name in terms:
+      left, side, rest = _fold(x, side, scale, axes)
       found[name], _ = contrastive.masked_lse(
-          left, left, row=side, col=lay.peer, hardness=(mine, shared), **options)
+          left, x, scale=rest, row=side, col=lay.peer, **options)
       found[name] = jax.tree.map(masks.replicate, found[name])
   return {name: found[name] for name in terms}
+
+
+def _fold(x, side, scale, axes):
+  """(x, its side, the kernel's scale): scales of single rows go into x."""
+  if not scale.ndim:
+    return x, side, scale
+  if side.threshold is not None:
+    side = _limit(side, side.threshold * scale)
+  return x * contrastive.split_rows(scale, axes)[:, None], side, jnp.float32(1)
 
 
 def _limit(side, threshold):

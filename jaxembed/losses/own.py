@@ -12,7 +12,7 @@ def sums(query, passage, lay: masks.Layout, limit, scale, cfg: config.LossConfig
          axes, mode) -> dict[str, contrastive.Sums]:
   """The term qd, `Sums` of [Q] arrays: each passage counts for its owner alone.
 
-  Passages may be ragged, in any order and on any device.
+  Passages may be ragged, in any order and on any device. scale: [] or [Q].
   """
   queries = lay.positive.shape[0]
   owner = lay.col.owner
@@ -27,7 +27,7 @@ def sums(query, passage, lay: masks.Layout, limit, scale, cfg: config.LossConfig
   if limit is not None:
     keep &= s <= limit[at]
   alpha = 0.0 if cfg.hardness_on == 'shared' else cfg.hardness
-  z = s * scale + alpha * stop_gradient(s)
+  z = s * (scale[at] if scale.ndim else scale) + alpha * stop_gradient(s)
   to = jnp.where(keep, owner, queries)  # out of range: dropped
   top = jnp.full((queries,), -jnp.inf, s.dtype).at[to].max(
       stop_gradient(z), mode='drop')

@@ -29,6 +29,12 @@ def scale(cfg: config.LossConfig, log_scale=None):
   return jnp.exp(clamp(log_scale, 0.0, high)), clamped
 
 
+def of_rows(common, temperature):
+  """1/temperature of each row, [Q]: its own where that is above 0, else `common`."""
+  own = temperature > 0
+  return jnp.where(own, 1 / jnp.where(own, temperature, 1), common)
+
+
 @jax.custom_vjp
 def clamp(x, low, high):
   """x clipped to [low, high]; outside, only gradients that lead back in pass."""

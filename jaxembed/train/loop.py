@@ -9,7 +9,6 @@ for bit.
 from collections.abc import Callable
 import dataclasses
 import itertools
-import math
 import pathlib
 import time
 
@@ -18,7 +17,17 @@ import jax.numpy as jnp
 import tqdm
 
 from jaxembed import checkpoint, config, data, sharding, types, workdir
-from jaxembed.train import metrics, report, start, step
+from jaxembed.train import (
+    chips,
+    manifest,
+    meter,
+    metrics,
+    plan,
+    profiler,
+    report,
+    start,
+    step,
+)
 
 # evaluate(params, model, tokenizer, mesh) -> scores by name, 'eval/...'
 Evaluate = Callable[..., dict[str, float]]
@@ -86,13 +95,15 @@ def _matmul_rate(width: int = 1024) -> float:
 
 def train(cfg: config.Config, folder: str | pathlib.Path, *,
           evaluate: Evaluate | None = None, say: Callable[[str], None] = print,
-          stop: Callable[[], bool] = lambda: False
+          stop: Callable[[], bool] = lambda: False,
+          profile: tuple[int, int] | None = None, watch: metrics.Watch | None = None,
           ) -> tuple[types.TrainState, config.ModelConfig]:
   """Runs, or resumes, the experiment in `folder`; returns the final state.
 
   `evaluate` scores the parameters before, during (config.eval.every) and after.
   Once `stop()` is true (a preemption notice), the state is saved after the step in
-  flight, and the run returns early.
+  flight, and the run returns early. `profile` are the first and the last step to
+  trace into folder/profile. `watch` is told every record of metrics as well.
 
   Raises:
     ValueError: the configuration, the data or the folder do not fit; before any
@@ -106,6 +117,10 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
   with (jax.set_mesh(mesh), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
     resumed = workdir.is_workdir(folder) and bool(saved.steps())
+    newest, last = max(saved.steps(), default=0), stages(cfg)[-1].last
+    if newest < last:
+      for line in manifest.record(folder, cfg, mesh, newest):
+        say(f'differs    {line}')
     begin = (start.resume(folder, mesh) if resumed
              else start.start(cfg.model, cfg.seed, mesh))
     say(describe(cfg, begin.model, begin.params, mesh))
@@ -114,20 +129,21 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     tokenizer = data.Tokenizer.load(
         folder / 'model', table_size=begin.model.backbone.vocab_size,
         prompt_pooling=begin.model.prompt_pooling, eos_text=begin.model.eos_text)
-    run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh, stop)
+    trace = profiler.Profiler(folder / 'profile', profile)
+    run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh, stop, trace)
     state = _restore(cfg, begin, saved, mesh, say) if resumed else None
     done = int(state.step) if state else 0
-    if done == stages(cfg)[-1].last:
+    if done == last:
       say(f'finished   {done} steps were done before; nothing to train. '
           'Use a fresh --workdir to train again')
       return state, begin.model
-    writer = metrics.Writer(folder, done)
+    writer = metrics.Writer(folder, done, watch)
     try:
       for stage in stages(cfg):
         if done >= stage.last:
           continue
         if state is None or done == stage.first:
-          params = begin.params if state is None else state.params
+          params = begin.params if state is None else state.averaged
           state = step.init_state(params, stage.cfg, stage.first)
         state = run.stage(stage, state, writer)
         done = int(state.step)
@@ -135,6 +151,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           say(f'stopped    after step {done}, saved; the same command continues')
           break
     finally:
+      trace.close()
       writer.close()
     if jax.process_index() == 0:
       say(f'trained    {done} steps; {report.plot(folder, cfg.name)}')
@@ -174,6 +191,7 @@ class _Run:
   tokenizer: data.Tokenizer
   mesh: jax.sharding.Mesh
   stop: Callable[[], bool]
+  trace: profiler.Profiler
 
   def stage(self, stage: Stage, state: types.TrainState,
             writer: metrics.Writer) -> types.TrainState:
@@ -187,24 +205,34 @@ class _Run:
         process_count=jax.process_count())
     bar = tqdm.tqdm(total=stage.last, initial=begun, desc=stage.cfg.name,
                     unit='step', disable=jax.process_index() > 0)
-    meter = _Meter(self.cfg.log_every, stage.last, writer, bar)
+    seen = self._meter(stage, writer, bar)
     if begun == 0:
       self._score(0, state, writer, bar)
     for now, (batch, _) in zip(range(begun + 1, stage.last + 1), batches):
+      self.trace.before(now)
       state, values = update(state, sharding.rows(self.mesh, batch))
-      meter.read(now, values, batch)
+      self.trace.after(now, state)
+      seen.read(now, values, batch)
       stopping = self.stop()
       if stopping or self._due(now, stage, self.cfg.checkpoint.every):
-        meter.flush()  # a state is saved only once its loss was seen to be finite
+        seen.flush()  # a state is saved only once its loss was seen to be finite
         self.saved.save(now, state, {'stage': stage.index})
       if stopping:
         break
       if self._due(now, stage, self.cfg.eval.every):
-        meter.flush()
+        seen.flush()
         self._score(now, state, writer, bar)
     bar.close()
     self.saved.wait()
     return state
+
+  def _meter(self, stage: Stage, writer, bar) -> meter.Meter:
+    chip = chips.of(self.mesh.devices.flat[0].device_kind)
+    return meter.Meter(
+        writer, bar, every=self.cfg.log_every, last=stage.last,
+        sources=[s.name for s in stage.cfg.data.sources],
+        flops=lambda batch: plan.model_flops(self.model, batch),
+        peak=chip.flops * self.mesh.size if chip else 0.0)
 
   def _due(self, now: int, stage: Stage, every: int) -> bool:
     return now == stage.last or (bool(every) and now % every == 0)
@@ -212,51 +240,7 @@ class _Run:
   def _score(self, now: int, state: types.TrainState, writer, bar):
     if self.evaluate:
       scores = self.evaluate(
-          state.params, self.model, self.tokenizer, self.mesh)
+          state.averaged, self.model, self.tokenizer, self.mesh)
       writer.write(now, scores)
       bar.write(f'step {now}: ' + '  '.join(
           f'{k} {v:.4f}' for k, v in scores.items()))
-
-
-class _Meter:
-  """Reads each step's numbers one step late, so that the device never waits."""
-
-  def __init__(self, every: int, last: int, writer: metrics.Writer, bar):
-    self._every, self._last, self._writer, self._bar = every, last, writer, bar
-    self._pending = None
-    self._since = time.perf_counter()
-    self._tokens = self._padded = self._pairs = 0
-
-  def read(self, now: int, values: types.Metrics, batch: types.PairBatch):
-    """Remembers this step's numbers and settles the step before."""
-    self.flush()
-    self._pending = now, values, batch.pairing.query_id
-    masks = batch.query.mask, batch.passage.mask
-    self._tokens += sum(int(m.sum()) for m in masks) * jax.process_count()
-    self._padded += sum(m.size for m in masks) * jax.process_count()
-    self._pairs += len(batch.pairing.query_id) * jax.process_count()
-
-  def flush(self):
-    """Settles the step in flight: checks, counts, and writes it when due."""
-    if self._pending is None:
-      return
-    now, values, ids = self._pending
-    self._pending = None
-    loss = float(values['train/loss'])
-    if not math.isfinite(loss):
-      raise FloatingPointError(
-          f'loss is {loss} at step {now} (query ids {ids[:8].tolist()} ...); no '
-          'checkpoint holds it. Lower optim.peak_lr, set optim.clip_norm, or look '
-          'at these rows')
-    self._bar.update()
-    if now % self._every and now != self._last and now != 1:
-      return
-    seconds = time.perf_counter() - self._since
-    rates = {'train/tokens_per_s': self._tokens / seconds,
-             'train/pairs_per_s': self._pairs / seconds,
-             'train/padding': 1 - self._tokens / self._padded}
-    self._writer.write(now, jax.device_get(values) | rates)
-    self._bar.set_postfix_str(
-        f'loss {loss:.4f}, {rates["train/tokens_per_s"]:,.0f} tokens/s')
-    self._since = time.perf_counter()
-    self._tokens = self._padded = self._pairs = 0

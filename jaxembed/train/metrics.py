@@ -1,5 +1,6 @@
 """Numbers of a run: metrics.jsonl for machines, TensorBoard for eyes."""
 
+from collections.abc import Callable
 import json
 import math
 import pathlib
@@ -8,16 +9,21 @@ import jax
 import numpy as np
 import tensorboardX
 
+# watch(step, values): told every record.
+Watch = Callable[[int, dict[str, float]], None]
+
 
 class Writer:
   """Appends scalars to workdir/metrics.jsonl and workdir/tensorboard.
 
   `start_step` is where the run continues: records after it, left by a run that
   was killed between a checkpoint and its death, are cut off, so that no step is
-  ever there twice. Only process 0 writes.
+  ever there twice. Only process 0 writes, and tells `watch`.
   """
 
-  def __init__(self, workdir: str | pathlib.Path, start_step: int = 0):
+  def __init__(self, workdir: str | pathlib.Path, start_step: int = 0,
+               watch: Watch | None = None):
+    self._watch = watch
     self._silent = jax.process_index() > 0
     if self._silent:
       return
@@ -40,6 +46,8 @@ class Writer:
     self._file.flush()
     for name, value in values.items():
       self._board.add_scalar(name.replace('@', '_at_'), value, step)
+    if self._watch:
+      self._watch(step, values)
 
   def close(self):
     if self._silent:

@@ -5,7 +5,7 @@ import re
 import jax
 import optax
 
-from jaxembed import config, types
+from jaxembed import config, sharding, types
 
 
 def make_schedule(cfg: config.OptimConfig, steps: int,
@@ -73,17 +73,29 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, moving: types.Params
   Weight decay falls on kernels alone: a stacked norm scale is a matrix too, so
   the path decides, not the rank.
   """
-  rule = {'adamw': _adamw, 'adafactor': _adafactor, 'sgd': _sgd}[cfg.name]
+  rule = {'adamw': _adamw, 'adafactor': _adafactor, 'sgd': _sgd,
+          'muon': _adamw}[cfg.name]
+  rules = {'body': rule(cfg, make_schedule(cfg, steps)),
+           'head': rule(cfg, make_schedule(cfg, steps, cfg.head_lr or None))}
   labels = jax.tree.map_with_path(
       lambda path, _: 'body' if _name(path).startswith('backbone/') else 'head',
       moving)
+  if cfg.name == 'muon':
+    rules['matrices'] = _muon(cfg, make_schedule(cfg, steps))
+    labels = jax.tree.map_with_path(
+        lambda path, label: 'matrices' if _is_matrix(path) else label, labels)
+    if 'matrices' not in jax.tree.leaves(labels):
+      raise ValueError("optim.name='muon' is for kernels of the layers, and none of "
+                       "them moves here (adapters or freeze); use 'adamw'")
   return optax.chain(
       optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm
       else optax.identity(),
-      optax.partition({
-          'body': rule(cfg, make_schedule(cfg, steps)),
-          'head': rule(cfg, make_schedule(cfg, steps, cfg.head_lr or None)),
-      }, labels))
+      optax.partition(rules, labels))
+
+
+def _is_matrix(path) -> bool:
+  """A stacked kernel [L,in,out] of the layers: what Muon is made for."""
+  return bool(re.search(r'^backbone/layers/.*kernel$', _name(path)))
 
 
 def _name(path) -> str:
@@ -98,6 +110,34 @@ def _decays(params: types.Params):
 def _adamw(cfg, schedule):
   return optax.adamw(schedule, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps,
                      weight_decay=cfg.weight_decay, mask=_decays)
+
+
+def _muon(cfg, schedule):
+  """Muon on every layer's matrix alone (Jordan et al. 2024), at AdamW's scale.
+
+  Updates have the root mean square 0.2 whatever a matrix's shape, as AdamW's do,
+  so that one learning rate serves both (Liu et al. 2025, arXiv 2502.16982).
+  """
+  each = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+  muon = optax.contrib.muon(
+      schedule, weight_decay=cfg.weight_decay, consistent_rms=0.2,
+      muon_weight_dimension_numbers=lambda params: jax.tree.map(
+          lambda _: each, params))
+  return optax.GradientTransformation(muon.init, _unsharded(muon.update))
+
+
+def _unsharded(update):
+  """`update` where the compiler chooses shardings; its result lies as it came.
+
+  Products of a matrix with its own transpose have no one right sharding.
+  """
+  def run(grads, state, params):
+    if sharding.spec() is None:
+      return update(grads, state, params)
+    out = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (grads, state))
+    return jax.sharding.auto_axes(update, out_sharding=out)(grads, state, params)
+
+  return run
 
 
 def _adafactor(cfg, schedule):

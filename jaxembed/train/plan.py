@@ -6,6 +6,7 @@ FLOPs counted from shapes (cost analysis counts a loop's body once).
 """
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -17,25 +18,8 @@ import numpy as np
 from jaxembed import config, sharding, types
 from jaxembed.models import encoder
 from jaxembed.train import start, step
+from jaxembed.train.chips import CHIPS, Chip
 
-GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """Published peaks of one device."""
-
-  flops: float  # bfloat16, per second
-  hbm: float  # bytes
-  bandwidth: float  # of HBM, bytes per second
-
-
-CHIPS = {
-    'v5e': Chip(197e12, 16 * GIB, 0.819e12),
-    'v5p': Chip(459e12, 95 * GIB, 2.77e12),
-    'v6e': Chip(918e12, 32 * GIB, 1.64e12),
-    'h100': Chip(989e12, 80 * GIB, 3.35e12),
-}
 _COLLECTIVE = re.compile(
     r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)'
     r'(?:-start)?\(')
@@ -72,7 +56,7 @@ def devices(topology: str, target_config: str = '') -> tuple[list, Chip]:
     raise ValueError(f'topology {topology!r} is unknown; give CHIP:SHAPE with a chip '
                      f'of {", ".join(CHIPS)}, such as v5e:16x16 or h100:8')
   try:
-    if name == 'h100':
+    if name in ('h100', 'h200'):
       made = topologies.get_topology_desc(
           platform='cuda', topology_name=name, topology=f'1x1x{shape}',
           target_config=target_config)
@@ -120,26 +104,44 @@ def _batch(cfg: config.DataConfig, mesh) -> types.PairBatch:
 
 
 def step_flops(model: config.ModelConfig, stage: config.StageConfig) -> float:
-  """FLOPs of one update over all devices, from shapes.
-
-  Twice a kernel's size per token forward; the same again for the gradient of
-  activations, and for that of weights where they move; once more where the
-  forward pass is repeated (remat, GradCache). Attention scores and their use
-  count by length; latent attention as folded, by its formula.
-  """
-  b, d = model.backbone, stage.data
-  shapes = jax.tree.leaves_with_path(encoder.param_shapes(model))
-  frozen = sum(x.size for p, x in shapes if _is_kernel(p) and not _moves(p, model))
-  moving = sum(x.size for p, x in shapes if _is_kernel(p) and _moves(p, model))
-  again = 1.0 if model.remat != 'none' or stage.token_budget else 0.0
+  """FLOPs of one update over all devices, at the stage's longest lengths."""
+  d = stage.data
   texts = ((d.batch_size, d.query_lengths[-1]),
            (d.batch_size * (1 + d.num_negatives), d.passage_lengths[-1]))
+  again = 1.0 if model.remat != 'none' or stage.token_budget else 0.0
+  return _flops(model, texts, again)
+
+
+def model_flops(model: config.ModelConfig, batch: types.PairBatch) -> float:
+  """FLOPs that an update on `batch` needs, padding included: nothing counts twice
+  that rematerialisation computes twice. What MFU is measured by."""
+  return _flops(model, (batch.query.ids.shape, batch.passage.ids.shape), 0.0)
+
+
+def _flops(model: config.ModelConfig, texts, again: float) -> float:
+  """FLOPs of an update on texts ((rows, length), ...), from shapes.
+
+  Twice a kernel's size per token forward; the same again for the gradient of
+  activations, and for that of weights where they move; `again` times the forward
+  pass for its repetition (remat, GradCache). Attention scores and their use count
+  by length. Pooling heads are left out.
+  """
+  b, (frozen, moving) = model.backbone, _kernels(model)
   total = 0.0
   for n, length in texts:
     attention = 4 * b.num_layers * b.num_heads * b.head_dim * length
     dense = (2 + again) * 2 * frozen + (3 + again) * (2 * moving + attention)
     total += n * length * dense
   return total
+
+
+@functools.lru_cache(maxsize=8)  # asked for at every step
+def _kernels(model: config.ModelConfig) -> tuple[int, int]:
+  """Sizes of the backbone's kernels: (frozen, moving)."""
+  shapes = jax.tree.leaves_with_path(encoder.param_shapes(model))
+  return tuple(sum(x.size for p, x in shapes
+                   if _is_kernel(p) and _moves(p, model) == moves)
+               for moves in (False, True))
 
 
 def _is_kernel(path) -> bool:

@@ -9,8 +9,9 @@ from jax.sharding import NamedSharding
 import optax
 
 from jaxembed import config, losses, sharding, types
+from jaxembed.losses import masks
 from jaxembed.models import encoder
-from jaxembed.train import grad_cache, optim
+from jaxembed.train import ema, grad_cache, optim
 
 Update = Callable[[types.TrainState, types.PairBatch],
                   tuple[types.TrainState, types.Metrics]]
@@ -20,13 +21,18 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0
                ) -> types.TrainState:
   """A state about to make update `step` + 1; moments are sharded like params.
 
-  A learned temperature joins the parameters as loss/log_scale.
+  loss/log_scale is among the parameters of the stages that learn their
+  temperature, and of no others: the first of them starts it, the next goes on from
+  there, one that does not learn it drops it.
   """
-  if stage.loss.learn_temperature and 'loss' not in params:
-    params = params | {'loss': {'log_scale': losses.initial_log_scale(stage.loss)}}
+  learned = params.get('loss', {'log_scale': losses.initial_log_scale(stage.loss)})
+  params = {k: v for k, v in params.items() if k != 'loss'}
+  if stage.loss.learn_temperature:
+    params |= {'loss': learned}
   moving, tx = _optimizer(params, stage)
+  means = jax.jit(ema.init)(moving) if stage.optim.ema_decay else None
   return types.TrainState(
-      jnp.asarray(step, jnp.int32), params, jax.jit(tx.init)(moving))
+      jnp.asarray(step, jnp.int32), params, jax.jit(tx.init)(moving), means)
 
 
 def abstract_state(params: types.Params, stage: config.StageConfig, mesh
@@ -45,7 +51,14 @@ def loss_and_metrics(params: types.Params, batch: types.PairBatch,
   query, passage = _embed(params, model, batch, stage.token_budget, key)
   log_scale = (params['loss']['log_scale'] if stage.loss.learn_temperature
                else None)
-  return losses.info_nce(query, passage, batch.pairing, stage.loss, log_scale)
+  group = masks.replicate(batch.pairing.group)
+  own = [s.temperature for s in stage.data.sources]
+  loss, metrics = losses.info_nce(
+      query, passage, batch.pairing, stage.loss, log_scale,
+      jnp.float32(own)[group] if any(own) else None)
+  of_rows, zeros = metrics.pop('loss/of_rows'), jnp.zeros(len(own))
+  return loss, metrics | {'sources/loss': zeros.at[group].add(of_rows),
+                          'sources/rows': zeros.at[group].add(1)}
 
 
 def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: int,
@@ -54,7 +67,8 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
 
   `first_step` is the step at which the stage, and its schedule, begins.
   Randomness is a function of (seed, step): a resumed run repeats it exactly.
-  Metrics hold the learning rate and the gradient's global norm before clipping.
+  Metrics hold the learning rate, the gradient's global norm before clipping and, as
+  arrays [source], the sum of its rows' losses and their number.
   """
   schedule = optim.make_schedule(stage.optim, stage.steps)
 
@@ -69,10 +83,15 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
 
     (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
     updates, opt_state = tx.update(grads, state.opt_state, moving)
-    params = optim.join(optax.apply_updates(moving, updates), fixed)
+    moving = optax.apply_updates(moving, updates)
+    means = state.ema
+    if means is not None:
+      means = ema.update(means, moving, state.step - first_step + 1,
+                         stage.optim.ema_decay)
     metrics |= {'train/loss': loss, 'train/grad_norm': optax.tree.norm(grads),
                 'train/lr': schedule(state.step - first_step)}
-    return types.TrainState(state.step + 1, params, opt_state), metrics
+    params = optim.join(moving, fixed)
+    return types.TrainState(state.step + 1, params, opt_state, means), metrics
 
   return update
 

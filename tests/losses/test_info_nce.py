@@ -50,8 +50,11 @@ def example(seed=0, queries=16, negatives=3, width=32, shuffle=True, groups=3):
       passage_id=i32(passage_id), group=i32(group), in_batch=in_batch))
 
 
-def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig):
+def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig, temperature=None):
   """The loss as sentences: loops over rows and candidates, float64."""
+  if temperature is None:
+    temperature = np.zeros(len(q))
+  temperature = np.where(temperature > 0, temperature, cfg.temperature)
   q, p = np.float64(q), np.float64(p)
   queries, total = len(q), len(p)
   spot = {i: next(c for c in range(total)
@@ -84,7 +87,7 @@ def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig):
             and (not cfg.same_group or pair.group[j] == pair.group[i])]
 
   def logits(term, i):
-    scale = 1 / cfg.temperature
+    scale = 1 / temperature[i]
     out = []
     if term == 'qd':
       for c in range(total):
@@ -106,7 +109,7 @@ def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig):
   def row(values, i):
     if not values:
       return 0.0
-    positive = q[i] @ p[spot[i]] / cfg.temperature
+    positive = q[i] @ p[spot[i]] / temperature[i]
     gap = np.logaddexp.reduce(values) - positive
     loss = gap if cfg.decoupled else np.logaddexp(0, gap)
     return loss * (1 / (1 + np.exp(-gap)))**cfg.focal_gamma
@@ -148,6 +151,53 @@ def test_equals_loops(name, impl):
   assert metrics['loss/nonfinite_rows'] == 0
 
 
+@pytest.mark.parametrize('name', [
+    'margins', 'own', 'symmetric', 'gte',
+    *(pytest.param(n, marks=pytest.mark.slow) for n in (
+        'plain', 'qwen3', 'group', 'decoupled', 'focal'))])
+def test_rows_with_temperatures_of_their_own_equal_loops(name):
+  q, p, pair = example()
+  own = np.array([0.0, 0.02, 0.2], np.float32)[pair.group]
+  cfg = config.LossConfig(  # weights as the loops' slope has them: not detached
+      impl='blockwise', tile_bytes=4096,
+      **CASES[name] | {'hardness': 0.0, 'focal_detach': False})
+  fn = jax.jit(jax.value_and_grad(
+      lambda q, p: losses.info_nce(q, p, pair, cfg, row_temperature=own)[0], (0, 1)))
+  loss, grads = fn(q, p)
+  want = oracle(q, p, pair, cfg, own)
+  np.testing.assert_allclose(loss, want, rtol=2e-6, atol=2e-6)
+  assert abs(want - oracle(q, p, pair, cfg)) > 1e-2
+  rng, eps = np.random.default_rng(1), 1e-5
+  for _ in range(3):  # the slope of the float64 loops along any direction
+    dq, dp = rng.normal(size=q.shape), rng.normal(size=p.shape)
+    up, down = (oracle(q + e * dq, p + e * dp, pair, cfg, own) for e in (eps, -eps))
+    slope = np.vdot(grads[0], dq) + np.vdot(grads[1], dp)
+    np.testing.assert_allclose(slope, (up - down) / (2 * eps), rtol=1e-4, atol=1e-4)
+
+
+def test_the_learned_temperature_leaves_rows_with_their_own_alone():
+  q, p, pair = example()
+  cfg = config.LossConfig(learn_temperature=True, symmetric=True)
+  fn = jax.jit(jax.value_and_grad(
+      lambda x, own: losses.info_nce(q, p, pair, cfg, x, own), has_aux=True))
+  x, own = np.float32(np.log(20)), np.float32([0.0, 0.02, 0.2])[pair.group]
+  eps = np.float32(1e-2)
+  slope = fn(x, own)[1]
+  numeric = (fn(x + eps, own)[0][0] - fn(x - eps, own)[0][0]) / (2 * eps)
+  np.testing.assert_allclose(slope, numeric, rtol=2e-3)
+  assert fn(x, np.full_like(own, 0.1))[1] == 0
+  rows = fn(x, own)[0][1]['loss/of_rows']
+  np.testing.assert_allclose(rows.mean(), fn(x, own)[0][0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('fields', [{'bounded': True}, {'hardness': 1.0}])
+def test_one_scale_options_refuse_temperatures_of_rows(fields):
+  source = config.SourceConfig(name='a', path='a', temperature=0.1)
+  with pytest.raises(ValueError, match='leave SourceConfig.temperature at 0'):
+    config.StageConfig(data=config.DataConfig(sources=[source]),
+                       loss=config.LossConfig(**fields))
+
+
 MESHES = [(2, 1, 1), (2, 2, 1), (4, 2, 1), (2, 2, 2)]
 
 
@@ -165,14 +215,19 @@ def _slow(*args):
     _slow('own', 'gather'), _slow('margins', 'gather'), _slow('gte', 'ring'),
     _slow('plain', 'gather'), _slow('plain', 'ring'),
     _slow('bounded', 'gather'), _slow('bounded', 'ring')])
-def test_any_mesh_is_one_device(name, mode):
+@pytest.mark.parametrize('own', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_any_mesh_is_one_device(name, mode, own):
+  if own and name == 'bounded':
+    pytest.skip('bounded knows one temperature')
   q, p, pair = example()
   # At temperature 0.1 log-sum-exps stay below 8, where float32 has steps of
   # 5e-7: the bound of 1e-6 below is two of them.
   cfg = config.LossConfig(
       exchange=mode, tile_bytes=4096, **CASES[name] | {'temperature': 0.1})
-  run = jax.jit(jax.value_and_grad(
-      lambda q, p, pair: losses.info_nce(q, p, pair, cfg)[0], argnums=(0, 1)))
+  temperatures = np.float32([0.0, 0.2, 0.3])
+  run = jax.jit(jax.value_and_grad(lambda q, p, pair: losses.info_nce(
+      q, p, pair, cfg, row_temperature=temperatures[np.arange(len(q)) % 3]
+      if own else None)[0], argnums=(0, 1)))
   want, (dq, dp) = run(q, p, pair)
   for shape in MESHES:
     mesh = sharding.make_mesh(shape, jax.devices()[:int(np.prod(shape))])

@@ -1,5 +1,6 @@
 """A run resumes to the very bits of an uninterrupted one, and refuses to lie."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -47,7 +48,7 @@ def test_writes_what_it_promises(finished):
   records = metrics.read(finished)
   assert [r['step'] for r in records] == [1, 2, 3, 4, 5, 6]
   assert {'train/loss', 'train/lr', 'train/tokens_per_s', 'train/padding',
-          'loss/accuracy@1'} <= set(records[-1])
+          'loss/accuracy@1', 'loss_of/rows'} <= set(records[-1])
   assert (finished / 'report.png').stat().st_size > 1000
   assert (finished / 'model' / 'tokenizer.json').exists()
   assert json.loads((finished / 'config.json').read_text())['name'] == 'test'
@@ -125,6 +126,41 @@ def test_adapters_temperature_and_chunks_train_together(tiny, rows, tmp_path):
   assert np.any(after['pooling/out/kernel'])
   assert after['loss/log_scale'] != pytest.approx(np.log(20), abs=1e-6)
   assert Embedder.load(tmp_path).encode('number 3').shape == (32,)
+
+
+def test_two_sources_one_with_its_own_temperature(tiny, rows, tmp_path):
+  cfg = tiny_run.experiment(tiny, rows, steps=3)
+  first = cfg.stages[0].data.sources[0]
+  cfg.stages[0].data.sources.append(
+      dataclasses.replace(first, name='cold', temperature=0.01))
+  told = []
+  loop.train(cfg, tmp_path, say=lambda _: None,
+             watch=lambda step, values: told.append((step, values)))
+  found = metrics.read(tmp_path)
+  assert [step for step, _ in told] == [1, 2, 3]
+  for record in found:  # as many rows of each, in one mixture
+    mean = (record['loss_of/rows'] + record['loss_of/cold']) / 2
+    assert record['train/loss'] == pytest.approx(mean, rel=1e-5)
+    assert record['loss_of/rows'] != record['loss_of/cold']
+
+
+@pytest.mark.parametrize('learns', [
+    (True, False), pytest.param((False, True), marks=pytest.mark.slow),
+    pytest.param((True, True), marks=pytest.mark.slow)])
+def test_a_temperature_learned_in_some_stages_survives_a_stop_in_the_second(
+    tiny, rows, tmp_path, learns):
+  cfg = tiny_run.experiment(tiny, rows, steps=3)
+  cfg.stages.append(dataclasses.replace(cfg.stages[0], name='second'))
+  for stage, learn in zip(cfg.stages, learns):
+    stage.loss = config.LossConfig(learn_temperature=learn)
+  quiet = {'say': lambda _: None}
+  loop.train(cfg, tmp_path / 'whole', **quiet)
+  for stop_at in (3, 5):  # between the stages, and inside the second
+    run, notices = tmp_path / f'stopped_{stop_at}', iter(range(1, 9))
+    loop.train(cfg, run, **quiet, stop=lambda n=notices, at=stop_at: next(n) == at)
+    state, _ = loop.train(cfg, run, **quiet)
+    assert ('loss' in state.params) == learns[-1]
+    assert _params_bytes(run) == _params_bytes(tmp_path / 'whole')
 
 
 def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):

@@ -1,14 +1,21 @@
 """Each parameter gets the update its path asks for."""
 
+import dataclasses
 import itertools
+import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxembed import config
 from jaxembed.train import optim
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import tiny_step
 
 PARAMS = {
     'backbone': {'attn': {'kernel': jnp.ones((2, 3, 3))},
@@ -68,6 +75,60 @@ def test_schedule_warms_up_peaks_and_ends(shape):
   assert lr[4] == 1.0
   np.testing.assert_allclose(lr[20], 1.0 if shape == 'constant' else 0.1, rtol=1e-6)
   assert all(a >= b for a, b in itertools.pairwise(lr[4:]))
+
+
+def test_muon_orthogonalises_every_layer_by_itself():
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  params = {'backbone': {'embed': {'token': draw(9, 4)}, 'layers': {
+      'attn': {'q': {'kernel': draw(3, 4, 6)}}, 'mlp': {'down': {
+          'kernel': draw(3, 8, 4), 'bias': draw(3, 4)}}}},
+            'pooling': {'out': {'kernel': draw(4, 4)}}}
+  cfg = config.OptimConfig(name='muon', peak_lr=0.1, warmup_steps=0, clip_norm=0.0,
+                           schedule='constant', weight_decay=0.03)
+  adamw = dataclasses.replace(cfg, name='adamw')
+  tx, plain = (optim.make_optimizer(c, 10, params) for c in (cfg, adamw))
+  state, plain_state = tx.init(params), plain.init(params)
+  alone = optax.contrib.muon(0.1, weight_decay=0.03, consistent_rms=0.2)
+  layers = {name: list(params['backbone']['layers'][a][b]['kernel'])
+            for name, a, b in (('q', 'attn', 'q'), ('down', 'mlp', 'down'))}
+  alone_state = alone.init(layers)
+  for _ in range(3):
+    grads = jax.tree.map(lambda x: draw(*x.shape), params)
+    got, state = tx.update(grads, state, params)
+    want, plain_state = plain.update(grads, plain_state, params)
+    inner = grads['backbone']['layers']
+    split, alone_state = alone.update(
+        {'q': list(inner['attn']['q']['kernel']),
+         'down': list(inner['mlp']['down']['kernel'])}, alone_state, layers)
+    body = got['backbone']['layers']
+    for name, stacked in (('q', body['attn']['q']), ('down', body['mlp']['down'])):
+      np.testing.assert_allclose(stacked['kernel'], np.stack(split[name]), rtol=1e-5,
+                                 atol=1e-6)
+    for path in (('backbone', 'embed'), ('pooling', 'out')):
+      a, b = (tree[path[0]][path[1]] for tree in (got, want))
+      jax.tree.map(np.testing.assert_array_equal, a, b)
+    np.testing.assert_array_equal(
+        body['mlp']['down']['bias'], want['backbone']['layers']['mlp']['down']['bias'])
+
+
+def test_muon_without_a_kernel_to_move_is_refused():
+  with pytest.raises(ValueError, match="use 'adamw'"):
+    optim.make_optimizer(config.OptimConfig(name='muon'), 10, PARAMS['pooling'])
+
+
+@pytest.mark.parametrize('shape', [
+    (2, 2, 2), pytest.param((4, 2, 1), marks=pytest.mark.slow)])
+def test_muon_is_the_same_on_any_mesh(shape):
+  stage = dataclasses.replace(tiny_step.STAGE, optim=config.OptimConfig(
+      name='muon', peak_lr=1e-3, warmup_steps=2))
+  data = tiny_step.batches(5)
+  alone, _ = tiny_step.curve(tiny_step.model(), stage, (1, 1, 1), data)
+  spread, state = tiny_step.curve(tiny_step.model(), stage, shape, data)
+  np.testing.assert_allclose(spread, alone, atol=1e-5, rtol=0)
+  kernel = state.params['backbone']['layers']['mlp']['up']['kernel']
+  moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == kernel.shape]
+  assert kernel.sharding in [x.sharding for x in moments]
 
 
 def test_clipping_bounds_the_whole_gradient():

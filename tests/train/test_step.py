@@ -1,82 +1,63 @@
 """One update is the same update on any mesh, at any dtype of metrics."""
 
 import dataclasses
+import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxembed import config, sharding, types
-from jaxembed.models import encoder, presets
+from jaxembed import config, sharding
+from jaxembed.models import encoder
 from jaxembed.train import step
 
-Q, G = 16, 2
-STAGE = config.StageConfig(
-    steps=10, loss=config.LossConfig(temperature=0.1),
-    optim=config.OptimConfig(peak_lr=1e-3, warmup_steps=2))
-
-
-def _model(pooling):
-  return config.ModelConfig(
-      backbone=dataclasses.replace(presets.tiny('mistral'), vocab_size=100),
-      pooling=config.PoolingConfig(
-          kind=pooling, latents=8, heads=2, head_dim=8, ff_mult=2))
-
-
-def _tokens(rng, n, t):
-  mask = np.arange(t) < rng.integers(2, t + 1, (n, 1))
-  return types.Tokens(rng.integers(1, 100, (n, t)).astype(np.int32), mask, mask)
-
-
-def _batches(count):
-  rng = np.random.default_rng(0)
-  pairing = types.Pairing(
-      owner=np.repeat(np.arange(Q, dtype=np.int32), G),
-      is_positive=np.tile([True, False], Q), query_id=np.arange(Q, dtype=np.int32),
-      passage_id=100 + np.arange(Q * G, dtype=np.int32),
-      group=np.zeros(Q, np.int32), in_batch=np.ones(Q, bool))
-  return [types.PairBatch(_tokens(rng, Q, 8), _tokens(rng, Q * G, 12), pairing)
-          for _ in range(count)]
-
-
-def _curve(model, shape, steps=10):
-  """Losses of a few updates on a mesh of `shape`."""
-  mesh = sharding.make_mesh(shape, jax.devices()[:int(np.prod(shape))])
-  with jax.set_mesh(mesh):
-    params = encoder.init_params(model, jax.random.key(1))
-    state = step.init_state(params, STAGE)
-    update = step.make_update(model, STAGE, seed=0)
-    losses = []
-    for batch in _batches(steps):
-      state, metrics = update(state, sharding.rows(mesh, batch))
-      losses.append(float(metrics['train/loss']))
-  return np.array(losses), state
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import tiny_step
 
 
 # Ten updates let float32 rounding grow; the bound is the project's.
 @pytest.mark.parametrize('pooling, shapes', [
     ('latent_attention', [(8, 1, 1), (2, 2, 2)]), ('mean', [(4, 2, 1)])])
 def test_one_device_equals_eight(pooling, shapes):
-  model = _model(pooling)
-  alone, state = _curve(model, (1, 1, 1))
+  args = tiny_step.model(pooling), tiny_step.STAGE
+  data = tiny_step.batches(10)
+  alone, state = tiny_step.curve(*args, (1, 1, 1), data)
   assert int(state.step) == 10
   assert alone[-1] != alone[0]
   for shape in shapes:
-    spread, _ = _curve(model, shape)
+    spread, _ = tiny_step.curve(*args, shape, data)
     np.testing.assert_allclose(spread, alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_the_whole_recipe_is_the_same_on_any_mesh():
+  """Adapters, chunks, hard negatives, both directions: 20 steps, four meshes."""
+  model = tiny_step.model(
+      'latent_attention', lora=config.LoraConfig(rank=4, alpha=8.0))
+  stage = config.StageConfig(
+      steps=20, token_budget=4 * 12,
+      loss=config.LossConfig(temperature=0.1, symmetric=True),
+      optim=config.OptimConfig(peak_lr=1e-3, warmup_steps=2))
+  data = tiny_step.batches(20, negatives=3)
+  alone, state = tiny_step.curve(model, stage, (1, 1, 1), data)
+  assert np.any(state.params['backbone']['layers']['attn']['q']['lora_b'])
+  assert np.ptp(alone) > 0.1
+  for shape in ((8, 1, 1), (4, 2, 1), (2, 2, 2)):
+    spread, _ = tiny_step.curve(model, stage, shape, data)
+    np.testing.assert_allclose(spread, alone, atol=1e-5, rtol=0, err_msg=str(shape))
+
+
 def test_training_learns_one_batch_by_heart():
-  model = _model('mean')
-  mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+  model, mesh = tiny_step.model(), tiny_step.mesh((1, 1, 1))
   with jax.set_mesh(mesh):
     params = encoder.init_params(model, jax.random.key(1))
-    stage = dataclasses.replace(STAGE, steps=40, optim=config.OptimConfig(
+    stage = dataclasses.replace(tiny_step.STAGE, steps=40, optim=config.OptimConfig(
         peak_lr=3e-3, warmup_steps=2))
     state, update = step.init_state(params, stage), step.make_update(
         model, stage, seed=0)
-    batch = sharding.rows(mesh, _batches(1)[0])
+    batch = sharding.rows(mesh, tiny_step.batches(1)[0])
     state, first = update(state, batch)
     for _ in range(39):
       state, metrics = update(state, batch)

@@ -1,0 +1,95 @@
+"""A manifest repeats its run bit for bit, or says what has changed."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxembed import config
+from jaxembed.train import loop, manifest
+from launch import cli
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import tiny_run  # noqa: E402
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, minilm):
+  """Folder of a run of two steps that was stopped after the first."""
+  folder = tmp_path_factory.mktemp('manifest')
+  (folder / 'model').mkdir()
+  cfg = tiny_run.experiment(
+      tiny_run.write_model(folder / 'model', minilm),
+      tiny_run.write_rows(folder / 'rows.jsonl'), steps=2)
+  loop.train(cfg, folder / 'run', say=lambda _: None, stop=lambda: True)
+  loop.train(cfg, folder / 'run', say=lambda _: None)
+  return folder / 'run'
+
+
+def _read(folder):
+  return json.loads((folder / 'manifest.json').read_text())
+
+
+def test_says_what_the_run_was_made_of(run):
+  found = _read(run)
+  stored = config.from_dict(config.Config, found['config'])
+  assert manifest.fingerprints(stored) == found['data']
+  assert found['data']['stages[0]/rows']['rows'] == 40
+  assert [s['step'] for s in found['starts']] == [0, 1]
+  start = found['starts'][0]
+  assert start['versions']['jax'] and start['versions']['orbax-checkpoint']
+  assert start['mesh'] == {'data': 8, 'fsdp': 1, 'tensor': 1}
+  assert start['devices'] == '8 x cpu' and start['processes'] == 1
+
+
+def test_the_command_line_repeats_it_bit_for_bit(run, tmp_path):
+  done = subprocess.run(
+      [sys.executable, '-m', 'launch.train', f'--config={run}/manifest.json',
+       f'--workdir={tmp_path}', '--config.log_every=7', '--profile_steps=2:2'],
+      cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr[-2000:]
+  want, got = tiny_run.parameters(run), tiny_run.parameters(tmp_path)
+  assert want.keys() == got.keys()
+  for path, value in want.items():
+    assert np.asarray(value).tobytes() == np.asarray(got[path]).tobytes(), path
+  # Traced here: in a process that has libtpu but no TPU the profiler dies.
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+  assert _read(tmp_path)['data'] == _read(run)['data']
+  assert _read(tmp_path)['config']['repeats'] == f'{run}/manifest.json'
+
+
+def test_other_data_is_refused_by_source(run, tmp_path):
+  cfg = config.from_dict(config.Config, _read(run)['config'])
+  cfg.repeats = str(run / 'manifest.json')
+  rows = tiny_run.write_rows(tmp_path / 'rows.jsonl', count=41)
+  cfg.stages[0].data.sources[0].path = str(rows)
+  with pytest.raises(ValueError, match=r'data of stages\[0\]/rows .* 40 .* 41 rows'):
+    loop.train(cfg, tmp_path / 'new', say=lambda _: None)
+  cfg.repeats = ''
+  manifest.record(tmp_path, cfg, loop.sharding.make_mesh(), 0)
+  before = (tmp_path / 'manifest.json').read_bytes()
+  rows.write_text(rows.read_text().replace('number 3', 'number 4'))
+  with pytest.raises(ValueError, match=f'not what {tmp_path}/manifest.json was made'):
+    manifest.record(tmp_path, cfg, loop.sharding.make_mesh(), 1)
+  assert (tmp_path / 'manifest.json').read_bytes() == before
+
+
+def test_differences_between_starts_are_told(run, tmp_path):
+  cfg = config.from_dict(config.Config, _read(run)['config'])
+  cfg.repeats = str(run / 'manifest.json')
+  told = manifest.record(tmp_path, cfg, loop.sharding.make_mesh((4, 2, 1)), 0)
+  assert told == ['start.mesh.data was 8, is 4', 'start.mesh.fsdp was 1, is 2']
+
+
+def test_a_json_config_is_a_run_to_repeat():
+  rest = ['--config.seed=1', '--config.name=two\nlines', '--workdir=x.json']
+  script = f'{ROOT}/configs/repeat.py'
+  for given, want in ((['--config=a/b.json'], [f'--config={script}:a/b.json']),
+                      (['--config', 'b.json'], ['--config', f'{script}:b.json']),
+                      (['--config=a/b.py'], ['--config=a/b.py'])):
+    assert cli._repeats(['train', *given, *rest]) == ['train', *want, *rest]

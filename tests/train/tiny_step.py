@@ -1,0 +1,59 @@
+"""Updates small enough for tests: a model, batches, curves on any mesh."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from jaxembed import config, sharding, types
+from jaxembed.models import encoder, presets
+from jaxembed.train import step
+
+Q = 16
+STAGE = config.StageConfig(
+    steps=10, loss=config.LossConfig(temperature=0.1),
+    optim=config.OptimConfig(peak_lr=1e-3, warmup_steps=2))
+
+
+def model(pooling: str = 'mean', **fields) -> config.ModelConfig:
+  return config.ModelConfig(
+      backbone=dataclasses.replace(presets.tiny('mistral'), vocab_size=100),
+      pooling=config.PoolingConfig(
+          kind=pooling, latents=8, heads=2, head_dim=8, ff_mult=2), **fields)
+
+
+def mesh(shape: tuple[int, int, int]):
+  """Of so many of the eight devices."""
+  return sharding.make_mesh(shape, jax.devices()[:int(np.prod(shape))])
+
+
+def batches(count: int, negatives: int = 1) -> list[types.PairBatch]:
+  """On the host: Q queries, a positive and some negatives each."""
+  rng, group = np.random.default_rng(0), 1 + negatives
+  pairing = types.Pairing(
+      owner=np.repeat(np.arange(Q, dtype=np.int32), group),
+      is_positive=np.arange(Q * group) % group == 0,
+      query_id=np.arange(Q, dtype=np.int32),
+      passage_id=100 + np.arange(Q * group, dtype=np.int32),
+      group=np.arange(Q, dtype=np.int32) % 2, in_batch=np.ones(Q, bool))
+  return [types.PairBatch(_tokens(rng, Q, 8), _tokens(rng, Q * group, 12), pairing)
+          for _ in range(count)]
+
+
+def _tokens(rng, n, t):
+  mask = np.arange(t) < rng.integers(2, t + 1, (n, 1))
+  return types.Tokens(rng.integers(1, 100, (n, t)).astype(np.int32), mask, mask)
+
+
+def curve(cfg: config.ModelConfig, stage: config.StageConfig,
+          shape: tuple[int, int, int], data: list[types.PairBatch]):
+  """(losses of the updates on a mesh of `shape`, final state)."""
+  where = mesh(shape)
+  with jax.set_mesh(where):
+    state = step.init_state(encoder.init_params(cfg, jax.random.key(1)), stage)
+    update = step.make_update(cfg, stage, seed=0)
+    losses = []
+    for batch in data:
+      state, metrics = update(state, sharding.rows(where, batch))
+      losses.append(float(metrics['train/loss']))
+  return np.array(losses), state
