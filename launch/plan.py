@@ -1,19 +1,23 @@
 """Compiles an experiment for hardware that is not here, and says what it costs.
 
-  python -m launch.plan --config=configs/nv_embed_v2.py --topology=v5p:4x4x4 \\
-      [--preset=nv_embed]
+  python -m launch.plan --config=configs/nv_embed_v2.py --topology=v5p:4x4x4
+  python -m launch.plan --config=configs/quickstart.py --check
 
 Prints parameters, candidates and texts per step, memory per chip, FLOPs,
 collectives and the least time of a step. A configuration that does not fit is
 refused (exit 1), with a change that does. The weights are not needed, only their
 shape: of a source that cannot be opened here it is the preset's under the source's
-published name, or the one that --preset names.
+published name, or the one that --preset names. --check compiles nothing: it reads
+the data of every stage, as far as the configuration has it checked, and counts
+padding.
 """
+
+import os
 
 from absl import flags
 from ml_collections import config_flags
 
-from jaxembed import config, sharding
+from jaxembed import config, data, sharding
 from jaxembed.convert import from_hf, modules
 from jaxembed.models import presets
 from jaxembed.train import chips, plan, start
@@ -23,20 +27,57 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file.')
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'CHIP:SHAPE, such as v5e:16x16.')
 _PRESET = flags.DEFINE_string('preset', None, "The source's shape, by name.")
 _TARGET = flags.DEFINE_string('target_config', '', 'Text proto of the GPU (h100:N).')
-flags.mark_flags_as_required(['config', 'topology'])
+_CHECK = flags.DEFINE_bool('check', False, 'The configuration and the data alone.')
+flags.mark_flags_as_required(['config'])
 
 
 def main():
   cfg = config.validate(_CONFIG.value)
+  if _CHECK.value:
+    _check(cfg)
+    return
+  if not _TOPOLOGY.value:
+    raise ValueError('give --topology=CHIP:SHAPE, such as v5e:16x16, or --check')
+  # Nothing runs on a TPU here: several plans may be made at a time.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   where, chip = plan.devices(_TOPOLOGY.value, _read(_TARGET.value))
   model = start.apply_spec(_shape(cfg.model), cfg.model)
   mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor), where)
   print(f'{cfg.name} on {_TOPOLOGY.value}: {len(where)} chips, mesh {dict(mesh.shape)}')
+  known = {}
   for index, stage in enumerate(cfg.stages):
-    found = plan.compile_stage(cfg, index, model, mesh)
-    print(_lines(found, stage, chip, len(where)))
+    program = plan.program(stage)
+    if program not in known:
+      known[program] = plan.compile_stage(cfg, index, model, mesh)
+    found = known[program]
+    print(_lines(found, stage, chip, len(where)) + _padding(cfg, index))
     if not plan.fits(found, chip):
       _refuse(cfg, index, model, mesh, chip, found)
+
+
+def _check(cfg: config.Config):
+  """Reads the data of every stage; a fault is an error."""
+  tokenizer = _tokenizer(cfg.model)
+  for stage in cfg.stages:
+    print(f'\n{stage.name}')
+    for source in stage.data.sources:
+      rows = data.load(source, stage.data.check_rows)
+      print(f'  {source.name:16} {len(rows)} rows')
+    share = plan.padding(stage.data, tokenizer, cfg.seed)
+    print(f'  padding          {share:.1%} of the first batches')
+
+
+def _padding(cfg: config.Config, index: int) -> str:
+  try:
+    share = plan.padding(cfg.stages[index].data, _tokenizer(cfg.model), cfg.seed)
+  except FileNotFoundError:
+    return '\n  padding          unknown: needs the tokenizer and the data here'
+  return f'\n  padding          {share:.1%} of the first batches'
+
+
+def _tokenizer(spec: config.ModelSpec) -> data.Tokenizer:
+  return data.Tokenizer.load(start.reachable(spec), eos_text=spec.eos_text,
+                             prompt_pooling=spec.prompt_pooling or 'include')
 
 
 def _shape(spec: config.ModelSpec) -> config.ModelConfig:

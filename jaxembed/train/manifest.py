@@ -54,7 +54,7 @@ def fingerprints(cfg: config.Config) -> dict[str, dict[str, Any]]:
   for i, stage in enumerate(cfg.stages):
     for source in stage.data.sources:
       key = (source.kind, source.path, source.split, source.data_dir, source.limit,
-             source.min_score, source.symmetric)
+             source.rows, source.min_score, source.max_negative_score, source.symmetric)
       if key not in known:
         known[key] = data.fingerprint(source)
       found[f'stages[{i}]/{source.name}'] = known[key]

@@ -7,6 +7,7 @@ FLOPs counted from shapes (cost analysis counts a loop's body once).
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import numpy as np
 
-from jaxembed import config, sharding, types
+from jaxembed import config, data, sharding, types
 from jaxembed.models import encoder
 from jaxembed.train import start, step
 from jaxembed.train.chips import CHIPS, Chip
@@ -164,6 +165,26 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
     count, total = found.get(kind, (0, 0))
     found[kind] = count + 1, total + size
   return found
+
+
+def program(stage: config.StageConfig) -> str:
+  """What the compiled step depends on: stages of one program cost the same."""
+  d, o = stage.data, stage.optim
+  return repr((stage.token_budget, stage.loss, d.batch_size, d.num_negatives,
+               d.query_lengths[-1], d.passage_lengths[-1], o.name, o.freeze,
+               bool(o.ema_decay)))
+
+
+def padding(cfg: config.DataConfig, tokenizer: data.Tokenizer, seed: int,
+            count: int = 4) -> float:
+  """Share of padding in the first `count` batches of a stage."""
+  real = padded = 0
+  now = dataclasses.replace(cfg, prefetch=0)
+  for batch, _ in itertools.islice(
+      data.batches(now, tokenizer, seed=seed), count):
+    for mask in (batch.query.mask, batch.passage.mask):
+      real, padded = real + int(mask.sum()), padded + mask.size
+  return 1 - real / padded
 
 
 def fits(plan: StagePlan, chip: Chip) -> bool:

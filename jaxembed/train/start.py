@@ -27,7 +27,7 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
     params, model, folder, _ = workdir.load(spec.source)
     folders = (folder,)
   elif spec.source:
-    loaded = from_hf.load(_reachable(spec), mesh=mesh)
+    loaded = from_hf.load(reachable(spec), mesh=mesh)
     params, model = loaded.params, loaded.cfg
     folders = (loaded.folder, loaded.backbone_folder)
   else:
@@ -46,8 +46,12 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
     return Start(wanted, place(params, mesh), folders)
 
 
-def _reachable(spec: config.ModelSpec) -> pathlib.Path:
-  """The folder of `spec.source`, or of its fallback."""
+def reachable(spec: config.ModelSpec) -> pathlib.Path:
+  """The folder of `spec.source`, or of its fallback.
+
+  Raises:
+    FileNotFoundError: neither is here, nor does the hub give it.
+  """
   try:
     return from_hf.locate(spec.source)
   except FileNotFoundError:
