@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from jaxembed import config, data, sharding
 from jaxembed.convert import from_hf, modules
 from jaxembed.models import presets
-from jaxembed.train import chips, plan, start
+from jaxembed.train import plan, start
 from launch import cli
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file.')
@@ -50,9 +50,9 @@ def main():
     if program not in known:
       known[program] = plan.compile_stage(cfg, index, model, mesh)
     found = known[program]
-    print(_lines(found, stage, chip, len(where)) + _padding(cfg, index))
+    print(plan.describe(found, stage, chip, len(where)) + _padding(cfg, index))
     if not plan.fits(found, chip):
-      _refuse(cfg, index, model, mesh, chip, found)
+      raise ValueError(plan.refusal(found, cfg, index, model, mesh, chip))
 
 
 def _check(cfg: config.Config):
@@ -90,34 +90,6 @@ def _shape(spec: config.ModelSpec) -> config.ModelConfig:
     if spec.source not in presets.PUBLISHED:
       raise
     return presets.get(presets.PUBLISHED[spec.source])
-
-
-def _lines(found: plan.StagePlan, stage, chip, count: int) -> str:
-  d, group = stage.data, 1 + stage.data.num_negatives
-  least, binding = plan.seconds(found, chip, count)
-  moved = ', '.join(f'{n} {kind} of {size / chips.GIB:.2f} GiB'
-                    for kind, (n, size) in sorted(found.collectives.items()))
-  return (f'\n{stage.name}: {stage.steps} steps, {d.batch_size * group} candidates per '
-          f'query, {d.batch_size * (1 + group)} texts per step\n'
-          f'  memory per chip  {found.memory / chips.GIB:.2f} of '
-          f'{chip.hbm / chips.GIB:.0f} GiB: state and batch '
-          f'{found.arguments / chips.GIB:.2f}, temporaries '
-          f'{found.temporaries / chips.GIB:.2f}\n'
-          f'  FLOPs per step   {found.flops:.3g}\n'
-          f'  collectives      {moved or "none"} (a loop counted once)\n'
-          f'  least time       {least:.3g} s per step, bound by {binding}; '
-          f'{least * stage.steps / 3600:.3g} h')
-
-
-def _refuse(cfg, index, model, mesh, chip, found):
-  need = f'{found.memory / chips.GIB:.2f} GiB per chip'
-  for text, changed, other in plan.remedies(cfg, index, model):
-    if plan.fits(plan.compile_stage(changed, index, other, mesh), chip):
-      raise ValueError(f'{cfg.stages[index].name} needs {need} and does not fit; '
-                       f'this does: {text}')
-  raise ValueError(f'{cfg.stages[index].name} needs {need} and does not fit, nor does '
-                   'half the batch in the smallest chunks; split parameters further '
-                   f'(config.mesh.fsdp, now {dict(mesh.shape)}) or use more chips')
 
 
 def _read(path: str) -> str:

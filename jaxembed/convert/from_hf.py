@@ -19,7 +19,7 @@ import tqdm
 
 from jaxembed import sharding
 from jaxembed.config import ModelConfig
-from jaxembed.convert import modules, tables
+from jaxembed.convert import modules, peft, tables
 from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, open_folder
 from jaxembed.models import encoder
 from jaxembed.types import Params
@@ -44,8 +44,9 @@ def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
   """Reads a model.
 
   Args:
-    source: folder of a Hugging Face model or a sentence-transformers model, a
-      hub id ('org/name'), or 'package:NAME/FOLDER' inside a Python package.
+    source: folder of a Hugging Face model, a sentence-transformers model or a PEFT
+      adapter (its base model is loaded too, the adapter on top), a hub id
+      ('org/name'), or 'package:NAME/FOLDER' inside a Python package.
     dtype: float32, bfloat16 or float16: of the parameters, whatever the file has.
     mesh: lays every parameter out by sharding.RULES, reading each device's part
       only; None: the default device.
@@ -62,6 +63,9 @@ def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
       over or mis-shaped, in one message.
   """
   folder = locate(source)
+  if peft.is_adapter(folder):
+    return _adapted(folder, load(peft.base(folder), dtype=dtype, mesh=mesh,
+                                 progress=progress), mesh)
   found = modules.read(folder)
   cfg = dataclasses.replace(found.cfg, dtype=jnp.dtype(dtype).name)
   shapes = tables.flatten(encoder.param_shapes(cfg, dtype))
@@ -75,6 +79,14 @@ def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
   params = _read_all(pieces, shapes, mesh, progress)
   return Loaded(tables.unflatten(params), cfg, folder, found.backbone_folder,
                 found.hf_config)
+
+
+def _adapted(folder: pathlib.Path, base: Loaded, mesh) -> Loaded:
+  params, cfg = peft.read(folder, base.params, base.cfg)
+  if mesh is not None:
+    params = jax.tree.map(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)),
+                          params, sharding.param_specs(params))
+  return dataclasses.replace(base, params=params, cfg=cfg)
 
 
 def locate(source: str | os.PathLike) -> pathlib.Path:

@@ -80,6 +80,25 @@ def _config(cfg: LoraConfig, modules: set[str], base: str) -> dict:
           'task_type': 'FEATURE_EXTRACTION'}
 
 
+def is_adapter(folder: pathlib.Path) -> bool:
+  """Whether the folder holds an adapter, and no model of its own."""
+  return (folder / CONFIG).is_file() and not (folder / 'config.json').is_file()
+
+
+def base(folder: pathlib.Path) -> str:
+  """The base model an adapter names: a folder or a hub id.
+
+  Raises:
+    BadCheckpoint: it names none.
+  """
+  file = folder / CONFIG
+  name = _read_config(file).get('base_model_name_or_path')
+  if not name:
+    raise BadCheckpoint(f'{file} names no base model; write its folder or hub id as '
+                        'base_model_name_or_path')
+  return name
+
+
 def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
          ) -> tuple[Params, ModelConfig]:
   """`params` and `cfg` of the base model, with the adapters of `folder` on top.

@@ -223,3 +223,33 @@ def remedies(cfg: config.Config, index: int, model: config.ModelConfig
           f'{where}.data.batch_size={half.batch_size}', full,
           token_budget=longest, data=half)
   return found
+
+
+def describe(found: StagePlan, stage: config.StageConfig, chip: Chip, count: int
+             ) -> str:
+  """The plan of a stage over `count` chips, in words."""
+  d, group = stage.data, 1 + stage.data.num_negatives
+  least, binding = seconds(found, chip, count)
+  moved = ', '.join(f'{n} {kind} of {size / GIB:.2f} GiB'
+                    for kind, (n, size) in sorted(found.collectives.items()))
+  return (f'\n{stage.name}: {stage.steps} steps, {d.batch_size * group} candidates per '
+          f'query, {d.batch_size * (1 + group)} texts per step\n'
+          f'  memory per chip  {found.memory / GIB:.2f} of '
+          f'{chip.hbm / GIB:.0f} GiB: state and batch '
+          f'{found.arguments / GIB:.2f}, temporaries '
+          f'{found.temporaries / GIB:.2f}\n'
+          f'  FLOPs per step   {found.flops:.3g}\n'
+          f'  collectives      {moved or "none"} (a loop counted once)\n'
+          f'  least time       {least:.3g} s per step, bound by {binding}; '
+          f'{least * stage.steps / 3600:.3g} h')
+
+
+def refusal(found: StagePlan, cfg: config.Config, index: int,
+            model: config.ModelConfig, mesh, chip: Chip) -> str:
+  """What to tell of a stage that does not fit: the mildest change that does."""
+  need = f'{found.name} needs {found.memory / GIB:.2f} GiB per chip and does not fit'
+  for text, changed, other in remedies(cfg, index, model):
+    if fits(compile_stage(changed, index, other, mesh), chip):
+      return f'{need}; this does: {text}'
+  return (f'{need}, nor does half the batch in the smallest chunks; split parameters '
+          f'further (config.mesh.fsdp, now {dict(mesh.shape)}) or use more chips')

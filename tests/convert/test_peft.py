@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxembed import sharding
 from jaxembed.config import LoraConfig
 from jaxembed.convert import families, from_hf, peft
 from jaxembed.convert.configs import UnsupportedModel
@@ -96,6 +97,21 @@ def test_round_trip_is_exact(mistral, tmp_path):
   assert (read.lora.rank, read.lora.alpha) == (3, 5.0)
   assert lora.targets(again, read.lora.targets) == lora.targets(
       params, cfg.lora.targets)
+
+
+def test_an_adapter_folder_loads_with_its_base(mistral, tmp_path):
+  base, loaded = mistral
+  params, cfg = _train(loaded, r'attn/[qv]$', steps=2)
+  peft.write(tmp_path / 'adapter', params, cfg, str(base))
+  mesh = sharding.make_mesh((2, 2, 2))
+  for where in (None, mesh):
+    again = from_hf.load(tmp_path / 'adapter', mesh=where)
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+    assert again.cfg.lora.rank == 3 and again.folder == base
+  assert again.params['backbone']['layers']['attn']['q']['lora_a'].sharding.mesh == mesh
+  peft.write(tmp_path / 'orphan', params, cfg)
+  with pytest.raises(BadCheckpoint, match='names no base model'):
+    from_hf.load(tmp_path / 'orphan')
 
 
 def test_peft_adapters_of_fused_matrices_are_read(tmp_path):
