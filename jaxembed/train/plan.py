@@ -19,7 +19,7 @@ import numpy as np
 from jaxembed import config, data, sharding, types
 from jaxembed.models import encoder
 from jaxembed.train import start, step
-from jaxembed.train.chips import CHIPS, Chip
+from jaxembed.train.chips import CHIPS, GIB, Chip
 
 _COLLECTIVE = re.compile(
     r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)'
