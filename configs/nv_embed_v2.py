@@ -38,7 +38,7 @@ def _sources(sets, **rules):
 
 def _stage(name, steps, peak_lr, sources):
   return config.StageConfig(
-      name=name, steps=steps, token_budget=16 * 512,
+      name=name, steps=steps, token_budget=48 * 512,
       data=config.DataConfig(
           sources=sources, batch_size=128, num_negatives=7,
           query_lengths=(512,), passage_lengths=(512,)),

@@ -27,7 +27,8 @@ def encode_in_chunks(encode: Encode, params: Any, tokens: types.Tokens, *,
   The budget counts tokens per device, padding included. Under a mesh every chunk
   takes equally many of each device's own rows; no row changes its device. Chunk i
   draws its dropout from fold_in(key, i), in the forward pass and again in the
-  backward pass. Queries and passages are separate calls and may be cut differently.
+  backward pass; rows that fit the budget together are embedded once. Queries and
+  passages are separate calls and may be cut differently.
 
   Raises ValueError if a single row exceeds the budget or rows do not split evenly
   over the devices.
@@ -42,6 +43,8 @@ def encode_in_chunks(encode: Encode, params: Any, tokens: types.Tokens, *,
   def chunk(tokens, i):
     return encode(params, tokens, None if key is None else jax.random.fold_in(key, i))
 
+  if (full, tail) == (1, 0):
+    return chunk(tokens, 0)  # all of it is within the budget: nothing to repeat
   cut = full * rows
   by_device = jax.tree.map(lambda x: sharding.by_device(x), tokens)
   stacked = jax.tree.map(lambda x: _to_chunks(x[:, :cut], full), by_device)
