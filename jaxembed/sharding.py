@@ -70,16 +70,28 @@ def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1), devices=None):
         f'but {len(devices)} are here; choose three sizes whose product is '
         f'{len(devices)}')
   slices = len({getattr(d, 'slice_index', 0) for d in devices})
-  if slices == 1:
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3,
-                         devices=devices)
   if shape[0] % slices:
     raise ValueError(
         f'mesh {shape} (data, fsdp, tensor) over {slices} slices: only data crosses '
         f'between slices, make it a multiple of {slices}')
-  grid = mesh_utils.create_hybrid_device_mesh(
-      (shape[0] // slices, *shape[1:]), (slices, 1, 1), devices)
-  return Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * 3)
+  return Mesh(_grid(shape, slices, devices), AXES,
+              axis_types=(AxisType.Explicit,) * 3)
+
+
+def _grid(shape: tuple[int, int, int], slices: int, devices) -> np.ndarray:
+  """Devices in an array of `shape`, neighbours on the network beside each other."""
+  within = (shape[0] // slices, *shape[1:])
+
+  def lay(**options):
+    if slices > 1:
+      return mesh_utils.create_hybrid_device_mesh(
+          within, (slices, 1, 1), devices, **options)
+    return mesh_utils.create_device_mesh(shape, devices, **options)
+
+  try:
+    return lay()
+  except NotImplementedError:  # an axis that is a part of a torus's side
+    return lay(allow_split_physical_axes=True)
 
 
 def spec(*axes) -> P | None:

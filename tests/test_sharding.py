@@ -20,6 +20,17 @@ def test_only_data_crosses_between_slices():
     sharding.make_mesh((1, 8, 1), chips)
 
 
+@pytest.mark.parametrize('topology', ['v5e:16x16', 'v5p:4x4x4', 'v6e:8x8'])
+def test_an_axis_may_be_a_part_of_a_torus(topology):
+  pytest.importorskip('libtpu', reason='libtpu (the test extra) is not installed')
+  chips = topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
+  mesh = sharding.make_mesh((1, -1, 2), chips)
+  assert len({d.id for d in mesh.devices.ravel()}) == len(chips)
+  for pair in mesh.devices.reshape(-1, 2):  # tensor's two are neighbours
+    apart = np.abs(np.subtract(pair[0].coords, pair[1].coords))
+    assert apart.sum() == 1 or list(pair[0].coords) == list(pair[1].coords)
+
+
 def test_sizes_that_do_not_multiply_are_refused():
   with pytest.raises(ValueError, match='needs 6 devices, but 8 are here'):
     sharding.make_mesh((3, 2, 1))

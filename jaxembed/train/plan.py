@@ -37,7 +37,8 @@ class StagePlan:
   arguments: int  # state and batch
   temporaries: int
   flops: float  # per step
-  collectives: dict[str, tuple[int, int]]  # kind -> (count, bytes), loops once
+  # kind -> (count, bytes), loops once; None if the program cannot be read here.
+  collectives: dict[str, tuple[int, int]] | None
 
   @property
   def memory(self) -> int:
@@ -82,7 +83,7 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mes
   return StagePlan(
       stage.name, memory.argument_size_in_bytes, memory.temp_size_in_bytes
       + memory.output_size_in_bytes - memory.alias_size_in_bytes,
-      step_flops(model, stage), collectives(done.as_text()))
+      step_flops(model, stage), _collectives_of(done))
 
 
 def _batch(cfg: config.DataConfig, mesh) -> types.PairBatch:
@@ -152,6 +153,13 @@ def _is_kernel(path) -> bool:
 
 def _moves(path, model: config.ModelConfig) -> bool:
   return model.lora is None or 'lora' in jax.tree_util.keystr(path)
+
+
+def _collectives_of(compiled) -> dict[str, tuple[int, int]] | None:
+  try:
+    return collectives(compiled.as_text())
+  except jax.errors.JaxRuntimeError:
+    return None  # libtpu writes instructions that an older jaxlib does not know
 
 
 def collectives(hlo: str) -> dict[str, tuple[int, int]]:
@@ -230,8 +238,10 @@ def describe(found: StagePlan, stage: config.StageConfig, chip: Chip, count: int
   """The plan of a stage over `count` chips, in words."""
   d, group = stage.data, 1 + stage.data.num_negatives
   least, binding = seconds(found, chip, count)
-  moved = ', '.join(f'{n} {kind} of {size / GIB:.2f} GiB'
-                    for kind, (n, size) in sorted(found.collectives.items()))
+  moved = ('unknown: jaxlib cannot read what libtpu wrote'
+           if found.collectives is None else ', '.join(
+               f'{n} {kind} of {size / GIB:.2f} GiB (a loop counted once)'
+               for kind, (n, size) in sorted(found.collectives.items())))
   return (f'\n{stage.name}: {stage.steps} steps, {d.batch_size * group} candidates per '
           f'query, {d.batch_size * (1 + group)} texts per step\n'
           f'  memory per chip  {found.memory / GIB:.2f} of '
@@ -239,7 +249,7 @@ def describe(found: StagePlan, stage: config.StageConfig, chip: Chip, count: int
           f'{found.arguments / GIB:.2f}, temporaries '
           f'{found.temporaries / GIB:.2f}\n'
           f'  FLOPs per step   {found.flops:.3g}\n'
-          f'  collectives      {moved or "none"} (a loop counted once)\n'
+          f'  collectives      {moved or "none"}\n'
           f'  least time       {least:.3g} s per step, bound by {binding}; '
           f'{least * stage.steps / 3600:.3g} h')
 
