@@ -125,7 +125,7 @@ def test_memory_is_linear_on_tpu(chip, impl):
   assert used[1] <= 2.3 * used[0] and used[2] <= 2.3 * used[1]
 
 
-@pytest.mark.parametrize('impl', ['tpu', 'blockwise'])
+@pytest.mark.parametrize('impl', ['tpu', _slow('blockwise')])
 def test_a_quarter_of_a_million_pairs_fit_a_v5e(impl):
   # dq alone would be 1 GiB in float32, beside 2 GiB of operands and gradients.
   n = 1 << 18
