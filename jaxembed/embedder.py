@@ -3,7 +3,6 @@
 import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -101,9 +100,7 @@ class Embedder:
         params = jax.tree.map(lambda x: x.astype(dtype), params)
         cfg = dataclasses.replace(cfg, dtype=dtype)
       if mesh is not None:
-        params = jax.device_put(params, jax.tree.map(
-            functools.partial(jax.NamedSharding, mesh), sharding.param_specs(params),
-            is_leaf=lambda x: isinstance(x, jax.P)))
+        params = sharding.place(params, mesh)
     else:
       loaded = from_hf.load(path, dtype=dtype or 'float32', mesh=mesh)
       params, cfg, folder = loaded.params, loaded.cfg, loaded.folder

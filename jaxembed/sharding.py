@@ -169,6 +169,12 @@ def param_specs(params: types.Params) -> types.Params:
   return jax.tree_util.tree_map_with_path(lambda path, _: _rule(path), params)
 
 
+def place(params: types.Params, mesh) -> types.Params:
+  """Parameters on the mesh, by RULES."""
+  return jax.tree.map(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)),
+                      params, param_specs(params))
+
+
 def _rule(path) -> P:
   name = '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
   for pattern, axes in RULES:

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxembed import config, data, sharding
-from jaxembed.convert import from_hf, modules
+from jaxembed.convert import modules
 from jaxembed.models import presets
 from jaxembed.train import plan, start
 from launch import cli
@@ -50,34 +50,32 @@ def main():
     if program not in known:
       known[program] = plan.compile_stage(cfg, index, model, mesh)
     found = known[program]
-    print(plan.describe(found, stage, chip, len(where)) + _padding(cfg, index))
+    print(plan.describe(found, stage, chip, len(where)))
+    try:
+      _padding(cfg, stage)
+    except FileNotFoundError:
+      print('  padding          unknown: needs the tokenizer and the data here')
     if not plan.fits(found, chip):
       raise ValueError(plan.refusal(found, cfg, index, model, mesh, chip))
 
 
 def _check(cfg: config.Config):
   """Reads the data of every stage; a fault is an error."""
-  tokenizer = _tokenizer(cfg.model)
   for stage in cfg.stages:
     print(f'\n{stage.name}')
     for source in stage.data.sources:
       rows = data.load(source, stage.data.check_rows)
       print(f'  {source.name:16} {len(rows)} rows')
-    share = plan.padding(stage.data, tokenizer, cfg.seed)
-    print(f'  padding          {share:.1%} of the first batches')
+    _padding(cfg, stage)
 
 
-def _padding(cfg: config.Config, index: int) -> str:
-  try:
-    share = plan.padding(cfg.stages[index].data, _tokenizer(cfg.model), cfg.seed)
-  except FileNotFoundError:
-    return '\n  padding          unknown: needs the tokenizer and the data here'
-  return f'\n  padding          {share:.1%} of the first batches'
-
-
-def _tokenizer(spec: config.ModelSpec) -> data.Tokenizer:
-  return data.Tokenizer.load(start.reachable(spec), eos_text=spec.eos_text,
-                             prompt_pooling=spec.prompt_pooling or 'include')
+def _padding(cfg: config.Config, stage: config.StageConfig):
+  spec = cfg.model
+  tokenizer = data.Tokenizer.load(
+      start.reachable(spec), eos_text=spec.eos_text,
+      prompt_pooling=spec.prompt_pooling or 'include')
+  share = plan.padding(stage.data, tokenizer, cfg.seed)
+  print(f'  padding          {share:.1%} of the first batches')
 
 
 def _shape(spec: config.ModelSpec) -> config.ModelConfig:
@@ -85,7 +83,7 @@ def _shape(spec: config.ModelSpec) -> config.ModelConfig:
   if name:
     return presets.get(name)
   try:
-    return modules.read(from_hf.locate(spec.source)).cfg
+    return modules.read(start.reachable(spec)).cfg
   except FileNotFoundError:
     if spec.source not in presets.PUBLISHED:
       raise

@@ -84,8 +84,7 @@ def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
 def _adapted(folder: pathlib.Path, base: Loaded, mesh) -> Loaded:
   params, cfg = peft.read(folder, base.params, base.cfg)
   if mesh is not None:
-    params = jax.tree.map(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)),
-                          params, sharding.param_specs(params))
+    params = sharding.place(params, mesh)
   return dataclasses.replace(base, params=params, cfg=cfg)
 
 

@@ -46,7 +46,7 @@ def encode_in_chunks(encode: Encode, params: Any, tokens: types.Tokens, *,
   if (full, tail) == (1, 0):
     return chunk(tokens, 0)  # all of it is within the budget: nothing to repeat
   cut = full * rows
-  by_device = jax.tree.map(lambda x: sharding.by_device(x), tokens)
+  by_device = jax.tree.map(sharding.by_device, tokens)
   stacked = jax.tree.map(lambda x: _to_chunks(x[:, :cut], full), by_device)
   # Inside a scan no common subexpression can undo the rematerialisation.
   body = jax.checkpoint(chunk, prevent_cse=False)

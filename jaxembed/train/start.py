@@ -43,7 +43,7 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
       params = params | {'pooling': draw(key)}
     if wanted.lora and not model.lora:
       params = lora.add(params, wanted.lora, jax.random.fold_in(key, 1))
-    return Start(wanted, place(params, mesh), folders)
+    return Start(wanted, sharding.place(params, mesh), folders)
 
 
 def reachable(spec: config.ModelSpec) -> pathlib.Path:
@@ -93,10 +93,3 @@ def apply_spec(model: config.ModelConfig, spec: config.ModelSpec
       max_length=spec.max_length or model.max_length, dtype=spec.dtype,
       remat=spec.remat, prompt_pooling=spec.prompt_pooling or model.prompt_pooling,
       eos_text=spec.eos_text or model.eos_text)
-
-
-def place(params: types.Params, mesh) -> types.Params:
-  """Parameters on the mesh, by the table in sharding.py."""
-  return jax.tree.map(
-      lambda x, s: jax.device_put(x, NamedSharding(mesh, s)),
-      params, sharding.param_specs(params))

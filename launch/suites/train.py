@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxembed import config, data, sharding
 from jaxembed.convert import from_hf
-from jaxembed.train import start, step
+from jaxembed.train import step
 
 QUERY, PASSAGE = 24, 96
 # (pairs, rows per chunk; 0: all at once)
@@ -98,7 +98,7 @@ def _jaxembed(pairs: int, chunk: int):
   loaded = from_hf.load(_MODEL)
   # Keep the products' results, repeat what is cheap: less memory to write and read.
   model = dataclasses.replace(loaded.cfg, remat='dots')
-  state = step.init_state(start.place(loaded.params, mesh), stage)
+  state = step.init_state(sharding.place(loaded.params, mesh), stage)
   update = step.make_update(model, stage, seed=0)
   batch = sharding.rows(mesh, _batch(stage.data))
 

@@ -58,10 +58,7 @@ def test_a_decay_outside_its_range_is_refused(decay):
 def runs(tmp_path_factory, minilm):
   """(the experiment, the folder of its run), with means and two stages."""
   folder = tmp_path_factory.mktemp('ema')
-  (folder / 'model').mkdir()
-  cfg = tiny_run.experiment(
-      tiny_run.write_model(folder / 'model', minilm),
-      tiny_run.write_rows(folder / 'rows.jsonl'), steps=3, ema_decay=0.9)
+  cfg = tiny_run.in_folder(folder, minilm, steps=3, ema_decay=0.9)
   cfg.stages.append(dataclasses.replace(cfg.stages[0], name='second'))
   cfg.checkpoint = config.CheckpointConfig(every=1, keep=9)
   loop.train(cfg, folder / 'run', say=lambda _: None)

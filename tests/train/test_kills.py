@@ -103,10 +103,7 @@ def _by_step(log: pathlib.Path) -> dict[int, list]:
 
 @pytest.mark.slow
 def test_thirty_kills_change_nothing(tmp_path, minilm):
-  (tmp_path / 'model').mkdir()
-  cfg = tiny_run.experiment(
-      tiny_run.write_model(tmp_path / 'model', minilm),
-      tiny_run.write_rows(tmp_path / 'rows.jsonl', ROWS), steps=STEPS)
+  cfg = tiny_run.in_folder(tmp_path, minilm, ROWS, steps=STEPS)
   cfg.checkpoint = config.CheckpointConfig(every=3)
   file = tmp_path / 'config.json'
   file.write_text(json.dumps(config.to_dict(cfg)))

@@ -22,10 +22,7 @@ import tiny_run  # noqa: E402
 def run(tmp_path_factory, minilm):
   """Folder of a run of two steps that was stopped after the first."""
   folder = tmp_path_factory.mktemp('manifest')
-  (folder / 'model').mkdir()
-  cfg = tiny_run.experiment(
-      tiny_run.write_model(folder / 'model', minilm),
-      tiny_run.write_rows(folder / 'rows.jsonl'), steps=2)
+  cfg = tiny_run.in_folder(folder, minilm, steps=2)
   loop.train(cfg, folder / 'run', say=lambda _: None, stop=lambda: True)
   loop.train(cfg, folder / 'run', say=lambda _: None)
   return folder / 'run'

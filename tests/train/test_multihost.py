@@ -26,10 +26,7 @@ def _free_port() -> int:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path, minilm):
-  (tmp_path / 'model').mkdir()
-  cfg = tiny_run.experiment(
-      tiny_run.write_model(tmp_path / 'model', minilm),
-      tiny_run.write_rows(tmp_path / 'rows.jsonl'))
+  cfg = tiny_run.in_folder(tmp_path, minilm)
   file = tmp_path / 'config.json'
   file.write_text(json.dumps(config.to_dict(cfg)))
   loop.train(cfg, tmp_path / 'one', say=lambda _: None)

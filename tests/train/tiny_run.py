@@ -47,6 +47,14 @@ def write_rows(path: pathlib.Path, count: int = 40) -> pathlib.Path:
   return path
 
 
+def in_folder(folder: pathlib.Path, minilm: pathlib.Path, count: int = 40,
+              **options) -> config.Config:
+  """An `experiment` whose model and rows are written into `folder`."""
+  (folder / 'model').mkdir()
+  return experiment(write_model(folder / 'model', minilm),
+                    write_rows(folder / 'rows.jsonl', count), **options)
+
+
 def experiment(model: pathlib.Path, rows: pathlib.Path, steps: int = 6,
                **optim) -> config.Config:
   return config.Config(
