@@ -25,7 +25,7 @@ def get_config() -> config.Config:
       name='e5_mistral',
       model=config.ModelSpec(
           source='mistralai/Mistral-7B-v0.1', attention='causal', pooling='last',
-          max_length=512, dtype='bfloat16', remat='full', eos_text='</s>',
+          max_length=512, dtype='bfloat16', remat='full', append_token='</s>',
           lora_rank=16, lora_alpha=32.0),
       mesh=config.MeshConfig(data=1, fsdp=-1),
       stages=[config.StageConfig(

@@ -36,7 +36,7 @@ def _sources(sets, **rules):
 
 def _stage(name, steps, peak_lr, sources):
   return config.StageConfig(
-      name=name, steps=steps, token_budget=16 * 512,
+      name=name, steps=steps, token_budget=48 * 512,
       data=config.DataConfig(
           sources=sources, batch_size=128, num_negatives=7,
           query_lengths=(512,), passage_lengths=(512,)),
@@ -56,7 +56,9 @@ def get_config() -> config.Config:
           ff_mult=4, max_length=512, dtype='bfloat16', remat='full',
           prompt_pooling='nv_embed', eos_text='</s>',
           lora_rank=16, lora_alpha=32.0, lora_dropout=0.1),
-      mesh=config.MeshConfig(data=1, fsdp=-1),
+      # tensor 2: the 128 queries of a batch split no more than 128 ways, and the
+      # smallest pod that holds the recipe, v5e:16x16, has 256 chips.
+      mesh=config.MeshConfig(data=1, fsdp=-1, tensor=2),
       stages=[
           _stage('retrieval', 20_000, 2e-5, _sources(RETRIEVAL)),
           _stage('blend', 18_000, 1.5e-5,

@@ -36,7 +36,7 @@ def get_config() -> config.Config:
       name='qwen3_embedding_0p6b',
       model=config.ModelSpec(
           source='Qwen/Qwen3-0.6B-Base', attention='causal', pooling='last',
-          max_length=512, dtype='bfloat16', remat='full', eos_text='<|endoftext|>'),
+          max_length=512, dtype='bfloat16', remat='full', append_token='<|endoftext|>'),
       mesh=config.MeshConfig(data=1, fsdp=-1),
       stages=[_stage('weak', 18_000, 5e-5, 8192, 0),
               _stage('labelled', 10_000, 1e-5, 2048, 7)])

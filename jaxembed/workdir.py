@@ -18,7 +18,7 @@ import shutil
 import jax
 from jax.experimental import multihost_utils
 
-from jaxembed import checkpoint, config, types
+from jaxembed import checkpoint, config, data, types
 
 # Beside the weights, these make a model usable elsewhere.
 _KEPT = ('*.json', '*.txt', '*.model', '*/config.json')
@@ -38,9 +38,9 @@ def claim(path: str | pathlib.Path, cfg: config.Config) -> pathlib.Path:
   """
   path = pathlib.Path(path).absolute()
   file = path / 'config.json'
-  wanted = json.loads(json.dumps(config.to_dict(cfg)))
+  wanted = _plain(cfg)
   if file.exists():
-    stored = json.loads(file.read_text())
+    stored = _filled(json.loads(file.read_text()))
     free = ('config.log_every', 'config.eval', 'config.checkpoint', 'config.mesh',
             'config.repeats')
     diff = [d for d in differences(stored, wanted, 'config')
@@ -53,6 +53,18 @@ def claim(path: str | pathlib.Path, cfg: config.Config) -> pathlib.Path:
     path.mkdir(parents=True, exist_ok=True)
     write_json(file, wanted)
   return path
+
+
+def _plain(cfg: config.Config) -> dict:
+  return json.loads(json.dumps(config.to_dict(cfg)))
+
+
+def _filled(stored: dict) -> dict:
+  """A stored configuration with the defaults of fields that came after it."""
+  try:
+    return _plain(config.from_dict(config.Config, stored))
+  except ValueError:  # a field that is gone: `differences` names it
+    return stored
 
 
 def differences(a, b, path: str):
@@ -68,17 +80,18 @@ def differences(a, b, path: str):
 
 
 def save_model(path: pathlib.Path, model: config.ModelConfig,
-               sources: Sequence[pathlib.Path]):
+               sources: Sequence[pathlib.Path], append_token: str = ''):
   """Writes model/, with the small files of the folders the weights came from.
 
+  append_token: what the tokenizer there is to put behind every text.
   Process 0 writes; all return once it has.
   """
   if jax.process_index() == 0:
-    _write_model(pathlib.Path(path) / 'model', model, sources)
+    _write_model(pathlib.Path(path) / 'model', model, sources, append_token)
   multihost_utils.sync_global_devices('jaxembed.workdir.save_model')
 
 
-def _write_model(target, model, sources):
+def _write_model(target, model, sources, append_token):
   target.mkdir(parents=True, exist_ok=True)
   for source, pattern in itertools.product(sources, _KEPT):
     for file in sorted(source.glob(pattern)):
@@ -86,6 +99,8 @@ def _write_model(target, model, sources):
         copy = target / file.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, copy)
+  if append_token:
+    data.append_token(target, append_token)
   # Last: its presence says that the folder is whole.
   write_json(target / 'model_config.json', dataclasses.asdict(model))
 

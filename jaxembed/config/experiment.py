@@ -26,6 +26,9 @@ class ModelSpec:
   max_length: int = 0  # 0 keeps what the source says
   prompt_pooling: str = ''  # '' keeps what the source says
   eos_text: str = ''  # '' keeps what the source says
+  # A token of the vocabulary that the tokenizer is to put behind every text, cut ones
+  # too, here and wherever the trained model goes ('</s>'); '': as the source has it.
+  append_token: str = ''
   dtype: str = 'float32'
   remat: str = 'none'
   lora_rank: int = 0  # 0: no adapters, everything is trained
@@ -51,6 +54,9 @@ class OptimConfig:
   # Of a running mean of the parameters, which evaluation, the next stage and the
   # finished model then take; 0: none. 0.99 to 0.9999 is usual.
   ema_decay: float = 0.0
+  # Go on with the moments of the stage before, under this stage's own schedule;
+  # false: begin anew. The same parameters must move in both.
+  carry: bool = False
 
   def __post_init__(self):
     one_of(self, 'name', ('adamw', 'adafactor', 'sgd', 'muon'))

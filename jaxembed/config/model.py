@@ -182,7 +182,7 @@ class ModelConfig:
   remat: str = 'none'  # none | full | dots
   # How text becomes tokens, beside the tokenizer's own rules (data/tokenise.py).
   prompt_pooling: str = 'include'  # include | exclude | nv_embed
-  eos_text: str = ''  # put behind every text
+  eos_text: str = ''  # put behind every text, lost where one is cut (NV-Embed)
 
   def __post_init__(self):
     one_of(self, 'prompt_pooling', ('include', 'exclude', 'nv_embed'))

@@ -19,7 +19,24 @@ def validate(cfg: Config) -> Config:
     raise ValueError(
         f'config.model: source={cfg.model.source!r}, preset={cfg.model.preset!r}; '
         'set exactly one: source loads weights, preset starts from random ones')
+  _check_carry(cfg)
   return cfg
+
+
+def _check_carry(cfg: Config):
+  for i, stage in enumerate(cfg.stages):
+    if not stage.optim.carry:
+      continue
+    here = f'config.stages[{i}].optim.carry'
+    if not i:
+      raise ValueError(f'{here}: the first stage has none before it; set it to False')
+    before = cfg.stages[i - 1]
+    for part, name in (('optim', 'name'), ('optim', 'freeze'),
+                       ('loss', 'learn_temperature')):
+      was, now = (getattr(getattr(s, part), name) for s in (before, stage))
+      if was != now:
+        raise ValueError(f'{here}: {part}.{name} is {now!r}, and {was!r} in the stage '
+                         'before; give both the same, or set carry to False')
 
 
 def _nodes(node):

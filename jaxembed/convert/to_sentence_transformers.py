@@ -15,7 +15,7 @@ import shutil
 
 import numpy as np
 
-from jaxembed import config, types
+from jaxembed import config, data, types
 from jaxembed.convert import model_card, parity, tables, tensor_files
 
 # Everything a tokenizer may need; weights and configurations are written anew.
@@ -45,7 +45,8 @@ def export(target: str | os.PathLike, params: types.Params,
     target: folder to create.
     params: float32 arrays or wider than the stored dtype is meant to be; they
       are written as they are.
-    cfg: of `params`; LoRA must be merged before.
+    cfg: of `params`; LoRA must be merged before. cfg.eos_text becomes a part of the
+      tokenizer, which keeps it behind texts that are cut as well.
     source: folder with the tokenizer and the Hugging Face config.json.
     prompts: stored under their names for encode(prompt_name=...).
     default_prompt_name, similarity_fn_name: stored for encode and similarity.
@@ -93,6 +94,8 @@ def write(folder: pathlib.Path, params: types.Params, cfg: config.ModelConfig,
   _save_weights(folder, weights)
   _write_json(folder / 'config.json', _hf_config(source, cfg, weights))
   _copy_tokenizer(source, folder, cfg.max_length)
+  if cfg.eos_text:
+    data.append_token(folder, cfg.eos_text)
   settings = {'max_seq_length': cfg.max_length, 'do_lower_case': False}
   if cfg.backbone.family in _WITH_POOLER:  # unused here; torch would draw one
     settings['model_args'] = {'add_pooling_layer': False}

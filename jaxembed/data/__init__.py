@@ -5,6 +5,7 @@ says which of them make up a step, tokenise and collate make a PairBatch.
 """
 
 from jaxembed.data.beir import Retrieval, ScoredPairs
+from jaxembed.data.ending import append_token
 from jaxembed.data.feed import BatchInfo, batches
 from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.records import BadRow, Example, Passage, text_id
@@ -20,6 +21,7 @@ __all__ = [
     'Retrieval',
     'ScoredPairs',
     'Tokenizer',
+    'append_token',
     'batches',
     'fingerprint',
     'load',

@@ -103,7 +103,8 @@ def _one_width(query, passage, pairing, cfg, log_scale, row_temperature):
     return jnp.where(lay.valid, x, 0).sum() / count
 
   loss = mean(row)
-  metrics = _metrics(sums, score, scale, mean, cfg) | {
+  metrics = _metrics(sums, score, scale, mean, cfg) | _quantiles(
+      'loss/positive_score', score, lay.valid) | {
       'loss/info_nce': loss,
       'loss/of_rows': jnp.where(lay.valid, row, 0),
       'loss/temperature': 1 / common,
@@ -189,10 +190,18 @@ def _metrics(sums, score, scale, mean, cfg):
          'loss/rows_without_negatives': mean(kept == 0)}
   if sums['qd'].top is not None:  # the positive above every passage that counts
     out['loss/accuracy@1'] = mean(score * scale > sums['qd'].top)
+    out |= _quantiles('loss/hardest_negative', sums['qd'].top / scale,
+                      sums['qd'].top > -jnp.inf)
   if cfg.bounded:
     lost = [(s.kept > 0) & (s.lse == -jnp.inf) for s in sums.values()]
     out['loss/underflow_rows'] = sum(x.sum() for x in lost)
   return out
+
+
+def _quantiles(name, x, counts):
+  """Deciles 1, 5 and 9 of x [Q] where it counts; NaN if it does nowhere."""
+  found = jnp.nanquantile(jnp.where(counts, x, jnp.nan), jnp.float32((0.1, 0.5, 0.9)))
+  return {f'{name}_p{p}': q for p, q in zip((10, 50, 90), found)}
 
 
 def _prefix(x, width):

@@ -21,7 +21,6 @@ from jaxembed.types import Array
 _INIT = nn.initializers.normal(0.02)
 
 
-
 def _gelu(x: Array) -> Array:
   """x Phi(x) through erf, as torch has it: half the work of jax.nn's erfc."""
   return x * (0.5 + 0.5 * lax.erf(x * math.sqrt(0.5)))

@@ -24,11 +24,14 @@ class Writer:
   def __init__(self, workdir: str | pathlib.Path, start_step: int = 0,
                watch: Watch | None = None):
     self._watch = watch
+    self.first: dict[str, float] = {}  # by name, the run's first value
     self._silent = jax.process_index() > 0
     if self._silent:
       return
     self.path = pathlib.Path(workdir) / 'metrics.jsonl'
     kept = [r for r in read(workdir) if r['step'] <= start_step]
+    for record in kept:
+      self.first = record | self.first
     tmp = self.path.with_suffix('.tmp')
     tmp.write_text(''.join(json.dumps(r) + '\n' for r in kept))
     tmp.replace(self.path)
@@ -42,6 +45,7 @@ class Writer:
       return
     values = {k: float(np.asarray(v)) for k, v in values.items()}
     record = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    self.first = record | self.first
     self._file.write(json.dumps({'step': step} | record) + '\n')
     self._file.flush()
     for name, value in values.items():

@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxembed import config, sharding, types
@@ -91,6 +92,37 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, moving: types.Params
       optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm
       else optax.identity(),
       optax.partition(rules, labels))
+
+
+def carry(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:
+  """The state `before`, but for the place in the schedule, which is that of `fresh`.
+
+  Raises:
+    ValueError: they belong to different optimisers or parameters.
+  """
+  if jax.tree.structure(before) != jax.tree.structure(fresh):
+    raise ValueError('optim.carry: the stage before moved other parameters, or by '
+                     'another optimiser; give both the same optim.name, optim.freeze '
+                     'and loss.learn_temperature, or set carry to False')
+  place = optax.ScaleByScheduleState
+  return jax.tree.map(lambda old, new: new if isinstance(new, place) else old,
+                      before, fresh, is_leaf=lambda x: isinstance(x, place))
+
+
+def norms(grads: types.Params) -> types.Metrics:
+  """Euclidean norm of each layer's gradient, and of what stands outside them.
+
+  'grad_norm/layer_07', 'grad_norm/embed', 'grad_norm/pooling': [] float32 each.
+  """
+  squares = {}
+  for path, g in jax.tree.leaves_with_path(grads):
+    name = _name(path).removeprefix('backbone/').split('/')[0]
+    inner = tuple(range(1 if name == 'layers' else 0, g.ndim))
+    part = jnp.square(g.astype(jnp.float32)).sum(inner)
+    squares[name] = squares.get(name, 0) + part
+  layers = squares.pop('layers', jnp.zeros(0))
+  squares |= {f'layer_{i:02}': layers[i] for i in range(len(layers))}
+  return {f'grad_norm/{name}': jnp.sqrt(x) for name, x in squares.items()}
 
 
 def _is_matrix(path) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from jaxembed import config
+from jaxembed import config, data
 from jaxembed.convert import from_hf, model_card, parity, to_sentence_transformers
 from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets
@@ -183,6 +183,23 @@ def test_minilm_goes_out_as_it_came(minilm, tmp_path):
   back = from_hf.load(tmp_path / 'out')
   jax.tree.map(np.testing.assert_array_equal, back.params, loaded.params)
   assert back.cfg == cfg
+
+
+def test_the_token_behind_every_text_goes_with_the_model(tmp_path, source):
+  bare = tmp_path / 'bare'
+  shutil.copytree(source, bare)
+  fast = tokenizers.Tokenizer.from_file(str(bare / 'tokenizer.json'))
+  fast.post_processor = processors.TemplateProcessing(
+      single='<s> $A', special_tokens=[('<s>', 1)])
+  fast.save(str(bare / 'tokenizer.json'))
+  params, cfg = _model('mistral', config.PoolingConfig(kind='last'), eos_text='</s>')
+  _export(tmp_path / 'out', bare, params, cfg)
+  ours = Embedder(params, cfg, data.Tokenizer.load(bare, eos_text='</s>'))
+  texts = ['a', 'The quick brown fox.']
+  theirs = st.SentenceTransformer(str(tmp_path / 'out'), device='cpu')
+  np.testing.assert_allclose(theirs.encode(texts), ours.encode(texts), atol=1e-5)
+  without = Embedder(params, cfg, data.Tokenizer.load(bare)).encode(texts)
+  assert np.abs(without - ours.encode(texts)).max() > 1e-3
 
 
 def test_existing_target_is_refused_and_untouched(tmp_path, source):

@@ -284,6 +284,28 @@ def test_metrics_say_what_happened():
   assert own - 1 <= metrics['loss/kept_negatives'] <= own
 
 
+def test_quantiles_of_positives_and_of_hardest_negatives():
+  q, p, pair = example()
+  pair = dataclasses.replace(pair, in_batch=np.ones_like(pair.in_batch))
+  _, metrics = losses.info_nce(q, p, pair, config.LossConfig(temperature=0.02))
+  score = q.astype(np.float64) @ p.T
+  mine = [np.flatnonzero((pair.owner == i) & pair.is_positive)[0]
+          for i in range(len(q))]
+  same_text = pair.passage_id == pair.passage_id[mine][:, None]
+  same_query = pair.is_positive & (
+      pair.query_id[pair.owner] == pair.query_id[:, None])
+  hidden = same_text | same_query | (pair.owner == -1)
+  hardest = np.where(hidden, -np.inf, score).max(1)
+  for name, want in (('positive_score', score[np.arange(len(q)), mine]),
+                     ('hardest_negative', hardest)):
+    for p_ in (10, 50, 90):
+      np.testing.assert_allclose(metrics[f'loss/{name}_p{p_}'],
+                                 np.quantile(want, p_ / 100), atol=1e-6)
+  _, metrics = losses.info_nce(q, p, dataclasses.replace(
+      pair, in_batch=np.zeros_like(pair.in_batch)), config.LossConfig(margin=-3.0))
+  assert np.isnan(metrics['loss/hardest_negative_p50'])
+
+
 def test_rows_without_candidates_take_no_gradient():
   q, p, pair = example()
   cfg = config.LossConfig(margin=-3.0, terms=('qd', 'dq'))

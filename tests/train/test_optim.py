@@ -5,6 +5,7 @@ import itertools
 import pathlib
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ import optax
 import pytest
 
 from jaxembed import config
-from jaxembed.train import optim
+from jaxembed.train import optim, step
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import tiny_step
@@ -137,3 +138,62 @@ def test_clipping_bounds_the_whole_gradient():
   got = _updates(cfg, jax.tree.map(lambda x: 100 * jnp.ones_like(x), PARAMS))
   norm = np.sqrt(sum(float((x**2).sum()) for x in jax.tree.leaves(got)))
   np.testing.assert_allclose(norm, 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['adamw', 'adafactor', 'sgd', 'muon'])
+def test_a_carried_optimiser_goes_on_as_if_nothing_had_ended(name):
+  params = {'backbone': {'layers': {'attn': {'kernel': jnp.ones((2, 3, 3))}}},
+            'pooling': {'scale': jnp.ones(3)}}
+  stage = config.StageConfig(steps=3, optim=config.OptimConfig(
+      name=name, peak_lr=0.1, warmup_steps=0, schedule='constant', carry=True))
+  rng = np.random.default_rng(0)
+  grads = [jax.tree.map(lambda p: jnp.float32(rng.normal(size=p.shape)), params)
+           for _ in range(6)]
+  tx = optim.make_optimizer(stage.optim, stage.steps, params)
+
+  def run(state, moving, grads):
+    for g in grads:
+      updates, state = tx.update(g, state, moving)
+      moving = optax.apply_updates(moving, updates)
+    return state, moving
+
+  _, whole = run(tx.init(params), params, grads)
+  state, half = run(tx.init(params), params, grads[:3])
+  carried = step.init_state(half, stage, 3, state)
+  chex.assert_trees_all_equal(run(carried.opt_state, half, grads[3:])[1], whole)
+  anew = step.init_state(half, stage, 3)
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_close(run(anew.opt_state, half, grads[3:])[1], whole)
+
+
+def test_a_carried_optimiser_begins_its_schedule_anew():
+  cfg = config.OptimConfig(name='sgd', b1=0.0, peak_lr=1.0, warmup_steps=4,
+                           clip_norm=0.0)
+  tx = optim.make_optimizer(cfg, 8, PARAMS)
+  ones = jax.tree.map(jnp.ones_like, PARAMS)
+  state = tx.init(PARAMS)
+  for _ in range(6):
+    _, state = tx.update(ones, state, PARAMS)
+  updates, _ = tx.update(ones, optim.carry(state, tx.init(PARAMS)), PARAMS)
+  np.testing.assert_allclose(updates['pooling']['out']['kernel'], -0.25)
+
+
+def test_a_carried_optimiser_of_other_parameters_is_refused():
+  cfg = config.OptimConfig()
+  whole = optim.make_optimizer(cfg, 8, PARAMS).init(PARAMS)
+  head = {'pooling': PARAMS['pooling']}
+  with pytest.raises(ValueError, match='set carry to False'):
+    optim.carry(whole, optim.make_optimizer(cfg, 8, head).init(head))
+
+
+def test_norms_by_layer_add_up_to_the_norm_of_the_whole():
+  grads = {'backbone': {'layers': {'up': {'kernel': jnp.float32([[3.0], [5.0]])},
+                                   'down': {'kernel': jnp.float32([[4.0], [12.0]])}},
+                        'embed': {'token': jnp.full((2, 2), 2.0)}},
+           'pooling': {'out': {'kernel': jnp.full((3, 3), 1.0)}}}
+  got = optim.norms(grads)
+  assert {k: float(v) for k, v in got.items()} == {
+      'grad_norm/layer_00': 5.0, 'grad_norm/layer_01': 13.0, 'grad_norm/embed': 4.0,
+      'grad_norm/pooling': 3.0}
+  np.testing.assert_allclose(sum(float(v)**2 for v in got.values()),
+                             float(optax.tree.norm(grads))**2, rtol=1e-6)

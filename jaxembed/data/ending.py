@@ -1,0 +1,67 @@
+"""A token behind every text, as a part of the tokenizer itself."""
+
+import json
+import os
+import pathlib
+
+import tokenizers
+
+
+def append_token(folder: str | os.PathLike, token: str) -> None:
+  """Makes the tokenizer in `folder` put `token` behind every text.
+
+  It is one of the special tokens then, which no cut removes, for whoever loads the
+  folder: this package or transformers. A tokenizer that does so already stays as it is.
+
+  Raises:
+    ValueError: the tokenizer does not know the token.
+  """
+  folder = pathlib.Path(folder)
+  file, settings = folder / 'tokenizer.json', folder / 'tokenizer_config.json'
+  fast = tokenizers.Tokenizer.from_file(str(file))
+  fast.no_padding()
+  number = fast.token_to_id(token)
+  if number is None:
+    raise ValueError(f'{file} has no token {token!r} to put behind every text; name '
+                     'one of its special tokens')
+  if fast.encode('a').ids[-1:] != [number]:
+    spec = json.loads(file.read_text('utf-8'))
+    spec['post_processor'] = _ending(spec['post_processor'], token, number, file)
+    _replace(file, json.dumps(spec, indent=2, ensure_ascii=False))
+  if settings.is_file():  # some classes of transformers build their own ending from it
+    known = json.loads(settings.read_text('utf-8'))
+    if _content(known.get('eos_token')) == token and not known.get('add_eos_token'):
+      known |= {'add_eos_token': True}
+      _replace(settings, json.dumps(known, indent=2, ensure_ascii=False) + '\n')
+
+
+def _ending(before: dict | None, token: str, number: int, file: pathlib.Path) -> dict:
+  """The post-processor `before`, in the form tokenizer.json has it, with the token."""
+  steps = before.get('processors', [before]) if before else []
+  template = next((s for s in steps if s['type'] == 'TemplateProcessing'), None)
+  if template is None:
+    if any(s['type'] != 'ByteLevel' for s in steps):
+      raise ValueError(f'{file} frames texts by {[s["type"] for s in steps]}; a token '
+                       'is put behind texts of TemplateProcessing alone')
+    template = {'type': 'TemplateProcessing', 'single': [_part('Sequence', 'A', 0)],
+                'pair': [_part('Sequence', 'A', 0), _part('Sequence', 'B', 1)],
+                'special_tokens': {}}
+    steps = [*steps, template]
+  template['single'].append(_part('SpecialToken', token, 0))
+  template['pair'].append(_part('SpecialToken', token, 1))
+  template['special_tokens'][token] = {'id': token, 'ids': [number], 'tokens': [token]}
+  return steps[0] if len(steps) == 1 else {'type': 'Sequence', 'processors': steps}
+
+
+def _part(kind: str, name: str, segment: int) -> dict:
+  return {kind: {'id': name, 'type_id': segment}}
+
+
+def _content(token) -> str | None:
+  return token['content'] if isinstance(token, dict) else token
+
+
+def _replace(file: pathlib.Path, text: str):
+  tmp = file.with_name(file.name + '.tmp')
+  tmp.write_text(text, 'utf-8')
+  tmp.replace(file)
