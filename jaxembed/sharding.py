@@ -105,7 +105,7 @@ def spec(*axes) -> P | None:
   return P(*axes)
 
 
-def rows(mesh, host: types.PairBatch | types.Tokens):
+def rows(mesh, host: types.PairBatch | types.PackedPairs | types.Tokens):
   """Global arrays from this host's slice of the rows, split over BATCH.
 
   Raises:
@@ -158,6 +158,14 @@ def apart(x: types.Array, first: int) -> tuple[types.Array, types.Array]:
   """Inverse of `beside` for one array: the `first` rows of a, and those of b."""
   x, cut = by_device(x), first // batch_devices()
   return flat(x[:, :cut]), flat(x[:, cut:])
+
+
+def take(x: types.Array, at: types.Array) -> types.Array:
+  """Rows `at` [N] of x [B,...]: on every device, of its own rows."""
+  if spec() is None:
+    return x[at]
+  return jax.shard_map(lambda x, at: x[at], in_specs=(P(BATCH), P(BATCH)),
+                       out_specs=P(BATCH))(x, at)
 
 
 def param_specs(params: types.Params) -> types.Params:

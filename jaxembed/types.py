@@ -36,6 +36,18 @@ class Tokens:
   ids: Array  # [B,T] int32
   mask: Array  # [B,T] bool, true on text
   pool: Array  # [B,T] bool, true where the token counts in the embedding
+  # [B,T] int32: which of its row's S texts a token belongs to; None: one text a row.
+  segment: Array | None = None
+
+  @property
+  def slots(self) -> int:
+    """S, the most texts that a row may hold."""
+    return 1 if self.segment is None else slots(self.ids.shape[1])
+
+
+def slots(width: int) -> int:
+  """S of packed rows of `width` tokens: full even if a text has but 8 of them."""
+  return max(width // 8, 1)
 
 
 @_pytree
@@ -63,6 +75,27 @@ class PairBatch:
   query: Tokens  # [Q,T]
   passage: Tokens  # [C,S]
   pairing: Pairing
+
+  @property
+  def masks(self) -> tuple[Array, ...]:
+    return self.query.mask, self.passage.mask
+
+
+@_pytree
+class PackedPairs:
+  """A PairBatch whose texts share rows: on each device those of its own pairs.
+
+  A text lies on its device in place row * S + segment.
+  """
+
+  tokens: Tokens  # [B,T], with segments
+  query: Array  # [Q] int32, places of the queries
+  passage: Array  # [C] int32, places of the passages; any where owner is -1
+  pairing: Pairing
+
+  @property
+  def masks(self) -> tuple[Array, ...]:
+    return (self.tokens.mask,)
 
 
 @_pytree

@@ -105,6 +105,10 @@ class DataConfig:
     The shortest that holds a batch's longest text is taken; longer texts are cut.
     With several of them and several processes, each process tokenises the whole
     batch to know the length.
+  pack: the length of rows that several texts share, queries and passages alike, so
+    that little is padding; 0: every text has its own row. At least the longest of the
+    lengths, which then only say where a text is cut. A batch has as many rows as its
+    texts need, in steps of a thirty-second: a few shapes to compile.
   """
 
   sources: list[SourceConfig] = field(default_factory=list)
@@ -112,6 +116,7 @@ class DataConfig:
   num_negatives: int = 0  # room for hard negatives per query
   query_lengths: tuple[int, ...] = (32,)
   passage_lengths: tuple[int, ...] = (128,)
+  pack: int = 0
   homogeneous: bool = False  # each batch from one source; false: blended
   check_rows: int = 100_000  # per source, read and checked before training starts
   prefetch: int = 4  # batches a thread prepares ahead; 0: on demand
@@ -124,6 +129,10 @@ class DataConfig:
       if not lengths or min(lengths) < 1 or sorted(set(lengths)) != list(lengths):
         raise ValueError(f'DataConfig.{name} is {lengths}; give lengths in tokens, '
                          'each longer than the one before')
+    longest = max(self.query_lengths[-1], self.passage_lengths[-1])
+    if self.pack and self.pack < longest:
+      raise ValueError(f'DataConfig.pack is {self.pack}, but a text may have {longest} '
+                       f'tokens; give {longest} or more, or 0 for a row per text')
     names = [s.name for s in self.sources]
     if twice := sorted({n for n in names if names.count(n) > 1}):
       raise ValueError(f'DataConfig.sources has the name {twice[0]!r} twice; metrics '

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxembed import types
 from jaxembed.config import DataConfig, SourceConfig
+from jaxembed.data import pack
 from jaxembed.data.records import Example, text_id
 from jaxembed.data.tokenise import Ragged, Tokenizer
 
@@ -56,8 +57,8 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
       dropped=sum(n.text in right for n in example.negatives))
 
 
-def collate(rows: Sequence[Row], mine: range, cfg: DataConfig,
-            tokenizer: Tokenizer) -> tuple[types.PairBatch, Counts]:
+def collate(rows: Sequence[Row], mine: range, cfg: DataConfig, tokenizer: Tokenizer,
+            shards: int = 1) -> tuple[types.PairBatch | types.PackedPairs, Counts]:
   """Tokenises and pads this process's rows of a batch.
 
   Passages stand in order of their queries, 1 + cfg.num_negatives places each;
@@ -66,13 +67,45 @@ def collate(rows: Sequence[Row], mine: range, cfg: DataConfig,
   Args:
     rows: rows of the global batch: all of them, or those of `mine` alone.
     mine: the global places of this process's rows. `owner` counts globally.
+    shards: over how many devices the global batch is split, for cfg.pack.
 
   Returns:
     query [Q,T], passage [C,S] and pairing for Q = len(mine), C = Q x (1 +
     num_negatives); T and S are the shortest configured lengths that hold `rows`.
+    With cfg.pack the texts of each device's share, in rows of their own.
   """
-  # Lengths are agreed upon over all rows given, then the rest is dropped.
-  whole = len(rows) > len(mine)
+  query, passage = _encode(rows, cfg, tokenizer)
+  first = np.cumsum([0, *(len(r.passages) for r in rows)])  # passage of each row
+  # Shapes are agreed upon over all rows given, then the rest is dropped.
+  lengths = _shortest(query, cfg.query_lengths), _shortest(passage, cfg.passage_lengths)
+  if cfg.pack:
+    tokens, query_at, passage_at = pack.share_rows(
+        query, passage, first, mine, shards, width=cfg.pack,
+        passages=1 + cfg.num_negatives, pad_id=tokenizer.pad_id)
+  if len(rows) > len(mine):
+    query = query.take(mine)
+    passage = passage.take(np.arange(first[mine.start], first[mine.stop]))
+    rows = [rows[i] for i in mine]
+  places = _places([len(r.passages) for r in rows], 1 + cfg.num_negatives)
+  pairing = _pairing(rows, mine, cfg, places)
+  if cfg.pack:
+    batch = types.PackedPairs(
+        tokens, query_at, np.where(places >= 0, passage_at[places], 0), pairing)
+  else:
+    batch = types.PairBatch(
+        tokenizer.pad(query, lengths[0]),
+        _spread(tokenizer.pad(passage, lengths[1], len(places)), places), pairing)
+  real = len(query.ids) + len(passage.ids)
+  return batch, Counts(
+      truncated_queries=int(query.truncated.sum()),
+      truncated_passages=int(passage.truncated.sum()),
+      dropped_negatives=sum(r.dropped for r in rows),
+      padding=1 - real / sum(m.size for m in batch.masks))
+
+
+def _encode(rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer
+            ) -> tuple[Ragged, Ragged]:
+  """(queries, passages) of rows, cut to their sources' lengths."""
   sources = [cfg.sources[r.group] for r in rows]
   query = tokenizer.encode(
       [r.query for r in rows], [r.query_prompt for r in rows],
@@ -82,25 +115,7 @@ def collate(rows: Sequence[Row], mine: range, cfg: DataConfig,
       [r.passage_prompt for r in rows for _ in r.passages],
       max_length=[s.passage_max_length or cfg.passage_lengths[-1]
                   for r, s in zip(rows, sources) for _ in r.passages])
-  query_length = _shortest(query, cfg.query_lengths)
-  passage_length = _shortest(passage, cfg.passage_lengths)
-  if whole:
-    sizes = np.cumsum([0, *(len(r.passages) for r in rows)])
-    query = query.take(mine)
-    passage = passage.take(np.arange(sizes[mine.start], sizes[mine.stop]))
-    rows = [rows[i] for i in mine]
-  places = _places([len(r.passages) for r in rows], 1 + cfg.num_negatives)
-  batch = types.PairBatch(
-      query=tokenizer.pad(query, query_length),
-      passage=_spread(tokenizer.pad(passage, passage_length, len(places)), places),
-      pairing=_pairing(rows, mine, cfg, places))
-  masks = batch.query.mask, batch.passage.mask
-  real = len(query.ids) + len(passage.ids)
-  return batch, Counts(
-      truncated_queries=int(query.truncated.sum()),
-      truncated_passages=int(passage.truncated.sum()),
-      dropped_negatives=sum(r.dropped for r in rows),
-      padding=1 - real / sum(m.size for m in masks))
+  return query, passage
 
 
 def _pairing(rows: Sequence[Row], mine: range, cfg: DataConfig,

@@ -52,6 +52,13 @@ class Ragged:
   def __len__(self) -> int:
     return len(self.starts) - 1
 
+  def join(self, other: 'Ragged') -> 'Ragged':
+    """Returns these rows and, behind them, those of `other`."""
+    starts = np.concatenate([self.starts, other.starts[1:] + self.starts[-1]])
+    return Ragged(np.concatenate([self.ids, other.ids]), starts,
+                  np.concatenate([self.pool_from, other.pool_from]),
+                  np.concatenate([self.truncated, other.truncated]))
+
   def take(self, rows: Sequence[int] | np.ndarray) -> 'Ragged':
     """Returns the given rows in the given order."""
     rows = np.asarray(rows, np.int64)

@@ -20,7 +20,7 @@ _MASKED = -1e30
 
 
 def visible(mode: str, mask: Array, positions: Array, prefix: Array | None,
-            window: int) -> Array:
+            window: int, segment: Array | None = None) -> Array:
   """Which keys a query sees.  mask, positions [B,T] -> [B,1,1,T] or [B,1,T,T].
 
   Args:
@@ -31,8 +31,11 @@ def visible(mode: str, mask: Array, positions: Array, prefix: Array | None,
     prefix: [B] int32, for mode 'prefix'.
     window: number of keys on the left (own one included) a query sees, and
       on the right when bidirectional; 0: no limit.
+    segment: [B,T] int32, tokens see those of their own number alone.
   """
   seen = mask[:, None, :]
+  if segment is not None:
+    seen = seen & (segment[:, :, None] == segment[:, None, :])
   if mode == 'bidirectional' and not window:
     return seen[:, None]
   ahead = positions[:, None, :] - positions[:, :, None]  # key minus query

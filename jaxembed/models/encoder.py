@@ -8,6 +8,7 @@ import dataclasses
 import functools
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
@@ -68,17 +69,23 @@ def hidden_states(params: Params, cfg: ModelConfig, tokens: Tokens, *,
 def encode(params: Params, cfg: ModelConfig, tokens: Tokens, *,
            attention: str | None = None, prefix: Array | None = None,
            key: Array | None = None) -> Array:
-  """One vector per row.  Tokens [B,T] -> [B,E] float32, of length 1 when
-  cfg.normalize.
+  """One vector per text.  Tokens [B,T] -> [B,E] float32, of length 1 when
+  cfg.normalize; [B*S,E] where rows hold S texts each.
 
-  Pooling and normalisation are float32. A row whose pool mask is empty (its
-  instruction alone filled max_length) is pooled over its attention mask; a row
-  without any token gives zeros. Arguments as in `hidden_states`.
+  Pooling and normalisation are float32. A text whose pool mask is empty (its
+  instruction alone filled max_length) is pooled over its attention mask; a text
+  without any token gives zeros. Texts of one row do not see each other. Arguments
+  as in `hidden_states`.
   """
-  tokens = dataclasses.replace(tokens, pool=_pool_mask(tokens))
+  of_text = _pool_mask(tokens)
+  tokens = dataclasses.replace(tokens, pool=of_text.any(1))
   x, kept = _backbone(params, cfg, tokens, attention, prefix, key)
-  pool = to_spec(tokens.pool, BATCH, None)
-  v = _pool(params, cfg, x, kept, pool)
+  if tokens.segment is None:
+    v = _pool(params, cfg, x, kept, to_spec(tokens.pool, BATCH, None))
+  else:
+    v = _pool_packed(params, cfg, x, to_spec(of_text, BATCH, None, None))
+    v = lax.reshape(v, (v.shape[0] * v.shape[1], v.shape[2]),
+                    out_sharding=spec(BATCH, None))
   for i, layer in enumerate(cfg.dense):
     v = _dense(params['dense'][str(i)], layer, v)
   return unit(v) if cfg.normalize else v
@@ -94,6 +101,8 @@ def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
     raise ValueError(f'attention {mode!r} and prefix '
                      f'{"absent" if prefix is None else "given"}: the prefix '
                      "lengths belong to attention 'prefix' and only to it")
+  if tokens.segment is not None:
+    _check_packable(cfg, mode)
   tokens = jax.tree.map(lambda x: to_spec(x, BATCH, None), tokens)
   if prefix is not None:
     prefix = to_spec(prefix, BATCH)
@@ -102,11 +111,24 @@ def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
                              rngs=rngs)
 
 
+def _check_packable(cfg: ModelConfig, mode: str):
+  unable = {"attention 'prefix'": mode == 'prefix',
+            'layer_attention pooling': bool(cfg.pooling.per_layer),
+            'a prepended state': cfg.prepend is not None}
+  for what, here in unable.items():
+    if here:
+      raise ValueError(f'{what} is one for a whole row, so texts cannot share rows; '
+                       'give each its own (DataConfig.pack=0)')
+
+
 def _pool_mask(tokens: Tokens) -> Array:
-  """tokens.pool inside the text; the whole text where that would be empty."""
-  pool, mask = jnp.asarray(tokens.pool), jnp.asarray(tokens.mask)
-  pool = pool & mask
-  return jnp.where(pool.any(1, keepdims=True), pool, mask)
+  """[B,S,T]: tokens.pool inside each text; the whole text where that is empty."""
+  text = jnp.asarray(tokens.mask)[:, None]
+  if tokens.segment is not None:
+    number = jnp.arange(tokens.slots, dtype=jnp.int32)[:, None]
+    text = text & (jnp.asarray(tokens.segment)[:, None] == number)
+  pool = text & jnp.asarray(tokens.pool)[:, None]
+  return jnp.where(pool.any(2, keepdims=True), pool, text)
 
 
 def _pool(params, cfg: ModelConfig, x: Array, kept: Array | None, pool: Array):
@@ -117,6 +139,17 @@ def _pool(params, cfg: ModelConfig, x: Array, kept: Array | None, pool: Array):
   if kind == 'layer_attention':
     return layer_attention.apply(params['pooling'], cfg.pooling, x, kept, pool)
   return POOLERS[kind](x, pool)
+
+
+def _pool_packed(params, cfg: ModelConfig, x: Array, of_text: Array):
+  """x [B,T,D], of_text [B,S,T] -> [B,S,D] float32."""
+  kind = cfg.pooling.kind
+  if kind == 'latent_attention':
+    number = jnp.arange(of_text.shape[1], dtype=jnp.int32)[:, None]
+    segment = jnp.where(of_text, number, -1).max(1)
+    return latent_attention.apply_packed(
+        params['pooling'], cfg.pooling, x, segment, of_text.shape[1])
+  return jax.vmap(POOLERS[kind], (None, 1), 1)(x, of_text)
 
 
 def unit(v: Array) -> Array:

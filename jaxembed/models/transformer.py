@@ -62,9 +62,9 @@ class Backbone(nn.Module):
   @nn.compact
   def __call__(self, tokens: Tokens, mode: str, prefix: Array | None):
     cfg = self.cfg.backbone
-    positions = _positions(cfg, tokens.mask)
+    positions = _positions(cfg, tokens)
     x = Embedding(cfg, self.cfg.dtype, name='embed')(tokens.ids, positions)
-    shared = _shared(cfg, mode, tokens.mask, positions, prefix)
+    shared = _shared(cfg, mode, tokens, positions, prefix)
     if self.cfg.pooling.per_layer:
       shared['pool'] = tokens.pool
     if self.cfg.prepend is not None:
@@ -89,10 +89,15 @@ class Backbone(nn.Module):
     return x, kept
 
 
-def _positions(cfg: BackboneConfig, mask: Array) -> Array:
-  """mask [B,T] -> [B,T] int32; text starts at 0 unless cfg says the row does."""
+def _positions(cfg: BackboneConfig, tokens: Tokens) -> Array:
+  """-> [B,T] int32; text starts at 0 unless cfg says the row does."""
+  mask, segment = tokens.mask, tokens.segment
+  index = jnp.zeros_like(mask, jnp.int32) + jnp.arange(mask.shape[1])[None]
+  if segment is not None:
+    first = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)))
+    return index - jax.lax.cummax(jnp.where(first, index, 0), axis=1)
   if cfg.positions == 'index':
-    return jnp.zeros_like(mask, jnp.int32) + jnp.arange(mask.shape[1])[None]
+    return index
   return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
@@ -131,18 +136,22 @@ def _mixed(cfg: BackboneConfig) -> bool:
   return len(set(cfg.windowed_layers)) == 2
 
 
-def _shared(cfg: BackboneConfig, mode: str, mask: Array, positions: Array,
+def _shared(cfg: BackboneConfig, mode: str, tokens: Tokens, positions: Array,
             prefix: Array | None) -> dict:
   """Masks and rotary tables of full ('far') and windowed ('near') layers."""
   window = cfg.two_way_window if mode == 'bidirectional' else cfg.window
   far = near = None, None
+
+  def seen(limit):
+    return visible(mode, tokens.mask, positions, prefix, limit, tokens.segment)
+
   if not all(cfg.windowed_layers) or not cfg.windowed_layers:
     limit = 0 if cfg.windowed_layers else window
-    far = (visible(mode, mask, positions, prefix, limit),
+    far = (seen(limit),
            _turns(cfg, positions, cfg.rope_theta, cfg.rope_scaling))
   if any(cfg.windowed_layers):
     local = cfg.local_rope_theta
-    near = (visible(mode, mask, positions, prefix, window),
+    near = (seen(window),
             _turns(cfg, positions, local, None) if local else far[1] or
             _turns(cfg, positions, cfg.rope_theta, cfg.rope_scaling))
   return {'far': far, 'near': near, 'bias': None}

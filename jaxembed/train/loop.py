@@ -33,6 +33,8 @@ from jaxembed.train import (
 Evaluate = Callable[..., dict[str, float]]
 # Share of a bare matmul's speed that a whole step reaches, for the forecast.
 _EFFICIENCY = 0.5
+# Embeddings that keep a smaller share of their effective rank have collapsed.
+_KEPT_RANK = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +127,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
              else start.start(cfg.model, cfg.seed, mesh))
     say(describe(cfg, begin.model, begin.params, mesh))
     if not resumed:
-      workdir.save_model(folder, begin.model, begin.folders)
+      workdir.save_model(folder, begin.model, begin.folders, cfg.model.append_token)
     tokenizer = data.Tokenizer.load(
         folder / 'model', table_size=begin.model.backbone.vocab_size,
         prompt_pooling=begin.model.prompt_pooling, eos_text=begin.model.eos_text)
@@ -144,7 +146,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           continue
         if state is None or done == stage.first:
           params = begin.params if state is None else state.averaged
-          state = step.init_state(params, stage.cfg, stage.first)
+          carried = state.opt_state if stage.cfg.optim.carry else None
+          state = step.init_state(params, stage.cfg, stage.first, carried)
         state = run.stage(stage, state, writer)
         done = int(state.step)
         if done < stage.last:
@@ -202,7 +205,8 @@ class _Run:
     batches = data.batches(
         stage.cfg.data, self.tokenizer, seed=self.cfg.seed + stage.index,
         start_step=begun - stage.first, process_index=jax.process_index(),
-        process_count=jax.process_count())
+        process_count=jax.process_count(),
+        shards=self.mesh.shape['data'] * self.mesh.shape['fsdp'])
     bar = tqdm.tqdm(total=stage.last, initial=begun, desc=stage.cfg.name,
                     unit='step', disable=jax.process_index() > 0)
     seen = self._meter(stage, writer, bar)
@@ -244,3 +248,9 @@ class _Run:
       writer.write(now, scores)
       bar.write(f'step {now}: ' + '  '.join(
           f'{k} {v:.4f}' for k, v in scores.items()))
+      rank, first = (s.get('eval/effective_rank') or 0.0
+                     for s in (scores, writer.first))
+      if rank < _KEPT_RANK * first:
+        bar.write(f'collapse   effective rank fell from {first:.1f} to {rank:.1f}: '
+                  'different texts get ever the same vector; lower optim.peak_lr, or '
+                  'look at the data')

@@ -40,9 +40,9 @@ class Meter:
     """Remembers this step's numbers and settles the step before."""
     self.flush()
     self._pending = now, values, batch.pairing.query_id
-    masks, count = (batch.query.mask, batch.passage.mask), jax.process_count()
-    self._tokens += sum(int(m.sum()) for m in masks) * count
-    self._padded += sum(m.size for m in masks) * count
+    count = jax.process_count()
+    self._tokens += sum(int(m.sum()) for m in batch.masks) * count
+    self._padded += sum(m.size for m in batch.masks) * count
     self._pairs += len(batch.pairing.query_id) * count
     if self._peak:
       self._flops += self._flops_of(batch) * count

@@ -86,7 +86,9 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mes
       step_flops(model, stage), _collectives_of(done))
 
 
-def _batch(cfg: config.DataConfig, mesh) -> types.PairBatch:
+def _batch(cfg: config.DataConfig, mesh) -> step.Batch:
+  """The largest batch of a stage: of packed ones, the one where no two texts share
+  a row."""
   queries, passages = cfg.batch_size, cfg.batch_size * (1 + cfg.num_negatives)
 
   def rows(dtype, *shape):
@@ -97,19 +99,26 @@ def _batch(cfg: config.DataConfig, mesh) -> types.PairBatch:
     return types.Tokens(rows(jnp.int32, n, length), rows(bool, n, length),
                         rows(bool, n, length))
 
+  pairing = types.Pairing(
+      owner=rows(jnp.int32, passages), is_positive=rows(bool, passages),
+      query_id=rows(jnp.int32, queries), passage_id=rows(jnp.int32, passages),
+      group=rows(jnp.int32, queries), in_batch=rows(bool, queries))
+  if cfg.pack:
+    texts = dataclasses.replace(
+        tokens(queries + passages, cfg.pack),
+        segment=rows(jnp.int32, queries + passages, cfg.pack))
+    return types.PackedPairs(
+        texts, rows(jnp.int32, queries), rows(jnp.int32, passages), pairing)
   return types.PairBatch(
       tokens(queries, cfg.query_lengths[-1]), tokens(passages, cfg.passage_lengths[-1]),
-      types.Pairing(
-          owner=rows(jnp.int32, passages), is_positive=rows(bool, passages),
-          query_id=rows(jnp.int32, queries), passage_id=rows(jnp.int32, passages),
-          group=rows(jnp.int32, queries), in_batch=rows(bool, queries)))
+      pairing)
 
 
 def step_flops(model: config.ModelConfig, stage: config.StageConfig) -> float:
   """FLOPs of one update over all devices, at the stage's longest lengths."""
   d = stage.data
-  texts = ((d.batch_size, d.query_lengths[-1]),
-           (d.batch_size * (1 + d.num_negatives), d.passage_lengths[-1]))
+  texts = ((d.batch_size, d.pack or d.query_lengths[-1]),
+           (d.batch_size * (1 + d.num_negatives), d.pack or d.passage_lengths[-1]))
   again = 1.0 if model.remat != 'none' or stage.token_budget else 0.0
   return _flops(model, texts, again)
 
@@ -117,7 +126,7 @@ def step_flops(model: config.ModelConfig, stage: config.StageConfig) -> float:
 def model_flops(model: config.ModelConfig, batch: types.PairBatch) -> float:
   """FLOPs that an update on `batch` needs, padding included: nothing counts twice
   that rematerialisation computes twice. What MFU is measured by."""
-  return _flops(model, (batch.query.ids.shape, batch.passage.ids.shape), 0.0)
+  return _flops(model, [mask.shape for mask in batch.masks], 0.0)
 
 
 def _flops(model: config.ModelConfig, texts, again: float) -> float:
@@ -178,7 +187,7 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 def program(stage: config.StageConfig) -> str:
   """What the compiled step depends on: stages of one program cost the same."""
   d, o = stage.data, stage.optim
-  return repr((stage.token_budget, stage.loss, d.batch_size, d.num_negatives,
+  return repr((stage.token_budget, stage.loss, d.batch_size, d.num_negatives, d.pack,
                d.query_lengths[-1], d.passage_lengths[-1], o.name, o.freeze,
                bool(o.ema_decay)))
 
@@ -190,7 +199,7 @@ def padding(cfg: config.DataConfig, tokenizer: data.Tokenizer, seed: int,
   now = dataclasses.replace(cfg, prefetch=0)
   for batch, _ in itertools.islice(
       data.batches(now, tokenizer, seed=seed), count):
-    for mask in (batch.query.mask, batch.passage.mask):
+    for mask in batch.masks:
       real, padded = real + int(mask.sum()), padded + mask.size
   return 1 - real / padded
 
@@ -221,7 +230,8 @@ def remedies(cfg: config.Config, index: int, model: config.ModelConfig
   if model.remat != 'full':
     propose('config.model.remat=full', full)
   now = cfg.stages[index]
-  longest = max(now.data.query_lengths[-1], now.data.passage_lengths[-1])
+  longest = max(now.data.query_lengths[-1], now.data.passage_lengths[-1],
+                now.data.pack)
   for rows in (8, 1):
     if not now.token_budget or now.token_budget > rows * longest:
       propose(f'config.model.remat=full, {where}.token_budget={rows * longest}',

@@ -13,17 +13,19 @@ from jaxembed.losses import masks
 from jaxembed.models import encoder
 from jaxembed.train import ema, grad_cache, optim
 
-Update = Callable[[types.TrainState, types.PairBatch],
+Batch = types.PairBatch | types.PackedPairs
+Update = Callable[[types.TrainState, Batch],
                   tuple[types.TrainState, types.Metrics]]
 
 
-def init_state(params: types.Params, stage: config.StageConfig, step: int = 0
-               ) -> types.TrainState:
+def init_state(params: types.Params, stage: config.StageConfig, step: int = 0,
+               carried: optax.OptState | None = None) -> types.TrainState:
   """A state about to make update `step` + 1; moments are sharded like params.
 
   loss/log_scale is among the parameters of the stages that learn their
   temperature, and of no others: the first of them starts it, the next goes on from
-  there, one that does not learn it drops it.
+  there, one that does not learn it drops it. `carried` is the optimiser's state of the
+  stage before, to go on with; the schedule begins anew all the same.
   """
   learned = params.get('loss', {'log_scale': losses.initial_log_scale(stage.loss)})
   params = {k: v for k, v in params.items() if k != 'loss'}
@@ -31,8 +33,10 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0
     params |= {'loss': learned}
   moving, tx = _optimizer(params, stage)
   means = jax.jit(ema.init)(moving) if stage.optim.ema_decay else None
-  return types.TrainState(
-      jnp.asarray(step, jnp.int32), params, jax.jit(tx.init)(moving), means)
+  opt_state = jax.jit(tx.init)(moving)
+  if carried is not None:
+    opt_state = optim.carry(carried, opt_state)
+  return types.TrainState(jnp.asarray(step, jnp.int32), params, opt_state, means)
 
 
 def abstract_state(params: types.Params, stage: config.StageConfig, mesh
@@ -44,7 +48,7 @@ def abstract_state(params: types.Params, stage: config.StageConfig, mesh
       jax.eval_shape(lambda p: init_state(p, stage), params))
 
 
-def loss_and_metrics(params: types.Params, batch: types.PairBatch,
+def loss_and_metrics(params: types.Params, batch: Batch,
                      model: config.ModelConfig, stage: config.StageConfig, key
                      ) -> tuple[jax.Array, types.Metrics]:
   """([] float32, metrics) of a global batch; `key` drives dropout alone."""
@@ -67,13 +71,13 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
 
   `first_step` is the step at which the stage, and its schedule, begins.
   Randomness is a function of (seed, step): a resumed run repeats it exactly.
-  Metrics hold the learning rate, the gradient's global norm before clipping and, as
-  arrays [source], the sum of its rows' losses and their number.
+  Metrics hold the learning rate, the gradient's norm before clipping, whole and by
+  layer, and, as arrays [source], the sum of its rows' losses and their number.
   """
   schedule = optim.make_schedule(stage.optim, stage.steps)
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def update(state: types.TrainState, batch: types.PairBatch):
+  def update(state: types.TrainState, batch: Batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     moving, tx = _optimizer(state.params, stage)
     fixed = optim.split(state.params, optim.trainable(state.params, stage.optim))[1]
@@ -89,7 +93,7 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
       means = ema.update(means, moving, state.step - first_step + 1,
                          stage.optim.ema_decay)
     metrics |= {'train/loss': loss, 'train/grad_norm': optax.tree.norm(grads),
-                'train/lr': schedule(state.step - first_step)}
+                'train/lr': schedule(state.step - first_step)} | optim.norms(grads)
     params = optim.join(moving, fixed)
     return types.TrainState(state.step + 1, params, opt_state, means), metrics
 
@@ -102,13 +106,16 @@ def _optimizer(params: types.Params, stage: config.StageConfig):
   return moving, optim.make_optimizer(stage.optim, stage.steps, moving)
 
 
-def _embed(params, model, batch: types.PairBatch, budget: int, key):
+def _embed(params, model, batch: Batch, budget: int, key):
   """Queries [Q,E] and passages [C,E].
 
   Of one length they are one array of rows to the model: one program to compile,
   and chunks that are full.
   """
   query, passage = batch.query, batch.passage
+  if isinstance(batch, types.PackedPairs):
+    texts = _encode(params, model, batch.tokens, budget, key)
+    return sharding.take(texts, query), sharding.take(texts, passage)
   if query.ids.shape[1] == passage.ids.shape[1]:
     rows = _encode(params, model, sharding.beside(query, passage), budget, key)
     return sharding.apart(rows, query.ids.shape[0])

@@ -79,6 +79,34 @@ def test_hosts_together_hold_the_batch_of_one(write, tokenizer, homogeneous, len
     assert {p[step][1].rows for p in parts} == {whole[step][1].rows}
 
 
+@pytest.mark.parametrize('shards', [4, 8])
+def test_hosts_together_hold_the_packed_batch_of_one(write, tokenizer, shards):
+  cfg = _config(write, pack=40)
+  whole = _take(3, cfg, tokenizer, seed=0, shards=shards)
+  parts = [_take(3, cfg, tokenizer, seed=0, process_index=i, process_count=4,
+                 shards=shards) for i in range(4)]
+  for step in range(3):
+    joined = jax.tree.map(lambda *x: np.concatenate(x), *(p[step][0] for p in parts))
+    _same(joined, whole[step][0])
+
+
+def test_a_packed_batch_says_the_same_of_its_pairs(write, tokenizer):
+  plain, packed = (
+      _take(3, _config(write, pack=pack), tokenizer, seed=0) for pack in (0, 40))
+  for (a, told), (b, also) in zip(plain, packed):
+    _same(a.pairing, b.pairing)
+    assert told.rows == also.rows and also.counts.padding < told.counts.padding
+    real = a.pairing.owner >= 0
+    assert b.tokens.mask.sum() == a.query.mask.sum() + a.passage.mask[real].sum()
+
+
+def test_packed_rows_that_the_devices_cannot_share_are_refused(write, tokenizer):
+  with pytest.raises(ValueError, match='not a multiple of 3 devices; use 6 or 9'):
+    _take(1, _config(write, pack=40), tokenizer, seed=0, shards=3)
+  with pytest.raises(ValueError, match='pack is 16.* may have 32'):
+    _config(write, pack=16)
+
+
 def test_the_parts_of_a_batch_fit_together(write, tokenizer):
   cfg = _config(write)
   for batch, info in _take(5, cfg, tokenizer, seed=1):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxembed import sharding
-from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
+from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig, PrependConfig
 from jaxembed.convert import tables
+from jaxembed.data import Ragged, pack
 from jaxembed.models import encoder, presets
 from jaxembed.types import Tokens
 
@@ -240,3 +241,43 @@ def test_bad_arguments_are_named():
 def test_a_parameter_without_a_rule_is_refused():
   with pytest.raises(ValueError, match="no sharding rule matches parameter 'odd/x'"):
     sharding.param_specs({'odd': {'x': np.zeros(2)}})
+
+
+def _packed(tokens: Tokens, width: int):
+  """(the texts of `tokens` packed into rows, where each lies)."""
+  lengths, pool_from = tokens.mask.sum(1), (tokens.mask & ~tokens.pool).sum(1)
+  texts = Ragged(tokens.ids[tokens.mask], np.concatenate([[0], np.cumsum(lengths)]),
+                 pool_from, np.zeros(len(lengths), bool))
+  first = np.arange(len(lengths) + 1)  # each row a query and its passage: twice
+  got, at, _ = pack.share_rows(texts, texts, first, range(len(lengths)), 1,
+                               width=width, passages=1, pad_id=0)
+  return got, at
+
+
+@pytest.mark.parametrize('family,mode,pooling', [
+    *((f, m, 'mean') for f in FAMILIES for m in ('causal', 'bidirectional')),
+    *(('mistral', 'causal', p) for p in
+      ('cls', 'last', 'weighted_mean', 'max', 'latent_attention'))])
+def test_texts_that_share_rows_get_the_vectors_of_rows_of_their_own(
+    family, mode, pooling):
+  cfg, params = _model(family, pooling=PoolingConfig(
+      kind=pooling, latents=8, heads=2, head_dim=8, ff_mult=2))
+  tokens = _tokens(6, 12, [12, 3, 5, 7, 2, 9])
+  prompt = np.array([2, 0, 1, 7, 0, 3])[:, None]  # the fourth text is prompt alone
+  tokens = dataclasses.replace(
+      tokens, pool=tokens.mask & (np.arange(12) >= prompt))
+  want = encode(params, cfg, tokens, attention=mode)
+  shared, at = _packed(tokens, 24)
+  assert len(shared.ids) < 6 and shared.slots == 3
+  got = encode(params, cfg, shared, attention=mode)
+  # Unit vectors from the same sums in another order.
+  np.testing.assert_allclose(got[at], want, atol=5e-6)
+
+
+@pytest.mark.parametrize('fields,message', [
+    ({'pooling': PoolingConfig(kind='layer_attention')}, 'layer_attention'),
+    ({'prepend': PrependConfig(token_id=1, start=0, stop=1)}, 'prepended')])
+def test_what_needs_a_whole_row_does_not_share_it(fields, message):
+  cfg, params = _model('mistral', **fields)
+  with pytest.raises(ValueError, match=f'{message}.*pack=0'):
+    encoder.encode(params, cfg, _packed(_tokens(), 24)[0])

@@ -48,7 +48,10 @@ def test_writes_what_it_promises(finished):
   records = metrics.read(finished)
   assert [r['step'] for r in records] == [1, 2, 3, 4, 5, 6]
   assert {'train/loss', 'train/lr', 'train/tokens_per_s', 'train/padding',
-          'loss/accuracy@1', 'loss_of/rows'} <= set(records[-1])
+          'loss/accuracy@1', 'loss_of/rows', 'loss/hardest_negative_p50',
+          'grad_norm/layer_00', 'grad_norm/embed'} <= set(records[-1])
+  low, middle, high = (records[-1][f'loss/positive_score_p{p}'] for p in (10, 50, 90))
+  assert low < middle < high
   assert (finished / 'report.png').stat().st_size > 1000
   assert (finished / 'model' / 'tokenizer.json').exists()
   assert json.loads((finished / 'config.json').read_text())['name'] == 'test'
@@ -153,6 +156,8 @@ def test_a_temperature_learned_in_some_stages_survives_a_stop_in_the_second(
   cfg.stages.append(dataclasses.replace(cfg.stages[0], name='second'))
   for stage, learn in zip(cfg.stages, learns):
     stage.loss = config.LossConfig(learn_temperature=learn)
+  cfg.stages[1].optim = dataclasses.replace(
+      cfg.stages[0].optim, carry=learns[0] == learns[1])
   quiet = {'say': lambda _: None}
   loop.train(cfg, tmp_path / 'whole', **quiet)
   for stop_at in (3, 5):  # between the stages, and inside the second

@@ -31,6 +31,22 @@ def test_one_device_equals_eight(pooling, shapes):
     np.testing.assert_allclose(spread, alone, atol=1e-5, rtol=1e-5)
 
 
+# Chunks of two rows, of one, and none at all.
+@pytest.mark.parametrize('pooling,shape,budget', [
+    ('last', (1, 1, 1), 0), ('latent_attention', (2, 2, 2), 48),
+    ('mean', (4, 2, 1), 24)])
+def test_packing_changes_no_update(pooling, shape, budget):
+  model = tiny_step.model(pooling)
+  stage = dataclasses.replace(tiny_step.STAGE, token_budget=budget)
+  steps = tiny_step.batches(6, negatives=3)
+  shards = shape[0] * shape[1]
+  shared = [tiny_step.packed(b, shards, 24) for b in steps]
+  assert len(shared[0].tokens.ids) < 0.7 * tiny_step.Q * 5
+  want, _ = tiny_step.curve(model, tiny_step.STAGE, (1, 1, 1), steps)
+  got, _ = tiny_step.curve(model, stage, shape, shared)
+  np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_the_whole_recipe_is_the_same_on_any_mesh():
   """Adapters, chunks, hard negatives, both directions: 20 steps, four meshes."""

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from jaxembed import config, sharding, types
+from jaxembed import config, data, sharding, types
+from jaxembed.data import pack
 from jaxembed.models import encoder, presets
 from jaxembed.train import step
 
@@ -45,15 +46,29 @@ def _tokens(rng, n, t):
   return types.Tokens(rng.integers(1, 100, (n, t)).astype(np.int32), mask, mask)
 
 
+def packed(batch: types.PairBatch, shards: int, width: int) -> types.PackedPairs:
+  """The same batch with its texts sharing rows, over so many devices."""
+  def ragged(tokens):
+    lengths = tokens.mask.sum(1)
+    return data.Ragged(
+        tokens.ids[tokens.mask], np.concatenate([[0], np.cumsum(lengths)]),
+        (tokens.mask & ~tokens.pool).sum(1), np.zeros(len(lengths), bool))
+
+  passages = len(batch.passage.ids) // Q
+  return types.PackedPairs(*pack.share_rows(
+      ragged(batch.query), ragged(batch.passage), np.arange(Q + 1) * passages, range(Q),
+      shards, width=width, passages=passages, pad_id=0), batch.pairing)
+
+
 def curve(cfg: config.ModelConfig, stage: config.StageConfig,
-          shape: tuple[int, int, int], data: list[types.PairBatch]):
+          shape: tuple[int, int, int], steps: list[step.Batch]):
   """(losses of the updates on a mesh of `shape`, final state)."""
   where = mesh(shape)
   with jax.set_mesh(where):
     state = step.init_state(encoder.init_params(cfg, jax.random.key(1)), stage)
     update = step.make_update(cfg, stage, seed=0)
     losses = []
-    for batch in data:
+    for batch in steps:
       state, metrics = update(state, sharding.rows(where, batch))
       losses.append(float(metrics['train/loss']))
   return np.array(losses), state

@@ -1,0 +1,101 @@
+"""Several texts to a row, so that little of a batch is padding."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from jaxembed import types
+from jaxembed.data.tokenise import Ragged
+
+# A batch has a multiple of this share of the rows it could need: a batch's shape
+# is compiled once, and rows beyond its texts' own are padding.
+_STEPS = 32
+
+
+def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, mine: range,
+               shards: int, *, width: int, passages: int, pad_id: int
+               ) -> tuple[types.Tokens, np.ndarray, np.ndarray]:
+  """Lays the texts of each device's share of a batch into rows of their own.
+
+  Args:
+    query, passage: texts of the whole batch.
+    first: [Q+1] the first passage of each query, and the end.
+    mine: the queries whose texts to lay.
+    shards: devices that share the batch; each has as many rows.
+    passages: the most that a query can have.
+
+  Returns:
+    Tokens [rows, width] of the devices that `mine` is on, one behind the other, and
+    the places of its queries and passages (types.PackedPairs), int32.
+  """
+  each, texts = len(query) // shards, []
+  for s in range(shards):
+    own = range(s * each, (s + 1) * each)
+    texts.append(query.take(own).join(
+        passage.take(np.arange(first[own.start], first[own.stop]))))
+  plans = [fit(t.lengths, width) for t in texts]
+  step = -(-each * (1 + passages) // _STEPS)
+  rows = -(-max(p.rows for p in plans) // step) * step
+  here = range(mine.start // each, mine.stop // each)
+  texts, plans = ([x[s] for s in here] for x in (texts, plans))
+  at = [(p.row * types.slots(width) + p.segment).astype(np.int32) for p in plans]
+  return (_lay(texts, plans, rows, width, pad_id),
+          np.concatenate([a[:each] for a in at]),
+          np.concatenate([a[each:] for a in at]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Where N texts lie: in a row, as its how manieth text, behind how many tokens."""
+
+  row: np.ndarray  # [N] int64
+  segment: np.ndarray  # [N] int64
+  start: np.ndarray  # [N] int64
+  rows: int
+
+
+def fit(lengths: Sequence[int], width: int) -> Plan:
+  """Best-fit decreasing: each text, longest first, into the fullest row that has room.
+
+  Rows hold `width` tokens and types.slots(width) texts.
+  """
+  slots, rows = types.slots(width), 0
+  free: list[list[int]] = [[] for _ in range(width + 1)]  # by tokens left
+  some = 0  # bit n is set where free[n] has a row
+  held: list[int] = []
+  places = np.zeros((3, len(lengths)), np.int64)
+  for i in np.argsort(-np.asarray(lengths), kind='stable'):
+    size = int(lengths[i])
+    roomy = some >> size
+    if roomy:
+      left = size + (roomy & -roomy).bit_length() - 1
+      row = free[left].pop()
+      some ^= 0 if free[left] else 1 << left
+    else:
+      left, row, rows = width, rows, rows + 1
+      held.append(0)
+    places[:, i] = row, held[row], width - left
+    held[row] += 1
+    left -= size
+    if held[row] < slots:
+      free[left].append(row)
+      some |= 1 << left
+  return Plan(*places, rows)
+
+
+def _lay(texts: Sequence[Ragged], plans: Sequence[Plan], rows: int, width: int,
+         pad_id: int) -> types.Tokens:
+  """Tokens of [len(texts) * rows, width] with segments, -1 on padding."""
+  shape = len(texts), rows * width
+  ids, segment = np.full(shape, pad_id, np.int32), np.full(shape, -1, np.int32)
+  pool = np.zeros(shape, bool)
+  for i, (ragged, plan) in enumerate(zip(texts, plans)):
+    lengths = ragged.lengths
+    within = np.arange(lengths.sum()) - np.repeat(ragged.starts[:-1], lengths)
+    at = np.repeat(plan.row * width + plan.start, lengths) + within
+    ids[i, at] = ragged.ids
+    segment[i, at] = np.repeat(plan.segment, lengths)
+    pool[i, at] = within >= np.repeat(ragged.pool_from, lengths)
+  ids, segment, pool = (x.reshape(-1, width) for x in (ids, segment, pool))
+  return types.Tokens(ids, segment >= 0, pool, segment)
