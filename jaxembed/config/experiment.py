@@ -30,7 +30,7 @@ class ModelSpec:
   # too, here and wherever the trained model goes ('</s>'); '': as the source has it.
   append_token: str = ''
   dtype: str = 'float32'
-  remat: str = 'none'
+  remat: str = 'none'  # as ModelConfig has it
   lora_rank: int = 0  # 0: no adapters, everything is trained
   lora_alpha: float = 32.0
   lora_dropout: float = 0.0
@@ -74,11 +74,15 @@ class StageConfig:
   steps: int = 1000
   # GradCache: the most tokens per device encoded at a time. 0: the whole batch.
   token_budget: int = 0
+  # What of a chunk is computed again: full | residual | dots, as in ModelConfig.remat.
+  # All but full keep something of every text, so that memory grows with the batch.
+  chunk_remat: str = 'full'
   data: DataConfig = field(default_factory=DataConfig)
   loss: LossConfig = field(default_factory=LossConfig)
   optim: OptimConfig = field(default_factory=OptimConfig)
 
   def __post_init__(self):
+    one_of(self, 'chunk_remat', ('full', 'residual', 'dots'))
     if any(s.temperature for s in self.data.sources):
       self.loss.check_row_temperatures()
 

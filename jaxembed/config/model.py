@@ -179,7 +179,10 @@ class ModelConfig:
   normalize: bool = True
   max_length: int = 512
   dtype: str = 'float32'  # of activations; parameters have their own
-  remat: str = 'none'  # none | full | dots
+  # What the backward pass computes again, to keep less: full: all of a layer;
+  # residual: all but the sums that sublayers add up to, so not the products before
+  # them; dots: no product with a parameter; none: nothing.
+  remat: str = 'none'
   # How text becomes tokens, beside the tokenizer's own rules (data/tokenise.py).
   prompt_pooling: str = 'include'  # include | exclude | nv_embed
   eos_text: str = ''  # put behind every text, lost where one is cut (NV-Embed)
@@ -188,7 +191,7 @@ class ModelConfig:
     one_of(self, 'prompt_pooling', ('include', 'exclude', 'nv_embed'))
     one_of(self, 'attention', ('bidirectional', 'causal', 'prefix'))
     one_of(self, 'dtype', ('float32', 'bfloat16', 'float16'))
-    one_of(self, 'remat', ('none', 'full', 'dots'))
+    one_of(self, 'remat', ('none', 'full', 'residual', 'dots'))
 
   @property
   def embedding_dim(self) -> int:

@@ -2,6 +2,7 @@
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,8 +13,11 @@ from jaxembed.models.layers import Embedding, FeedForward, Norm, to_spec
 from jaxembed.pooling.pool import POOLERS
 from jaxembed.types import Array, Tokens
 
-_REMAT = {
+# What a backward pass may take from the forward pass, least memory first: nothing, the
+# sums between sublayers, or every product with a parameter.
+REMAT = {
     'full': jax.checkpoint_policies.nothing_saveable,
+    'residual': jax.checkpoint_policies.save_only_these_names('residual'),
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -37,16 +41,16 @@ class Block(nn.Module):
       return Norm(cfg, name=name)
 
     if cfg.block == 'post':
-      x = norm('attn_norm')(x + attn(x, seen, turns, shared['bias']))
-      x = norm('mlp_norm')(x + mlp(x))
+      x = norm('attn_norm')(_residual(x + attn(x, seen, turns, shared['bias'])))
+      x = norm('mlp_norm')(_residual(x + mlp(x)))
     else:
       h = norm('attn_norm')(x)
       if not cfg.first_norm:
         h = jnp.where(layer['first'], x, h)
       h = attn(h, seen, turns, shared['bias'])
-      x = x + (norm('attn_post_norm')(h) if cfg.block == 'sandwich' else h)
+      x = _residual(x + (norm('attn_post_norm')(h) if cfg.block == 'sandwich' else h))
       h = mlp(norm('mlp_norm')(x))
-      x = x + (norm('mlp_post_norm')(h) if cfg.block == 'sandwich' else h)
+      x = _residual(x + (norm('mlp_post_norm')(h) if cfg.block == 'sandwich' else h))
     return x, _keep(self.cfg, x, shared)
 
 
@@ -76,7 +80,7 @@ class Backbone(nn.Module):
       shared['bias'] = _bias(cfg, table, tokens.ids.shape[1])
     block = Block
     if self.cfg.remat != 'none':
-      block = nn.remat(Block, policy=_REMAT[self.cfg.remat], prevent_cse=False)
+      block = nn.remat(Block, policy=REMAT[self.cfg.remat], prevent_cse=False)
     layers = nn.scan(
         block, variable_axes={'params': 0}, in_axes=(0, nn.broadcast),
         split_rngs={'params': True, 'dropout': True}, length=cfg.num_layers)
@@ -87,6 +91,11 @@ class Backbone(nn.Module):
     if kept is not None:  # the last layer's states are those after the norm
       kept = kept.at[-1].set(_keep(self.cfg, x, shared))
     return x, kept
+
+
+def _residual(x: Array) -> Array:
+  """Marks the sum that a block hands on: what remat='residual' keeps."""
+  return checkpoint_name(x, 'residual')
 
 
 def _positions(cfg: BackboneConfig, tokens: Tokens) -> Array:

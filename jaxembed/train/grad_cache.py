@@ -21,14 +21,16 @@ Encode = Callable[[Any, types.Tokens, jax.Array | None], jax.Array]
 
 
 def encode_in_chunks(encode: Encode, params: Any, tokens: types.Tokens, *,
-                     token_budget: int, key: jax.Array | None = None) -> jax.Array:
+                     token_budget: int, key: jax.Array | None = None,
+                     policy: Callable[..., bool] | None = None) -> jax.Array:
   """Embeddings [B,E] of tokens [B,T], at most `token_budget` tokens at a time.
 
   The budget counts tokens per device, padding included. Under a mesh every chunk
   takes equally many of each device's own rows; no row changes its device. Chunk i
   draws its dropout from fold_in(key, i), in the forward pass and again in the
   backward pass; rows that fit the budget together are embedded once. Queries and
-  passages are separate calls and may be cut differently.
+  passages are separate calls and may be cut differently. `policy` (of
+  jax.checkpoint) says what a chunk keeps beside its embeddings; None: nothing.
 
   Raises ValueError if a single row exceeds the budget or rows do not split evenly
   over the devices.
@@ -49,13 +51,13 @@ def encode_in_chunks(encode: Encode, params: Any, tokens: types.Tokens, *,
   by_device = jax.tree.map(sharding.by_device, tokens)
   stacked = jax.tree.map(lambda x: _to_chunks(x[:, :cut], full), by_device)
   # Inside a scan no common subexpression can undo the rematerialisation.
-  body = jax.checkpoint(chunk, prevent_cse=False)
+  body = jax.checkpoint(chunk, prevent_cse=False, policy=policy)
   _, out = jax.lax.scan(
       lambda _, x: (None, body(*x)), None, (stacked, jnp.arange(full)))
   parts = [_from_chunks(out, devices)]
   if tail:
     rest = jax.tree.map(lambda x: sharding.flat(x[:, cut:]), by_device)
-    parts.append(sharding.by_device(jax.checkpoint(chunk)(rest, full)))
+    parts.append(sharding.by_device(jax.checkpoint(chunk, policy=policy)(rest, full)))
   return sharding.flat(jnp.concatenate(parts, 1))
 
 

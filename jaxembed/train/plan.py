@@ -25,6 +25,10 @@ _COLLECTIVE = re.compile(
     r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)'
     r'(?:-start)?\(')
 _SHAPE = re.compile(r'(pred|[a-z]+\d+)\[([\d,]*)\]')
+# The share of a forward pass that is computed again (config.ModelConfig.remat). Of a
+# layer whose feed-forward is four times as wide as it is, 'residual' repeats 7 of 12
+# products.
+_AGAIN = {'none': 0.0, 'dots': 0.0, 'residual': 0.6, 'full': 1.0}
 # What the runtime keeps for itself on a device.
 _RESERVED = 0.03
 
@@ -83,7 +87,8 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mes
   return StagePlan(
       stage.name, memory.argument_size_in_bytes, memory.temp_size_in_bytes
       + memory.output_size_in_bytes - memory.alias_size_in_bytes,
-      step_flops(model, stage), _collectives_of(done))
+      step_flops(model, stage, mesh.shape['data'] * mesh.shape['fsdp']),
+      _collectives_of(done))
 
 
 def _batch(cfg: config.DataConfig, mesh) -> step.Batch:
@@ -114,13 +119,20 @@ def _batch(cfg: config.DataConfig, mesh) -> step.Batch:
       pairing)
 
 
-def step_flops(model: config.ModelConfig, stage: config.StageConfig) -> float:
+def step_flops(model: config.ModelConfig, stage: config.StageConfig, devices: int = 1
+               ) -> float:
   """FLOPs of one update over all devices, at the stage's longest lengths."""
-  d = stage.data
-  texts = ((d.batch_size, d.pack or d.query_lengths[-1]),
-           (d.batch_size * (1 + d.num_negatives), d.pack or d.passage_lengths[-1]))
-  again = 1.0 if model.remat != 'none' or stage.token_budget else 0.0
-  return _flops(model, texts, again)
+  d, passages = stage.data, stage.data.batch_size * (1 + stage.data.num_negatives)
+  query, passage = (d.pack or x[-1] for x in (d.query_lengths, d.passage_lengths))
+  texts = ((d.batch_size, query), (passages, passage))
+  if query == passage:  # they are embedded as one array
+    texts = ((d.batch_size + passages, query),)
+  total = 0.0
+  for rows, length in texts:
+    chunks = 0 < stage.token_budget < rows // devices * length
+    again = _AGAIN[model.remat] + (_AGAIN[stage.chunk_remat] if chunks else 0.0)
+    total += _flops(model, ((rows, length),), again)
+  return total
 
 
 def model_flops(model: config.ModelConfig, batch: types.PairBatch) -> float:
@@ -187,9 +199,9 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 def program(stage: config.StageConfig) -> str:
   """What the compiled step depends on: stages of one program cost the same."""
   d, o = stage.data, stage.optim
-  return repr((stage.token_budget, stage.loss, d.batch_size, d.num_negatives, d.pack,
-               d.query_lengths[-1], d.passage_lengths[-1], o.name, o.freeze,
-               bool(o.ema_decay)))
+  return repr((stage.token_budget, stage.chunk_remat, stage.loss, d.batch_size,
+               d.num_negatives, d.query_lengths[-1], d.passage_lengths[-1], d.pack,
+               o.name, o.freeze, bool(o.ema_decay)))
 
 
 def padding(cfg: config.DataConfig, tokenizer: data.Tokenizer, seed: int,
@@ -218,15 +230,16 @@ def seconds(plan: StagePlan, chip: Chip, count: int) -> tuple[float, str]:
 def remedies(cfg: config.Config, index: int, model: config.ModelConfig
              ) -> list[tuple[str, config.Config, config.ModelConfig]]:
   """Changes that save memory, mildest first: (what to set, config, model)."""
-  found = []
+  found, where = [], f'config.stages[{index}]'
 
   def propose(text, model=model, **stage):
     stages = list(cfg.stages)
-    stages[index] = dataclasses.replace(stages[index], **stage)
+    if stages[index].chunk_remat != 'full':
+      text = f'{text}, {where}.chunk_remat=full'
+    stages[index] = dataclasses.replace(stages[index], chunk_remat='full', **stage)
     found.append((text, dataclasses.replace(cfg, stages=stages), model))
 
   full = dataclasses.replace(model, remat='full')
-  where = f'config.stages[{index}]'
   if model.remat != 'full':
     propose('config.model.remat=full', full)
   now = cfg.stages[index]

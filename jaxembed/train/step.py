@@ -10,7 +10,7 @@ import optax
 
 from jaxembed import config, losses, sharding, types
 from jaxembed.losses import masks
-from jaxembed.models import encoder
+from jaxembed.models import encoder, transformer
 from jaxembed.train import ema, grad_cache, optim
 
 Batch = types.PairBatch | types.PackedPairs
@@ -52,7 +52,7 @@ def loss_and_metrics(params: types.Params, batch: Batch,
                      model: config.ModelConfig, stage: config.StageConfig, key
                      ) -> tuple[jax.Array, types.Metrics]:
   """([] float32, metrics) of a global batch; `key` drives dropout alone."""
-  query, passage = _embed(params, model, batch, stage.token_budget, key)
+  query, passage = _embed(params, model, batch, stage, key)
   log_scale = (params['loss']['log_scale'] if stage.loss.learn_temperature
                else None)
   group = masks.replicate(batch.pairing.group)
@@ -106,7 +106,7 @@ def _optimizer(params: types.Params, stage: config.StageConfig):
   return moving, optim.make_optimizer(stage.optim, stage.steps, moving)
 
 
-def _embed(params, model, batch: Batch, budget: int, key):
+def _embed(params, model, batch: Batch, stage: config.StageConfig, key):
   """Queries [Q,E] and passages [C,E].
 
   Of one length they are one array of rows to the model: one program to compile,
@@ -114,20 +114,21 @@ def _embed(params, model, batch: Batch, budget: int, key):
   """
   query, passage = batch.query, batch.passage
   if isinstance(batch, types.PackedPairs):
-    texts = _encode(params, model, batch.tokens, budget, key)
+    texts = _encode(params, model, batch.tokens, stage, key)
     return sharding.take(texts, query), sharding.take(texts, passage)
   if query.ids.shape[1] == passage.ids.shape[1]:
-    rows = _encode(params, model, sharding.beside(query, passage), budget, key)
+    rows = _encode(params, model, sharding.beside(query, passage), stage, key)
     return sharding.apart(rows, query.ids.shape[0])
   query_key, passage_key = jax.random.split(key)
-  return (_encode(params, model, query, budget, query_key),
-          _encode(params, model, passage, budget, passage_key))
+  return (_encode(params, model, query, stage, query_key),
+          _encode(params, model, passage, stage, passage_key))
 
 
-def _encode(params, model, tokens, budget: int, key):
+def _encode(params, model, tokens, stage: config.StageConfig, key):
   """All rows at once, or within a token budget per device (GradCache)."""
   encode = lambda p, t, k: encoder.encode(p, model, t, key=k)
-  if not budget:
+  if not stage.token_budget:
     return encode(params, tokens, key)
   return grad_cache.encode_in_chunks(
-      encode, params, tokens, token_budget=budget, key=key)
+      encode, params, tokens, token_budget=stage.token_budget, key=key,
+      policy=transformer.REMAT[stage.chunk_remat])

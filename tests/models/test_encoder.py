@@ -201,7 +201,7 @@ def _one_layer(cfg, backbone, x, tokens):
   return encoder.hidden_states(params, wide, dataclasses.replace(tokens, ids=ids))
 
 
-@pytest.mark.parametrize('remat', ['full', 'dots'])
+@pytest.mark.parametrize('remat', ['full', 'residual', 'dots'])
 def test_remat_changes_no_gradient(remat):
   cfg, params = _model('mistral')
   tokens = _tokens()
@@ -213,6 +213,20 @@ def test_remat_changes_no_gradient(remat):
   plain, saved = grads(cfg), grads(dataclasses.replace(cfg, remat=remat))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(
       a, b, atol=1e-5 * (1 + np.abs(a).max())), plain, saved)
+
+
+@pytest.mark.parametrize('family', ['mistral', 'mpnet'])  # norms before, and after
+def test_remat_computes_the_less_again_the_more_it_keeps(family):
+  cfg, params = _model(family)
+  tokens = _tokens(8, 64, [64] * 8)
+
+  def spent(remat):
+    this = dataclasses.replace(cfg, remat=remat)
+    step = jax.jit(jax.grad(lambda p: encoder.encode(p, this, tokens)[:, 0].sum()))
+    return step.lower(params).compile().cost_analysis()['flops']
+
+  full, residual, dots = (spent(remat) for remat in ('full', 'residual', 'dots'))
+  assert dots < residual < full
 
 
 def test_depth_does_not_lengthen_the_program():

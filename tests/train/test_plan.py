@@ -41,6 +41,12 @@ def test_flops_follow_the_work():
   once = plan.step_flops(MODEL, cfg.stages[0])
   again = plan.step_flops(dataclasses.replace(MODEL, remat='full'), cfg.stages[0])
   assert again == pytest.approx(once * 4 / 3)
+  stage = dataclasses.replace(cfg.stages[0], token_budget=1)
+  assert plan.step_flops(MODEL, stage) == pytest.approx(once * 4 / 3)
+  stage = dataclasses.replace(stage, chunk_remat='residual')
+  assert once < plan.step_flops(MODEL, stage) < once * 4 / 3
+  stage = dataclasses.replace(stage, token_budget=10**9)  # all rows fit: no repetition
+  assert plan.step_flops(MODEL, stage) == once
   frozen = dataclasses.replace(MODEL, lora=config.LoraConfig(rank=1))
   assert plan.step_flops(frozen, cfg.stages[0]) < 0.8 * once
 
@@ -50,6 +56,11 @@ def test_remedies_save_memory_step_by_step():
   assert texts[0] == 'config.model.remat=full'
   assert 'token_budget=256' in texts[1]
   assert 'batch_size=8' in texts[-1]
+  cfg = _config()
+  cfg.stages[0].chunk_remat = 'residual'
+  for text, changed, _ in plan.remedies(cfg, 0, MODEL):
+    assert 'stages[0].chunk_remat=full' in text
+    assert changed.stages[0].chunk_remat == 'full'
 
 
 def test_the_real_step_compiles_for_a_tpu():

@@ -31,13 +31,14 @@ def test_one_device_equals_eight(pooling, shapes):
     np.testing.assert_allclose(spread, alone, atol=1e-5, rtol=1e-5)
 
 
-# Chunks of two rows, of one, and none at all.
-@pytest.mark.parametrize('pooling,shape,budget', [
-    ('last', (1, 1, 1), 0), ('latent_attention', (2, 2, 2), 48),
-    ('mean', (4, 2, 1), 24)])
-def test_packing_changes_no_update(pooling, shape, budget):
+# No chunks, chunks of two rows, and of one.
+@pytest.mark.parametrize('pooling,shape,chunks', [
+    ('last', (1, 1, 1), {}),
+    ('latent_attention', (2, 2, 2), {'token_budget': 48}),
+    ('mean', (4, 2, 1), {'token_budget': 24, 'chunk_remat': 'residual'})])
+def test_packing_changes_no_update(pooling, shape, chunks):
   model = tiny_step.model(pooling)
-  stage = dataclasses.replace(tiny_step.STAGE, token_budget=budget)
+  stage = dataclasses.replace(tiny_step.STAGE, **chunks)
   steps = tiny_step.batches(6, negatives=3)
   shards = shape[0] * shape[1]
   shared = [tiny_step.packed(b, shards, 24) for b in steps]
@@ -45,6 +46,21 @@ def test_packing_changes_no_update(pooling, shape, budget):
   want, _ = tiny_step.curve(model, tiny_step.STAGE, (1, 1, 1), steps)
   got, _ = tiny_step.curve(model, stage, shape, shared)
   np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_a_chunk_that_keeps_its_sums_computes_less_again():
+  model, mesh = tiny_step.model(), tiny_step.mesh((1, 1, 1))
+
+  def spent(remat):
+    stage = dataclasses.replace(
+        tiny_step.STAGE, token_budget=4 * 12, chunk_remat=remat)
+    with jax.set_mesh(mesh):
+      state = step.init_state(encoder.init_params(model, jax.random.key(1)), stage)
+      update = step.make_update(model, stage, seed=0)
+      batch = sharding.rows(mesh, tiny_step.batches(1)[0])
+      return update.lower(state, batch).compile().cost_analysis()['flops']
+
+  assert spent('dots') < spent('residual') < spent('full')
 
 
 @pytest.mark.slow
