@@ -20,7 +20,7 @@ def get_config() -> config.Config:
           data=config.DataConfig(
               sources=[config.SourceConfig(
                   name='python', kind='python_source', split='train', limit=4000)],
-              batch_size=64, query_lengths=(24,), passage_lengths=(96,)),
+              batch_size=64, query_lengths=(24,), passage_lengths=(96,), pack=96),
           loss=config.LossConfig(temperature=0.05),
           optim=config.OptimConfig(
               peak_lr=1e-4, head_lr=1e-3, warmup_steps=6))],

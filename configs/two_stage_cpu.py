@@ -60,9 +60,9 @@ def get_config(folder: str = '../shared/data') -> config.Config:
           max_length=128, remat='dots'),
       stages=[
           _stage('retrieval', 60, 3e-5, 3e-4, sources=_retrieval(folder),
-                 batch_size=32, query_lengths=(24,), passage_lengths=(64,)),
+                 batch_size=32, query_lengths=(24,), passage_lengths=(64,), pack=64),
           _stage('blend', 45, 2e-5, 2e-4, sources=_blend(folder),
                  batch_size=16, num_negatives=3,
-                 query_lengths=(48,), passage_lengths=(48,))],
+                 query_lengths=(48,), passage_lengths=(48,), pack=96)],
       checkpoint=config.CheckpointConfig(every=0, keep=4),
       log_every=5)

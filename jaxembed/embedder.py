@@ -95,7 +95,7 @@ class Embedder:
     """
     if workdir.is_workdir(path):
       params, cfg, folder, _ = workdir.load(path)
-      words = folder
+      words = own = folder
       if dtype is not None:
         params = jax.tree.map(lambda x: x.astype(dtype), params)
         cfg = dataclasses.replace(cfg, dtype=dtype)
@@ -104,11 +104,12 @@ class Embedder:
     else:
       loaded = from_hf.load(path, dtype=dtype or 'float32', mesh=mesh)
       params, cfg, folder = loaded.params, loaded.cfg, loaded.folder
-      words = loaded.backbone_folder  # where sentence-transformers looks
+      own = loaded.backbone_folder
+      words = loaded.tokenizer_folder  # where sentence-transformers looks
     settings = _read_json(folder / 'config_sentence_transformers.json')
     tokenizer = tokenise.Tokenizer.load(
         words, prompt_pooling=cfg.prompt_pooling, eos_text=cfg.eos_text)
-    return cls(params, cfg, tokenizer, mesh=mesh, folder=words,
+    return cls(params, cfg, tokenizer, mesh=mesh, folder=own,
                prompts=settings.get('prompts'),
                default_prompt_name=settings.get('default_prompt_name'),
                similarity_fn_name=settings.get('similarity_fn_name') or 'cosine')

@@ -105,25 +105,47 @@ def spec(*axes) -> P | None:
   return P(*axes)
 
 
-def rows(mesh, host: types.PairBatch | types.PackedPairs | types.Tokens):
+def rows(mesh, host: types.Batch | types.Tokens):
   """Global arrays from this host's slice of the rows, split over BATCH.
 
   Raises:
     ValueError: the global row count does not divide the mesh.
   """
-  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  parts, mine = batch_shards(mesh), len(_my_shards(mesh))
 
   def place(x):
-    total = len(x) * jax.process_count()
-    if total % parts:
+    if len(x) % mine:
+      total = len(x) * parts // mine
       raise ValueError(
           f'batch of {total} rows is not a multiple of {parts} devices (data x '
           f'fsdp); use {total // parts * parts or parts} or '
           f'{(total // parts + 1) * parts}')
     return jax.make_array_from_process_local_data(
-        NamedSharding(mesh, P(BATCH, *(None,) * (np.ndim(x) - 1))), x)
+        NamedSharding(mesh, P(BATCH, *(None,) * (np.ndim(x) - 1))), x,
+        global_shape=(len(x) // mine * parts, *x.shape[1:]))
 
   return jax.tree.map(place, host)
+
+
+def batch_shards(mesh) -> int:
+  """Over how many devices of `mesh` the rows of a batch are split."""
+  return mesh.shape['data'] * mesh.shape['fsdp']
+
+
+def my_rows(mesh, total: int) -> np.ndarray:
+  """Which of `total` rows this process has to supply, in the order `rows` takes them.
+
+  A mesh may lay the devices of a process far apart, and give several processes the
+  same rows (where `tensor` crosses between them).
+  """
+  each = total // batch_shards(mesh)
+  return np.concatenate([np.arange(s * each, (s + 1) * each) for s in _my_shards(mesh)])
+
+
+def _my_shards(mesh) -> list[int]:
+  """The shards of a batch that lie on devices of this process."""
+  here = np.vectorize(lambda d: d.process_index == jax.process_index())(mesh.devices)
+  return np.flatnonzero(here.reshape(batch_shards(mesh), -1).any(1)).tolist()
 
 
 def batch_devices() -> int:

@@ -46,8 +46,8 @@ class Tokens:
 
 
 def slots(width: int) -> int:
-  """S of packed rows of `width` tokens: full even if a text has but 8 of them."""
-  return max(width // 8, 1)
+  """S of packed rows of `width` tokens: enough to fill them with texts of 8."""
+  return max(width // 8, 4)
 
 
 @_pytree
@@ -96,6 +96,9 @@ class PackedPairs:
   @property
   def masks(self) -> tuple[Array, ...]:
     return (self.tokens.mask,)
+
+
+Batch = PairBatch | PackedPairs
 
 
 @_pytree

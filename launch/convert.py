@@ -48,7 +48,7 @@ def main():
     return
   model = Embedder.load(source)
   if _FORMAT.value == 'peft':
-    peft.write(target, model.params, model.cfg)
+    peft.write(target, model.params, model.cfg, tokenizer=model.folder)
   else:
     nv_embed.write(target, *lora.merge(model.params, model.cfg), model.folder)
   print(f'wrote {target}')

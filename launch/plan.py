@@ -52,7 +52,7 @@ def main():
     found = known[program]
     print(plan.describe(found, stage, chip, len(where)))
     try:
-      _padding(cfg, stage)
+      _padding(cfg, stage, sharding.batch_shards(mesh))
     except FileNotFoundError:
       print('  padding          unknown: needs the tokenizer and the data here')
     if not plan.fits(found, chip):
@@ -66,15 +66,15 @@ def _check(cfg: config.Config):
     for source in stage.data.sources:
       rows = data.load(source, stage.data.check_rows)
       print(f'  {source.name:16} {len(rows)} rows')
-    _padding(cfg, stage)
+    _padding(cfg, stage, 1)
 
 
-def _padding(cfg: config.Config, stage: config.StageConfig):
+def _padding(cfg: config.Config, stage: config.StageConfig, devices: int):
   spec = cfg.model
   tokenizer = data.Tokenizer.load(
       start.reachable(spec), eos_text=spec.eos_text,
       prompt_pooling=spec.prompt_pooling or 'include')
-  share = plan.padding(stage.data, tokenizer, cfg.seed)
+  share = plan.padding(stage.data, tokenizer, cfg.seed, devices)
   print(f'  padding          {share:.1%} of the first batches')
 
 

@@ -82,3 +82,11 @@ def test_an_optimiser_that_cannot_be_carried_is_refused(change, message):
   change(cfg)
   with pytest.raises(ValueError, match=message):
     config.validate(cfg)
+
+
+@pytest.mark.parametrize('pack,budget', [(0, 127), (160, 159)])
+def test_a_token_budget_below_one_row_is_refused(pack, budget):
+  data = config.DataConfig(pack=pack)  # passages of up to 128 tokens
+  with pytest.raises(ValueError, match=f'token_budget is {budget}, less than one row'):
+    config.StageConfig(data=data, token_budget=budget)
+  config.StageConfig(data=data, token_budget=budget + 1)

@@ -51,3 +51,24 @@ def test_beside_and_apart_are_inverse(shape):
   np.testing.assert_array_equal(back[0], a)
   np.testing.assert_array_equal(back[1], b)
   assert 'all-' not in text and 'permute' not in text  # nothing moves
+
+
+@pytest.mark.parametrize('topology,shape', [
+    ('v5p:4x4x4', (1, -1, 1)), ('v5p:4x4x4', (2, -1, 2)), ('v5e:4x4', (16, 1, 1))])
+def test_a_process_supplies_the_rows_of_its_devices(monkeypatch, topology, shape):
+  pytest.importorskip('libtpu', reason='libtpu (the test extra) is not installed')
+  chips = topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
+  mesh = sharding.make_mesh(shape, chips)
+  total = 2 * sharding.batch_shards(mesh)
+  lies = jax.NamedSharding(mesh, jax.P(sharding.BATCH)).devices_indices_map((total,))
+  seen, apart = [], False
+  for process in {d.process_index for d in chips}:
+    monkeypatch.setattr(jax, 'process_index', lambda p=process: p)
+    want = {i for device, (rows,) in lies.items() if device.process_index == process
+            for i in range(*rows.indices(total))}
+    got = sharding.my_rows(mesh, total)
+    assert got.tolist() == sorted(want)
+    apart |= (np.diff(got) > 1).any()
+    seen += got.tolist()
+  assert set(seen) == set(range(total))
+  assert apart  # or the test has no case where rows of a process are no neighbours

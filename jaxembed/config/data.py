@@ -108,7 +108,8 @@ class DataConfig:
   pack: the length of rows that several texts share, queries and passages alike, so
     that little is padding; 0: every text has its own row. At least the longest of the
     lengths, which then only say where a text is cut. A batch has as many rows as its
-    texts need, in steps of a thirty-second: a few shapes to compile.
+    texts need, in steps of a thirty-second: a few shapes to compile. Every process
+    tokenises the whole batch to know them.
   """
 
   sources: list[SourceConfig] = field(default_factory=list)

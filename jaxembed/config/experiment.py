@@ -74,8 +74,9 @@ class StageConfig:
   steps: int = 1000
   # GradCache: the most tokens per device encoded at a time. 0: the whole batch.
   token_budget: int = 0
-  # What of a chunk is computed again: full | residual | dots, as in ModelConfig.remat.
-  # All but full keep something of every text, so that memory grows with the batch.
+  # Within a token_budget, what of a chunk is computed again: full | residual | dots, as
+  # in ModelConfig.remat. All but full keep something of every text: memory grows with
+  # the batch.
   chunk_remat: str = 'full'
   data: DataConfig = field(default_factory=DataConfig)
   loss: LossConfig = field(default_factory=LossConfig)
@@ -83,6 +84,11 @@ class StageConfig:
 
   def __post_init__(self):
     one_of(self, 'chunk_remat', ('full', 'residual', 'dots'))
+    row = self.data.pack or max(self.data.query_lengths[-1],
+                                self.data.passage_lengths[-1])
+    if 0 < self.token_budget < row:
+      raise ValueError(f'StageConfig.token_budget is {self.token_budget}, less than '
+                       f'one row of {row} tokens; give {row} or more, or 0 (no chunks)')
     if any(s.temperature for s in self.data.sources):
       self.loss.check_row_temperatures()
 

@@ -37,6 +37,7 @@ class Loaded:
   folder: pathlib.Path  # root of the model: prompts, tokenizer, modules.json
   backbone_folder: pathlib.Path  # of config.json and the backbone's weights
   hf_config: dict  # config.json as read
+  tokenizer_folder: pathlib.Path
 
 
 def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
@@ -78,14 +79,17 @@ def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
     raise BadCheckpoint(f'{folder}: no table row gives {absent}')
   params = _read_all(pieces, shapes, mesh, progress)
   return Loaded(tables.unflatten(params), cfg, folder, found.backbone_folder,
-                found.hf_config)
+                found.hf_config, found.backbone_folder)
 
 
 def _adapted(folder: pathlib.Path, base: Loaded, mesh) -> Loaded:
   params, cfg = peft.read(folder, base.params, base.cfg)
   if mesh is not None:
     params = sharding.place(params, mesh)
-  return dataclasses.replace(base, params=params, cfg=cfg)
+  own = (folder / 'tokenizer.json').is_file()
+  return dataclasses.replace(
+      base, params=params, cfg=cfg,
+      tokenizer_folder=folder if own else base.tokenizer_folder)
 
 
 def locate(source: str | os.PathLike) -> pathlib.Path:

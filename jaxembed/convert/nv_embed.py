@@ -158,6 +158,11 @@ def write(target: pathlib.Path, params: Params, cfg: ModelConfig,
   if cfg.lora is not None or cfg.dense:
     raise ValueError('the NV-Embed layout has no place for LoRA or dense layers; '
                      'merge adapters first')
+  if cfg.eos_text != EOS_TEXT:
+    raise ValueError(
+        f'the NV-Embed layout puts {EOS_TEXT!r} behind every text itself, but the '
+        f'model has eos_text={cfg.eos_text!r}; write sentence-transformers, or train '
+        f'with config.model.eos_text={EOS_TEXT}')
   target = pathlib.Path(target)
   target.mkdir(parents=True)
   shards = plan(cfg, dtype, limit)

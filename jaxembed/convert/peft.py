@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,7 @@ from jaxembed.types import Params
 
 CONFIG = 'adapter_config.json'
 WEIGHTS = 'adapter_model.safetensors'
+TOKENIZER = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
 _PREFIX = 'base_model.model.'
 # Fields of adapter_config.json that would change the numbers.
 _PLAIN = {'peft_type': 'LORA', 'bias': 'none', 'use_dora': False,
@@ -31,7 +33,7 @@ _PLAIN = {'peft_type': 'LORA', 'bias': 'none', 'use_dora': False,
 
 
 def write(target: str | os.PathLike, params: Params, cfg: ModelConfig,
-          base: str = '') -> None:
+          base: str = '', tokenizer: pathlib.Path | None = None) -> None:
   """Writes the adapters of `params`.
 
   Args:
@@ -39,6 +41,7 @@ def write(target: str | os.PathLike, params: Params, cfg: ModelConfig,
     params: tree with adapters.
     cfg: its configuration.
     base: name or folder of the base model, for the record.
+    tokenizer: folder whose tokenizer goes with the adapters; None: the base's will do.
 
   Raises:
     FileExistsError: target exists.
@@ -69,6 +72,9 @@ def write(target: str | os.PathLike, params: Params, cfg: ModelConfig,
                      tensors.__getitem__)
   (target / CONFIG).write_text(json.dumps(_config(cfg.lora, modules, base), indent=2,
                                           sort_keys=True) + '\n', 'utf-8')
+  for name in TOKENIZER if tokenizer else ():
+    if (tokenizer / name).is_file():
+      shutil.copyfile(tokenizer / name, target / name)
 
 
 def _config(cfg: LoraConfig, modules: set[str], base: str) -> dict:

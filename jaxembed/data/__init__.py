@@ -5,9 +5,10 @@ says which of them make up a step, tokenise and collate make a PairBatch.
 """
 
 from jaxembed.data.beir import Retrieval, ScoredPairs
-from jaxembed.data.ending import append_token
+from jaxembed.data.ending import append_token, with_token
 from jaxembed.data.feed import BatchInfo, batches
 from jaxembed.data.fingerprint import fingerprint
+from jaxembed.data.pack import most_rows
 from jaxembed.data.records import BadRow, Example, Passage, text_id
 from jaxembed.data.sources import load
 from jaxembed.data.tokenise import Ragged, Tokenizer
@@ -25,5 +26,7 @@ __all__ = [
     'batches',
     'fingerprint',
     'load',
+    'most_rows',
     'text_id',
+    'with_token',
 ]

@@ -1,4 +1,4 @@
-"""Examples to one PairBatch of numpy arrays."""
+"""Examples to one batch of numpy arrays."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -57,16 +57,18 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
       dropped=sum(n.text in right for n in example.negatives))
 
 
-def collate(rows: Sequence[Row], mine: range, cfg: DataConfig, tokenizer: Tokenizer,
-            shards: int = 1) -> tuple[types.PairBatch | types.PackedPairs, Counts]:
+def collate(rows: Sequence[Row], mine: np.ndarray, cfg: DataConfig,
+            tokenizer: Tokenizer, shards: int = 1
+            ) -> tuple[types.Batch, Counts]:
   """Tokenises and pads this process's rows of a batch.
 
   Passages stand in order of their queries, 1 + cfg.num_negatives places each;
   places that a row does not fill have owner -1.
 
   Args:
-    rows: rows of the global batch: all of them, or those of `mine` alone.
-    mine: the global places of this process's rows. `owner` counts globally.
+    rows: rows of the global batch: all of them or, without cfg.pack, those of `mine`
+      alone.
+    mine: [Q] the global places of this process's rows. `owner` counts globally.
     shards: over how many devices the global batch is split, for cfg.pack.
 
   Returns:
@@ -84,7 +86,8 @@ def collate(rows: Sequence[Row], mine: range, cfg: DataConfig, tokenizer: Tokeni
         passages=1 + cfg.num_negatives, pad_id=tokenizer.pad_id)
   if len(rows) > len(mine):
     query = query.take(mine)
-    passage = passage.take(np.arange(first[mine.start], first[mine.stop]))
+    passage = passage.take(np.concatenate(
+        [np.arange(first[i], first[i + 1]) for i in mine]))
     rows = [rows[i] for i in mine]
   places = _places([len(r.passages) for r in rows], 1 + cfg.num_negatives)
   pairing = _pairing(rows, mine, cfg, places)
@@ -118,11 +121,11 @@ def _encode(rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer
   return query, passage
 
 
-def _pairing(rows: Sequence[Row], mine: range, cfg: DataConfig,
+def _pairing(rows: Sequence[Row], mine: np.ndarray, cfg: DataConfig,
              places: np.ndarray) -> types.Pairing:
   filled = places >= 0
   ids = np.array([text_id(p) for r in rows for p in r.passages], np.int32)
-  owner = np.repeat(np.array(mine, np.int32), 1 + cfg.num_negatives)
+  owner = np.repeat(mine.astype(np.int32), 1 + cfg.num_negatives)
   first = np.arange(len(places)) % (1 + cfg.num_negatives) == 0
   return types.Pairing(
       owner=np.where(filled, owner, -1).astype(np.int32),

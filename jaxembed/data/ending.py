@@ -14,25 +14,36 @@ def append_token(folder: str | os.PathLike, token: str) -> None:
   folder: this package or transformers. A tokenizer that does so already stays as it is.
 
   Raises:
-    ValueError: the tokenizer does not know the token.
+    ValueError: see `with_token`.
   """
   folder = pathlib.Path(folder)
-  file, settings = folder / 'tokenizer.json', folder / 'tokenizer_config.json'
+  changed, settings = with_token(folder, token), folder / 'tokenizer_config.json'
+  if changed:
+    _replace(folder / 'tokenizer.json', changed)
+  if settings.is_file():  # some classes of transformers build their own ending from it
+    known = json.loads(settings.read_text('utf-8'))
+    if _content(known.get('eos_token')) == token and not known.get('add_eos_token'):
+      _replace(settings, known | {'add_eos_token': True})
+
+
+def with_token(folder: str | os.PathLike, token: str) -> dict | None:
+  """tokenizer.json as `append_token` makes it; None where nothing is to be done.
+
+  Raises:
+    ValueError: the tokenizer does not know the token, or frames texts in a way that
+      has no place for it.
+  """
+  file = pathlib.Path(folder) / 'tokenizer.json'
   fast = tokenizers.Tokenizer.from_file(str(file))
   fast.no_padding()
   number = fast.token_to_id(token)
   if number is None:
     raise ValueError(f'{file} has no token {token!r} to put behind every text; name '
                      'one of its special tokens')
-  if fast.encode('a').ids[-1:] != [number]:
-    spec = json.loads(file.read_text('utf-8'))
-    spec['post_processor'] = _ending(spec['post_processor'], token, number, file)
-    _replace(file, json.dumps(spec, indent=2, ensure_ascii=False))
-  if settings.is_file():  # some classes of transformers build their own ending from it
-    known = json.loads(settings.read_text('utf-8'))
-    if _content(known.get('eos_token')) == token and not known.get('add_eos_token'):
-      known |= {'add_eos_token': True}
-      _replace(settings, json.dumps(known, indent=2, ensure_ascii=False) + '\n')
+  if fast.encode('a').ids[-1:] == [number]:
+    return None
+  spec = json.loads(file.read_text('utf-8'))
+  return spec | {'post_processor': _ending(spec['post_processor'], token, number, file)}
 
 
 def _ending(before: dict | None, token: str, number: int, file: pathlib.Path) -> dict:
@@ -61,7 +72,7 @@ def _content(token) -> str | None:
   return token['content'] if isinstance(token, dict) else token
 
 
-def _replace(file: pathlib.Path, text: str):
+def _replace(file: pathlib.Path, data: dict):
   tmp = file.with_name(file.name + '.tmp')
-  tmp.write_text(text, 'utf-8')
+  tmp.write_text(json.dumps(data, indent=2, ensure_ascii=False) + '\n', 'utf-8')
   tmp.replace(file)

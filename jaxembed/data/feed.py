@@ -1,13 +1,14 @@
 """The training loop's supply: batch after batch, from any step on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 
 import grain
+import numpy as np
 
 from jaxembed import types
 from jaxembed.config import DataConfig
-from jaxembed.data import collate, order, sources
+from jaxembed.data import collate, order, pack, sources
 from jaxembed.data.tokenise import Tokenizer
 
 
@@ -21,29 +22,27 @@ class BatchInfo:
 
 
 def batches(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int, start_step: int = 0,
-            process_index: int = 0, process_count: int = 1, shards: int = 1,
-            ) -> Iterator[tuple[types.PairBatch | types.PackedPairs, BatchInfo]]:
+            mine: Sequence[int] | None = None, shards: int = 1,
+            ) -> Iterator[tuple[types.Batch, BatchInfo]]:
   """Yields this process's part of batch start_step, start_step + 1, ... for ever.
 
   A batch is a function of (cfg, seed, step): resuming is starting at a later
-  step, and the parts of all processes, one behind the other, are the batch of one
-  process. Shapes are fixed, [cfg.batch_size / process_count, T] queries and 1 +
-  cfg.num_negatives times as many passages, T being one of the configured lengths.
-  With cfg.pack texts share rows with others of their device, one of `shards`.
-  Each source is shuffled anew whenever it is used up.
+  step, and the parts of all processes make up the batch of one. Shapes are
+  [len(mine), T] queries and 1 + cfg.num_negatives times as many passages, T being one
+  of the configured lengths. With cfg.pack texts share rows with others of their device,
+  whose number is one of a few. Each source is shuffled anew whenever it is used up.
+
+  Args:
+    mine: this process's rows of the batch (sharding.my_rows); None: all.
+    shards: devices that the batch is split over, in equal parts.
 
   Raises:
     BadRow: a row cannot be used, with its file and line.
-    ValueError: the batch does not divide among the processes, there is no source,
+    ValueError: the batch does not divide among the devices, there is no source,
       or the tokenizer was made for shorter texts.
   """
   if not cfg.sources:
     raise ValueError('DataConfig.sources is empty; name at least one dataset')
-  if cfg.batch_size % process_count:
-    low = cfg.batch_size // process_count * process_count
-    raise ValueError(
-        f'batch_size {cfg.batch_size} is not a multiple of {process_count} processes; '
-        f'use {low or process_count} or {low + process_count}')
   if cfg.batch_size % shards:
     low = cfg.batch_size // shards * shards
     raise ValueError(
@@ -56,15 +55,16 @@ def batches(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int, start_step: int
         f'{tokenizer.name} is made for {tokenizer.model_max_length} '
         '(model_max_length); shorten query_lengths or passage_lengths')
   rows = [sources.load(s, cfg.check_rows) for s in cfg.sources]
-  each = cfg.batch_size // process_count
-  mine = range(process_index * each, (process_index + 1) * each)
+  mine = np.arange(cfg.batch_size) if mine is None else np.asarray(mine)
+  if cfg.pack:
+    pack.check_shares(mine, cfg.batch_size, shards)
   # One shape at all processes: they look at all rows where it is not known before.
   open_shape = cfg.pack or len(cfg.query_lengths) > 1 or len(cfg.passage_lengths) > 1
-  wanted = range(cfg.batch_size) if open_shape else mine
+  wanted = np.arange(cfg.batch_size) if open_shape else mine
 
   def assemble(step: int, refs: list[order.Ref]):
     chosen = []
-    for i in wanted:
+    for i in wanted.tolist():
       group, row = refs[i]
       source = cfg.sources[group]
       negatives, rng = cfg.negatives_of(source), order.rng(seed, step, i)

@@ -13,7 +13,7 @@ from jaxembed.data.tokenise import Ragged
 _STEPS = 32
 
 
-def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, mine: range,
+def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, mine: np.ndarray,
                shards: int, *, width: int, passages: int, pad_id: int
                ) -> tuple[types.Tokens, np.ndarray, np.ndarray]:
   """Lays the texts of each device's share of a batch into rows of their own.
@@ -21,7 +21,7 @@ def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, mine: range,
   Args:
     query, passage: texts of the whole batch.
     first: [Q+1] the first passage of each query, and the end.
-    mine: the queries whose texts to lay.
+    mine: [M] the queries whose texts to lay, all of some devices (check_shares).
     shards: devices that share the batch; each has as many rows.
     passages: the most that a query can have.
 
@@ -35,14 +35,39 @@ def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, mine: range,
     texts.append(query.take(own).join(
         passage.take(np.arange(first[own.start], first[own.stop]))))
   plans = [fit(t.lengths, width) for t in texts]
-  step = -(-each * (1 + passages) // _STEPS)
-  rows = -(-max(p.rows for p in plans) // step) * step
-  here = range(mine.start // each, mine.stop // each)
+  rows = _rounded(max(p.rows for p in plans), each * (1 + passages))
+  here = mine[::each] // each
   texts, plans = ([x[s] for s in here] for x in (texts, plans))
   at = [(p.row * types.slots(width) + p.segment).astype(np.int32) for p in plans]
   return (_lay(texts, plans, rows, width, pad_id),
           np.concatenate([a[:each] for a in at]),
           np.concatenate([a[each:] for a in at]))
+
+
+def check_shares(mine: np.ndarray, total: int, shards: int):
+  """Raises ValueError unless `mine`, of `total` rows, are all rows of some devices."""
+  each = total // shards
+  whole = len(mine) % each == 0 and (
+      mine.reshape(-1, each) == mine[::each, None] + np.arange(each)).all()
+  if not (whole and (mine[::each] % each == 0).all()):
+    raise ValueError(f'{len(mine)} rows from {mine[0]} on are not the rows of whole '
+                     f'devices, of {shards} that share {total} rows; texts share rows '
+                     'with others of their device alone')
+
+
+def most_rows(texts: int, tokens: int, width: int) -> int:
+  """The most rows that `share_rows` gives a device with so many texts and tokens.
+
+  Of rows that are not full of texts, no two could be one, so that all but one are
+  more than half full on average.
+  """
+  return _rounded(min(texts, 2 * tokens // width + texts // types.slots(width) + 1),
+                  texts)
+
+
+def _rounded(rows: int, texts: int) -> int:
+  step = -(-texts // _STEPS)
+  return -(-rows // step) * step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -188,7 +188,8 @@ def _metrics(sums, score, scale, mean, cfg):
   out = {'loss/positive_score': mean(score),
          'loss/kept_negatives': mean(kept),
          'loss/rows_without_negatives': mean(kept == 0)}
-  if sums['qd'].top is not None:  # the positive above every passage that counts
+  # The positive above every passage that counts; hardness moves their logits apart.
+  if sums['qd'].top is not None and not cfg.hardness:
     out['loss/accuracy@1'] = mean(score * scale > sums['qd'].top)
     out |= _quantiles('loss/hardest_negative', sums['qd'].top / scale,
                       sums['qd'].top > -jnp.inf)

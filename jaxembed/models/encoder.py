@@ -102,7 +102,7 @@ def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
                      f'{"absent" if prefix is None else "given"}: the prefix '
                      "lengths belong to attention 'prefix' and only to it")
   if tokens.segment is not None:
-    _check_packable(cfg, mode)
+    check_packable(cfg, mode, tokens.ids.shape[1])
   tokens = jax.tree.map(lambda x: to_spec(x, BATCH, None), tokens)
   if prefix is not None:
     prefix = to_spec(prefix, BATCH)
@@ -111,10 +111,14 @@ def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
                              rngs=rngs)
 
 
-def _check_packable(cfg: ModelConfig, mode: str):
+def check_packable(cfg: ModelConfig, mode: str, width: int):
+  """Raises ValueError if texts cannot share rows of `width` tokens."""
+  scaling = cfg.backbone.rope_scaling
   unable = {"attention 'prefix'": mode == 'prefix',
             'layer_attention pooling': bool(cfg.pooling.per_layer),
-            'a prepended state': cfg.prepend is not None}
+            'a prepended state': cfg.prepend is not None,
+            'LongRoPE\'s choice by length': scaling is not None and (
+                scaling.kind == 'longrope' and width > scaling.original_positions)}
   for what, here in unable.items():
     if here:
       raise ValueError(f'{what} is one for a whole row, so texts cannot share rows; '

@@ -1,10 +1,10 @@
 """Embeds a batch in chunks, so that its size is not bounded by activations.
 
 Gao et al. 2021 (GradCache) in JAX's terms: a scan over chunks whose body is
-rematerialised. The forward pass keeps embeddings alone; when the loss's gradient
-comes back, each chunk is embedded again, with the dropout of the first time, and
-its share of the parameters' gradient added. The result is the gradient of the whole
-batch, and the loss, which sees all embeddings at once, needs to know nothing.
+rematerialised. The forward pass keeps embeddings and what a policy asks for; when the
+loss's gradient comes back, each chunk is embedded again, with the dropout of the first
+time, and its share of the parameters' gradient added. The result is the gradient of the
+whole batch, and the loss, which sees all embeddings at once, needs to know nothing.
 """
 
 from collections.abc import Callable

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import tqdm
 
 from jaxembed import checkpoint, config, data, sharding, types, workdir
+from jaxembed.models import encoder
 from jaxembed.train import (
     chips,
     manifest,
@@ -125,6 +126,9 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
         say(f'differs    {line}')
     begin = (start.resume(folder, mesh) if resumed
              else start.start(cfg.model, cfg.seed, mesh))
+    for stage in cfg.stages:
+      if stage.data.pack:
+        encoder.check_packable(begin.model, begin.model.attention, stage.data.pack)
     say(describe(cfg, begin.model, begin.params, mesh))
     if not resumed:
       workdir.save_model(folder, begin.model, begin.folders, cfg.model.append_token)
@@ -162,7 +166,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
 
 
 def _check_divides(cfg: config.Config, mesh):
-  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  parts = sharding.batch_shards(mesh)
   for i, s in enumerate(cfg.stages):
     if s.data.batch_size % parts:
       low = s.data.batch_size // parts * parts
@@ -204,9 +208,9 @@ class _Run:
         self.model, stage.cfg, seed=self.cfg.seed, first_step=stage.first)
     batches = data.batches(
         stage.cfg.data, self.tokenizer, seed=self.cfg.seed + stage.index,
-        start_step=begun - stage.first, process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        shards=self.mesh.shape['data'] * self.mesh.shape['fsdp'])
+        start_step=begun - stage.first,
+        mine=sharding.my_rows(self.mesh, stage.cfg.data.batch_size),
+        shards=sharding.batch_shards(self.mesh))
     bar = tqdm.tqdm(total=stage.last, initial=begun, desc=stage.cfg.name,
                     unit='step', disable=jax.process_index() > 0)
     seen = self._meter(stage, writer, bar)
@@ -232,11 +236,13 @@ class _Run:
 
   def _meter(self, stage: Stage, writer, bar) -> meter.Meter:
     chip = chips.of(self.mesh.devices.flat[0].device_kind)
+    total = stage.cfg.data.batch_size
     return meter.Meter(
         writer, bar, every=self.cfg.log_every, last=stage.last,
         sources=[s.name for s in stage.cfg.data.sources],
         flops=lambda batch: plan.model_flops(self.model, batch),
-        peak=chip.flops * self.mesh.size if chip else 0.0)
+        peak=chip.flops * self.mesh.size if chip else 0.0,
+        parts=total / len(sharding.my_rows(self.mesh, total)))
 
   def _due(self, now: int, stage: Stage, every: int) -> bool:
     return now == stage.last or (bool(every) and now % every == 0)

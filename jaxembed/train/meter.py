@@ -21,14 +21,15 @@ class Meter:
   Args:
     flops: of the model on this process's part of a batch.
     peak: FLOP/s of all devices together; 0: unknown.
+    parts: how many times this process's part the whole batch is.
   """
 
   def __init__(self, writer: metrics.Writer, bar, *, every: int, last: int,
-               sources: Sequence[str], flops: Callable[[types.PairBatch], float],
-               peak: float = 0.0):
+               sources: Sequence[str], flops: Callable[[types.Batch], float],
+               peak: float = 0.0, parts: float = 1.0):
     self._writer, self._bar, self._every, self._last = writer, bar, every, last
     self._sources, self._flops_of, self._peak = sources, flops, peak
-    self._pending = None
+    self._parts, self._pending = parts, None
     self._begin()
 
   def _begin(self):
@@ -36,16 +37,15 @@ class Meter:
     self._tokens = self._padded = self._pairs = self._flops = 0
     self._loss, self._rows = np.zeros((2, len(self._sources)))
 
-  def read(self, now: int, values: types.Metrics, batch: types.PairBatch):
+  def read(self, now: int, values: types.Metrics, batch: types.Batch):
     """Remembers this step's numbers and settles the step before."""
     self.flush()
     self._pending = now, values, batch.pairing.query_id
-    count = jax.process_count()
-    self._tokens += sum(int(m.sum()) for m in batch.masks) * count
-    self._padded += sum(m.size for m in batch.masks) * count
-    self._pairs += len(batch.pairing.query_id) * count
+    self._tokens += sum(int(m.sum()) for m in batch.masks) * self._parts
+    self._padded += sum(m.size for m in batch.masks) * self._parts
+    self._pairs += len(batch.pairing.query_id) * self._parts
     if self._peak:
-      self._flops += self._flops_of(batch) * count
+      self._flops += self._flops_of(batch) * self._parts
 
   def flush(self):
     """Settles the step in flight: checks, counts, and writes it when due."""

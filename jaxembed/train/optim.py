@@ -95,7 +95,9 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, moving: types.Params
 
 
 def carry(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:
-  """The state `before`, but for the place in the schedule, which is that of `fresh`.
+  """The state `before` at the beginning of its schedule.
+
+  fresh: the state of the optimiser that goes on, or its shapes.
 
   Raises:
     ValueError: they belong to different optimisers or parameters.
@@ -105,8 +107,9 @@ def carry(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:
                      'another optimiser; give both the same optim.name, optim.freeze '
                      'and loss.learn_temperature, or set carry to False')
   place = optax.ScaleByScheduleState
-  return jax.tree.map(lambda old, new: new if isinstance(new, place) else old,
-                      before, fresh, is_leaf=lambda x: isinstance(x, place))
+  return jax.tree.map(
+      lambda x: jax.tree.map(jnp.zeros_like, x) if isinstance(x, place) else x,
+      before, is_leaf=lambda x: isinstance(x, place))
 
 
 def norms(grads: types.Params) -> types.Metrics:
@@ -173,7 +176,7 @@ def _unsharded(update):
 
 
 def _adafactor(cfg, schedule):
-  return optax.adafactor(schedule, weight_decay_rate=cfg.weight_decay or None,
+  return optax.adafactor(schedule, weight_decay_rate=cfg.weight_decay,
                          weight_decay_mask=_decays)
 
 

@@ -87,13 +87,12 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mes
   return StagePlan(
       stage.name, memory.argument_size_in_bytes, memory.temp_size_in_bytes
       + memory.output_size_in_bytes - memory.alias_size_in_bytes,
-      step_flops(model, stage, mesh.shape['data'] * mesh.shape['fsdp']),
+      step_flops(model, stage, sharding.batch_shards(mesh)),
       _collectives_of(done))
 
 
-def _batch(cfg: config.DataConfig, mesh) -> step.Batch:
-  """The largest batch of a stage: of packed ones, the one where no two texts share
-  a row."""
+def _batch(cfg: config.DataConfig, mesh) -> types.Batch:
+  """The largest batch of a stage."""
   queries, passages = cfg.batch_size, cfg.batch_size * (1 + cfg.num_negatives)
 
   def rows(dtype, *shape):
@@ -109,9 +108,9 @@ def _batch(cfg: config.DataConfig, mesh) -> step.Batch:
       query_id=rows(jnp.int32, queries), passage_id=rows(jnp.int32, passages),
       group=rows(jnp.int32, queries), in_batch=rows(bool, queries))
   if cfg.pack:
+    packed = _packed_rows(cfg, sharding.batch_shards(mesh))
     texts = dataclasses.replace(
-        tokens(queries + passages, cfg.pack),
-        segment=rows(jnp.int32, queries + passages, cfg.pack))
+        tokens(packed, cfg.pack), segment=rows(jnp.int32, packed, cfg.pack))
     return types.PackedPairs(
         texts, rows(jnp.int32, queries), rows(jnp.int32, passages), pairing)
   return types.PairBatch(
@@ -119,13 +118,22 @@ def _batch(cfg: config.DataConfig, mesh) -> step.Batch:
       pairing)
 
 
+def _packed_rows(cfg: config.DataConfig, devices: int) -> int:
+  """Rows of the largest packed batch, over all devices."""
+  each, group = cfg.batch_size // devices, 1 + cfg.num_negatives
+  tokens = cfg.query_lengths[-1] + group * cfg.passage_lengths[-1]
+  return devices * data.most_rows(each * (1 + group), each * tokens, cfg.pack)
+
+
 def step_flops(model: config.ModelConfig, stage: config.StageConfig, devices: int = 1
                ) -> float:
-  """FLOPs of one update over all devices, at the stage's longest lengths."""
+  """FLOPs of one update of the stage's largest batch, over all devices."""
   d, passages = stage.data, stage.data.batch_size * (1 + stage.data.num_negatives)
-  query, passage = (d.pack or x[-1] for x in (d.query_lengths, d.passage_lengths))
+  query, passage = d.query_lengths[-1], d.passage_lengths[-1]
   texts = ((d.batch_size, query), (passages, passage))
-  if query == passage:  # they are embedded as one array
+  if d.pack:
+    texts = ((_packed_rows(d, devices), d.pack),)
+  elif query == passage:  # they are embedded as one array
     texts = ((d.batch_size + passages, query),)
   total = 0.0
   for rows, length in texts:
@@ -135,7 +143,7 @@ def step_flops(model: config.ModelConfig, stage: config.StageConfig, devices: in
   return total
 
 
-def model_flops(model: config.ModelConfig, batch: types.PairBatch) -> float:
+def model_flops(model: config.ModelConfig, batch: types.Batch) -> float:
   """FLOPs that an update on `batch` needs, padding included: nothing counts twice
   that rematerialisation computes twice. What MFU is measured by."""
   return _flops(model, [mask.shape for mask in batch.masks], 0.0)
@@ -205,12 +213,12 @@ def program(stage: config.StageConfig) -> str:
 
 
 def padding(cfg: config.DataConfig, tokenizer: data.Tokenizer, seed: int,
-            count: int = 4) -> float:
+            devices: int = 1, count: int = 4) -> float:
   """Share of padding in the first `count` batches of a stage."""
   real = padded = 0
   now = dataclasses.replace(cfg, prefetch=0)
   for batch, _ in itertools.islice(
-      data.batches(now, tokenizer, seed=seed), count):
+      data.batches(now, tokenizer, seed=seed, shards=devices), count):
     for mask in batch.masks:
       real, padded = real + int(mask.sum()), padded + mask.size
   return 1 - real / padded
@@ -232,17 +240,20 @@ def remedies(cfg: config.Config, index: int, model: config.ModelConfig
   """Changes that save memory, mildest first: (what to set, config, model)."""
   found, where = [], f'config.stages[{index}]'
 
+  now = cfg.stages[index]
+  keeps = now.token_budget and now.chunk_remat != 'full'
+  also = f', {where}.chunk_remat=full' if keeps else ''
+
   def propose(text, model=model, **stage):
     stages = list(cfg.stages)
-    if stages[index].chunk_remat != 'full':
-      text = f'{text}, {where}.chunk_remat=full'
-    stages[index] = dataclasses.replace(stages[index], chunk_remat='full', **stage)
-    found.append((text, dataclasses.replace(cfg, stages=stages), model))
+    stages[index] = dataclasses.replace(now, chunk_remat='full', **stage)
+    found.append((text + also, dataclasses.replace(cfg, stages=stages), model))
 
+  if keeps:
+    propose(f'config.model.remat={model.remat}')
   full = dataclasses.replace(model, remat='full')
   if model.remat != 'full':
     propose('config.model.remat=full', full)
-  now = cfg.stages[index]
   longest = max(now.data.query_lengths[-1], now.data.passage_lengths[-1],
                 now.data.pack)
   for rows in (8, 1):

@@ -6,7 +6,7 @@ import pathlib
 import jax
 from jax.sharding import NamedSharding
 
-from jaxembed import config, sharding, types, workdir
+from jaxembed import config, data, sharding, types, workdir
 from jaxembed.convert import from_hf
 from jaxembed.models import encoder, lora, presets
 
@@ -27,12 +27,19 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
     params, model, folder, _ = workdir.load(spec.source)
     folders = (folder,)
   elif spec.source:
-    loaded = from_hf.load(reachable(spec), mesh=mesh)
+    folder = reachable(spec)
+    if spec.append_token and (folder / 'tokenizer.json').is_file():
+      data.with_token(folder, spec.append_token)  # its errors, before weights are read
+    loaded = from_hf.load(folder, mesh=mesh)
     params, model = loaded.params, loaded.cfg
     folders = (loaded.folder, loaded.backbone_folder)
   else:
     params, model, folders = None, presets.get(spec.preset), ()
   wanted = apply_spec(model, spec)
+  if spec.append_token and wanted.eos_text:
+    raise ValueError(f'config.model.append_token={spec.append_token!r}, and behind '
+                     f'every text the model has eos_text={wanted.eos_text!r} as well; '
+                     'leave one out')
   key = jax.random.key(seed)
   with jax.set_mesh(mesh):
     if params is None:

@@ -13,8 +13,7 @@ from jaxembed.losses import masks
 from jaxembed.models import encoder, transformer
 from jaxembed.train import ema, grad_cache, optim
 
-Batch = types.PairBatch | types.PackedPairs
-Update = Callable[[types.TrainState, Batch],
+Update = Callable[[types.TrainState, types.Batch],
                   tuple[types.TrainState, types.Metrics]]
 
 
@@ -33,9 +32,10 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0,
     params |= {'loss': learned}
   moving, tx = _optimizer(params, stage)
   means = jax.jit(ema.init)(moving) if stage.optim.ema_decay else None
-  opt_state = jax.jit(tx.init)(moving)
-  if carried is not None:
-    opt_state = optim.carry(carried, opt_state)
+  if carried is None:
+    opt_state = jax.jit(tx.init)(moving)
+  else:
+    opt_state = optim.carry(carried, jax.eval_shape(tx.init, moving))
   return types.TrainState(jnp.asarray(step, jnp.int32), params, opt_state, means)
 
 
@@ -48,7 +48,7 @@ def abstract_state(params: types.Params, stage: config.StageConfig, mesh
       jax.eval_shape(lambda p: init_state(p, stage), params))
 
 
-def loss_and_metrics(params: types.Params, batch: Batch,
+def loss_and_metrics(params: types.Params, batch: types.Batch,
                      model: config.ModelConfig, stage: config.StageConfig, key
                      ) -> tuple[jax.Array, types.Metrics]:
   """([] float32, metrics) of a global batch; `key` drives dropout alone."""
@@ -77,7 +77,7 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
   schedule = optim.make_schedule(stage.optim, stage.steps)
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def update(state: types.TrainState, batch: Batch):
+  def update(state: types.TrainState, batch: types.Batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     moving, tx = _optimizer(state.params, stage)
     fixed = optim.split(state.params, optim.trainable(state.params, stage.optim))[1]
@@ -106,7 +106,7 @@ def _optimizer(params: types.Params, stage: config.StageConfig):
   return moving, optim.make_optimizer(stage.optim, stage.steps, moving)
 
 
-def _embed(params, model, batch: Batch, stage: config.StageConfig, key):
+def _embed(params, model, batch: types.Batch, stage: config.StageConfig, key):
   """Queries [Q,E] and passages [C,E].
 
   Of one length they are one array of rows to the model: one program to compile,

@@ -1,5 +1,6 @@
 """NV-Embed: golden arrays of the publisher's code, and its files byte for byte."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -111,6 +112,13 @@ def test_only_its_own_kind_is_written(tmp_path):
   cfg = presets.get('tiny_mistral')
   with pytest.raises(ValueError, match='mistral with mean'):
     nv_embed.write(tmp_path / 'x', {}, cfg)
+  assert not (tmp_path / 'x').exists()
+
+
+def test_another_end_of_texts_is_not_written(loaded, tmp_path):
+  cfg = dataclasses.replace(loaded.cfg, eos_text='')
+  with pytest.raises(ValueError, match="'</s>' behind every text itself"):
+    nv_embed.write(tmp_path / 'x', loaded.params, cfg)
   assert not (tmp_path / 'x').exists()
 
 

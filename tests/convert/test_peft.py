@@ -109,6 +109,13 @@ def test_an_adapter_folder_loads_with_its_base(mistral, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.params, params)
     assert again.cfg.lora.rank == 3 and again.folder == base
   assert again.params['backbone']['layers']['attn']['q']['lora_a'].sharding.mesh == mesh
+  assert again.tokenizer_folder == base
+  words = tmp_path / 'words'
+  words.mkdir()
+  (words / 'tokenizer.json').write_text('{}')
+  peft.write(tmp_path / 'spoken', params, cfg, str(base), words)
+  again = from_hf.load(tmp_path / 'spoken')
+  assert again.tokenizer_folder == tmp_path / 'spoken' and again.folder == base
   peft.write(tmp_path / 'orphan', params, cfg)
   with pytest.raises(BadCheckpoint, match='names no base model'):
     from_hf.load(tmp_path / 'orphan')

@@ -71,7 +71,7 @@ def test_resuming_at_a_step_gives_that_step(write, tokenizer, prefetch):
 def test_hosts_together_hold_the_batch_of_one(write, tokenizer, homogeneous, lengths):
   cfg = _config(write, homogeneous=homogeneous, passage_lengths=lengths)
   whole = _take(3, cfg, tokenizer, seed=0)
-  parts = [_take(3, cfg, tokenizer, seed=0, process_index=i, process_count=4)
+  parts = [_take(3, cfg, tokenizer, seed=0, mine=range(2 * i, 2 * i + 2))
            for i in range(4)]
   for step in range(3):
     joined = jax.tree.map(lambda *x: np.concatenate(x), *(p[step][0] for p in parts))
@@ -83,7 +83,7 @@ def test_hosts_together_hold_the_batch_of_one(write, tokenizer, homogeneous, len
 def test_hosts_together_hold_the_packed_batch_of_one(write, tokenizer, shards):
   cfg = _config(write, pack=40)
   whole = _take(3, cfg, tokenizer, seed=0, shards=shards)
-  parts = [_take(3, cfg, tokenizer, seed=0, process_index=i, process_count=4,
+  parts = [_take(3, cfg, tokenizer, seed=0, mine=range(2 * i, 2 * i + 2),
                  shards=shards) for i in range(4)]
   for step in range(3):
     joined = jax.tree.map(lambda *x: np.concatenate(x), *(p[step][0] for p in parts))
@@ -100,9 +100,26 @@ def test_a_packed_batch_says_the_same_of_its_pairs(write, tokenizer):
     assert b.tokens.mask.sum() == a.query.mask.sum() + a.passage.mask[real].sum()
 
 
-def test_packed_rows_that_the_devices_cannot_share_are_refused(write, tokenizer):
-  with pytest.raises(ValueError, match='not a multiple of 3 devices; use 6 or 9'):
-    _take(1, _config(write, pack=40), tokenizer, seed=0, shards=3)
+@pytest.mark.parametrize('pack', [0, 40])
+@pytest.mark.parametrize('lengths', [(32,), (8, 16, 32)])
+def test_a_host_with_rows_far_apart_holds_those_of_the_batch(
+    write, tokenizer, pack, lengths):
+  cfg = _config(write, pack=pack, passage_lengths=lengths)
+  (whole, _), = _take(1, cfg, tokenizer, seed=0, shards=4)
+  mine = np.array([0, 1, 4, 5])
+  (part, _), = _take(1, cfg, tokenizer, seed=0, shards=4, mine=mine)
+  want = jax.tree.map(
+      lambda x: x.reshape(4, -1, *x.shape[1:])[[0, 2]].reshape(-1, *x.shape[1:]), whole)
+  _same(part, want)
+
+
+@pytest.mark.parametrize('mine', [[0, 1, 2], [1, 2], [0, 1, 3, 2]])
+def test_packed_rows_of_half_a_device_are_refused(write, tokenizer, mine):
+  with pytest.raises(ValueError, match='whole devices, of 4 that share 8 rows'):
+    _take(1, _config(write, pack=40), tokenizer, seed=0, shards=4, mine=mine)
+
+
+def test_packed_rows_shorter_than_a_text_are_refused(write):
   with pytest.raises(ValueError, match='pack is 16.* may have 32'):
     _config(write, pack=16)
 
@@ -234,8 +251,8 @@ def test_a_bad_row_shows_before_training(write, tokenizer):
 
 
 def test_mistakes_in_the_mixture(write, tokenizer):
-  with pytest.raises(ValueError, match=r'not a multiple of 3 proc.*6 or 9'):
-    data.batches(_config(write), tokenizer, seed=0, process_count=3)
+  with pytest.raises(ValueError, match=r'not a multiple of 3 devices.*6 or 9'):
+    data.batches(_config(write), tokenizer, seed=0, shards=3)
   with pytest.raises(ValueError, match='texts of 600 tokens, but the tokenizer'):
     data.batches(_config(write, passage_lengths=(600,)), tokenizer, seed=0)
   with pytest.raises(ValueError, match='sources is empty'):

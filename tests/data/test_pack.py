@@ -27,6 +27,7 @@ def test_texts_lie_apart_in_rows_that_hold_them(high):
   places = set(zip(plan.row, plan.segment))
   assert len(places) == 300 and plan.segment.max() < types.slots(64)
   assert set(plan.row) == set(range(plan.rows))
+  assert plan.rows <= pack.most_rows(300, lengths.sum(), 64)
   # Best-fit decreasing needs at most 11/9 of the best plus 4 (Johnson 1973), where
   # it is tokens, not the number of texts, that fills a row.
   best = max(lengths.sum() / 64, 300 / types.slots(64))
@@ -47,7 +48,7 @@ def test_what_is_packed_can_be_read_back(shards):
   first = np.concatenate([[0], np.cumsum(counts)])
   each, slots = 8 // shards, types.slots(32)
   parts = [pack.share_rows(query, passage, first, mine, shards, width=32, passages=3,
-                           pad_id=0) for mine in (range(8), range(each))]
+                           pad_id=0) for mine in (np.arange(8), np.arange(each))]
   tokens, query_at, passage_at = parts[0]
   rows = len(tokens.ids) // shards
   for texts, places, shard in (

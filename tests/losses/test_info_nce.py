@@ -304,6 +304,10 @@ def test_quantiles_of_positives_and_of_hardest_negatives():
   _, metrics = losses.info_nce(q, p, dataclasses.replace(
       pair, in_batch=np.zeros_like(pair.in_batch)), config.LossConfig(margin=-3.0))
   assert np.isnan(metrics['loss/hardest_negative_p50'])
+  # Hardness moves the logits of negatives: they say nothing of ranks then.
+  _, metrics = losses.info_nce(q, p, pair, config.LossConfig(hardness=5.0))
+  assert 'loss/hardest_negative_p50' not in metrics
+  assert 'loss/accuracy@1' not in metrics
 
 
 def test_rows_without_candidates_take_no_gradient():

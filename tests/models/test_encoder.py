@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from jaxembed import sharding
-from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig, PrependConfig
+from jaxembed.config import (
+  DenseConfig,
+  ModelConfig,
+  PoolingConfig,
+  PrependConfig,
+  RopeScaling,
+)
 from jaxembed.convert import tables
 from jaxembed.data import Ragged, pack
 from jaxembed.models import encoder, presets
@@ -263,13 +269,14 @@ def _packed(tokens: Tokens, width: int):
   texts = Ragged(tokens.ids[tokens.mask], np.concatenate([[0], np.cumsum(lengths)]),
                  pool_from, np.zeros(len(lengths), bool))
   first = np.arange(len(lengths) + 1)  # each row a query and its passage: twice
-  got, at, _ = pack.share_rows(texts, texts, first, range(len(lengths)), 1,
+  got, at, _ = pack.share_rows(texts, texts, first, np.arange(len(lengths)), 1,
                                width=width, passages=1, pad_id=0)
   return got, at
 
 
 @pytest.mark.parametrize('family,mode,pooling', [
     *((f, m, 'mean') for f in FAMILIES for m in ('causal', 'bidirectional')),
+    ('bert', 'bidirectional', 'mean'),
     *(('mistral', 'causal', p) for p in
       ('cls', 'last', 'weighted_mean', 'max', 'latent_attention'))])
 def test_texts_that_share_rows_get_the_vectors_of_rows_of_their_own(
@@ -282,7 +289,7 @@ def test_texts_that_share_rows_get_the_vectors_of_rows_of_their_own(
       tokens, pool=tokens.mask & (np.arange(12) >= prompt))
   want = encode(params, cfg, tokens, attention=mode)
   shared, at = _packed(tokens, 24)
-  assert len(shared.ids) < 6 and shared.slots == 3
+  assert len(shared.ids) < 6 and shared.slots == 4
   got = encode(params, cfg, shared, attention=mode)
   # Unit vectors from the same sums in another order.
   np.testing.assert_allclose(got[at], want, atol=5e-6)
@@ -295,3 +302,13 @@ def test_what_needs_a_whole_row_does_not_share_it(fields, message):
   cfg, params = _model('mistral', **fields)
   with pytest.raises(ValueError, match=f'{message}.*pack=0'):
     encoder.encode(params, cfg, _packed(_tokens(), 24)[0])
+
+
+def test_longrope_shares_rows_no_longer_than_where_it_changes():
+  scaling = RopeScaling(kind='longrope', factor=2.0, original_positions=16,
+                        short_factors=(1.0,) * 4, long_factors=(2.0,) * 4)
+  cfg = ModelConfig(backbone=dataclasses.replace(
+      presets.tiny('mistral'), rope_scaling=scaling))
+  encoder.check_packable(cfg, 'causal', 16)
+  with pytest.raises(ValueError, match='LongRoPE'):
+    encoder.check_packable(cfg, 'causal', 17)

@@ -187,3 +187,44 @@ def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):
   assert again.returncode == 0, again.stderr[-2000:]
   assert 'resumed' in again.stdout
   assert _params_bytes(run) == _params_bytes(finished)
+
+
+def test_packed_batches_resume_to_the_same_bits(tiny, rows, tmp_path):
+  cfg = tiny_run.experiment(tiny, rows)
+  cfg.stages[0].data.pack, cfg.stages[0].token_budget = 64, 64
+  loop.train(cfg, tmp_path / 'whole', say=lambda _: None)
+  notices = iter([False, False, True])
+  loop.train(cfg, tmp_path / 'parts', say=lambda _: None,
+             stop=lambda: next(notices, False))
+  loop.train(cfg, tmp_path / 'parts', say=lambda _: None)
+  assert _params_bytes(tmp_path / 'parts') == _params_bytes(tmp_path / 'whole')
+  padded = tiny_run.experiment(tiny, rows)
+  loop.train(padded, tmp_path / 'padded', say=lambda _: None)
+  losses = [[r['train/loss'] for r in metrics.read(tmp_path / name)]
+            for name in ('whole', 'padded')]
+  np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_a_collapse_is_told(tiny, rows, tmp_path, capsys):
+  ranks = iter([8.0, 7.0, 1.5])
+  cfg = tiny_run.experiment(tiny, rows)
+  cfg.eval = config.EvalConfig(every=3)
+  loop.train(cfg, tmp_path, say=lambda _: None,
+             evaluate=lambda *_: {'eval/effective_rank': next(ranks)})
+  told = ''.join(capsys.readouterr())
+  assert told.count('effective rank fell from 8.0 to 1.5') == 1
+  assert told.count('fell from') == 1
+
+
+@pytest.mark.parametrize('change,message', [
+    ({'pooling': 'layer_attention'}, 'layer_attention.*pack=0'),
+    ({'append_token': '[NONE]'}, r"no token '\[NONE\]'"),
+    ({'append_token': '[SEP]', 'eos_text': '[SEP]'}, 'leave one out')])
+def test_what_cannot_be_trained_is_refused_first(tiny, rows, tmp_path, change, message):
+  cfg = tiny_run.experiment(tiny, rows)
+  cfg.stages[0].data.pack = 64
+  cfg.model = dataclasses.replace(cfg.model, **change)
+  with pytest.raises(ValueError, match=message):
+    loop.train(cfg, tmp_path, say=lambda _: None)
+  assert not (tmp_path / 'checkpoints').exists() or not [
+      p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]

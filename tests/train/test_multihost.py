@@ -24,9 +24,16 @@ def _free_port() -> int:
     return s.getsockname()[1]
 
 
+# Processes side by side; in turns, as a torus may lay them; with `tensor` across both,
+# so that each has all rows.
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path, minilm):
+@pytest.mark.parametrize('mesh,order,pack', [
+    ((8, 1, 1), [], 0), ((4, 2, 1), ['interleave'], 0), ((2, 4, 1), ['interleave'], 64),
+    ((4, 1, 2), ['interleave'], 64)])
+def test_two_processes_equal_one(tmp_path, minilm, mesh, order, pack):
   cfg = tiny_run.in_folder(tmp_path, minilm)
+  cfg.mesh = config.MeshConfig(data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
+  cfg.stages[0].data.pack = pack
   file = tmp_path / 'config.json'
   file.write_text(json.dumps(config.to_dict(cfg)))
   loop.train(cfg, tmp_path / 'one', say=lambda _: None)
@@ -35,7 +42,7 @@ def test_two_processes_equal_one(tmp_path, minilm):
   coordinator = f'localhost:{_free_port()}'
   both = [subprocess.Popen(
       [sys.executable, '-c', tiny_run.SCRIPT, str(file), str(tmp_path / 'two'),
-       coordinator, '2', str(i)],
+       coordinator, '2', str(i), *order],
       cwd=ROOT, env=os.environ | {'XLA_FLAGS': flags}, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(2)]
   said = [p.communicate(timeout=900)[0] for p in both]

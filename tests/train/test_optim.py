@@ -178,6 +178,15 @@ def test_a_carried_optimiser_begins_its_schedule_anew():
   np.testing.assert_allclose(updates['pooling']['out']['kernel'], -0.25)
 
 
+def test_adafactor_is_carried_whether_or_not_weights_decay():
+  first, second = (optim.make_optimizer(
+      config.OptimConfig(name='adafactor', weight_decay=w), 8, PARAMS)
+      for w in (0.01, 0.0))
+  state = first.init(PARAMS)
+  chex.assert_trees_all_equal(
+      optim.carry(state, jax.eval_shape(second.init, PARAMS)), state)
+
+
 def test_a_carried_optimiser_of_other_parameters_is_refused():
   cfg = config.OptimConfig()
   whole = optim.make_optimizer(cfg, 8, PARAMS).init(PARAMS)

@@ -41,7 +41,9 @@ def test_flops_follow_the_work():
   once = plan.step_flops(MODEL, cfg.stages[0])
   again = plan.step_flops(dataclasses.replace(MODEL, remat='full'), cfg.stages[0])
   assert again == pytest.approx(once * 4 / 3)
-  stage = dataclasses.replace(cfg.stages[0], token_budget=1)
+  longest = max(cfg.stages[0].data.query_lengths[-1],
+                cfg.stages[0].data.passage_lengths[-1])
+  stage = dataclasses.replace(cfg.stages[0], token_budget=longest)
   assert plan.step_flops(MODEL, stage) == pytest.approx(once * 4 / 3)
   stage = dataclasses.replace(stage, chunk_remat='residual')
   assert once < plan.step_flops(MODEL, stage) < once * 4 / 3
@@ -57,8 +59,10 @@ def test_remedies_save_memory_step_by_step():
   assert 'token_budget=256' in texts[1]
   assert 'batch_size=8' in texts[-1]
   cfg = _config()
-  cfg.stages[0].chunk_remat = 'residual'
-  for text, changed, _ in plan.remedies(cfg, 0, MODEL):
+  cfg.stages[0].chunk_remat, cfg.stages[0].token_budget = 'residual', 4096
+  first, *_ = found = plan.remedies(cfg, 0, MODEL)
+  assert first[2] == MODEL and first[1].stages[0].token_budget == 4096
+  for text, changed, _ in found:
     assert 'stages[0].chunk_remat=full' in text
     assert changed.stages[0].chunk_remat == 'full'
 

@@ -35,6 +35,7 @@ def test_one_device_equals_eight(pooling, shapes):
 @pytest.mark.parametrize('pooling,shape,chunks', [
     ('last', (1, 1, 1), {}),
     ('latent_attention', (2, 2, 2), {'token_budget': 48}),
+    ('latent_attention', (2, 2, 2), {'token_budget': 24, 'chunk_remat': 'dots'}),
     ('mean', (4, 2, 1), {'token_budget': 24, 'chunk_remat': 'residual'})])
 def test_packing_changes_no_update(pooling, shape, chunks):
   model = tiny_step.model(pooling)
@@ -68,8 +69,8 @@ def test_the_whole_recipe_is_the_same_on_any_mesh():
   """Adapters, chunks, hard negatives, both directions: 20 steps, four meshes."""
   model = tiny_step.model(
       'latent_attention', lora=config.LoraConfig(rank=4, alpha=8.0))
-  stage = config.StageConfig(
-      steps=20, token_budget=4 * 12,
+  stage = dataclasses.replace(
+      tiny_step.STAGE, steps=20, token_budget=4 * 12,
       loss=config.LossConfig(temperature=0.1, symmetric=True),
       optim=config.OptimConfig(peak_lr=1e-3, warmup_steps=2))
   data = tiny_step.batches(20, negatives=3)

@@ -19,8 +19,13 @@ import json, sys
 import jax
 if len(sys.argv) > 3:
   jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
-from jaxembed import config
+from jaxembed import config, sharding
 from jaxembed.train import loop
+if 'interleave' in sys.argv:  # the devices of two processes in turns
+  ours = jax.devices()
+  turns = [d for pair in zip(ours[:4], ours[4:]) for d in pair]
+  make_mesh = sharding.make_mesh
+  sharding.make_mesh = lambda shape: make_mesh(shape, turns)
 loop.train(config.from_dict(config.Config, json.load(open(sys.argv[1]))), sys.argv[2])
 """
 

@@ -12,7 +12,8 @@ from jaxembed.train import step
 
 Q = 16
 STAGE = config.StageConfig(
-    steps=10, loss=config.LossConfig(temperature=0.1),
+    steps=10, data=config.DataConfig(query_lengths=(8,), passage_lengths=(12,)),
+    loss=config.LossConfig(temperature=0.1),
     optim=config.OptimConfig(peak_lr=1e-3, warmup_steps=2))
 
 
@@ -56,12 +57,12 @@ def packed(batch: types.PairBatch, shards: int, width: int) -> types.PackedPairs
 
   passages = len(batch.passage.ids) // Q
   return types.PackedPairs(*pack.share_rows(
-      ragged(batch.query), ragged(batch.passage), np.arange(Q + 1) * passages, range(Q),
-      shards, width=width, passages=passages, pad_id=0), batch.pairing)
+      ragged(batch.query), ragged(batch.passage), np.arange(Q + 1) * passages,
+      np.arange(Q), shards, width=width, passages=passages, pad_id=0), batch.pairing)
 
 
 def curve(cfg: config.ModelConfig, stage: config.StageConfig,
-          shape: tuple[int, int, int], steps: list[step.Batch]):
+          shape: tuple[int, int, int], steps: list[types.Batch]):
   """(losses of the updates on a mesh of `shape`, final state)."""
   where = mesh(shape)
   with jax.set_mesh(where):
