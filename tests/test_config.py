@@ -35,6 +35,12 @@ def test_every_experiment_is_valid_and_survives_json(path):
   assert config.from_dict(config.Config, data) == cfg
 
 
+def test_factors_by_path_survive_json():
+  cfg = config.OptimConfig(lr_factors=(('embed', 0.1), ('norm', 2.0)))
+  data = json.loads(json.dumps(config.to_dict(cfg)))
+  assert config.from_dict(config.OptimConfig, data) == cfg
+
+
 def test_model_config_is_hashable_and_survives_json():
   model = config.ModelConfig(backbone=config.BackboneConfig(
       family='mistral', vocab_size=10, dim=8, ff_dim=16, num_layers=1, num_heads=2,

@@ -42,6 +42,9 @@ class OptimConfig:
   name: str = 'adamw'  # adamw | adafactor | sgd | muon (adamw but on layer kernels)
   peak_lr: float = 2e-5
   head_lr: float = 0.0  # of pooling/; 0: peak_lr
+  # (regex over parameter paths, factor): the first that matches multiplies a
+  # parameter's learning rate, such as ('backbone/embed', 0.1).
+  lr_factors: tuple[tuple[str, float], ...] = ()
   warmup_steps: int = 50
   schedule: str = 'linear'  # linear | cosine | constant, after warm-up
   end_lr: float = 0.0
@@ -64,6 +67,10 @@ class OptimConfig:
     if not 0 <= self.ema_decay < 1:
       raise ValueError(f'OptimConfig.ema_decay is {self.ema_decay}; give 0 (off) or a '
                        'number below 1, such as 0.999')
+    for pattern, factor in self.lr_factors:
+      if not factor > 0:
+        raise ValueError(f'OptimConfig.lr_factors: {pattern!r} has the factor '
+                         f'{factor}; give one above 0, or name the parameters in freeze')
 
 
 @dataclass(kw_only=True)

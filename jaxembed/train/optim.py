@@ -88,10 +88,32 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, moving: types.Params
     if 'matrices' not in jax.tree.leaves(labels):
       raise ValueError("optim.name='muon' is for kernels of the layers, and none of "
                        "them moves here (adapters or freeze); use 'adamw'")
-  return optax.chain(
-      optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm
-      else optax.identity(),
-      optax.partition(rules, labels))
+  steps = [optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm
+           else optax.identity(), optax.partition(rules, labels)]
+  if cfg.lr_factors:
+    factors = _factors(cfg, moving)
+    steps.append(optax.stateless(
+        lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)))
+  return optax.chain(*steps)
+
+
+def _factors(cfg: config.OptimConfig, moving: types.Params) -> types.Params:
+  """What to multiply each parameter's update by, weight decay included."""
+  unused = [pattern for pattern, _ in cfg.lr_factors]
+
+  def factor(path, _):
+    for pattern, value in cfg.lr_factors:
+      if re.search(pattern, _name(path)):
+        if pattern in unused:
+          unused.remove(pattern)
+        return value
+    return 1.0
+
+  found = jax.tree.map_with_path(factor, moving)
+  if unused:
+    raise ValueError(f'optim.lr_factors: {unused[0]!r} decides for no parameter that '
+                     'moves; mend the pattern, or leave it out')
+  return found
 
 
 def carry(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:

@@ -209,7 +209,7 @@ def program(stage: config.StageConfig) -> str:
   d, o = stage.data, stage.optim
   return repr((stage.token_budget, stage.chunk_remat, stage.loss, d.batch_size,
                d.num_negatives, d.query_lengths[-1], d.passage_lengths[-1], d.pack,
-               o.name, o.freeze, bool(o.ema_decay)))
+               o.name, o.freeze, bool(o.ema_decay), bool(o.lr_factors)))
 
 
 def padding(cfg: config.DataConfig, tokenizer: data.Tokenizer, seed: int,

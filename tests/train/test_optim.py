@@ -47,6 +47,25 @@ def test_head_has_its_own_learning_rate():
   np.testing.assert_allclose(got['pooling']['out']['kernel'], -0.4, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', ['adamw', 'adafactor', 'sgd'])
+def test_a_path_has_its_own_learning_rate(name):
+  def updates(**options):
+    cfg = config.OptimConfig(name=name, peak_lr=0.1, weight_decay=0.5, clip_norm=1.0,
+                             warmup_steps=0, **options)
+    return _updates(cfg, jax.tree.map(lambda p: p * 0.3, PARAMS))
+
+  plain = updates()
+  got = updates(lr_factors=(('norm', 0.25), ('backbone', 2.0)))
+  for part, factor in ((('norm', 'scale'), 0.25), (('attn', 'kernel'), 2.0)):
+    np.testing.assert_allclose(got['backbone'][part[0]][part[1]],
+                               factor * plain['backbone'][part[0]][part[1]], rtol=1e-6)
+  chex.assert_trees_all_equal(got['pooling'], plain['pooling'])
+  with pytest.raises(ValueError, match="'bakbone' decides for no parameter"):
+    updates(lr_factors=(('bakbone', 2.0),))
+  with pytest.raises(ValueError, match='give one above 0, or name'):
+    updates(lr_factors=(('backbone', 0.0),))
+
+
 def test_frozen_paths_do_not_move():
   cfg = config.OptimConfig(peak_lr=0.1, warmup_steps=0, freeze='^backbone/')
   mask = optim.trainable(PARAMS, cfg)
