@@ -70,7 +70,7 @@ class OptimConfig:
     for pattern, factor in self.lr_factors:
       if not factor > 0:
         raise ValueError(f'OptimConfig.lr_factors: {pattern!r} has the factor '
-                         f'{factor}; give one above 0, or name the parameters in freeze')
+                         f'{factor}; give one above 0, or freeze what it matches')
 
 
 @dataclass(kw_only=True)

@@ -62,7 +62,7 @@ def test_a_path_has_its_own_learning_rate(name):
   chex.assert_trees_all_equal(got['pooling'], plain['pooling'])
   with pytest.raises(ValueError, match="'bakbone' decides for no parameter"):
     updates(lr_factors=(('bakbone', 2.0),))
-  with pytest.raises(ValueError, match='give one above 0, or name'):
+  with pytest.raises(ValueError, match='give one above 0, or freeze'):
     updates(lr_factors=(('backbone', 0.0),))
 
 
