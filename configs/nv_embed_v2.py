@@ -18,7 +18,7 @@ RETRIEVAL = {
     'nq': 100, 'squad': 87, 'stackexchange': 80, 'hover': 17, 'arguana': 16,
     'fiqa': 5, 'nfcorpus': 3.6, 'bioasq': 2.4, 'miracl': 2, 'mr_tydi': 2,
     'scifact': 0.9, 'synthetic': 120}
-SYMMETRIC = {'sts12': 1.8, 'sts22': 0.3, 'stsb': 2.7}
+STS = {'sts12': 1.8, 'sts22': 0.3, 'stsb': 2.7}
 # Compared with texts of the same and of other labels (table 5) ...
 EXAMPLES = {
     'emotion': 16, 'mtop_intent': 15, 'mtop_domain': 15, 'massive_intent': 11,
@@ -64,6 +64,6 @@ def get_config() -> config.Config:
       stages=[
           _stage('retrieval', 20_000, 2e-5, _sources(RETRIEVAL)),
           _stage('blend', 18_000, 1.5e-5,
-                 _sources(RETRIEVAL, **own) + _sources(SYMMETRIC, **both_sides)
+                 _sources(RETRIEVAL, **own) + _sources(STS, **both_sides)
                  + _sources(EXAMPLES, rows='same_label', **both_sides)
                  + _sources(LABELS, rows='label_text', **own))])

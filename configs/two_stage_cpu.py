@@ -2,9 +2,10 @@
 
 Stage 1 is retrieval with in-batch negatives; stage 2 blends it with classification,
 scored pairs and entailment, each row against its own negatives only. The folder has
-train/NAME.jsonl.gz, classification/SET/train.jsonl and sts/stsb/train.tsv; another
-one is named by --config=configs/two_stage_cpu.py:FOLDER, and mean pooling by
---config.model.pooling=mean.
+train/NAME.jsonl.gz, classification/SET/train.jsonl and sts/stsb/train.tsv; it is named
+by --config=configs/two_stage_cpu.py:FOLDER, and mean pooling by
+--config.model.pooling=mean. launch.two_stage also reads retrieval/cranfield (BEIR),
+sts/stsb/test.tsv and classification/banking77/test.jsonl there.
 """
 
 from jaxembed import config
@@ -50,7 +51,7 @@ def _stage(name, steps, peak_lr, head_lr, **data):
           peak_lr=peak_lr, head_lr=head_lr, warmup_steps=steps // 10))
 
 
-def get_config(folder: str = '../shared/data') -> config.Config:
+def get_config(folder: str = 'data/two_stage') -> config.Config:
   return config.Config(
       name='two_stage_cpu',
       model=config.ModelSpec(

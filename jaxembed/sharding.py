@@ -113,7 +113,7 @@ def rows(mesh, host: types.Batch | types.Tokens):
   """
   parts, mine = batch_shards(mesh), len(_my_shards(mesh))
 
-  def place(x):
+  def globally(x):
     if len(x) % mine:
       total = len(x) * parts // mine
       raise ValueError(
@@ -124,7 +124,7 @@ def rows(mesh, host: types.Batch | types.Tokens):
         NamedSharding(mesh, P(BATCH, *(None,) * (np.ndim(x) - 1))), x,
         global_shape=(len(x) // mine * parts, *x.shape[1:]))
 
-  return jax.tree.map(place, host)
+  return jax.tree.map(globally, host)
 
 
 def batch_shards(mesh) -> int:
@@ -150,10 +150,7 @@ def _my_shards(mesh) -> list[int]:
 
 def batch_devices() -> int:
   """Over how many devices of the mesh in force rows are split."""
-  if spec() is None:
-    return 1
-  shape = jax.sharding.get_abstract_mesh().shape
-  return shape['data'] * shape['fsdp']
+  return 1 if spec() is None else batch_shards(jax.sharding.get_abstract_mesh())
 
 
 def by_device(x: types.Array) -> types.Array:

@@ -1,7 +1,8 @@
 """The arrays that travel between rooms, and the letters that name their axes.
 
 Letters mean one thing everywhere:
-  B rows of text      T tokens           S key tokens        D model width
+  B rows of text      T tokens           D model width
+  S key tokens, or texts of a packed row
   N query heads       K key/value heads  H head width        F feed-forward
   L layers            V vocabulary       R latents           E embedding width
   Q queries           C passages         G passages per query
@@ -73,7 +74,7 @@ class PairBatch:
   """One training step's worth of text."""
 
   query: Tokens  # [Q,T]
-  passage: Tokens  # [C,S]
+  passage: Tokens  # [C,T], T of its own
   pairing: Pairing
 
   @property

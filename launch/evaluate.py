@@ -96,5 +96,4 @@ _RUNNERS = {'retrieval': _retrieval, 'sts': _sts, 'classification': _classificat
             'clustering': _clustering}
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['model', 'task', 'data'])
   cli.run(main)

@@ -3,12 +3,12 @@
   python -m launch.plan --config=configs/nv_embed_v2.py --topology=v5p:4x4x4
   python -m launch.plan --config=configs/quickstart.py --check
 
-Prints parameters, candidates and texts per step, memory per chip, FLOPs,
-collectives and the least time of a step. A configuration that does not fit is
-refused (exit 1), with a change that does. The weights are not needed, only their
-shape: of a source that cannot be opened here it is the preset's under the source's
-published name, or the one that --preset names. --check compiles nothing: it reads
-the data of every stage, as far as the configuration has it checked, and counts
+Prints candidates and texts per step, parameters, memory per chip, FLOPs, collectives,
+the least time of a step and the share of padding. A configuration that does not fit is
+refused (exit 1), with a change that does if one is found. The weights are not needed,
+only their shape: of a source that cannot be opened here it is the preset's under the
+source's published name, or the one that --preset names. --check compiles nothing: it
+reads the data of every stage, as far as the configuration has it checked, and counts
 padding.
 """
 

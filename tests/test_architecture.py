@@ -19,7 +19,7 @@ FLOORS = (
     ('jaxembed.workdir',),
     ('jaxembed.train', 'jaxembed.convert'),
     ('jaxembed.embedder',),
-    ('jaxembed.evaluation', 'jaxembed.mining', 'jaxembed.corpus'),
+    ('jaxembed.evaluation', 'jaxembed.corpus'),
     ('jaxembed.train.start', 'jaxembed.train.report'),
     ('jaxembed.train.plan',),
     ('jaxembed.train.loop',),

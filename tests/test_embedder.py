@@ -18,8 +18,8 @@ import pytest
 from jaxembed import checkpoint, sharding, types, workdir
 from jaxembed.embedder import Embedder, unit
 
-# Two float32 implementations of one network: measured 2e-7 to 4e-7; the bound is
-# the project's.
+# Two float32 implementations of one network: measured 2e-7 to 4e-7; the bound leaves
+# room for other machines.
 PARITY = 1e-5
 # One implementation on batches of other shapes: only the order of sums differs.
 ROUNDING = 2e-6
@@ -54,14 +54,14 @@ def _sentences(count: int, longest: int) -> list[str]:
 
 
 def test_equals_sentence_transformers_at_every_length(embedder, torch_model):
-  sentences = _sentences(500, 240)
+  sentences = _sentences(250, 240)
   rng = np.random.default_rng(0)
   sentences = [sentences[i] for i in rng.permutation(len(sentences))]
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', UserWarning)  # the longest are cut
     ours = embedder.encode(sentences)
   theirs = torch_model.encode(sentences, batch_size=32)
-  assert ours.dtype == np.float32 and ours.shape == (500, 384)
+  assert ours.dtype == np.float32 and ours.shape == (250, 384)
   np.testing.assert_allclose(ours, theirs, rtol=0, atol=PARITY)
   assert embedder.report.padding <= 0.10
   assert len(embedder.report.shapes) <= 10

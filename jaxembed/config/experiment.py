@@ -23,6 +23,7 @@ class ModelSpec:
   heads: int = 8
   head_dim: int = 0
   ff_mult: int = 4
+  reads: str = 'layers_mean'  # of layer_attention, as in PoolingConfig
   max_length: int = 0  # 0 keeps what the source says
   prompt_pooling: str = ''  # '' keeps what the source says
   eos_text: str = ''  # '' keeps what the source says
@@ -41,7 +42,7 @@ class ModelSpec:
 class OptimConfig:
   name: str = 'adamw'  # adamw | adafactor | sgd | muon (adamw but on layer kernels)
   peak_lr: float = 2e-5
-  head_lr: float = 0.0  # of pooling/; 0: peak_lr
+  head_lr: float = 0.0  # of all outside backbone/; 0: peak_lr
   # (regex over parameter paths, factor): the first that matches multiplies a
   # parameter's learning rate, such as ('backbone/embed', 0.1).
   lr_factors: tuple[tuple[str, float], ...] = ()

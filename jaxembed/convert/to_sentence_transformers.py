@@ -62,6 +62,10 @@ def export(target: str | os.PathLike, params: types.Params,
     raise FileExistsError(f'{target} exists; choose another target, or remove it')
   if cfg.lora is not None:
     raise ValueError('the model has LoRA adapters; merge them before exporting')
+  if cfg.pooling.kind == 'layer_attention' or cfg.prepend is not None:
+    raise ValueError('sentence-transformers has no module for layer_attention pooling '
+                     'or a prepended state; keep the run, and load it with '
+                     'Embedder.load')
   include_prompt = cfg.prompt_pooling == 'include'
   target.parent.mkdir(parents=True, exist_ok=True)
   partial = target.with_name(f'.{target.name}.{os.getpid()}.partial')

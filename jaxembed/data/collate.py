@@ -72,8 +72,8 @@ def collate(rows: Sequence[Row], mine: np.ndarray, cfg: DataConfig,
     shards: over how many devices the global batch is split, for cfg.pack.
 
   Returns:
-    query [Q,T], passage [C,S] and pairing for Q = len(mine), C = Q x (1 +
-    num_negatives); T and S are the shortest configured lengths that hold `rows`.
+    query [Q,T], passage [C,T] and pairing for Q = len(mine), C = Q x (1 +
+    num_negatives); each T is the shortest configured length that holds `rows`.
     With cfg.pack the texts of each device's share, in rows of their own.
   """
   query, passage = _encode(rows, cfg, tokenizer)

@@ -29,8 +29,9 @@ def batches(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int, start_step: int
   A batch is a function of (cfg, seed, step): resuming is starting at a later
   step, and the parts of all processes make up the batch of one. Shapes are
   [len(mine), T] queries and 1 + cfg.num_negatives times as many passages, T being one
-  of the configured lengths. With cfg.pack texts share rows with others of their device,
-  whose number is one of a few. Each source is shuffled anew whenever it is used up.
+  of the configured lengths. With cfg.pack texts share rows with others of their device;
+  the number of rows takes one of a few values. Each source is shuffled anew whenever it
+  is used up.
 
   Args:
     mine: this process's rows of the batch (sharding.my_rows); None: all.

@@ -8,8 +8,8 @@ import numpy as np
 from jaxembed import types
 from jaxembed.data.tokenise import Ragged
 
-# A batch has a multiple of this share of the rows it could need: a batch's shape
-# is compiled once, and rows beyond its texts' own are padding.
+# Rows are added in steps of this part of the most a batch could need, so that few
+# shapes are compiled; those beyond its texts' own are padding.
 _STEPS = 32
 
 
@@ -72,7 +72,7 @@ def _rounded(rows: int, texts: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Where N texts lie: in a row, as its how manieth text, behind how many tokens."""
+  """Where N texts lie: their row, their number in it, the tokens in front of them."""
 
   row: np.ndarray  # [N] int64
   segment: np.ndarray  # [N] int64

@@ -1,6 +1,6 @@
-"""Texts to vectors: the model's three public functions.
+"""Texts to vectors: parameters, token states, embeddings.
 
-Parameters are a nested dict: 'backbone', 'pooling' (latent attention only) and
+Parameters are a nested dict: 'backbone', 'pooling' (latent and layer attention) and
 'dense' (projections after pooling). Every path is listed in sharding.RULES.
 """
 
@@ -121,7 +121,7 @@ def check_packable(cfg: ModelConfig, mode: str, width: int):
                 scaling.kind == 'longrope' and width > scaling.original_positions)}
   for what, here in unable.items():
     if here:
-      raise ValueError(f'{what} is one for a whole row, so texts cannot share rows; '
+      raise ValueError(f'{what} holds for a whole row, so texts cannot share rows; '
                        'give each its own (DataConfig.pack=0)')
 
 
@@ -173,7 +173,7 @@ def _dense(p: Params, cfg: DenseConfig, v: Array) -> Array:
 
 def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   keys = jax.random.split(key, 4)
-  rows = _batch_shards()
+  rows = sharding.batch_devices()
   flags = jnp.ones((rows, 1), bool)
   tokens = Tokens(ids=jnp.zeros((rows, 1), jnp.int32), mask=flags, pool=flags)
   tokens = jax.tree.map(lambda x: to_spec(x, BATCH, None), tokens)
@@ -195,13 +195,3 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   if cfg.lora is not None:
     params = lora.add(params, cfg.lora, keys[3])
   return jax.tree.map(lambda x: x.astype(dtype), params)
-
-
-def _batch_shards() -> int:
-  mesh = jax.sharding.get_abstract_mesh()
-  if spec() is None:
-    return 1
-  size = 1
-  for axis in BATCH:
-    size *= mesh.shape[axis]
-  return size

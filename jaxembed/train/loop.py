@@ -240,7 +240,8 @@ class _Run:
     return meter.Meter(
         writer, bar, every=self.cfg.log_every, last=stage.last,
         sources=[s.name for s in stage.cfg.data.sources],
-        flops=lambda batch: plan.model_flops(self.model, batch),
+        flops=lambda batch: plan.model_flops(
+            self.model, batch, stage.cfg.optim.freeze),
         peak=chip.flops * self.mesh.size if chip else 0.0,
         parts=total / len(sharding.my_rows(self.mesh, total)))
 

@@ -88,13 +88,13 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, moving: types.Params
     if 'matrices' not in jax.tree.leaves(labels):
       raise ValueError("optim.name='muon' is for kernels of the layers, and none of "
                        "them moves here (adapters or freeze); use 'adamw'")
-  steps = [optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm
+  parts = [optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm
            else optax.identity(), optax.partition(rules, labels)]
   if cfg.lr_factors:
     factors = _factors(cfg, moving)
-    steps.append(optax.stateless(
+    parts.append(optax.stateless(
         lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)))
-  return optax.chain(*steps)
+  return optax.chain(*parts)
 
 
 def _factors(cfg: config.OptimConfig, moving: types.Params) -> types.Params:
@@ -128,10 +128,10 @@ def carry(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:
     raise ValueError('optim.carry: the stage before moved other parameters, or by '
                      'another optimiser; give both the same optim.name, optim.freeze '
                      'and loss.learn_temperature, or set carry to False')
-  place = optax.ScaleByScheduleState
+  counter = optax.ScaleByScheduleState
   return jax.tree.map(
-      lambda x: jax.tree.map(jnp.zeros_like, x) if isinstance(x, place) else x,
-      before, is_leaf=lambda x: isinstance(x, place))
+      lambda x: jax.tree.map(jnp.zeros_like, x) if isinstance(x, counter) else x,
+      before, is_leaf=lambda x: isinstance(x, counter))
 
 
 def norms(grads: types.Params) -> types.Metrics:
@@ -198,9 +198,14 @@ def _unsharded(update):
 
 
 def _adafactor(cfg, schedule):
-  return optax.adafactor(schedule, weight_decay_rate=cfg.weight_decay,
-                         weight_decay_mask=_decays)
+  """optax.adafactor, but for weight decay: here it follows the learning rate."""
+  return optax.chain(
+      optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0),
+      optax.scale_by_param_block_rms(),
+      optax.add_decayed_weights(cfg.weight_decay, _decays),
+      optax.scale_by_learning_rate(schedule))
 
 
 def _sgd(cfg, schedule):
-  return optax.sgd(schedule, momentum=cfg.b1)
+  return optax.chain(optax.add_decayed_weights(cfg.weight_decay, _decays),
+                     optax.sgd(schedule, momentum=cfg.b1))

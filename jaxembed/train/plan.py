@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxembed import config, data, sharding, types
 from jaxembed.models import encoder
-from jaxembed.train import start, step
+from jaxembed.train import optim, start, step
 from jaxembed.train.chips import CHIPS, GIB, Chip
 
 _COLLECTIVE = re.compile(
@@ -38,6 +38,8 @@ class StagePlan:
   """Figures of one stage; bytes are per device, FLOPs over all of them."""
 
   name: str
+  parameters: int
+  moving: int  # of them
   arguments: int  # state and batch
   temporaries: int
   flops: float  # per step
@@ -84,8 +86,10 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mes
     update = step.make_update(model, stage, seed=cfg.seed)
     done = update.lower(state, _batch(stage.data, mesh)).compile()
   memory = done.memory_analysis()
+  moving, _ = optim.split(shapes, optim.trainable(shapes, stage.optim))
+  sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in (shapes, moving)]
   return StagePlan(
-      stage.name, memory.argument_size_in_bytes, memory.temp_size_in_bytes
+      stage.name, *sizes, memory.argument_size_in_bytes, memory.temp_size_in_bytes
       + memory.output_size_in_bytes - memory.alias_size_in_bytes,
       step_flops(model, stage, sharding.batch_shards(mesh)),
       _collectives_of(done))
@@ -118,38 +122,39 @@ def _batch(cfg: config.DataConfig, mesh) -> types.Batch:
       pairing)
 
 
-def _packed_rows(cfg: config.DataConfig, devices: int) -> int:
-  """Rows of the largest packed batch, over all devices."""
-  each, group = cfg.batch_size // devices, 1 + cfg.num_negatives
+def _packed_rows(cfg: config.DataConfig, shards: int) -> int:
+  """Rows of the largest packed batch, over all shards."""
+  each, group = cfg.batch_size // shards, 1 + cfg.num_negatives
   tokens = cfg.query_lengths[-1] + group * cfg.passage_lengths[-1]
-  return devices * data.most_rows(each * (1 + group), each * tokens, cfg.pack)
+  return shards * data.most_rows(each * (1 + group), each * tokens, cfg.pack)
 
 
-def step_flops(model: config.ModelConfig, stage: config.StageConfig, devices: int = 1
+def step_flops(model: config.ModelConfig, stage: config.StageConfig, shards: int = 1
                ) -> float:
   """FLOPs of one update of the stage's largest batch, over all devices."""
   d, passages = stage.data, stage.data.batch_size * (1 + stage.data.num_negatives)
   query, passage = d.query_lengths[-1], d.passage_lengths[-1]
   texts = ((d.batch_size, query), (passages, passage))
   if d.pack:
-    texts = ((_packed_rows(d, devices), d.pack),)
+    texts = ((_packed_rows(d, shards), d.pack),)
   elif query == passage:  # they are embedded as one array
     texts = ((d.batch_size + passages, query),)
   total = 0.0
   for rows, length in texts:
-    chunks = 0 < stage.token_budget < rows // devices * length
+    chunks = 0 < stage.token_budget < rows // shards * length
     again = _AGAIN[model.remat] + (_AGAIN[stage.chunk_remat] if chunks else 0.0)
-    total += _flops(model, ((rows, length),), again)
+    total += _flops(model, ((rows, length),), again, stage.optim.freeze)
   return total
 
 
-def model_flops(model: config.ModelConfig, batch: types.Batch) -> float:
+def model_flops(model: config.ModelConfig, batch: types.Batch, freeze: str = ''
+                ) -> float:
   """FLOPs that an update on `batch` needs, padding included: nothing counts twice
   that rematerialisation computes twice. What MFU is measured by."""
-  return _flops(model, [mask.shape for mask in batch.masks], 0.0)
+  return _flops(model, [mask.shape for mask in batch.masks], 0.0, freeze)
 
 
-def _flops(model: config.ModelConfig, texts, again: float) -> float:
+def _flops(model: config.ModelConfig, texts, again: float, freeze: str) -> float:
   """FLOPs of an update on texts ((rows, length), ...), from shapes.
 
   Twice a kernel's size per token forward; the same again for the gradient of
@@ -157,7 +162,7 @@ def _flops(model: config.ModelConfig, texts, again: float) -> float:
   pass for its repetition (remat, GradCache). Attention scores and their use count
   by length. Pooling heads are left out.
   """
-  b, (frozen, moving) = model.backbone, _kernels(model)
+  b, (frozen, moving) = model.backbone, _kernels(model, freeze)
   total = 0.0
   for n, length in texts:
     attention = 4 * b.num_layers * b.num_heads * b.head_dim * length
@@ -167,21 +172,18 @@ def _flops(model: config.ModelConfig, texts, again: float) -> float:
 
 
 @functools.lru_cache(maxsize=8)  # asked for at every step
-def _kernels(model: config.ModelConfig) -> tuple[int, int]:
+def _kernels(model: config.ModelConfig, freeze: str) -> tuple[int, int]:
   """Sizes of the backbone's kernels: (frozen, moving)."""
-  shapes = jax.tree.leaves_with_path(encoder.param_shapes(model))
-  return tuple(sum(x.size for p, x in shapes
-                   if _is_kernel(p) and _moves(p, model) == moves)
-               for moves in (False, True))
+  shapes = encoder.param_shapes(model)
+  moves = jax.tree.leaves(optim.trainable(shapes, config.OptimConfig(freeze=freeze)))
+  return tuple(sum(x.size for (path, x), move in zip(
+      jax.tree.leaves_with_path(shapes), moves, strict=True)
+                   if _is_kernel(path) and move == wanted) for wanted in (False, True))
 
 
 def _is_kernel(path) -> bool:
   name = jax.tree_util.keystr(path)
   return 'backbone' in name and ('kernel' in name or 'lora' in name)
-
-
-def _moves(path, model: config.ModelConfig) -> bool:
-  return model.lora is None or 'lora' in jax.tree_util.keystr(path)
 
 
 def _collectives_of(compiled) -> dict[str, tuple[int, int]] | None:
@@ -213,12 +215,12 @@ def program(stage: config.StageConfig) -> str:
 
 
 def padding(cfg: config.DataConfig, tokenizer: data.Tokenizer, seed: int,
-            devices: int = 1, count: int = 4) -> float:
+            shards: int = 1, count: int = 4) -> float:
   """Share of padding in the first `count` batches of a stage."""
   real = padded = 0
   now = dataclasses.replace(cfg, prefetch=0)
   for batch, _ in itertools.islice(
-      data.batches(now, tokenizer, seed=seed, shards=devices), count):
+      data.batches(now, tokenizer, seed=seed, shards=shards), count):
     for mask in batch.masks:
       real, padded = real + int(mask.sum()), padded + mask.size
   return 1 - real / padded
@@ -241,29 +243,29 @@ def remedies(cfg: config.Config, index: int, model: config.ModelConfig
   found, where = [], f'config.stages[{index}]'
 
   now = cfg.stages[index]
-  keeps = now.token_budget and now.chunk_remat != 'full'
-  also = f', {where}.chunk_remat=full' if keeps else ''
-
-  def propose(text, model=model, **stage):
+  def propose(model, **stage):
     stages = list(cfg.stages)
-    stages[index] = dataclasses.replace(now, chunk_remat='full', **stage)
-    found.append((text + also, dataclasses.replace(cfg, stages=stages), model))
+    stages[index] = dataclasses.replace(now, **stage)
+    batch = {'data.batch_size': stage['data'].batch_size} if 'data' in stage else {}
+    plain = {k: v for k, v in stage.items() if k != 'data'} | batch
+    text = [f'config.model.remat={model.remat}',
+            *(f'{where}.{name}={value}' for name, value in plain.items())]
+    found.append((', '.join(text), dataclasses.replace(cfg, stages=stages), model))
 
-  if keeps:
-    propose(f'config.model.remat={model.remat}')
+  kept = {}
+  if now.token_budget and now.chunk_remat != 'full':
+    kept = {'chunk_remat': 'full'}
+    propose(model, **kept)
   full = dataclasses.replace(model, remat='full')
   if model.remat != 'full':
-    propose('config.model.remat=full', full)
+    propose(full, **kept)
   longest = max(now.data.query_lengths[-1], now.data.passage_lengths[-1],
                 now.data.pack)
   for rows in (8, 1):
     if not now.token_budget or now.token_budget > rows * longest:
-      propose(f'config.model.remat=full, {where}.token_budget={rows * longest}',
-              full, token_budget=rows * longest)
+      propose(full, token_budget=rows * longest, **kept)
   half = dataclasses.replace(now.data, batch_size=max(now.data.batch_size // 2, 1))
-  propose(f'config.model.remat=full, {where}.token_budget={longest}, '
-          f'{where}.data.batch_size={half.batch_size}', full,
-          token_budget=longest, data=half)
+  propose(full, token_budget=longest, data=half, **kept)
   return found
 
 
@@ -278,6 +280,8 @@ def describe(found: StagePlan, stage: config.StageConfig, chip: Chip, count: int
                for kind, (n, size) in sorted(found.collectives.items())))
   return (f'\n{stage.name}: {stage.steps} steps, {d.batch_size * group} candidates per '
           f'query, {d.batch_size * (1 + group)} texts per step\n'
+          f'  parameters       {found.parameters / 1e6:.1f} M, of which '
+          f'{found.moving / 1e6:.1f} M move\n'
           f'  memory per chip  {found.memory / GIB:.2f} of '
           f'{chip.hbm / GIB:.0f} GiB: state and batch '
           f'{found.arguments / GIB:.2f}, temporaries '

@@ -88,7 +88,7 @@ def apply_spec(model: config.ModelConfig, spec: config.ModelSpec
   if spec.pooling and spec.pooling != pooling.kind:
     pooling = dataclasses.replace(
         pooling, kind=spec.pooling, latents=spec.latents, heads=spec.heads,
-        head_dim=spec.head_dim, ff_mult=spec.ff_mult)
+        head_dim=spec.head_dim, ff_mult=spec.ff_mult, reads=spec.reads)
   adapters = model.lora
   if spec.lora_rank and not adapters:
     targets = {'targets': spec.lora_targets} if spec.lora_targets else {}

@@ -30,7 +30,7 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0,
   params = {k: v for k, v in params.items() if k != 'loss'}
   if stage.loss.learn_temperature:
     params |= {'loss': learned}
-  moving, tx = _optimizer(params, stage)
+  moving, _, tx = _optimizer(params, stage)
   means = jax.jit(ema.init)(moving) if stage.optim.ema_decay else None
   if carried is None:
     opt_state = jax.jit(tx.init)(moving)
@@ -79,8 +79,7 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
   @functools.partial(jax.jit, donate_argnums=0)
   def update(state: types.TrainState, batch: types.Batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    moving, tx = _optimizer(state.params, stage)
-    fixed = optim.split(state.params, optim.trainable(state.params, stage.optim))[1]
+    moving, fixed, tx = _optimizer(state.params, stage)
 
     def loss_of(moving):
       return loss_and_metrics(optim.join(moving, fixed), batch, model, stage, key)
@@ -101,9 +100,9 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
 
 
 def _optimizer(params: types.Params, stage: config.StageConfig):
-  """(the parameters that move, their optimiser)."""
-  moving, _ = optim.split(params, optim.trainable(params, stage.optim))
-  return moving, optim.make_optimizer(stage.optim, stage.steps, moving)
+  """(the parameters that move, the others, the optimiser of those that move)."""
+  moving, fixed = optim.split(params, optim.trainable(params, stage.optim))
+  return moving, fixed, optim.make_optimizer(stage.optim, stage.steps, moving)
 
 
 def _embed(params, model, batch: types.Batch, stage: config.StageConfig, key):

@@ -19,7 +19,7 @@ from jaxembed.kernels.contrastive import Side, masked_lse
 
 _TEMPERATURE = 0.05
 _MIB = 1 << 20
-# (B, N, D, operands). The GPU's first and third are the brief's bars.
+# (B, N, D, operands)
 _SHAPES = {
     'cpu': [(8192, 8192, 768, 'float32'), (32768, 32768, 768, 'float32')],
     'gpu': [(32768, 32768, 768, 'bfloat16'), (65536, 65536, 768, 'bfloat16'),

@@ -238,6 +238,10 @@ def test_what_the_layout_cannot_hold_is_refused(tmp_path, source):
   with pytest.raises(ValueError, match='merge them'):
     _export(tmp_path / 'out', source, params,
             dataclasses.replace(cfg, lora=config.LoraConfig()))
+  for fields in ({'pooling': config.PoolingConfig(kind='layer_attention')},
+                 {'prepend': config.PrependConfig(token_id=1, start=0, stop=1)}):
+    with pytest.raises(ValueError, match='no module for layer_attention'):
+      _export(tmp_path / 'out', source, params, dataclasses.replace(cfg, **fields))
   bare = tmp_path / 'bare'
   bare.mkdir()
   shutil.copyfile(source / 'tokenizer.json', bare / 'tokenizer.json')

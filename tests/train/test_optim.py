@@ -31,8 +31,9 @@ def _updates(cfg, grads=None, steps=10):
   return tx.update(grads, tx.init(PARAMS), PARAMS)[0]
 
 
-def test_weight_decay_falls_on_kernels_alone():
-  cfg = config.OptimConfig(peak_lr=0.1, warmup_steps=0, weight_decay=0.5,
+@pytest.mark.parametrize('name', ['adamw', 'adafactor', 'sgd'])
+def test_weight_decay_falls_on_kernels_alone(name):
+  cfg = config.OptimConfig(name=name, peak_lr=0.1, warmup_steps=0, weight_decay=0.5,
                            schedule='constant')
   got = _updates(cfg)
   np.testing.assert_allclose(got['backbone']['attn']['kernel'], -0.05)
@@ -153,7 +154,7 @@ def test_muon_is_the_same_on_any_mesh(shape):
 
 def test_clipping_bounds_the_whole_gradient():
   cfg = config.OptimConfig(name='sgd', b1=0.0, peak_lr=1.0, warmup_steps=0,
-                           schedule='constant', clip_norm=0.5)
+                           schedule='constant', clip_norm=0.5, weight_decay=0.0)
   got = _updates(cfg, jax.tree.map(lambda x: 100 * jnp.ones_like(x), PARAMS))
   norm = np.sqrt(sum(float((x**2).sum()) for x in jax.tree.leaves(got)))
   np.testing.assert_allclose(norm, 0.5, rtol=1e-5)
@@ -187,7 +188,7 @@ def test_a_carried_optimiser_goes_on_as_if_nothing_had_ended(name):
 
 def test_a_carried_optimiser_begins_its_schedule_anew():
   cfg = config.OptimConfig(name='sgd', b1=0.0, peak_lr=1.0, warmup_steps=4,
-                           clip_norm=0.0)
+                           clip_norm=0.0, weight_decay=0.0)
   tx = optim.make_optimizer(cfg, 8, PARAMS)
   ones = jax.tree.map(jnp.ones_like, PARAMS)
   state = tx.init(PARAMS)

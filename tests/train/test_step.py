@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from jaxembed import config, sharding
-from jaxembed.models import encoder
-from jaxembed.train import step
+from jaxembed.models import encoder, transformer
+from jaxembed.train import grad_cache, step
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import tiny_step
 
 
-# Ten updates let float32 rounding grow; the bound is the project's.
+# Ten updates let float32 rounding grow: hence 1e-5, not a few ulp.
 @pytest.mark.parametrize('pooling, shapes', [
-    ('latent_attention', [(8, 1, 1), (2, 2, 2)]), ('mean', [(4, 2, 1)])])
+    ('latent_attention', [(2, 2, 2)]), ('mean', [(4, 2, 1)]),
+    pytest.param('latent_attention', [(8, 1, 1)], marks=pytest.mark.slow)])
 def test_one_device_equals_eight(pooling, shapes):
   args = tiny_step.model(pooling), tiny_step.STAGE
   data = tiny_step.batches(10)
@@ -34,7 +35,8 @@ def test_one_device_equals_eight(pooling, shapes):
 # No chunks, chunks of two rows, and of one.
 @pytest.mark.parametrize('pooling,shape,chunks', [
     ('last', (1, 1, 1), {}),
-    ('latent_attention', (2, 2, 2), {'token_budget': 48}),
+    pytest.param('latent_attention', (2, 2, 2), {'token_budget': 48},
+                 marks=pytest.mark.slow),
     ('latent_attention', (2, 2, 2), {'token_budget': 24, 'chunk_remat': 'dots'}),
     ('mean', (4, 2, 1), {'token_budget': 24, 'chunk_remat': 'residual'})])
 def test_packing_changes_no_update(pooling, shape, chunks):
@@ -50,16 +52,18 @@ def test_packing_changes_no_update(pooling, shape, chunks):
 
 
 def test_a_chunk_that_keeps_its_sums_computes_less_again():
-  model, mesh = tiny_step.model(), tiny_step.mesh((1, 1, 1))
+  model = tiny_step.model()
+  params, tokens = encoder.init_params(model, jax.random.key(1)), (
+      tiny_step.batches(1)[0].passage)
 
   def spent(remat):
-    stage = dataclasses.replace(
-        tiny_step.STAGE, token_budget=4 * 12, chunk_remat=remat)
-    with jax.set_mesh(mesh):
-      state = step.init_state(encoder.init_params(model, jax.random.key(1)), stage)
-      update = step.make_update(model, stage, seed=0)
-      batch = sharding.rows(mesh, tiny_step.batches(1)[0])
-      return update.lower(state, batch).compile().cost_analysis()['flops']
+    def total(params):
+      return grad_cache.encode_in_chunks(
+          lambda p, t, key: encoder.encode(p, model, t, key=key), params, tokens,
+          token_budget=4 * 12, policy=transformer.REMAT[remat])[:, 0].sum()
+
+    step = jax.jit(jax.value_and_grad(total)).lower(params).compile()
+    return step.cost_analysis()['flops']
 
   assert spent('dots') < spent('residual') < spent('full')
 
