@@ -8,6 +8,7 @@ FLOPs counted from shapes (cost analysis counts a loop's body once).
 import dataclasses
 import functools
 import itertools
+import math
 import re
 
 import jax
@@ -84,15 +85,36 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mes
     params = start.abstract(shapes, mesh)
     state = step.abstract_state(params, stage, mesh)
     update = step.make_update(model, stage, seed=cfg.seed)
-    done = update.lower(state, _batch(stage.data, mesh)).compile()
-  memory = done.memory_analysis()
+    batch = _batch(stage.data, mesh)
+    lowered = update.lower(state, batch)
   moving, _ = optim.split(shapes, optim.trainable(shapes, stage.optim))
   sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in (shapes, moving)]
+  flops = step_flops(model, stage, sharding.batch_shards(mesh))
+  try:
+    done = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:  # how libtpu says that it does not fit
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    return StagePlan(stage.name, *sizes, _bytes_here((state, batch)),
+                     needed(str(error)), flops, None)
+  memory = done.memory_analysis()
   return StagePlan(
       stage.name, *sizes, memory.argument_size_in_bytes, memory.temp_size_in_bytes
-      + memory.output_size_in_bytes - memory.alias_size_in_bytes,
-      step_flops(model, stage, sharding.batch_shards(mesh)),
+      + memory.output_size_in_bytes - memory.alias_size_in_bytes, flops,
       _collectives_of(done))
+
+
+def _bytes_here(tree) -> int:
+  """Bytes of arrays on one device."""
+  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+             for x in jax.tree.leaves(tree))
+
+
+def needed(error: str) -> int:
+  """Bytes that a compiler says it would need: the largest size in its message."""
+  found = re.findall(r'([\d.]*\d)([KMGT])\b', error)
+  return int(max((float(n) * 2**(10 * (1 + 'KMGT'.index(unit))) for n, unit in found),
+                 default=2**62))
 
 
 def _batch(cfg: config.DataConfig, mesh) -> types.Batch:
@@ -274,7 +296,7 @@ def describe(found: StagePlan, stage: config.StageConfig, chip: Chip, count: int
   """The plan of a stage over `count` chips, in words."""
   d, group = stage.data, 1 + stage.data.num_negatives
   least, binding = seconds(found, chip, count)
-  moved = ('unknown: jaxlib cannot read what libtpu wrote'
+  moved = ('unknown: the program cannot be read here'
            if found.collectives is None else ', '.join(
                f'{n} {kind} of {size / GIB:.2f} GiB (a loop counted once)'
                for kind, (n, size) in sorted(found.collectives.items())))

@@ -77,3 +77,38 @@ def test_the_real_step_compiles_for_a_tpu():
   assert plan.fits(found, chip)
   assert found.collectives['all-gather'][0] > 0
   assert not plan.fits(found, dataclasses.replace(chip, hbm=1e5))
+
+
+@pytest.mark.parametrize('message,gib', [
+    ('E1000: Ran out of memory on HBM, the total memory required for HLO temporaries '
+     '(357.87G) exceeds available HBM (15.75G).', 357.87),
+    ('Ran out of memory in memory space hbm. Used 26.51G of 15.75G hbm. Exceeded hbm '
+     'capacity by 10.76G.', 26.51)])
+def test_what_a_compiler_would_need_is_read(message, gib):
+  assert plan.needed(f'RESOURCE_EXHAUSTED: {message}') == pytest.approx(gib * 2**30)
+
+
+def _huge():
+  """(config, mesh, chip, plan) of a step far beyond a v5e."""
+  where, chip = plan.devices('v5e:2x2')
+  cfg = _config(data=config.DataConfig(
+      batch_size=2**18, query_lengths=(128,), passage_lengths=(128,)))
+  mesh = sharding.make_mesh((4, 1, 1), where)
+  return cfg, mesh, chip, plan.compile_stage(cfg, 0, MODEL, mesh)
+
+
+def test_a_step_that_the_compiler_refuses_has_a_plan():
+  pytest.importorskip('libtpu', reason='libtpu compiles for TPUs on a CPU host')
+  cfg, _, chip, found = _huge()
+  assert found.memory > chip.hbm and not plan.fits(found, chip)
+  assert 'program cannot be read' in plan.describe(found, cfg.stages[0], chip, 4)
+
+
+@pytest.mark.slow
+def test_a_step_that_the_compiler_refuses_has_a_remedy_that_fits():
+  pytest.importorskip('libtpu', reason='libtpu compiles for TPUs on a CPU host')
+  cfg, mesh, chip, found = _huge()
+  said = plan.refusal(found, cfg, 0, MODEL, mesh, chip)
+  changed, model = next(changed for text, *changed in plan.remedies(cfg, 0, MODEL)
+                        if said.endswith(f'this does: {text}'))
+  assert plan.fits(plan.compile_stage(changed, 0, model, mesh), chip)
