@@ -130,10 +130,10 @@ class DataConfig:
       if not lengths or min(lengths) < 1 or sorted(set(lengths)) != list(lengths):
         raise ValueError(f'DataConfig.{name} is {lengths}; give lengths in tokens, '
                          'each longer than the one before')
-    longest = max(self.query_lengths[-1], self.passage_lengths[-1])
-    if self.pack and self.pack < longest:
-      raise ValueError(f'DataConfig.pack is {self.pack}, but a text may have {longest} '
-                       f'tokens; give {longest} or more, or 0 for a row per text')
+    if self.pack and self.pack < self.longest:
+      raise ValueError(
+          f'DataConfig.pack is {self.pack}, but a text may have {self.longest} tokens; '
+          f'give {self.longest} or more, or 0 for a row per text')
     names = [s.name for s in self.sources]
     if twice := sorted({n for n in names if names.count(n) > 1}):
       raise ValueError(f'DataConfig.sources has the name {twice[0]!r} twice; metrics '
@@ -153,6 +153,16 @@ class DataConfig:
           raise ValueError(
               f'source {s.name!r}: {side}_max_length {cut} exceeds the longest of '
               f'DataConfig.{side}_lengths {tuple(room)}; add a length')
+
+  @property
+  def longest(self) -> int:
+    """Tokens of the longest text."""
+    return max(self.query_lengths[-1], self.passage_lengths[-1])
+
+  @property
+  def row(self) -> int:
+    """Tokens of the longest row."""
+    return self.pack or self.longest
 
   def negatives_of(self, source: SourceConfig) -> int:
     """Negatives per row that a source may fill."""

@@ -92,8 +92,7 @@ class StageConfig:
 
   def __post_init__(self):
     one_of(self, 'chunk_remat', ('full', 'residual', 'dots'))
-    row = self.data.pack or max(self.data.query_lengths[-1],
-                                self.data.passage_lengths[-1])
+    row = self.data.row
     if 0 < self.token_budget < row:
       raise ValueError(f'StageConfig.token_budget is {self.token_budget}, less than '
                        f'one row of {row} tokens; give {row} or more, or 0 (no chunks)')

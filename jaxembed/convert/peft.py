@@ -10,20 +10,18 @@ import json
 import os
 import pathlib
 import re
-import shutil
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import LoraConfig, ModelConfig
-from jaxembed.convert import tables, tensor_files
+from jaxembed.convert import tables, tensor_files, tokenizer_files
 from jaxembed.convert.configs import UnsupportedModel
 from jaxembed.convert.tensor_files import BadCheckpoint
 from jaxembed.types import Params
 
 CONFIG = 'adapter_config.json'
 WEIGHTS = 'adapter_model.safetensors'
-TOKENIZER = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
 _PREFIX = 'base_model.model.'
 # Fields of adapter_config.json that would change the numbers.
 _PLAIN = {'peft_type': 'LORA', 'bias': 'none', 'use_dora': False,
@@ -72,9 +70,8 @@ def write(target: str | os.PathLike, params: Params, cfg: ModelConfig,
                      tensors.__getitem__)
   (target / CONFIG).write_text(json.dumps(_config(cfg.lora, modules, base), indent=2,
                                           sort_keys=True) + '\n', 'utf-8')
-  for name in TOKENIZER if tokenizer else ():
-    if (tokenizer / name).is_file():
-      shutil.copyfile(tokenizer / name, target / name)
+  if tokenizer:
+    tokenizer_files.copy(tokenizer, target)
 
 
 def _config(cfg: LoraConfig, modules: set[str], base: str) -> dict:

@@ -16,12 +16,14 @@ import shutil
 import numpy as np
 
 from jaxembed import config, data, types
-from jaxembed.convert import model_card, parity, tables, tensor_files
+from jaxembed.convert import (
+    model_card,
+    parity,
+    tables,
+    tensor_files,
+    tokenizer_files,
+)
 
-# Everything a tokenizer may need; weights and configurations are written anew.
-_TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json',
-                    'special_tokens_map.json', 'added_tokens.json', 'vocab.txt',
-                    'vocab.json', 'merges.txt', '*.model')
 _WITH_POOLER = ('bert', 'roberta', 'xlm-roberta', 'mpnet')
 _SHARD = 5_000_000_000  # bytes, the hub's habit
 _MODULES = 'sentence_transformers.models.'
@@ -203,9 +205,7 @@ def _hf_config(source: pathlib.Path, cfg: config.ModelConfig, weights) -> dict:
 
 
 def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path, max_length: int):
-  for pattern in _TOKENIZER_FILES:
-    for file in source.glob(pattern):
-      shutil.copyfile(file, folder / file.name)
+  tokenizer_files.copy(source, folder)
   file = folder / 'tokenizer_config.json'
   if not (folder / 'tokenizer.json').is_file() or not file.is_file():
     raise FileNotFoundError(

@@ -76,28 +76,29 @@ def collate(rows: Sequence[Row], mine: np.ndarray, cfg: DataConfig,
     num_negatives); each T is the shortest configured length that holds `rows`.
     With cfg.pack the texts of each device's share, in rows of their own.
   """
-  query, passage = _encode(rows, cfg, tokenizer)
+  # Shapes are agreed upon over all rows given; only `mine` are laid out.
+  queries, passages = _encode(rows, cfg, tokenizer)
   first = np.cumsum([0, *(len(r.passages) for r in rows)])  # passage of each row
-  # Shapes are agreed upon over all rows given, then the rest is dropped.
-  lengths = _shortest(query, cfg.query_lengths), _shortest(passage, cfg.passage_lengths)
-  if cfg.pack:
-    tokens, query_at, passage_at = pack.share_rows(
-        query, passage, first, mine, shards, width=cfg.pack,
-        passages=1 + cfg.num_negatives, pad_id=tokenizer.pad_id)
+  query, passage = queries, passages
   if len(rows) > len(mine):
-    query = query.take(mine)
-    passage = passage.take(np.concatenate(
+    query = queries.take(mine)
+    passage = passages.take(np.concatenate(
         [np.arange(first[i], first[i + 1]) for i in mine]))
     rows = [rows[i] for i in mine]
   places = _places([len(r.passages) for r in rows], 1 + cfg.num_negatives)
   pairing = _pairing(rows, mine, cfg, places)
   if cfg.pack:
+    tokens, query_at, passage_at = pack.share_rows(
+        queries, passages, first, mine, shards, width=cfg.pack,
+        passages=1 + cfg.num_negatives, pad_id=tokenizer.pad_id)
     batch = types.PackedPairs(
         tokens, query_at, np.where(places >= 0, passage_at[places], 0), pairing)
   else:
+    padded = tokenizer.pad(
+        passage, _shortest(passages, cfg.passage_lengths), len(places))
     batch = types.PairBatch(
-        tokenizer.pad(query, lengths[0]),
-        _spread(tokenizer.pad(passage, lengths[1], len(places)), places), pairing)
+        tokenizer.pad(query, _shortest(queries, cfg.query_lengths)),
+        _spread(padded, places), pairing)
   real = len(query.ids) + len(passage.ids)
   return batch, Counts(
       truncated_queries=int(query.truncated.sum()),

@@ -6,6 +6,8 @@ import pathlib
 
 import tokenizers
 
+from jaxembed.data.tokenise import read_json, spelling
+
 
 def append_token(folder: str | os.PathLike, token: str) -> None:
   """Makes the tokenizer in `folder` put `token` behind every text.
@@ -20,10 +22,9 @@ def append_token(folder: str | os.PathLike, token: str) -> None:
   changed, settings = with_token(folder, token), folder / 'tokenizer_config.json'
   if changed:
     _replace(folder / 'tokenizer.json', changed)
-  if settings.is_file():  # some classes of transformers build their own ending from it
-    known = json.loads(settings.read_text('utf-8'))
-    if _content(known.get('eos_token')) == token and not known.get('add_eos_token'):
-      _replace(settings, known | {'add_eos_token': True})
+  known = read_json(settings)  # some classes of transformers build their ending from it
+  if spelling(known.get('eos_token')) == token and not known.get('add_eos_token'):
+    _replace(settings, known | {'add_eos_token': True})
 
 
 def with_token(folder: str | os.PathLike, token: str) -> dict | None:
@@ -42,7 +43,7 @@ def with_token(folder: str | os.PathLike, token: str) -> dict | None:
                      'one of its special tokens')
   if fast.encode('a').ids[-1:] == [number]:
     return None
-  spec = json.loads(file.read_text('utf-8'))
+  spec = read_json(file)
   return spec | {'post_processor': _ending(spec['post_processor'], token, number, file)}
 
 
@@ -66,10 +67,6 @@ def _ending(before: dict | None, token: str, number: int, file: pathlib.Path) ->
 
 def _part(kind: str, name: str, segment: int) -> dict:
   return {kind: {'id': name, 'type_id': segment}}
-
-
-def _content(token) -> str | None:
-  return token['content'] if isinstance(token, dict) else token
 
 
 def _replace(file: pathlib.Path, data: dict):

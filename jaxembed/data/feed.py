@@ -49,10 +49,9 @@ def batches(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int, start_step: int
     raise ValueError(
         f'batch_size {cfg.batch_size} is not a multiple of {shards} devices; use '
         f'{low or shards} or {low + shards}')
-  longest = max(cfg.query_lengths[-1], cfg.passage_lengths[-1])
-  if tokenizer.model_max_length and longest > tokenizer.model_max_length:
+  if tokenizer.model_max_length and cfg.longest > tokenizer.model_max_length:
     raise ValueError(
-        f'DataConfig asks for texts of {longest} tokens, but the tokenizer '
+        f'DataConfig asks for texts of {cfg.longest} tokens, but the tokenizer '
         f'{tokenizer.name} is made for {tokenizer.model_max_length} '
         '(model_max_length); shorten query_lengths or passage_lengths')
   rows = [sources.load(s, cfg.check_rows) for s in cfg.sources]

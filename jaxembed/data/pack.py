@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from jaxembed import types
-from jaxembed.data.tokenise import Ragged
+from jaxembed.data.tokenise import Ragged, within
 
 # Rows are added in steps of this part of the most a batch could need, so that few
 # shapes are compiled; those beyond its texts' own are padding.
@@ -117,10 +117,10 @@ def _lay(texts: Sequence[Ragged], plans: Sequence[Plan], rows: int, width: int,
   pool = np.zeros(shape, bool)
   for i, (ragged, plan) in enumerate(zip(texts, plans)):
     lengths = ragged.lengths
-    within = np.arange(lengths.sum()) - np.repeat(ragged.starts[:-1], lengths)
-    at = np.repeat(plan.row * width + plan.start, lengths) + within
+    place = within(ragged.starts)
+    at = np.repeat(plan.row * width + plan.start, lengths) + place
     ids[i, at] = ragged.ids
     segment[i, at] = np.repeat(plan.segment, lengths)
-    pool[i, at] = within >= np.repeat(ragged.pool_from, lengths)
+    pool[i, at] = place >= np.repeat(ragged.pool_from, lengths)
   ids, segment, pool = (x.reshape(-1, width) for x in (ids, segment, pool))
   return types.Tokens(ids, segment >= 0, pool, segment)

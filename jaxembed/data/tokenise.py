@@ -64,8 +64,7 @@ class Ragged:
     rows = np.asarray(rows, np.int64)
     lengths = self.lengths[rows]
     starts = _starts(lengths)
-    within = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
-    ids = self.ids[np.repeat(self.starts[rows], lengths) + within]
+    ids = self.ids[np.repeat(self.starts[rows], lengths) + within(starts)]
     return Ragged(ids, starts, self.pool_from[rows], self.truncated[rows])
 
 
@@ -161,8 +160,8 @@ class Tokenizer:
           f'{file} does not exist; a folder with a fast tokenizer is needed '
           '(AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one)')
     fast = tokenizers.Tokenizer.from_file(str(file))
-    settings = (_read_json(folder / 'special_tokens_map.json')
-                | _read_json(folder / 'tokenizer_config.json'))
+    settings = (read_json(folder / 'special_tokens_map.json')
+                | read_json(folder / 'tokenizer_config.json'))
     longest = settings.get('model_max_length')
     tokenizer = cls(
         fast, pad_id=_pad_id(fast, settings, folder),
@@ -245,6 +244,11 @@ class Tokenizer:
     return len(ids) - (ids[-1] in self.special_ids)
 
 
+def within(starts: np.ndarray) -> np.ndarray:
+  """The place of every token in its own row, for rows that begin at `starts`."""
+  return np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
+
+
 def _starts(lengths: np.ndarray) -> np.ndarray:
   return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
@@ -272,14 +276,20 @@ def _frame(fast: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
   return full[:before], full[before + len(bare):]
 
 
-def _read_json(file: pathlib.Path) -> dict:
+def read_json(file: pathlib.Path) -> dict:
+  """What the file holds; {} without a file."""
   return json.loads(file.read_text('utf-8')) if file.is_file() else {}
+
+
+def spelling(token: str | dict | None) -> str | None:
+  """A token of tokenizer_config.json, which has it plain or with its settings."""
+  return token['content'] if isinstance(token, dict) else token
 
 
 def _pad_id(fast: tokenizers.Tokenizer, settings: dict, folder) -> int:
   """The pad token's id; without a pad token EOS serves, being masked anyway."""
   token = settings.get('pad_token') or settings.get('eos_token')
-  token = token['content'] if isinstance(token, dict) else token
+  token = spelling(token)
   found = fast.token_to_id(token) if token else None
   if found is None:
     raise ValueError(

@@ -88,32 +88,36 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, moving: types.Params
     if 'matrices' not in jax.tree.leaves(labels):
       raise ValueError("optim.name='muon' is for kernels of the layers, and none of "
                        "them moves here (adapters or freeze); use 'adamw'")
-  parts = [optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm
-           else optax.identity(), optax.partition(rules, labels)]
-  if cfg.lr_factors:
-    factors = _factors(cfg, moving)
-    parts.append(optax.stateless(
-        lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)))
-  return optax.chain(*parts)
+  tx = optax.chain(
+      optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm
+      else optax.identity(),
+      optax.partition(rules, labels))
+  return _scaled(tx, _factors(cfg, moving)) if cfg.lr_factors else tx
+
+
+def _scaled(tx, factors: types.Params) -> optax.GradientTransformation:
+  """`tx` with each update, weight decay included, times its factor; its state is
+  that of `tx`, so that stages with and without factors can carry it."""
+  def update(grads, state, params=None):
+    updates, state = tx.update(grads, state, params)
+    return jax.tree.map(jnp.multiply, updates, factors), state
+
+  return optax.GradientTransformation(tx.init, update)
 
 
 def _factors(cfg: config.OptimConfig, moving: types.Params) -> types.Params:
-  """What to multiply each parameter's update by, weight decay included."""
-  unused = [pattern for pattern, _ in cfg.lr_factors]
+  """The factor of each parameter."""
+  rules = cfg.lr_factors
 
-  def factor(path, _):
-    for pattern, value in cfg.lr_factors:
-      if re.search(pattern, _name(path)):
-        if pattern in unused:
-          unused.remove(pattern)
-        return value
-    return 1.0
+  def deciding(path, _):
+    return next((i for i, (pattern, _) in enumerate(rules)
+                 if re.search(pattern, _name(path))), -1)
 
-  found = jax.tree.map_with_path(factor, moving)
-  if unused:
-    raise ValueError(f'optim.lr_factors: {unused[0]!r} decides for no parameter that '
-                     'moves; mend the pattern, or leave it out')
-  return found
+  which = jax.tree.map_with_path(deciding, moving)
+  if unused := set(range(len(rules))) - set(jax.tree.leaves(which)):
+    raise ValueError(f'optim.lr_factors: {rules[min(unused)][0]!r} decides for no '
+                     'parameter that moves; mend the pattern, or leave it out')
+  return jax.tree.map(lambda i: rules[i][1] if i >= 0 else 1.0, which)
 
 
 def carry(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:

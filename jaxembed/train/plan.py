@@ -262,16 +262,16 @@ def seconds(plan: StagePlan, chip: Chip, count: int) -> tuple[float, str]:
 def remedies(cfg: config.Config, index: int, model: config.ModelConfig
              ) -> list[tuple[str, config.Config, config.ModelConfig]]:
   """Changes that save memory, mildest first: (what to set, config, model)."""
-  found, where = [], f'config.stages[{index}]'
+  found, now = [], cfg.stages[index]
 
-  now = cfg.stages[index]
-  def propose(model, **stage):
+  def propose(model, batch_size=0, **stage):
+    settings = stage | ({'data.batch_size': batch_size} if batch_size else {})
+    text = [f'config.model.remat={model.remat}', *(
+        f'config.stages[{index}].{name}={value}' for name, value in settings.items())]
+    if batch_size:
+      stage['data'] = dataclasses.replace(now.data, batch_size=batch_size)
     stages = list(cfg.stages)
     stages[index] = dataclasses.replace(now, **stage)
-    batch = {'data.batch_size': stage['data'].batch_size} if 'data' in stage else {}
-    plain = {k: v for k, v in stage.items() if k != 'data'} | batch
-    text = [f'config.model.remat={model.remat}',
-            *(f'{where}.{name}={value}' for name, value in plain.items())]
     found.append((', '.join(text), dataclasses.replace(cfg, stages=stages), model))
 
   kept = {}
@@ -281,13 +281,11 @@ def remedies(cfg: config.Config, index: int, model: config.ModelConfig
   full = dataclasses.replace(model, remat='full')
   if model.remat != 'full':
     propose(full, **kept)
-  longest = max(now.data.query_lengths[-1], now.data.passage_lengths[-1],
-                now.data.pack)
+  row = now.data.row
   for rows in (8, 1):
-    if not now.token_budget or now.token_budget > rows * longest:
-      propose(full, token_budget=rows * longest, **kept)
-  half = dataclasses.replace(now.data, batch_size=max(now.data.batch_size // 2, 1))
-  propose(full, token_budget=longest, data=half, **kept)
+    if not now.token_budget or now.token_budget > rows * row:
+      propose(full, token_budget=rows * row, **kept)
+  propose(full, max(now.data.batch_size // 2, 1), token_budget=row, **kept)
   return found
 
 

@@ -207,6 +207,14 @@ def test_adafactor_is_carried_whether_or_not_weights_decay():
       optim.carry(state, jax.eval_shape(second.init, PARAMS)), state)
 
 
+def test_a_carried_optimiser_may_get_factors():
+  first, second = (optim.make_optimizer(config.OptimConfig(lr_factors=f), 8, PARAMS)
+                   for f in ((), (('norm', 2.0),)))
+  state = first.init(PARAMS)
+  chex.assert_trees_all_equal(
+      optim.carry(state, jax.eval_shape(second.init, PARAMS)), state)
+
+
 def test_a_carried_optimiser_of_other_parameters_is_refused():
   cfg = config.OptimConfig()
   whole = optim.make_optimizer(cfg, 8, PARAMS).init(PARAMS)
