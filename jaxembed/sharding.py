@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 
 from jaxembed import types
+from jaxembed.config.check import divides
 
 AXES = ('data', 'fsdp', 'tensor')
 # Rows of text are split over both: fsdp is data parallelism whose parameters
@@ -114,15 +115,11 @@ def rows(mesh, host: types.Batch | types.Tokens):
   parts, mine = batch_shards(mesh), len(_my_shards(mesh))
 
   def globally(x):
-    if len(x) % mine:
-      total = len(x) * parts // mine
-      raise ValueError(
-          f'batch of {total} rows is not a multiple of {parts} devices (data x '
-          f'fsdp); use {total // parts * parts or parts} or '
-          f'{(total // parts + 1) * parts}')
+    total = len(x) * parts // mine
+    divides(f'batch of {total} rows', total, parts)
     return jax.make_array_from_process_local_data(
         NamedSharding(mesh, P(BATCH, *(None,) * (np.ndim(x) - 1))), x,
-        global_shape=(len(x) // mine * parts, *x.shape[1:]))
+        global_shape=(total, *x.shape[1:]))
 
   return jax.tree.map(globally, host)
 

@@ -1,4 +1,4 @@
-"""Checks shared by the configuration classes."""
+"""Checks shared by the configuration classes, and by what follows them."""
 
 
 def one_of(cfg, name: str, allowed: tuple[str, ...]) -> None:
@@ -7,3 +7,11 @@ def one_of(cfg, name: str, allowed: tuple[str, ...]) -> None:
   if value not in allowed:
     raise ValueError(f'{type(cfg).__name__}.{name} is {value!r}; '
                      f'choose one of {", ".join(allowed)}')
+
+
+def divides(what: str, total: int, shards: int) -> None:
+  """Raises ValueError unless `total` rows split evenly over `shards` devices."""
+  if total % shards:
+    low = total // shards * shards
+    raise ValueError(f'{what} is not a multiple of {shards} devices (data x fsdp); use '
+                     f'{low or shards} or {low + shards}')

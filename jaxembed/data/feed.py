@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxembed import types
 from jaxembed.config import DataConfig
+from jaxembed.config.check import divides
 from jaxembed.data import collate, order, pack, sources
 from jaxembed.data.tokenise import Tokenizer
 
@@ -44,11 +45,7 @@ def batches(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int, start_step: int
   """
   if not cfg.sources:
     raise ValueError('DataConfig.sources is empty; name at least one dataset')
-  if cfg.batch_size % shards:
-    low = cfg.batch_size // shards * shards
-    raise ValueError(
-        f'batch_size {cfg.batch_size} is not a multiple of {shards} devices; use '
-        f'{low or shards} or {low + shards}')
+  divides(f'batch_size {cfg.batch_size}', cfg.batch_size, shards)
   if tokenizer.model_max_length and cfg.longest > tokenizer.model_max_length:
     raise ValueError(
         f'DataConfig asks for texts of {cfg.longest} tokens, but the tokenizer '

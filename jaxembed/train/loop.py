@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import tqdm
 
 from jaxembed import checkpoint, config, data, sharding, types, workdir
+from jaxembed.config.check import divides
 from jaxembed.models import encoder
 from jaxembed.train import (
     chips,
@@ -166,14 +167,10 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
 
 
 def _check_divides(cfg: config.Config, mesh):
-  parts = sharding.batch_shards(mesh)
   for i, s in enumerate(cfg.stages):
-    if s.data.batch_size % parts:
-      low = s.data.batch_size // parts * parts
-      raise ValueError(
-          f'config.stages[{i}].data.batch_size={s.data.batch_size} is not a '
-          f'multiple of {parts} devices (data x fsdp); use {low or parts} or '
-          f'{low + parts}')
+    size = s.data.batch_size
+    divides(f'config.stages[{i}].data.batch_size={size}', size,
+            sharding.batch_shards(mesh))
 
 
 def _restore(cfg, begin: start.Start, saved, mesh, say) -> types.TrainState:
