@@ -1,7 +1,8 @@
 """Files to batches, on the host: numpy only.
 
 A row becomes an Example (records), its source a sequence of them (sources), order
-says which of them make up a step, tokenise and collate make a PairBatch.
+says which of them make up a step, tokenise and collate make a PairBatch, or with pack
+a PackedPairs whose texts share rows.
 """
 
 from jaxembed.data.beir import Retrieval, ScoredPairs
