@@ -78,7 +78,7 @@ def describe(cfg: config.Config, model: config.ModelConfig,
     lines.append(
         f'stage      {s.cfg.name}: {s.cfg.steps} steps of {d.batch_size} queries out '
         f'of {pairs} pairs; {d.batch_size * group} candidates per query, '
-        f'{d.batch_size * (1 + group)} texts or {tokens} tokens per step')
+        f'{d.batch_size * (1 + group)} texts or at most {tokens} tokens per step')
   minutes = flops / (mesh.size * _matmul_rate() * _EFFICIENCY) / 60
   lines.append(f'time       about {minutes:.0f} min at most, and compilation '
                f'({flops:.1e} FLOP, half the speed of a bare matmul)')
