@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxembed import types
 from jaxembed.config import DataConfig, SourceConfig
-from jaxembed.data import pack
+from jaxembed.data import pack, prompts
 from jaxembed.data.records import Example, text_id
 from jaxembed.data.tokenise import Ragged, Tokenizer
 
@@ -47,13 +47,12 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
   if len(wrong) > negatives:
     wrong = [wrong[i] for i in np.sort(
         rng.choice(len(wrong), negatives, replace=False))]
-  instruction = example.instruction
-  if not instruction and source.instructions:
-    instruction = source.instructions[rng.integers(len(source.instructions))]
+  instruction = prompts.choose_instruction(
+      example.instruction, source.instructions, rng)
   return Row(
       group=group, query=example.query, passages=(positive.text, *wrong),
-      query_prompt=source.query_prompt.replace('{instruction}', instruction),
-      passage_prompt=source.passage_prompt.replace('{instruction}', instruction),
+      query_prompt=prompts.render(source.query_prompt, instruction),
+      passage_prompt=prompts.render(source.passage_prompt, instruction),
       dropped=sum(n.text in right for n in example.negatives))
 
 

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from jaxembed.config import SourceConfig
-from jaxembed.data import files, labelled, mined, python_source, tfds_source
+from jaxembed.data import files, labelled, mined, prompts, python_source, tfds_source
 from jaxembed.data.records import BadRow, Example, from_row
 
 
@@ -65,7 +65,7 @@ def paths(cfg: SourceConfig) -> list[pathlib.Path]:
 
 
 def _need_instruction(cfg: SourceConfig, row: Example, i: int) -> None:
-  if ('{instruction}' in cfg.query_prompt + cfg.passage_prompt
+  if (prompts.needs_instruction(cfg.query_prompt + cfg.passage_prompt)
       and not cfg.instructions and not row.instruction):
     raise BadRow(
         f'source {cfg.name!r}, row {i}: a prompt asks for an {{instruction}}, but the '

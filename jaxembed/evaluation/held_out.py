@@ -1,9 +1,14 @@
 """Held-out training pairs, scored as retrieval while a model trains."""
 
+import collections
 from collections.abc import Callable
+import warnings
+
+import numpy as np
 
 from jaxembed import config, types
-from jaxembed.data import sources, tokenise
+from jaxembed.data import prompts, sources, tokenise
+from jaxembed.data.records import Example
 from jaxembed.embedder import Embedder
 from jaxembed.evaluation import geometry, metrics, retrieval
 
@@ -13,31 +18,35 @@ CUTOFFS = (1, 10)
 def scorer(cfg: config.EvalConfig) -> Callable[..., dict[str, float]] | None:
   """score(params, model, tokenizer, mesh) -> 'eval/...' by name.
 
-  Every query ranks the positives of all held-out rows; equal texts are one
-  document. None without a `cfg.source`. The rows are read here, once.
+  Every query ranks the positives of all held-out rows, behind the prompts that
+  training would put in front of them (of several instructions the first). Texts that
+  are equal with their prompts are one document, and one that answers a query does so
+  behind every prompt. None without a `cfg.source`. The rows are read here, once.
   """
   if cfg.source is None:
     return None
   rows = sources.load(cfg.source)
   rows = [rows[i] for i in range(min(len(rows), cfg.limit or len(rows)))]
-  corpus = {text: str(i) for i, text in enumerate(
-      dict.fromkeys(p.text for row in rows for p in row.positives))}
-  queries = {str(i): row.query for i, row in enumerate(rows)}
-  qrels = {str(i): {corpus[p.text]: 1 for p in row.positives}
-           for i, row in enumerate(rows)}
+  prompted = _prompted(rows, cfg.source)
+  queries = [query for query, _ in prompted]
+  corpus = list(dict.fromkeys(p for _, passages in prompted for p in passages))
+  places = collections.defaultdict(list)  # of a text: its documents
+  for i, (_, text) in enumerate(corpus):
+    places[text].append(str(i))
+  qrels = {str(i): {d: 1 for _, text in passages for d in places[text]}
+           for i, (_, passages) in enumerate(prompted)}
+  number = {passage: i for i, passage in enumerate(corpus)}
+  first = [number[passages[0]] for _, passages in prompted]
 
   def score(params: types.Params, model: config.ModelConfig,
             tokenizer: tokenise.Tokenizer, mesh) -> dict[str, float]:
     embedder = Embedder(params, model, tokenizer, mesh=mesh)
-    quiet = {'batch_size': cfg.batch_size, 'show_progress_bar': False}
-    vectors = embedder.encode(
-        list(queries.values()), prompt=cfg.source.query_prompt, **quiet)
-    documents = embedder.encode(
-        list(corpus), prompt=cfg.source.passage_prompt, **quiet)
-    found = retrieval.rank(list(queries), vectors, list(corpus.values()), documents,
-                           depth=min(max(CUTOFFS), len(corpus)), mesh=mesh)
+    vectors = _encode(embedder, queries, cfg.batch_size)
+    documents = _encode(embedder, corpus, cfg.batch_size)
+    found = retrieval.rank(list(qrels), vectors, [str(i) for i in range(len(corpus))],
+                           documents, depth=min(max(CUTOFFS), len(corpus)), mesh=mesh)
     scores = metrics.retrieval(qrels, found, CUTOFFS)
-    answers = documents[[int(next(iter(gains))) for gains in qrels.values()]]
+    answers = documents[first]
     health = {'alignment': geometry.alignment(vectors, answers),
               'uniformity': geometry.uniformity(documents),
               'effective_rank': geometry.effective_rank(documents)}
@@ -46,3 +55,37 @@ def scorer(cfg: config.EvalConfig) -> Callable[..., dict[str, float]] | None:
             ({name: scores[name] for name in kept} | health).items()}
 
   return score
+
+
+_Prompted = tuple[str, str]  # a prompt and the text behind it
+
+
+def _prompted(rows: list[Example], source: config.SourceConfig
+              ) -> list[tuple[_Prompted, list[_Prompted]]]:
+  """The query and the positives of every row behind their prompts."""
+  found, bare = [], 0
+  for row in rows:
+    instruction = prompts.choose_instruction(row.instruction, source.instructions)
+    bare += not instruction
+    ask = prompts.render(source.query_prompt, instruction)
+    answer = prompts.render(source.passage_prompt, instruction)
+    found.append(((ask, row.query), [(answer, p.text) for p in row.positives]))
+  if bare and prompts.needs_instruction(source.query_prompt + source.passage_prompt):
+    warnings.warn(
+        f'held-out source {source.name!r}: {bare} of {len(rows)} rows have no '
+        "'instruction' for the prompt's {instruction} and are scored without that "
+        "prompt; set the source's instructions", stacklevel=3)
+  return found
+
+
+def _encode(embedder: Embedder, texts: list[_Prompted], batch_size: int) -> np.ndarray:
+  """Vectors of texts behind their prompts, in order: [n,E] float32."""
+  groups = collections.defaultdict(list)
+  for i, (prompt, _) in enumerate(texts):
+    groups[prompt].append(i)
+  vectors = np.empty((len(texts), embedder.embedding_dim), np.float32)
+  for prompt, rows in groups.items():
+    vectors[rows] = embedder.encode(
+        [texts[i][1] for i in rows], prompt=prompt, batch_size=batch_size,
+        show_progress_bar=False)
+  return vectors

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxembed import types
+from jaxembed.data import prompts
 from jaxembed.embedder import Embedder
 
 
@@ -52,7 +53,7 @@ class MtebModel:
     if not self._template or (side == 'document' and 'Retrieval' in task.type):
       return ''
     own = task.prompt.get(side) if isinstance(task.prompt, dict) else task.prompt
-    return self._template.replace('{instruction}', own) if own else ''
+    return prompts.render(self._template, own or '')
 
   def similarity(self, embeddings1: types.Array, embeddings2: types.Array
                  ) -> np.ndarray:
