@@ -57,8 +57,12 @@ class Pairing:
 
   No layout is assumed: every passage names its owner, so interleaved
   (P N N P N N) and blocked (P P N N N N) passages mean the same.
-  Ids are 31-bit hashes of the text (or of the id the data carries): equal ids
-  mean equal texts, and an equal text is never a negative.
+  Ids are 31-bit hashes of the text as the model reads it: equal ids mean equal
+  texts, of queries and passages alike. Never a negative of a row are its positive's
+  text, its other known positives, its query's own text, and the positive of another
+  row that asks the same query.
+
+  What is None is absent and costs nothing.
   """
 
   owner: Array  # [C] int32, the query's row; -1 marks a padding passage
@@ -67,6 +71,12 @@ class Pairing:
   passage_id: Array  # [C] int32
   group: Array  # [Q] int32, dataset (task) of the row
   in_batch: Array  # [Q] bool, false: only the row's own negatives count
+  # [Q] float32, the row's temperature; 0: the loss's.
+  temperature: Array | None = None
+  # [C] float32, a teacher's score of the passage for its owner; NaN: none.
+  score: Array | None = None
+  # [Q,P] int32, ids of the row's positives that this batch did not draw; -1: none.
+  known: Array | None = None
 
 
 @_pytree

@@ -38,7 +38,7 @@ def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
   Negatives are all passages that `losses.masks` lets pass; the mean runs over rows
   that have a positive. log_scale: [] the learned log(1/temperature), with
   cfg.learn_temperature. row_temperature: [Q] float32, a temperature of each row's
-  own in all its terms, 0 where the common one holds.
+  own in all its terms, 0 where the common one holds; None: pairing.temperature.
 
   Metrics are [] but for 'loss/of_rows' [Q], the losses that the mean is of.
 
@@ -50,6 +50,8 @@ def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
   'loss/nonfinite_rows' counts them.
   """
   _check(query, passage, pairing, cfg)
+  if row_temperature is None:
+    row_temperature = pairing.temperature
   if row_temperature is not None:
     cfg.check_row_temperatures()
     row_temperature = masks.replicate(jnp.asarray(row_temperature, jnp.float32))
@@ -148,11 +150,12 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
   if 'dq' in terms:
     found['dq'] = jax.tree.map(lambda x: masks.replicate(x)[lay.positive], cols)
   # Qwen3-Embedding drops by margin where a query is compared, not in dd.
-  for name, x, side in (('qq', query, row), ('dd', positive, lay.row)):
+  for name, x, side in (('qq', query, _limit(lay.peer_row, limit)),
+                        ('dd', positive, lay.peer_row)):
     if name in terms:
       left, side, rest = _fold(x, side, scale, axes)
       found[name], _ = contrastive.masked_lse(
-          left, x, scale=rest, row=side, col=lay.peer, **options)
+          left, x, scale=rest, row=side, col=lay.peer_col, **options)
       found[name] = jax.tree.map(masks.replicate, found[name])
   return {name: found[name] for name in terms}
 
@@ -230,15 +233,7 @@ def _check(query, passage, pairing, cfg):
   if cfg.widths and max(cfg.widths) > query.shape[1]:
     raise ValueError(f'widths {cfg.widths} exceed the embedding width '
                      f'{query.shape[1]}; drop those above it')
-  rows = {'query_id': query, 'group': query, 'in_batch': query, 'owner': passage,
-              'is_positive': passage, 'passage_id': passage}
-  for name, like in rows.items():
-    x = getattr(pairing, name)
-    if x.shape != (like.shape[0],):
-      raise ValueError(f'pairing.{name} has shape {x.shape}, not ({like.shape[0]},)')
-    want = np.bool_ if name in ('in_batch', 'is_positive') else np.int32
-    if x.dtype != want:
-      raise ValueError(f'pairing.{name} is {x.dtype}; it must be {np.dtype(want)}')
+  _check_pairing(pairing, query.shape[0], passage.shape[0])
   for name, x in (('query', query), ('passage', passage)):
     if x.dtype != jnp.float32:
       raise ValueError(f'{name} embeddings are {x.dtype}; give float32 (the '
@@ -249,3 +244,21 @@ def _check(query, passage, pairing, cfg):
         raise ValueError(
             f'{name} embeddings have NaN or inf in {bad.size} rows, first '
             f'{bad[:8].tolist()}; look at those texts and at the learning rate')
+
+
+def _check_pairing(pairing, queries, passages):
+  rows = {'query_id': (queries, np.int32), 'group': (queries, np.int32),
+          'in_batch': (queries, np.bool_), 'owner': (passages, np.int32),
+          'is_positive': (passages, np.bool_), 'passage_id': (passages, np.int32),
+          'temperature': (queries, np.float32), 'score': (passages, np.float32),
+          'known': (queries, np.int32)}
+  for name, (size, dtype) in rows.items():
+    x = getattr(pairing, name)
+    if x is None and name in ('temperature', 'score', 'known'):
+      continue
+    want = (size, *x.shape[1:2]) if name == 'known' else (size,)
+    if x.shape != want or (name == 'known' and x.ndim != 2):
+      raise ValueError(f'pairing.{name} has shape {x.shape}, not '
+                       f'{f"({size}, P)" if name == "known" else want}')
+    if x.dtype != dtype:
+      raise ValueError(f'pairing.{name} is {x.dtype}; it must be {np.dtype(dtype)}')

@@ -1,13 +1,15 @@
 """From a Pairing to the mask vectors of the kernel. No [Q,C] array is formed.
 
 Who may be whose negative:
-  * an equal text never: a passage with the id of the row's positive, or the
-    positive of a row with the same query;
+  * an equal text never: a passage with the id of the row's positive, of another of
+    its known positives or of its query, or the positive of a row with the same query;
+    between rows (a query or a positive against another row's) either row's ids count;
   * a row with in_batch=False sees its own passages only, and its query is no
     negative of other rows' positives; its passages are negatives like any other;
   * with same_group, in-batch rows see passages of their own dataset only.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -29,7 +31,8 @@ class Layout(NamedTuple):
   valid: jax.Array  # [Q] bool, the row has a positive
   row: contrastive.Side  # of queries against passages
   col: contrastive.Side
-  peer: contrastive.Side  # a query (or its positive) as a column
+  peer_row: contrastive.Side  # a query (or its positive) against other rows'
+  peer_col: contrastive.Side
 
 
 def layout(pairing: types.Pairing, cfg: config.LossConfig) -> Layout:
@@ -45,19 +48,32 @@ def layout(pairing: types.Pairing, cfg: config.LossConfig) -> Layout:
   own = jnp.clip(p.owner, 0, queries - 1)
   group = p.group if cfg.same_group else jnp.zeros((queries,), jnp.int32)
   positive_id = jnp.where(valid, p.passage_id[positive], _NO_QUERY)
-  row_ids = positive_id, p.query_id
+  asks = jnp.where(real & p.is_positive, p.query_id[own], _NO_QUERY - 1)
+  known = () if p.known is None else tuple(p.known.T)
   row = contrastive.Side(
-      ids=row_ids, owner=jnp.arange(queries, dtype=jnp.int32),
+      ids=(positive_id, p.query_id, p.query_id, *known),
+      owner=jnp.arange(queries, dtype=jnp.int32),
       group=jnp.where(p.in_batch, group, _OWN_ONLY))
   col = contrastive.Side(
-      ids=(p.passage_id,
-           jnp.where(real & p.is_positive, p.query_id[own], _NO_QUERY - 1)),
+      ids=(p.passage_id, asks, p.passage_id, *(p.passage_id for _ in known)),
       owner=jnp.where(real, p.owner, _PADDING),
       group=jnp.where(real, group[own], _PADDING))
-  peer = contrastive.Side(
-      ids=row_ids, owner=jnp.full((queries,), _PADDING, jnp.int32),
+  pairs = _between_rows(p.query_id, positive_id, known)
+  peer_row = dataclasses.replace(row, ids=tuple(a for a, _ in pairs))
+  peer_col = contrastive.Side(
+      ids=tuple(b for _, b in pairs),
+      owner=jnp.full((queries,), _PADDING, jnp.int32),
       group=jnp.where(valid, group, _PADDING))
-  return Layout(positive, valid, row, col, peer)
+  return Layout(positive, valid, row, col, peer_row, peer_col)
+
+
+def _between_rows(query_id, positive_id, known):
+  """Pairs of ids [Q] that tell of two rows that one is no negative of the other."""
+  texts = query_id, positive_id
+  pairs = [(a, b) for a in texts for b in texts]
+  for other in known:
+    pairs += [pair for text in texts for pair in ((other, text), (text, other))]
+  return pairs
 
 
 def thresholds(positive_score, cfg: config.LossConfig):

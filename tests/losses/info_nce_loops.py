@@ -56,6 +56,9 @@ def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig, temperature=None):
                   if pair.owner[c] == i and pair.is_positive[c])
           for i in range(queries)}
   pid = {i: pair.passage_id[spot[i]] for i in spot}
+  known = {i: {pair.query_id[i], pid[i], *(pair.known[i] if pair.known is not None
+                                           else ())} for i in spot}
+
   def alpha(own):
     return cfg.hardness if cfg.hardness_on in (
         ('own', 'all') if own else ('shared', 'all')) else 0.0
@@ -67,7 +70,7 @@ def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig, temperature=None):
 
   def sees(i, c):
     o = pair.owner[c]
-    if o < 0 or pair.passage_id[c] == pid[i]:
+    if o < 0 or pair.passage_id[c] in known[i]:
       return False
     if pair.is_positive[c] and pair.query_id[o] == pair.query_id[i]:
       return False
@@ -77,8 +80,9 @@ def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig, temperature=None):
             and (not cfg.same_group or pair.group[o] == pair.group[i]))
 
   def peers(i):
-    return [j for j in range(queries) if pair.in_batch[i] and pid[j] != pid[i]
-            and pair.query_id[j] != pair.query_id[i]
+    return [j for j in range(queries) if pair.in_batch[i]
+            and not known[i] & {pair.query_id[j], pid[j]}
+            and not known[j] & {pair.query_id[i], pid[i]}
             and (not cfg.same_group or pair.group[j] == pair.group[i])]
 
   def logits(term, i):

@@ -43,6 +43,31 @@ def test_equals_loops(name, impl):
   assert metrics['loss/nonfinite_rows'] == 0
 
 
+@pytest.mark.parametrize('fields', [
+    {'terms': ('qd', 'qq', 'dd', 'dq')}, {'symmetric': True}, {'negatives': 'own'}])
+def test_known_positives_and_the_querys_own_text_are_no_negatives(fields):
+  q, p, pair = example()
+  spot = [np.flatnonzero((pair.owner == i) & pair.is_positive)[0] for i in range(16)]
+  wrong = [np.flatnonzero((pair.owner == i) & ~pair.is_positive)[0] for i in range(16)]
+  texts, known = pair.passage_id.copy(), np.full((16, 2), -1, np.int32)
+  known[2] = texts[spot[9]], texts[wrong[2]]
+  known[10, 1] = texts[wrong[8]]
+  texts[spot[11]] = pair.query_id[12]  # row 11 answers with row 12's question
+  texts[wrong[13]] = pair.query_id[13]
+  changed = dataclasses.replace(pair, passage_id=texts, known=known)
+  cfg = config.LossConfig(temperature=0.3, **fields)
+  want = oracle(q, p, changed, cfg)
+  np.testing.assert_allclose(losses.info_nce(q, p, changed, cfg)[0], want, rtol=2e-6)
+  for less in (dataclasses.replace(changed, known=None),
+               dataclasses.replace(changed, passage_id=pair.passage_id)):
+    assert abs(oracle(q, p, less, cfg) - want) > 1e-4
+  mesh = sharding.make_mesh((2, 2, 1), jax.devices()[:4])
+  with jax.set_mesh(mesh):
+    args = sharding.rows(mesh, (q, p, changed))
+    np.testing.assert_allclose(jax.jit(lambda *a: losses.info_nce(*a, cfg)[0])(*args),
+                               want, rtol=2e-6)
+
+
 @pytest.mark.parametrize('name', [
     'margins', 'own', 'symmetric', 'gte',
     *(pytest.param(n, marks=pytest.mark.slow) for n in (
@@ -253,6 +278,10 @@ BAD = [
      'pairing.owner is int64; it must be int32'),
     (lambda q, p, r: (q, p, dataclasses.replace(r, in_batch=r.in_batch[1:])),
      r'pairing.in_batch has shape \(15,\)'),
+    (lambda q, p, r: (q, p, dataclasses.replace(r, known=r.query_id)),
+     r'pairing.known has shape \(16,\), not \(16, P\)'),
+    (lambda q, p, r: (q, p, dataclasses.replace(r, score=np.zeros(64))),
+     'pairing.score is float64; it must be float32'),
 ]
 
 
