@@ -31,6 +31,7 @@ class ModelSpec:
   # too, here and wherever the trained model goes ('</s>'); '': as the source has it.
   append_token: str = ''
   dtype: str = 'float32'
+  precision: str = ''  # as ModelConfig has it; '' keeps what the source says
   remat: str = 'none'  # as ModelConfig has it
   lora_rank: int = 0  # 0: no adapters, everything is trained
   lora_alpha: float = 32.0

@@ -179,6 +179,9 @@ class ModelConfig:
   normalize: bool = True
   max_length: int = 512
   dtype: str = 'float32'  # of activations; parameters have their own
+  # Of a float32 model's products: highest (float32 on every platform), high (three
+  # bfloat16 passes on a TPU, TF32 on a GPU), default (the platform's fastest).
+  precision: str = 'highest'
   # What the backward pass computes again, to keep less: full: all of a layer;
   # residual: all but the sums that sublayers add up to, so not the products before
   # them; dots: no product with a parameter; none: nothing.
@@ -191,6 +194,7 @@ class ModelConfig:
     one_of(self, 'prompt_pooling', ('include', 'exclude', 'nv_embed'))
     one_of(self, 'attention', ('bidirectional', 'causal', 'prefix'))
     one_of(self, 'dtype', ('float32', 'bfloat16', 'float16'))
+    one_of(self, 'precision', ('default', 'high', 'highest'))
     one_of(self, 'remat', ('none', 'full', 'residual', 'dots'))
 
   @property

@@ -102,9 +102,8 @@ def _poolable(tokenizer, prompt: str, max_length: int) -> list[str]:
 
 
 def _jax_vectors(params, cfg, tokens) -> np.ndarray:
-  cfg = dataclasses.replace(cfg, dtype='float32', remat='none')
-  with jax.default_matmul_precision('highest'):
-    return np.asarray(_encode(params, cfg, tokens))
+  cfg = dataclasses.replace(cfg, dtype='float32', precision='highest', remat='none')
+  return np.asarray(_encode(params, cfg, tokens))
 
 
 def _torch_model(folder):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxembed import config, sharding, types
+from jaxembed import config, precision, sharding, types
 from jaxembed.kernels import contrastive
 from jaxembed.losses import masks, own, temperature
 
@@ -86,7 +86,8 @@ def _one_width(query, passage, pairing, cfg, log_scale, row_temperature):
   positive = contrastive.take(
       passage, contrastive.split_rows(lay.positive, axes), axes, mode)
   score = masks.replicate(jnp.einsum(  # cosine of query and positive, [Q]
-      'QE,QE->Q', query, positive, preferred_element_type=jnp.float32))
+      'QE,QE->Q', query, positive, precision=precision.of_dtype(cfg.dtype),
+      preferred_element_type=jnp.float32))
   limit = masks.thresholds(score, cfg)
   if cfg.negatives == 'own':
     sums = own.sums(query, passage, lay, limit, scale, cfg, axes, mode)

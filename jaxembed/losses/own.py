@@ -3,7 +3,7 @@
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from jaxembed import config
+from jaxembed import config, precision
 from jaxembed.kernels import contrastive
 from jaxembed.losses import masks
 
@@ -20,7 +20,8 @@ def sums(query, passage, lay: masks.Layout, limit, scale, cfg: config.LossConfig
   theirs = contrastive.take(
       query, contrastive.split_rows(at, axes), axes, mode)
   s = masks.replicate(jnp.einsum(  # [C]
-      'CE,CE->C', theirs, passage, preferred_element_type=jnp.float32))
+      'CE,CE->C', theirs, passage, precision=precision.of_dtype(cfg.dtype),
+      preferred_element_type=jnp.float32))
   keep = owner >= 0
   for a, b in zip(lay.row.ids, lay.col.ids, strict=True):
     keep &= a[at] != b

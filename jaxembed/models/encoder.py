@@ -12,7 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from jaxembed import sharding
+from jaxembed import precision, sharding
 from jaxembed.config import DenseConfig, ModelConfig
 from jaxembed.models import lora
 from jaxembed.models.layers import ACTIVATIONS, along_last, to_spec
@@ -63,7 +63,8 @@ def hidden_states(params: Params, cfg: ModelConfig, tokens: Tokens, *,
       text token) every token sees; the others see only what precedes them.
     key: turns dropout on (that of LoRA).
   """
-  return _backbone(params, cfg, tokens, attention, prefix, key)[0]
+  with precision.scope(cfg):
+    return _backbone(params, cfg, tokens, attention, prefix, key)[0]
 
 
 def encode(params: Params, cfg: ModelConfig, tokens: Tokens, *,
@@ -77,6 +78,11 @@ def encode(params: Params, cfg: ModelConfig, tokens: Tokens, *,
   without any token gives zeros. Texts of one row do not see each other. Arguments
   as in `hidden_states`.
   """
+  with precision.scope(cfg):
+    return _encode(params, cfg, tokens, attention, prefix, key)
+
+
+def _encode(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
   of_text = _pool_mask(tokens)
   tokens = dataclasses.replace(tokens, pool=of_text.any(1))
   x, kept = _backbone(params, cfg, tokens, attention, prefix, key)

@@ -12,6 +12,7 @@ import re
 import jax
 import jax.numpy as jnp
 
+from jaxembed import precision
 from jaxembed.config import LoraConfig, ModelConfig
 from jaxembed.types import Array, Params
 
@@ -63,7 +64,7 @@ def merge(params: Params, cfg: ModelConfig) -> tuple[Params, ModelConfig]:
   def fold(path: str, node: Params) -> Params:
     a, b = (node[name].astype(jnp.float32) for name in _NAMES)
     kernel = node['kernel']
-    update = scale * jnp.einsum('LDR,LRF->LDF', a, b)
+    update = scale * precision.einsum('LDR,LRF->LDF', a, b)
     merged = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
     return {**{k: v for k, v in node.items() if k not in _NAMES}, 'kernel': merged}
 

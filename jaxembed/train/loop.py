@@ -67,7 +67,8 @@ def describe(cfg: config.Config, model: config.ModelConfig,
       f'model      {b.num_layers} layers x {b.dim}, {model.attention}, '
       f'{model.pooling.kind} pooling, {size / 1e6:.1f} M parameters',
       f'mesh       {dict(mesh.shape)} on {mesh.size} x '
-      f'{jax.devices()[0].device_kind}, activations {model.dtype}']
+      f'{jax.devices()[0].device_kind}, activations {model.dtype}'
+      + (f', products {model.precision}' if model.dtype == 'float32' else '')]
   flops = 0
   for s in stages(cfg):
     d = s.cfg.data

@@ -98,5 +98,6 @@ def apply_spec(model: config.ModelConfig, spec: config.ModelSpec
       model, pooling=pooling, lora=adapters,
       attention=spec.attention or model.attention,
       max_length=spec.max_length or model.max_length, dtype=spec.dtype,
+      precision=spec.precision or model.precision,
       remat=spec.remat, prompt_pooling=spec.prompt_pooling or model.prompt_pooling,
       eos_text=spec.eos_text or model.eos_text)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import optax
 
-from jaxembed import config, losses, sharding, types
+from jaxembed import config, losses, precision, sharding, types
 from jaxembed.losses import masks
 from jaxembed.models import encoder, transformer
 from jaxembed.train import ema, grad_cache, optim
@@ -84,8 +84,9 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
     def loss_of(moving):
       return loss_and_metrics(optim.join(moving, fixed), batch, model, stage, key)
 
-    (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
-    updates, opt_state = tx.update(grads, state.opt_state, moving)
+    with precision.scope(model):  # Muon's products as well
+      (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
+      updates, opt_state = tx.update(grads, state.opt_state, moving)
     moving = optax.apply_updates(moving, updates)
     means = state.ema
     if means is not None:

@@ -16,6 +16,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxembed import precision
 from jaxembed.kernels.contrastive import tile
 from jaxembed.kernels.contrastive.options import Options, Side
 
@@ -172,10 +173,9 @@ def scores(q, k, acc):
 
 
 def _dot(a, b, contract, acc):
-  exact = a.dtype in (jnp.float32, jnp.float64)
   return lax.dot_general(
       a, b, (((contract[0],), (contract[1],)), ((), ())),
-      precision=lax.Precision.HIGHEST if exact else None,
+      precision=precision.of_dtype(a.dtype),
       preferred_element_type=acc)
 
 

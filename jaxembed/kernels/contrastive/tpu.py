@@ -26,6 +26,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+from jaxembed import precision
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.contrastive import blockwise, tile
 from jaxembed.kernels.contrastive.options import MASKED, Options, Side
@@ -220,7 +221,7 @@ def _ds_kernel(structure, opts, scale_ref, q_ref, k_ref, *refs):
 def _dot(q, k):
   return lax.dot_general(
       q, k, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32,
-      precision=lax.Precision.HIGHEST if q.dtype == jnp.float32 else None)
+      precision=precision.of_dtype(q.dtype))
 
 
 # --- Around them -------------------------------------------------------------

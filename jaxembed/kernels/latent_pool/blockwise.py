@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxembed.kernels.latent_pool import reference
+from jaxembed.precision import einsum
 
 
 def default_block(tokens: int) -> int:
@@ -45,10 +46,10 @@ def _attend_fwd(token_block, norm, enter, leave, x, segments):
   def block(_, blocks):
     y = _clean_norm(norm, *blocks)
     x, _ = blocks
-    logits = jnp.einsum('CTD,DNR->CTNR', y, enter,
-                        preferred_element_type=reference.accumulator(x.dtype))
+    logits = einsum('CTD,DNR->CTNR', y, enter,
+                    preferred_element_type=reference.accumulator(x.dtype))
     weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
-    return None, (jnp.einsum('CTNR,NRD->CTD', weights, leave), weights)
+    return None, (einsum('CTNR,NRD->CTD', weights, leave), weights)
 
   _, (out, weights) = over_blocks(block, None, (x, segments), token_block)
   return out, (norm, enter, leave, x, segments, weights)
@@ -61,15 +62,15 @@ def _attend_bwd(token_block, residuals, d_out):
   def block(grads, blocks):
     x, segments, weights, d_out = blocks
     y, norm_vjp = jax.vjp(lambda norm, x: _clean_norm(norm, x, segments), norm, x)
-    d_weights = jnp.einsum('CTD,NRD->CTNR', d_out, leave,
-                           preferred_element_type=acc)
+    d_weights = einsum('CTD,NRD->CTNR', d_out, leave,
+                       preferred_element_type=acc)
     wide = weights.astype(acc)
     d_logits = wide * (d_weights - jnp.sum(wide * d_weights, -1, keepdims=True))
     d_logits = d_logits.astype(x.dtype)
-    d_norm, d_x = norm_vjp(jnp.einsum('CTNR,DNR->CTD', d_logits, enter))
+    d_norm, d_x = norm_vjp(einsum('CTNR,DNR->CTD', d_logits, enter))
     new = (d_norm,
-           jnp.einsum('CTD,CTNR->DNR', y, d_logits, preferred_element_type=acc),
-           jnp.einsum('CTNR,CTD->NRD', weights, d_out, preferred_element_type=acc))
+           einsum('CTD,CTNR->DNR', y, d_logits, preferred_element_type=acc),
+           einsum('CTNR,CTD->NRD', weights, d_out, preferred_element_type=acc))
     return add(grads, new), d_x
 
   zeros = wide_zeros((norm, enter, leave))
@@ -126,8 +127,8 @@ def project(mlp, y):
   acc = reference.accumulator(y.dtype)
 
   def linear(p):
-    z = jnp.einsum('CTD,DF->CTF', y, p['kernel'].astype(y.dtype),
-                   preferred_element_type=acc)
+    z = einsum('CTD,DF->CTF', y, p['kernel'].astype(y.dtype),
+               preferred_element_type=acc)
     return (z + p['bias'].astype(acc)).astype(y.dtype)
 
   return linear(mlp['up']), linear(mlp['gate'])
@@ -142,12 +143,12 @@ def project_vjp(norm, mlp, x, d_up, d_gate):
   y, norm_vjp = jax.vjp(reference.layer_norm, norm, x)
 
   def linear(d_z):
-    return {'kernel': jnp.einsum('CTD,CTF->DF', y, d_z, preferred_element_type=acc),
+    return {'kernel': einsum('CTD,CTF->DF', y, d_z, preferred_element_type=acc),
             'bias': jnp.sum(d_z, axis=(0, 1), dtype=acc)}
 
   def back(name, d_z):
-    return jnp.einsum('CTF,DF->CTD', d_z, mlp[name]['kernel'].astype(x.dtype),
-                      preferred_element_type=acc)
+    return einsum('CTF,DF->CTD', d_z, mlp[name]['kernel'].astype(x.dtype),
+                  preferred_element_type=acc)
 
   d_y = back('up', d_up) + back('gate', d_gate)
   d_norm, d_x = norm_vjp(d_y.astype(x.dtype))

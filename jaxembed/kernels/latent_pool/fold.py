@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
 
+from jaxembed import precision
 from jaxembed.kernels.latent_pool import reference
 
 
@@ -50,9 +51,11 @@ def fold_latents(params, dtype=None) -> Folded:
   acc = reference.accumulator(own)
   d_axis, n_axis, _ = _axes(q)
   r_axis = _axes(jnp.asarray(params['latents']))[0]
+  # Rounded to `dtype` in the end: one pass is then enough.
+  exact = precision.of_dtype(dtype or own)
 
   def product(expr, x, y, axes, dtype=own, scale=1.0):
-    wide = jnp.einsum(expr, x, y, preferred_element_type=acc,
+    wide = jnp.einsum(expr, x, y, preferred_element_type=acc, precision=exact,
                       out_sharding=_sharding(*axes))
     return (wide * scale).astype(dtype)
 

@@ -9,6 +9,8 @@ Every other implementation is tested against this one.
 import jax
 import jax.numpy as jnp
 
+from jaxembed.precision import einsum
+
 EPS = 1e-5  # of every LayerNorm in the head, as released
 
 
@@ -43,8 +45,8 @@ def tokens(params, hidden):
 def project_latents(params, dtype):
   """Keys and values: they depend on parameters alone. -> two [R,N,H]."""
   context = layer_norm(params['norm_context'], params['latents'].astype(dtype))
-  key = jnp.einsum('RD,DNH->RNH', context, params['k']['kernel'].astype(dtype))
-  value = jnp.einsum('RD,DNH->RNH', context, params['v']['kernel'].astype(dtype))
+  key = einsum('RD,DNH->RNH', context, params['k']['kernel'].astype(dtype))
+  value = einsum('RD,DNH->RNH', context, params['v']['kernel'].astype(dtype))
   return key, value
 
 
@@ -73,16 +75,16 @@ def _attend(params, x):
   """Cross-attention of tokens to latents. [..., D] -> [..., D]."""
   dtype = x.dtype
   acc = accumulator(dtype)
-  query = jnp.einsum(
+  query = einsum(
       '...D,DNH->...NH', layer_norm(params['norm'], x),
       params['q']['kernel'].astype(dtype))
   key, value = project_latents(params, dtype)
-  logits = jnp.einsum(
+  logits = einsum(
       '...NH,RNH->...NR', query, key, preferred_element_type=acc)
   # A latent is never masked: all R take part for every token.
   weights = jax.nn.softmax(logits * key.shape[-1] ** -0.5, axis=-1).astype(dtype)
-  mixed = jnp.einsum('...NR,RNH->...NH', weights, value)
-  return jnp.einsum('...NH,NHD->...D', mixed, params['out']['kernel'].astype(dtype))
+  mixed = einsum('...NR,RNH->...NH', weights, value)
+  return einsum('...NH,NHD->...D', mixed, params['out']['kernel'].astype(dtype))
 
 
 def _feed_forward(params, x):
@@ -93,11 +95,11 @@ def _feed_forward(params, x):
   normed = layer_norm(params['mlp_norm'], x)
 
   def project(name):
-    y = jnp.einsum('...D,DF->...F', normed, mlp[name]['kernel'].astype(dtype),
-                   preferred_element_type=acc)
+    y = einsum('...D,DF->...F', normed, mlp[name]['kernel'].astype(dtype),
+               preferred_element_type=acc)
     return y + mlp[name]['bias'].astype(acc)
 
   inner = geglu(project('up'), project('gate')).astype(dtype)
-  y = jnp.einsum('...F,FD->...D', inner, mlp['down']['kernel'].astype(dtype),
-                 preferred_element_type=acc)
+  y = einsum('...F,FD->...D', inner, mlp['down']['kernel'].astype(dtype),
+             preferred_element_type=acc)
   return (y + mlp['down']['bias'].astype(acc)).astype(dtype)

@@ -18,6 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+from jaxembed import precision
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.latent_pool import recompute
 
@@ -115,12 +116,9 @@ def _grad_body(seg_ref, y_ref, up_ref, gate_ref, up_bias_ref, gate_bias_ref,
 def _project(y_ref, up_ref, gate_ref, up_bias_ref, gate_bias_ref):
   """The pre-activations of a step, rounded to the states' dtype. -> float32."""
   y = y_ref[0]
-  precision = None
-  if y.dtype == jnp.float32:
-    precision = jax.lax.Precision.HIGHEST
 
   def linear(w_ref, b_ref):
-    z = jnp.dot(y, w_ref[...], precision=precision,
+    z = jnp.dot(y, w_ref[...], precision=precision.of_dtype(y.dtype),
                 preferred_element_type=jnp.float32) + b_ref[...]
     return z.astype(y.dtype).astype(jnp.float32)
 
