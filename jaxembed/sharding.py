@@ -106,16 +106,16 @@ def spec(*axes) -> P | None:
   return P(*axes)
 
 
-def rows(mesh, host: types.Batch | types.Tokens):
+def to_global(mesh, host: types.Batch | types.Tokens):
   """Global arrays from this host's slice of the rows, split over BATCH.
 
   Raises:
     ValueError: the global row count does not divide the mesh.
   """
-  parts, mine = batch_shards(mesh), len(_my_shards(mesh))
+  parts, local = batch_shards(mesh), len(_local_shards(mesh))
 
   def globally(x):
-    total = len(x) * parts // mine
+    total = len(x) * parts // local
     divides(f'batch of {total} rows', total, parts)
     return jax.make_array_from_process_local_data(
         NamedSharding(mesh, P(BATCH, *(None,) * (np.ndim(x) - 1))), x,
@@ -129,17 +129,18 @@ def batch_shards(mesh) -> int:
   return mesh.shape['data'] * mesh.shape['fsdp']
 
 
-def my_rows(mesh, total: int) -> np.ndarray:
-  """Which of `total` rows this process has to supply, in the order `rows` takes them.
+def local_rows(mesh, total: int) -> np.ndarray:
+  """Which of `total` rows this process supplies, in the order `to_global` takes.
 
   A mesh may lay the devices of a process far apart, and give several processes the
   same rows (where `tensor` crosses between them).
   """
   each = total // batch_shards(mesh)
-  return np.concatenate([np.arange(s * each, (s + 1) * each) for s in _my_shards(mesh)])
+  return np.concatenate(
+      [np.arange(s * each, (s + 1) * each) for s in _local_shards(mesh)])
 
 
-def _my_shards(mesh) -> list[int]:
+def _local_shards(mesh) -> list[int]:
   """The shards of a batch that lie on devices of this process."""
   here = np.vectorize(lambda d: d.process_index == jax.process_index())(mesh.devices)
   return np.flatnonzero(here.reshape(batch_shards(mesh), -1).any(1)).tolist()
@@ -150,33 +151,33 @@ def batch_devices() -> int:
   return 1 if spec() is None else batch_shards(jax.sharding.get_abstract_mesh())
 
 
-def by_device(x: types.Array) -> types.Array:
+def split_devices(x: types.Array) -> types.Array:
   """[B,...] split over BATCH -> [devices, rows of each, ...]; nothing moves."""
   parts = batch_devices()
   return jax.lax.reshape(x, (parts, x.shape[0] // parts, *x.shape[1:]),
                          out_sharding=spec(BATCH))
 
 
-def flat(x: types.Array) -> types.Array:
-  """Inverse of `by_device`."""
+def merge_devices(x: types.Array) -> types.Array:
+  """Inverse of `split_devices`."""
   return jax.lax.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]),
                          out_sharding=spec(BATCH))
 
 
-def beside(a, b):
+def concat_local(a, b):
   """Trees of [A,...] and [B,...] as one of [A+B,...]: on every device its rows
   of a, then its rows of b; nothing moves."""
-  return jax.tree.map(lambda x, y: flat(jnp.concatenate(
-      [by_device(x), by_device(y)], axis=1)), a, b)
+  return jax.tree.map(lambda x, y: merge_devices(jnp.concatenate(
+      [split_devices(x), split_devices(y)], axis=1)), a, b)
 
 
-def apart(x: types.Array, first: int) -> tuple[types.Array, types.Array]:
-  """Inverse of `beside` for one array: the `first` rows of a, and those of b."""
-  x, cut = by_device(x), first // batch_devices()
-  return flat(x[:, :cut]), flat(x[:, cut:])
+def split_local(x: types.Array, first: int) -> tuple[types.Array, types.Array]:
+  """Inverse of `concat_local` for one array: the `first` rows of a, and those of b."""
+  x, cut = split_devices(x), first // batch_devices()
+  return merge_devices(x[:, :cut]), merge_devices(x[:, cut:])
 
 
-def take(x: types.Array, at: types.Array) -> types.Array:
+def local_gather(x: types.Array, at: types.Array) -> types.Array:
   """Rows `at` [N] of x [B,...]: on every device, of its own rows."""
   if spec() is None:
     return x[at]

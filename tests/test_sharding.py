@@ -43,10 +43,10 @@ def test_beside_and_apart_are_inverse(shape):
   a, b = np.arange(16.0)[:, None], np.arange(100.0, 148.0)[:, None]
   rows = jax.NamedSharding(mesh, jax.P(sharding.BATCH, None))
   with jax.set_mesh(mesh):
-    both = jax.jit(sharding.beside)(*jax.device_put((a, b), rows))
+    both = jax.jit(sharding.concat_local)(*jax.device_put((a, b), rows))
     assert sorted(np.ravel(both)) == sorted([*np.ravel(a), *np.ravel(b)])
-    back = jax.jit(sharding.apart, static_argnums=1)(both, 16)
-    text = jax.jit(sharding.beside).lower(
+    back = jax.jit(sharding.split_local, static_argnums=1)(both, 16)
+    text = jax.jit(sharding.concat_local).lower(
         *jax.device_put((a, b), rows)).compile().as_text()
   np.testing.assert_array_equal(back[0], a)
   np.testing.assert_array_equal(back[1], b)
@@ -66,7 +66,7 @@ def test_a_process_supplies_the_rows_of_its_devices(monkeypatch, topology, shape
     monkeypatch.setattr(jax, 'process_index', lambda p=process: p)
     want = {i for device, (rows,) in lies.items() if device.process_index == process
             for i in range(*rows.indices(total))}
-    got = sharding.my_rows(mesh, total)
+    got = sharding.local_rows(mesh, total)
     assert got.tolist() == sorted(want)
     apart |= (np.diff(got) > 1).any()
     seen += got.tolist()

@@ -35,7 +35,7 @@ def batches(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int, start_step: int
   is used up.
 
   Args:
-    mine: this process's rows of the batch (sharding.my_rows); None: all.
+    mine: this process's rows of the batch (sharding.local_rows); None: all.
     shards: devices that the batch is split over, in equal parts.
 
   Raises:

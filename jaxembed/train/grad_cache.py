@@ -48,7 +48,7 @@ def encode_in_chunks(encode: Encode, params: Any, tokens: types.Tokens, *,
   if (full, tail) == (1, 0):
     return chunk(tokens, 0)  # all of it is within the budget: nothing to repeat
   cut = full * rows
-  by_device = jax.tree.map(sharding.by_device, tokens)
+  by_device = jax.tree.map(sharding.split_devices, tokens)
   stacked = jax.tree.map(lambda x: _to_chunks(x[:, :cut], full), by_device)
   # Inside a scan no common subexpression can undo the rematerialisation.
   body = jax.checkpoint(chunk, prevent_cse=False, policy=policy)
@@ -56,9 +56,10 @@ def encode_in_chunks(encode: Encode, params: Any, tokens: types.Tokens, *,
       lambda _, x: (None, body(*x)), None, (stacked, jnp.arange(full)))
   parts = [_from_chunks(out, devices)]
   if tail:
-    rest = jax.tree.map(lambda x: sharding.flat(x[:, cut:]), by_device)
-    parts.append(sharding.by_device(jax.checkpoint(chunk, policy=policy)(rest, full)))
-  return sharding.flat(jnp.concatenate(parts, 1))
+    rest = jax.tree.map(lambda x: sharding.merge_devices(x[:, cut:]), by_device)
+    rest = jax.checkpoint(chunk, policy=policy)(rest, full)
+    parts.append(sharding.split_devices(rest))
+  return sharding.merge_devices(jnp.concatenate(parts, 1))
 
 
 def plan(rows: int, length: int, token_budget: int) -> tuple[int, int, int]:

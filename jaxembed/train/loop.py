@@ -207,7 +207,7 @@ class _Run:
     batches = data.batches(
         stage.cfg.data, self.tokenizer, seed=self.cfg.seed + stage.index,
         start_step=begun - stage.first,
-        mine=sharding.my_rows(self.mesh, stage.cfg.data.batch_size),
+        mine=sharding.local_rows(self.mesh, stage.cfg.data.batch_size),
         shards=sharding.batch_shards(self.mesh))
     bar = tqdm.tqdm(total=stage.last, initial=begun, desc=stage.cfg.name,
                     unit='step', disable=jax.process_index() > 0)
@@ -216,7 +216,7 @@ class _Run:
       self._score(0, state, writer, bar)
     for now, (batch, _) in zip(range(begun + 1, stage.last + 1), batches):
       self.trace.before(now)
-      state, values = update(state, sharding.rows(self.mesh, batch))
+      state, values = update(state, sharding.to_global(self.mesh, batch))
       self.trace.after(now, state)
       seen.read(now, values, batch)
       stopping = self.stop()
@@ -241,7 +241,7 @@ class _Run:
         flops=lambda batch: plan.model_flops(
             self.model, batch, stage.cfg.optim.freeze),
         peak=chip.flops * self.mesh.size if chip else 0.0,
-        parts=total / len(sharding.my_rows(self.mesh, total)))
+        parts=total / len(sharding.local_rows(self.mesh, total)))
 
   def _due(self, now: int, stage: Stage, every: int) -> bool:
     return now == stage.last or (bool(every) and now % every == 0)

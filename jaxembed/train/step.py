@@ -115,10 +115,10 @@ def _embed(params, model, batch: types.Batch, stage: config.StageConfig, key):
   query, passage = batch.query, batch.passage
   if isinstance(batch, types.PackedPairs):
     texts = _encode(params, model, batch.tokens, stage, key)
-    return sharding.take(texts, query), sharding.take(texts, passage)
+    return sharding.local_gather(texts, query), sharding.local_gather(texts, passage)
   if query.ids.shape[1] == passage.ids.shape[1]:
-    rows = _encode(params, model, sharding.beside(query, passage), stage, key)
-    return sharding.apart(rows, query.ids.shape[0])
+    rows = _encode(params, model, sharding.concat_local(query, passage), stage, key)
+    return sharding.split_local(rows, query.ids.shape[0])
   query_key, passage_key = jax.random.split(key)
   return (_encode(params, model, query, stage, query_key),
           _encode(params, model, passage, stage, passage_key))

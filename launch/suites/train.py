@@ -104,7 +104,7 @@ def _jaxembed(pairs: int, chunk: int, pack: int):
   model = dataclasses.replace(loaded.cfg, remat='dots')
   state = step.init_state(sharding.place(loaded.params, mesh), stage)
   update = step.make_update(model, stage, seed=0)
-  batch = sharding.rows(mesh, _batch(stage.data))
+  batch = sharding.to_global(mesh, _batch(stage.data))
 
   def one_step():
     nonlocal state

@@ -63,7 +63,7 @@ def test_known_positives_and_the_querys_own_text_are_no_negatives(fields):
     assert abs(oracle(q, p, less, cfg) - want) > 1e-4
   mesh = sharding.make_mesh((2, 2, 1), jax.devices()[:4])
   with jax.set_mesh(mesh):
-    args = sharding.rows(mesh, (q, p, changed))
+    args = sharding.to_global(mesh, (q, p, changed))
     np.testing.assert_allclose(jax.jit(lambda *a: losses.info_nce(*a, cfg)[0])(*args),
                                want, rtol=2e-6)
 

@@ -31,7 +31,7 @@ def test_means_follow_the_parameters_as_in_numpy():
     q = lambda tree: tree['backbone']['layers']['attn']['q']['kernel']
     mean = np.asarray(q(state.params))
     for count, batch in enumerate(tiny_step.batches(4), 1):
-      state, _ = update(state, sharding.rows(mesh, batch))
+      state, _ = update(state, sharding.to_global(mesh, batch))
       keep = min(0.4, (1 + count) / (10 + count))
       mean = keep * mean + (1 - keep) * np.asarray(q(state.params))
       np.testing.assert_allclose(q(state.averaged), mean, rtol=2e-6, atol=1e-7)

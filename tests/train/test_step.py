@@ -94,7 +94,7 @@ def test_training_learns_one_batch_by_heart():
         peak_lr=3e-3, warmup_steps=2))
     state, update = step.init_state(params, stage), step.make_update(
         model, stage, seed=0)
-    batch = sharding.rows(mesh, tiny_step.batches(1)[0])
+    batch = sharding.to_global(mesh, tiny_step.batches(1)[0])
     state, first = update(state, batch)
     for _ in range(39):
       state, metrics = update(state, batch)
@@ -106,4 +106,4 @@ def test_training_learns_one_batch_by_heart():
 def test_a_batch_that_does_not_divide_the_mesh_names_sizes_that_do():
   mesh = sharding.make_mesh((8, 1, 1))
   with pytest.raises(ValueError, match='12 rows .* 8 devices .* use 8 or 16'):
-    sharding.rows(mesh, jnp.zeros((12, 3)))
+    sharding.to_global(mesh, jnp.zeros((12, 3)))

@@ -70,6 +70,6 @@ def curve(cfg: config.ModelConfig, stage: config.StageConfig,
     update = step.make_update(cfg, stage, seed=0)
     losses = []
     for batch in steps:
-      state, metrics = update(state, sharding.rows(where, batch))
+      state, metrics = update(state, sharding.to_global(where, batch))
       losses.append(float(metrics['train/loss']))
   return np.array(losses), state
