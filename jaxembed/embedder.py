@@ -3,17 +3,15 @@
 import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import os
-import pathlib
 import warnings
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxembed import config, sharding, types, workdir
-from jaxembed.convert import from_hf
+from jaxembed import bundle, sharding, types
+from jaxembed.bundle import Bundle
 from jaxembed.data import tokenise
 from jaxembed.data.length_batches import length_batches, padding_share
 from jaxembed.models import encoder
@@ -24,7 +22,6 @@ _CHUNK = 16384
 # Batches handed to the device before the oldest result is waited for.
 _IN_FLIGHT = 8
 _DOCUMENT_PROMPTS = ('document', 'passage', 'corpus')
-_SIMILARITIES = ('cosine', 'dot', 'euclidean', 'manhattan')
 
 _encode = jax.jit(encoder.encode, static_argnames='cfg')
 
@@ -48,40 +45,40 @@ class Embedder:
     prompts: texts to put in front, by name.
     default_prompt_name: which of them `encode` uses when told nothing.
     similarity_fn_name: cosine, dot, euclidean or manhattan.
-    folder: where tokenizer and config.json lie; None for parts put together.
+    bundle: the model as it was opened (jaxembed/bundle.py).
+    folder: where the backbone's config.json lies; None for parts put together.
     report: EncodeReport of the last `encode`; None before.
   """
 
-  def __init__(self, params: types.Params, cfg: config.ModelConfig,
-               tokenizer: tokenise.Tokenizer, *,
-               prompts: Mapping[str, str] | None = None,
-               default_prompt_name: str | None = None,
-               similarity_fn_name: str = 'cosine', mesh=None,
-               folder: pathlib.Path | None = None):
-    """Puts the parts together; `load` reads them from a folder.
+  def __init__(self, model: Bundle, *, mesh=None,
+               tokenizer: tokenise.Tokenizer | None = None):
+    """Takes a model; `load` opens one from a folder.
 
     Args:
-      mesh: shares rows over its devices (sharding.make_mesh()); `params` must
+      mesh: shares rows over its devices (sharding.make_mesh()); the parameters must
         live there. None: one device.
+      tokenizer: instead of the one in the model's folder.
+
+    Raises:
+      FileNotFoundError: the model has no tokenizer, and none is given.
+      ValueError: a tokenizer of another model.
     """
-    tokenizer.check_table(cfg.backbone.vocab_size)
-    self.params, self.cfg, self.tokenizer, self.mesh = params, cfg, tokenizer, mesh
-    self.prompts = dict(prompts or {})
-    self.default_prompt_name = default_prompt_name
-    if default_prompt_name is not None:
-      self._prompt(default_prompt_name, None)
-    if similarity_fn_name not in _SIMILARITIES:
-      raise ValueError(f'similarity {similarity_fn_name!r} is unknown; choose one of '
-                       f'{", ".join(_SIMILARITIES)}')
-    self.similarity_fn_name = similarity_fn_name
-    self.folder = folder
+    tokenizer = tokenizer or model.load_tokenizer()
+    tokenizer.check_table(model.cfg.backbone.vocab_size)
+    self.bundle, self.tokenizer, self.mesh = model, tokenizer, mesh
+    self.params, self.cfg = model.params, model.cfg
+    self.prompts = dict(model.prompts)
+    self.default_prompt_name = model.default_prompt_name
+    self.similarity_fn_name = model.similarity_fn_name
+    self.folder = model.config_folder
     self.report: EncodeReport | None = None
     self._shapes: set[tuple[int, int]] = set()
 
   @classmethod
   def load(cls, path: str | os.PathLike, *, mesh=None,
            dtype: str | None = None) -> 'Embedder':
-    """Reads a jaxembed workdir, a sentence-transformers or a Hugging Face folder.
+    """Reads a jaxembed workdir, or the folder of a sentence-transformers model, a
+    Hugging Face model or a PEFT adapter.
 
     A name that is no folder is looked up on the Hugging Face hub. `dtype`
     (float32, bfloat16 or float16) is that of parameters and activations; None
@@ -93,26 +90,7 @@ class Embedder:
       ValueError: tensors missing, left over or mis-shaped, or a tokenizer of
         another model.
     """
-    if workdir.is_workdir(path):
-      params, cfg, folder, _ = workdir.load(path)
-      words = own = folder
-      if dtype is not None:
-        params = jax.tree.map(lambda x: x.astype(dtype), params)
-        cfg = dataclasses.replace(cfg, dtype=dtype)
-      if mesh is not None:
-        params = sharding.place(params, mesh)
-    else:
-      loaded = from_hf.load(path, dtype=dtype or 'float32', mesh=mesh)
-      params, cfg, folder = loaded.params, loaded.cfg, loaded.folder
-      own = loaded.backbone_folder
-      words = loaded.tokenizer_folder  # where sentence-transformers looks
-    settings = _read_json(folder / 'config_sentence_transformers.json')
-    tokenizer = tokenise.Tokenizer.load(
-        words, prompt_pooling=cfg.prompt_pooling, eos_text=cfg.eos_text)
-    return cls(params, cfg, tokenizer, mesh=mesh, folder=own,
-               prompts=settings.get('prompts'),
-               default_prompt_name=settings.get('default_prompt_name'),
-               similarity_fn_name=settings.get('similarity_fn_name') or 'cosine')
+    return cls(bundle.open(path, mesh=mesh, dtype=dtype), mesh=mesh)
 
   @property
   def embedding_dim(self) -> int:
@@ -286,7 +264,3 @@ def _as_list(inputs) -> list[str]:
 
 def _matrix(x) -> np.ndarray:
   return np.atleast_2d(np.asarray(x, np.float32))
-
-
-def _read_json(file: pathlib.Path):
-  return json.loads(file.read_text('utf-8')) if file.is_file() else {}

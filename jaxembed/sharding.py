@@ -200,6 +200,14 @@ def place(params: types.Params, mesh) -> types.Params:
                       params, param_specs(params))
 
 
+def abstract(params: types.Params, mesh) -> types.Params:
+  """jax.ShapeDtypeStructs of `params`, laid out on the mesh by RULES."""
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(
+          x.shape, x.dtype, sharding=NamedSharding(mesh, s)),
+      params, param_specs(params))
+
+
 def _rule(path) -> P:
   name = '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
   for pattern, axes in RULES:

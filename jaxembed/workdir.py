@@ -8,12 +8,13 @@
     metrics.jsonl  tensorboard/  report.png  profile/
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -80,18 +81,21 @@ def differences(a, b, path: str):
 
 
 def save_model(path: pathlib.Path, model: config.ModelConfig,
-               sources: Sequence[pathlib.Path], append_token: str = ''):
+               sources: Sequence[pathlib.Path], append_token: str = '',
+               settings: Mapping[str, Any] | None = None):
   """Writes model/, with the small files of the folders the weights came from.
 
   append_token: what the tokenizer there is to put behind every text.
+  settings: replace those of config_sentence_transformers.json.
   Process 0 writes; all return once it has.
   """
   if jax.process_index() == 0:
-    _write_model(pathlib.Path(path) / 'model', model, sources, append_token)
+    _write_model(
+        pathlib.Path(path) / 'model', model, sources, append_token, settings)
   multihost_utils.sync_global_devices('jaxembed.workdir.save_model')
 
 
-def _write_model(target, model, sources, append_token):
+def _write_model(target, model, sources, append_token, settings):
   target.mkdir(parents=True, exist_ok=True)
   for source, pattern in itertools.product(sources, _KEPT):
     for file in sorted(source.glob(pattern)):
@@ -101,6 +105,8 @@ def _write_model(target, model, sources, append_token):
         shutil.copyfile(file, copy)
   if append_token:
     data.append_token(target, append_token)
+  if settings is not None:
+    write_json(target / 'config_sentence_transformers.json', settings)
   # Last: its presence says that the folder is whole.
   write_json(target / 'model_config.json', dataclasses.asdict(model))
 

@@ -12,13 +12,13 @@ reads the data of every stage, as far as the configuration has it checked, and c
 padding.
 """
 
+import dataclasses
 import os
 
 from absl import flags
 from ml_collections import config_flags
 
 from jaxembed import config, data, sharding
-from jaxembed.convert import modules
 from jaxembed.models import presets
 from jaxembed.train import plan, start
 from launch import cli
@@ -70,10 +70,9 @@ def _check(cfg: config.Config):
 
 
 def _padding(cfg: config.Config, stage: config.StageConfig, devices: int):
-  spec = cfg.model
-  tokenizer = data.Tokenizer.load(
-      start.reachable(spec), eos_text=spec.eos_text,
-      prompt_pooling=spec.prompt_pooling or 'include')
+  found = start.describe(cfg.model)
+  tokenizer = dataclasses.replace(
+      found, cfg=start.apply_spec(found.cfg, cfg.model)).load_tokenizer()
   share = plan.padding(stage.data, tokenizer, cfg.seed, devices)
   print(f'  padding          {share:.1%} of the first batches')
 
@@ -83,7 +82,7 @@ def _shape(spec: config.ModelSpec) -> config.ModelConfig:
   if name:
     return presets.get(name)
   try:
-    return modules.read(start.reachable(spec)).cfg
+    return start.describe(spec).cfg
   except FileNotFoundError:
     if spec.source not in presets.PUBLISHED:
       raise

@@ -18,8 +18,7 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
-from jaxembed import embedder, sharding, workdir
-from jaxembed.data import Tokenizer
+from jaxembed import bundle, embedder, sharding, workdir
 from jaxembed.train import loop, start
 from launch import cli, tables
 from launch.score_card import ScoreCard
@@ -86,13 +85,11 @@ def _spread(runs: list[dict[str, float]]) -> dict[str, str]:
 def _untrained(cfg) -> embedder.Embedder:
   mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
   found = start.start(dataclasses.replace(cfg.model, pooling=''), 0, mesh)
-  return embedder.Embedder(found.params, found.model,
-                           Tokenizer.load(found.folders[-1]), mesh=mesh)
+  return embedder.Embedder(found, mesh=mesh)
 
 
 def _after(run: pathlib.Path, step: int) -> embedder.Embedder:
-  params, model, folder, _ = workdir.load(run, step)
-  return embedder.Embedder(params, model, Tokenizer.load(folder))
+  return embedder.Embedder(bundle.open(run, step=step))
 
 
 if __name__ == '__main__':

@@ -19,9 +19,10 @@ FLOORS = (
     ('jaxembed.checkpoint', 'jaxembed.search'),
     ('jaxembed.workdir',),
     ('jaxembed.train', 'jaxembed.convert'),
+    ('jaxembed.bundle',),
     ('jaxembed.embedder',),
     ('jaxembed.evaluation', 'jaxembed.corpus'),
-    ('jaxembed.train.start', 'jaxembed.train.report'),
+    ('jaxembed.train.start', 'jaxembed.train.average', 'jaxembed.train.report'),
     ('jaxembed.train.plan',),
     ('jaxembed.train.loop',),
     ('jaxembed',),  # the package's public names

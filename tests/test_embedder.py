@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import inspect
 import json
 import logging
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxembed import checkpoint, sharding, types, workdir
+from jaxembed import bundle, checkpoint, sharding, types
 from jaxembed.embedder import Embedder, unit
 
 # Two float32 implementations of one network: measured 2e-7 to 4e-7; the bound leaves
@@ -177,8 +178,8 @@ def test_prompts_are_sentence_transformers(prompted):
 
 
 def test_documents_take_the_passage_prompt_where_there_is_no_other(embedder):
-  model = Embedder(embedder.params, embedder.cfg, embedder.tokenizer,
-                   prompts={'passage': 'passage: ', 'corpus': 'no: '})
+  model = Embedder(dataclasses.replace(
+      embedder.bundle, prompts={'passage': 'passage: ', 'corpus': 'no: '}))
   np.testing.assert_allclose(
       model.encode_document('a'), embedder.encode('passage: a'), atol=ROUNDING)
 
@@ -199,13 +200,13 @@ def test_similarities_are_sentence_transformers(embedder, name, monkeypatch):
 
 
 def test_a_workdir_is_read_like_a_folder(minilm, embedder, tmp_path):
-  workdir.save_model(tmp_path, embedder.cfg, [minilm])
+  bundle.save_model(tmp_path, embedder.bundle)
   state = types.TrainState(
       jax.numpy.int32(3), jax.tree.map(lambda x: x * 1.5, embedder.params),
       {'count': jax.numpy.int32(0)})
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
     checkpoints.save(3, state, {})
-  expected = Embedder(state.params, embedder.cfg, embedder.tokenizer)
+  expected = Embedder(dataclasses.replace(embedder.bundle, params=state.params))
   for mesh in (None, sharding.make_mesh((8, 1, 1))):
     found = Embedder.load(tmp_path, mesh=mesh)
     assert found.folder == tmp_path / 'model'
@@ -250,16 +251,14 @@ def test_bad_input_is_named(embedder, tmp_path):
 
 
 def test_a_tokenizer_of_another_model_is_refused(embedder):
-  import dataclasses
   small = dataclasses.replace(embedder.cfg, backbone=dataclasses.replace(
       embedder.cfg.backbone, vocab_size=100))
   with pytest.raises(ValueError, match='table has 100 rows'):
-    Embedder(embedder.params, small, embedder.tokenizer)
+    Embedder(dataclasses.replace(embedder.bundle, cfg=small))
 
 
 def test_unknown_similarity_or_default_prompt_is_refused(embedder):
-  parts = embedder.params, embedder.cfg, embedder.tokenizer
   with pytest.raises(ValueError, match="similarity 'l3'"):
-    Embedder(*parts, similarity_fn_name='l3')
-  with pytest.raises(ValueError, match="prompt 'q' is unknown"):
-    Embedder(*parts, default_prompt_name='q')
+    dataclasses.replace(embedder.bundle, similarity_fn_name='l3')
+  with pytest.raises(ValueError, match="default prompt 'q' is unknown"):
+    dataclasses.replace(embedder.bundle, default_prompt_name='q')

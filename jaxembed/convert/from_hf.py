@@ -38,10 +38,12 @@ class Loaded:
   backbone_folder: pathlib.Path  # of config.json and the backbone's weights
   hf_config: dict  # config.json as read
   tokenizer_folder: pathlib.Path
+  settings_folder: pathlib.Path  # of config_sentence_transformers.json, if any
+  base: str  # the weights beneath adapters, as PEFT would name them
 
 
 def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
-         progress: bool | None = False) -> Loaded:
+         progress: bool | None = False, weights: bool = True) -> Loaded:
   """Reads a model.
 
   Args:
@@ -52,6 +54,7 @@ def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
     mesh: lays every parameter out by sharding.RULES, reading each device's part
       only; None: the default device.
     progress: a bar on standard error; None: only on a terminal.
+    weights: False opens no file of weights; parameters are jax.ShapeDtypeStruct.
 
   Returns:
     Parameters as `encoder.init_params(cfg, ...)` shapes them, and where they
@@ -65,31 +68,57 @@ def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
   """
   folder = locate(source)
   if peft.is_adapter(folder):
-    return _adapted(folder, load(peft.base(folder), dtype=dtype, mesh=mesh,
-                                 progress=progress), mesh)
+    base = load(peft.base(folder), dtype=dtype, mesh=mesh, progress=progress,
+                weights=weights)
+    return _adapted(folder, base, mesh, weights)
   found = modules.read(folder)
   cfg = dataclasses.replace(found.cfg, dtype=jnp.dtype(dtype).name)
   shapes = tables.flatten(encoder.param_shapes(cfg, dtype))
+  params = _read(found, folder, shapes, mesh, progress) if weights else _abstract(
+      shapes, mesh)
+  return Loaded(tables.unflatten(params), cfg, folder, found.backbone_folder,
+                found.hf_config, found.backbone_folder, folder,
+                base_name(source, folder))
+
+
+def base_name(source: str | os.PathLike, folder: pathlib.Path) -> str:
+  """The hub id of a model, or its folder: a name that other libraries open too."""
+  is_hub_id = not str(source).startswith('package:') and not pathlib.Path(
+      source).expanduser().is_dir()
+  return str(source) if is_hub_id else str(folder.absolute())
+
+
+def _read(found: modules.Found, folder, shapes, mesh, progress
+          ) -> dict[str, jax.Array]:
+  """Every parameter, by path."""
   pieces = {}
   for part in found.parts:
     tensors = open_folder(part.folder)
-    pieces |= _match(part, tensors, shapes, cfg.backbone.num_layers)
+    pieces |= _match(part, tensors, shapes, found.cfg.backbone.num_layers)
   absent = sorted(set(shapes) - set(pieces))
   if absent:
     raise BadCheckpoint(f'{folder}: no table row gives {absent}')
-  params = _read_all(pieces, shapes, mesh, progress)
-  return Loaded(tables.unflatten(params), cfg, folder, found.backbone_folder,
-                found.hf_config, found.backbone_folder)
+  return _read_all(pieces, shapes, mesh, progress)
 
 
-def _adapted(folder: pathlib.Path, base: Loaded, mesh) -> Loaded:
+def _abstract(shapes, mesh):
+  if mesh is None:
+    return shapes
+  return tables.flatten(sharding.abstract(tables.unflatten(shapes), mesh))
+
+
+def _adapted(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loaded:
+  """`base` with the adapter of `folder`, and whatever else that folder brings."""
   params, cfg = peft.read(folder, base.params, base.cfg)
+  if not weights:
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
   if mesh is not None:
-    params = sharding.place(params, mesh)
-  own = (folder / 'tokenizer.json').is_file()
-  return dataclasses.replace(
-      base, params=params, cfg=cfg,
-      tokenizer_folder=folder if own else base.tokenizer_folder)
+    params = (sharding.place if weights else sharding.abstract)(params, mesh)
+  own = {field: folder for field, file in (
+      ('tokenizer_folder', 'tokenizer.json'),
+      ('settings_folder', 'config_sentence_transformers.json'))
+         if (folder / file).is_file()}
+  return dataclasses.replace(base, params=params, cfg=cfg, **own)
 
 
 def locate(source: str | os.PathLike) -> pathlib.Path:

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from jaxembed import config, types
+from jaxembed.bundle import Bundle
 from jaxembed.data import prompts, sources, tokenise
 from jaxembed.data.records import Example
 from jaxembed.embedder import Embedder
@@ -40,7 +41,8 @@ def scorer(cfg: config.EvalConfig) -> Callable[..., dict[str, float]] | None:
 
   def score(params: types.Params, model: config.ModelConfig,
             tokenizer: tokenise.Tokenizer, mesh) -> dict[str, float]:
-    embedder = Embedder(params, model, tokenizer, mesh=mesh)
+    embedder = Embedder(Bundle(params=params, cfg=model), tokenizer=tokenizer,
+                        mesh=mesh)
     vectors = _encode(embedder, queries, cfg.batch_size)
     documents = _encode(embedder, corpus, cfg.batch_size)
     found = retrieval.rank(list(qrels), vectors, [str(i) for i in range(len(corpus))],

@@ -11,7 +11,7 @@ import shutil
 import jax
 import numpy as np
 
-from jaxembed import checkpoint, types, workdir
+from jaxembed import bundle, checkpoint, types
 
 
 def mean(trees: Iterable[types.Params]) -> types.Params:
@@ -50,12 +50,12 @@ def average(runs: Sequence[str | pathlib.Path], target: str | pathlib.Path,
   if target.exists():
     raise FileExistsError(f'{target} is there; choose another folder')
   parts = [(run, step) for run in runs for step in _last(run, last)]
-  models = [workdir.load_model_config(run) for run in runs]
+  models = [bundle.open(run, weights=False).cfg for run in runs]
   for run, model in zip(runs, models):
     if model != models[0]:
       raise ValueError(f'{run} holds another model than {runs[0]}; only checkpoints '
                        'of one configuration of the model can be averaged')
-  params = mean(workdir.load(run, step)[0] for run, step in parts)
+  params = mean(bundle.open(run, step=step).params for run, step in parts)
   checkpoint.save_params(target / 'checkpoints', max(s for _, s in parts), params)
   # Last: model_config.json says that the folder is whole.
   shutil.copytree(runs[0] / 'model', target / 'model')

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import tqdm
 
-from jaxembed import checkpoint, config, data, sharding, types, workdir
+from jaxembed import bundle, checkpoint, config, data, sharding, types, workdir
 from jaxembed.config.check import divides
 from jaxembed.models import encoder
 from jaxembed.train import (
@@ -133,10 +133,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
         encoder.check_packable(begin.model, begin.model.attention, stage.data.pack)
     say(describe(cfg, begin.model, begin.params, mesh))
     if not resumed:
-      workdir.save_model(folder, begin.model, begin.folders, cfg.model.append_token)
-    tokenizer = data.Tokenizer.load(
-        folder / 'model', table_size=begin.model.backbone.vocab_size,
-        prompt_pooling=begin.model.prompt_pooling, eos_text=begin.model.eos_text)
+      bundle.save_model(folder, begin, cfg.model.append_token)
+    tokenizer = bundle.open(folder, weights=False).load_tokenizer()
     trace = profiler.Profiler(folder / 'profile', profile)
     run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh, stop, trace)
     state = _restore(cfg, begin, saved, mesh, say) if resumed else None
@@ -174,7 +172,7 @@ def _check_divides(cfg: config.Config, mesh):
             sharding.batch_shards(mesh))
 
 
-def _restore(cfg, begin: start.Start, saved, mesh, say) -> types.TrainState:
+def _restore(cfg, begin: bundle.Bundle, saved, mesh, say) -> types.TrainState:
   """The newest good checkpoint, on this mesh."""
   def like(at: int) -> types.TrainState:
     stage = next(s for s in stages(cfg) if at <= s.last)

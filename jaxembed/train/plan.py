@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxembed import config, data, sharding, types
 from jaxembed.models import encoder
-from jaxembed.train import optim, start, step
+from jaxembed.train import optim, step
 from jaxembed.train.chips import CHIPS, GIB, Chip
 
 _COLLECTIVE = re.compile(
@@ -82,7 +82,7 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mes
   stage = cfg.stages[index]
   shapes = encoder.param_shapes(model)
   with jax.set_mesh(mesh):
-    params = start.abstract(shapes, mesh)
+    params = sharding.abstract(shapes, mesh)
     state = step.abstract_state(params, stage, mesh)
     update = step.make_update(model, stage, seed=cfg.seed)
     batch = _batch(stage.data, mesh)

@@ -4,45 +4,30 @@ import dataclasses
 import pathlib
 
 import jax
-from jax.sharding import NamedSharding
 
-from jaxembed import config, data, sharding, types, workdir
-from jaxembed.convert import from_hf
+from jaxembed import bundle, config, data, sharding
+from jaxembed.bundle import Bundle
 from jaxembed.models import encoder, lora, presets
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-  model: config.ModelConfig
-  params: types.Params  # on the mesh, sharded by the parameter table
-  folders: tuple[pathlib.Path, ...]  # with tokenizer, prompts, configuration
+def start(spec: config.ModelSpec, seed: int, mesh) -> Bundle:
+  """Opens `spec.source` (or draws `spec.preset`) and puts `spec` on top of it.
 
-
-def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
-  """Loads `spec.source` (or draws `spec.preset`) and puts `spec` on top of it.
-
-  A head the source does not have is drawn from `seed`.
+  A head the source does not have is drawn from `seed`. Parameters lie on the mesh.
   """
-  if spec.source and workdir.is_workdir(spec.source):
-    params, model, folder, _ = workdir.load(spec.source)
-    folders = (folder,)
-  elif spec.source:
-    folder = reachable(spec)
-    if spec.append_token and (folder / 'tokenizer.json').is_file():
-      data.with_token(folder, spec.append_token)  # its errors, before weights are read
-    loaded = from_hf.load(folder, mesh=mesh)
-    params, model = loaded.params, loaded.cfg
-    folders = (loaded.folder, loaded.backbone_folder)
-  else:
-    params, model, folders = None, presets.get(spec.preset), ()
-  wanted = apply_spec(model, spec)
+  shape = describe(spec)
+  if spec.append_token and shape.tokenizer_folder:
+    data.with_token(shape.tokenizer_folder, spec.append_token)
+  model, wanted = shape.cfg, apply_spec(shape.cfg, spec)
   if spec.append_token and wanted.eos_text:
     raise ValueError(f'config.model.append_token={spec.append_token!r}, and behind '
                      f'every text the model has eos_text={wanted.eos_text!r} as well; '
                      'leave one out')
   key = jax.random.key(seed)
+  begun = bundle.open(reachable(spec), mesh=mesh) if spec.source else shape
+  params = begun.params
   with jax.set_mesh(mesh):
-    if params is None:
+    if not spec.source:
       params = encoder.init_params(wanted, key)
     elif wanted.pooling != model.pooling:
       # Under jit the backbone that is not asked for is never drawn.
@@ -50,35 +35,37 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Start:
       params = params | {'pooling': draw(key)}
     if wanted.lora and not model.lora:
       params = lora.add(params, wanted.lora, jax.random.fold_in(key, 1))
-    return Start(wanted, sharding.place(params, mesh), folders)
+    return dataclasses.replace(
+        begun, cfg=wanted, params=sharding.place(params, mesh))
 
 
-def reachable(spec: config.ModelSpec) -> pathlib.Path:
-  """The folder of `spec.source`, or of its fallback.
+def describe(spec: config.ModelSpec) -> Bundle:
+  """What a run of `spec` starts from, without its weights."""
+  if spec.source:
+    return bundle.open(reachable(spec), weights=False)
+  model = presets.get(spec.preset)
+  return Bundle(params=encoder.param_shapes(model), cfg=model, source=spec.preset)
+
+
+def reachable(spec: config.ModelSpec) -> str:
+  """`spec.source` if it can be had, else its fallback.
 
   Raises:
     FileNotFoundError: neither is here, nor does the hub give it.
   """
   try:
-    return from_hf.locate(spec.source)
+    bundle.locate(spec.source)
   except FileNotFoundError:
     if not spec.fallback:
       raise
-    return from_hf.locate(spec.fallback)
+    bundle.locate(spec.fallback)
+    return spec.fallback
+  return spec.source
 
 
-def resume(folder: pathlib.Path, mesh) -> Start:
-  """The start of a run that has checkpoints: shapes and shardings, no weights."""
-  model = workdir.load_model_config(folder)
-  return Start(model, abstract(encoder.param_shapes(model), mesh), ())
-
-
-def abstract(params: types.Params, mesh) -> types.Params:
-  """jax.ShapeDtypeStructs of `params` on the mesh."""
-  return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(
-          x.shape, x.dtype, sharding=NamedSharding(mesh, s)),
-      params, sharding.param_specs(params))
+def resume(folder: pathlib.Path, mesh) -> Bundle:
+  """The model of a run that has checkpoints: shapes and shardings, no weights."""
+  return bundle.open(folder, mesh=mesh, weights=False)
 
 
 def apply_spec(model: config.ModelConfig, spec: config.ModelSpec

@@ -13,7 +13,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from jaxembed import config, data
+from jaxembed import bundle, config, data
 from jaxembed.convert import from_hf, model_card, parity, to_sentence_transformers
 from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets
@@ -194,11 +194,12 @@ def test_the_token_behind_every_text_goes_with_the_model(tmp_path, source):
   fast.save(str(bare / 'tokenizer.json'))
   params, cfg = _model('mistral', config.PoolingConfig(kind='last'), eos_text='</s>')
   _export(tmp_path / 'out', bare, params, cfg)
-  ours = Embedder(params, cfg, data.Tokenizer.load(bare, eos_text='</s>'))
+  model = bundle.Bundle(params=params, cfg=cfg, tokenizer_folder=bare)
+  ours = Embedder(model)
   texts = ['a', 'The quick brown fox.']
   theirs = st.SentenceTransformer(str(tmp_path / 'out'), device='cpu')
   np.testing.assert_allclose(theirs.encode(texts), ours.encode(texts), atol=1e-5)
-  without = Embedder(params, cfg, data.Tokenizer.load(bare)).encode(texts)
+  without = Embedder(model, tokenizer=data.Tokenizer.load(bare)).encode(texts)
   assert np.abs(without - ours.encode(texts)).max() > 1e-3
 
 

@@ -1,0 +1,203 @@
+"""A model as one value, and the one door through which it is opened.
+
+Training, encoding, averaging, planning and every exporter take and give a `Bundle`.
+`open` alone knows what a source may be: a jaxembed workdir, a Hugging Face or
+sentence-transformers folder, a PEFT adapter, a hub id, or 'package:NAME/FOLDER'.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxembed import sharding, workdir
+from jaxembed.config import ModelConfig
+from jaxembed.convert import from_hf
+from jaxembed.convert.tensor_files import BadCheckpoint, read_json
+from jaxembed.data.tokenise import Tokenizer
+from jaxembed.models import encoder
+from jaxembed.types import Params
+
+SIMILARITIES = ('cosine', 'dot', 'euclidean', 'manhattan')
+SETTINGS = 'config_sentence_transformers.json'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bundle:
+  """Parameters, configuration, prompts and tokenizer files of one model.
+
+  Attributes:
+    params: tree of models.encoder; jax.ShapeDtypeStruct leaves without weights.
+    cfg: its ModelConfig, with the rules for texts (max_length, prompt_pooling,
+      eos_text).
+    prompts: texts to put in front, by name.
+    default_prompt_name: the prompt of texts that name none; None: no prompt.
+    similarity_fn_name: cosine, dot, euclidean or manhattan.
+    truncate_dim: dimensions that its author keeps of a vector; None: all.
+    tokenizer_folder: where tokenizer.json lies; None: the model has no tokenizer.
+    config_folder: where the backbone's Hugging Face config.json lies, if anywhere.
+    folders: whose small files make the model usable elsewhere; later ones win.
+    source: what was opened, as it was named.
+    base: where the weights beneath LoRA adapters can be had, as PEFT names a base
+      model; '': nowhere, or unknown.
+    step: training steps behind the parameters; None outside workdirs.
+  """
+
+  params: Params
+  cfg: ModelConfig
+  prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  default_prompt_name: str | None = None
+  similarity_fn_name: str = 'cosine'
+  truncate_dim: int | None = None
+  tokenizer_folder: pathlib.Path | None = None
+  config_folder: pathlib.Path | None = None
+  folders: tuple[pathlib.Path, ...] = ()
+  source: str = ''
+  base: str = ''
+  step: int | None = None
+
+  def __post_init__(self):
+    here = f'{self.source or "the model"}: '
+    if self.similarity_fn_name not in SIMILARITIES:
+      raise ValueError(f'{here}similarity {self.similarity_fn_name!r} is unknown; '
+                       f'choose one of {", ".join(SIMILARITIES)}')
+    name = self.default_prompt_name
+    if name is not None and name not in self.prompts:
+      raise ValueError(f'{here}the default prompt {name!r} is unknown; its prompts are '
+                       f'{sorted(self.prompts) or "none"}')
+
+  @property
+  def model(self) -> ModelConfig:
+    """`cfg`, as training calls it."""
+    return self.cfg
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """What config_sentence_transformers.json says of this model."""
+    more = {} if self.truncate_dim is None else {'truncate_dim': self.truncate_dim}
+    return {'prompts': dict(self.prompts),
+            'default_prompt_name': self.default_prompt_name,
+            'similarity_fn_name': self.similarity_fn_name, **more}
+
+  def load_tokenizer(self) -> Tokenizer:
+    """The tokenizer, with the model's rules for prompts and the end of a text.
+
+    Raises:
+      FileNotFoundError: the model has none.
+      ValueError: it gives ids that the model has no embedding for.
+    """
+    if self.tokenizer_folder is None:
+      raise FileNotFoundError(f'{self.source or "the model"} has no tokenizer')
+    return Tokenizer.load(
+        self.tokenizer_folder, table_size=self.cfg.backbone.vocab_size,
+        prompt_pooling=self.cfg.prompt_pooling, eos_text=self.cfg.eos_text)
+
+
+def open(source: str | os.PathLike, *, mesh=None, dtype: str | None = None,
+         weights: bool = True, step: int | None = None) -> Bundle:
+  """Opens a model, whatever it is stored as.
+
+  Args:
+    source: a jaxembed workdir; the folder of a sentence-transformers model, a Hugging
+      Face model or a PEFT adapter; a hub id ('org/name'); or 'package:NAME/FOLDER'.
+    mesh: parameters are laid out on it by sharding.RULES; None: the default device.
+    dtype: float32, bfloat16 or float16, of parameters and activations. None keeps a
+      workdir's own, and means float32 elsewhere.
+    weights: False reads configuration and tokenizer alone; `params` are then
+      jax.ShapeDtypeStruct, and no file of weights is opened.
+    step: of a workdir, the checkpoint to read; None: the newest.
+
+  Raises:
+    FileNotFoundError: none of these; a workdir without a checkpoint.
+    UnsupportedModel: a model that would not be computed exactly.
+    BadCheckpoint: broken files, or tensors that do not fit the configuration.
+    ValueError: settings that mean nothing.
+  """
+  if workdir.is_workdir(source):
+    return _workdir(pathlib.Path(source).absolute(), mesh, dtype, weights, step)
+  if step is not None:
+    raise ValueError(f'step={step} names a checkpoint of a workdir, and {source} is '
+                     'none; leave it out')
+  loaded = from_hf.load(source, dtype=dtype or 'float32', mesh=mesh, weights=weights)
+  return Bundle(
+      params=loaded.params, cfg=loaded.cfg, source=str(source), base=loaded.base,
+      tokenizer_folder=loaded.tokenizer_folder, config_folder=loaded.backbone_folder,
+      folders=tuple(dict.fromkeys((loaded.folder, loaded.backbone_folder,
+                                   loaded.tokenizer_folder))),
+      **read_settings(loaded.settings_folder))
+
+
+def locate(source: str | os.PathLike) -> pathlib.Path:
+  """The folder of `source`, fetched if it is a hub id.
+
+  Raises:
+    FileNotFoundError: there is none.
+  """
+  if workdir.is_workdir(source):
+    return pathlib.Path(source)
+  return from_hf.locate(source)
+
+
+def _workdir(path: pathlib.Path, mesh, dtype, weights, step) -> Bundle:
+  cfg, folder = workdir.load_model_config(path), path / 'model'
+  if weights:
+    params, _, _, step = workdir.load(path, step)
+  else:
+    params = encoder.param_shapes(cfg)
+  if dtype is not None:
+    cfg = dataclasses.replace(cfg, dtype=jnp.dtype(dtype).name)
+    params = _cast(params, dtype)
+  if mesh is not None:
+    params = (sharding.place if weights else sharding.abstract)(params, mesh)
+  return Bundle(
+      params=params, cfg=cfg, source=str(path), step=step, tokenizer_folder=folder,
+      config_folder=folder, folders=(folder,), **read_settings(folder))
+
+
+def _cast(params: Params, dtype) -> Params:
+  def change(x):
+    if isinstance(x, jax.ShapeDtypeStruct):
+      return jax.ShapeDtypeStruct(x.shape, dtype)
+    return x.astype(dtype)
+
+  return jax.tree.map(change, params)
+
+
+def read_settings(folder: pathlib.Path) -> dict[str, Any]:
+  """The Bundle fields that config_sentence_transformers.json in `folder` holds.
+
+  Raises:
+    BadCheckpoint: no JSON, or values of another type than they must have.
+  """
+  file = folder / SETTINGS
+  if not file.is_file():
+    return {}
+  data, fields = read_json(file), {}
+  for key, kind, means in (
+      ('prompts', dict, 'texts by name'), ('default_prompt_name', str, 'a name'),
+      ('similarity_fn_name', str, f'one of {", ".join(SIMILARITIES)}'),
+      ('truncate_dim', int, 'a number of dimensions')):
+    value = data.get(key)
+    if value is None:
+      continue
+    if not isinstance(value, kind) or isinstance(value, bool):
+      raise BadCheckpoint(f'{file}: {key} is {value!r:.60}; it must be {means}')
+    fields[key] = value
+  for name, text in fields.get('prompts', {}).items():
+    if not isinstance(text, str):
+      raise BadCheckpoint(f'{file}: the prompt {name!r} is {text!r:.60}, not a text')
+  return fields
+
+
+def save_model(path: str | os.PathLike, model: Bundle, append_token: str = '') -> None:
+  """Writes the workdir's model folder: all of `model` but its parameters.
+
+  append_token: what the tokenizer there is to put behind every text.
+  Process 0 writes; all return once it has.
+  """
+  workdir.save_model(pathlib.Path(path), model.cfg, model.folders, append_token,
+                     settings=model.settings)
