@@ -76,13 +76,14 @@ def test_unknown_flag_on_the_command_line_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('change,message', [
-    (lambda c: setattr(c.stages[0].optim, 'carry', True), 'first stage has none'),
+    (lambda c: setattr(c.stages[0].optim, 'keep_optimizer_state', True), 'first stage has none'),
     (lambda c: setattr(c.stages[1].optim, 'name', 'sgd'), "optim.name is 'sgd'"),
     (lambda c: setattr(c.stages[1].optim, 'freeze', 'embed'), 'optim.freeze'),
     (lambda c: setattr(c.stages[1].loss, 'learn_temperature', True), 'both the same')])
 def test_an_optimiser_that_cannot_be_carried_is_refused(change, message):
   cfg = config.Config(model=config.ModelSpec(source='here'), stages=[
-      config.StageConfig(name=name, optim=config.OptimConfig(carry=name == 'second'))
+      config.StageConfig(name=name, optim=config.OptimConfig(
+          keep_optimizer_state=name == 'second'))
       for name in ('first', 'second')])
   config.validate(cfg)
   change(cfg)

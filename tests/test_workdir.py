@@ -32,12 +32,12 @@ def test_a_folder_from_before_a_field_existed_is_claimed_with_its_default(tmp_pa
   workdir.claim(tmp_path, _config())
   file = tmp_path / 'config.json'
   stored = json.loads(file.read_text())
-  assert stored['stages'][0]['optim'].pop('carry') is False
+  assert stored['stages'][0]['optim'].pop('keep_optimizer_state') is False
   file.write_text(json.dumps(stored))
   workdir.claim(tmp_path, _config())
   other = _config()
-  other.stages[0].optim.carry = True
-  with pytest.raises(ValueError, match='carry was False, is True'):
+  other.stages[0].optim.keep_optimizer_state = True
+  with pytest.raises(ValueError, match='keep_optimizer_state was False, is True'):
     workdir.claim(tmp_path, other)
 
 

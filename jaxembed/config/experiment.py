@@ -1,9 +1,10 @@
 """A run: where the weights come from, its stages, mesh and checkpoints."""
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
+import math
 from typing import Optional
 
-from jaxembed.config.check import one_of
+from jaxembed.config.check import at_least, one_of, pattern, require, typed
 from jaxembed.config.data import DataConfig, SourceConfig
 from jaxembed.config.loss import LossConfig
 
@@ -41,37 +42,66 @@ class ModelSpec:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-  name: str = 'adamw'  # adamw | adafactor | sgd | muon (adamw but on layer kernels)
+  """An optimiser and its learning rate. What an optimiser does not read is told.
+
+  name: adamw | adafactor | sgd (b1: its momentum) | muon. Muon is for the matrices of
+    the layers and is AdamW on all else: Jordan et al. 2024 (Nesterov momentum of 0.95
+    without bias correction, five Newton-Schulz steps), at the scale of Liu et al. 2025.
+  keep_optimizer_state: go on with the moments of the stage before, under this stage's
+    own schedule; false: begin anew. The same parameters must be trained in both.
+  carry: its former name.
+  """
+
+  name: str = 'adamw'
   peak_lr: float = 2e-5
   head_lr: float = 0.0  # of all outside backbone/; 0: peak_lr
   # (regex over parameter paths, factor): the first that matches multiplies a
   # parameter's learning rate, such as ('backbone/embed', 0.1).
   lr_factors: tuple[tuple[str, float], ...] = ()
+  # In a stage that has fewer steps, a tenth of them.
   warmup_steps: int = 50
   schedule: str = 'linear'  # linear | cosine | constant, after warm-up
   end_lr: float = 0.0
   b1: float = 0.9
   b2: float = 0.999
   eps: float = 1e-8
-  weight_decay: float = 0.01  # kernels only, not norms or biases
-  clip_norm: float = 1.0
+  weight_decay: float = 0.01  # kernels and adapters only, not norms or biases
+  clip_norm: float = 1.0  # of the whole gradient; 0: not clipped
   freeze: str = ''  # regex over parameter paths
   # Of a running mean of the parameters, which evaluation, the next stage and the
   # finished model then take; 0: none. 0.99 to 0.9999 is usual.
   ema_decay: float = 0.0
-  # Go on with the moments of the stage before, under this stage's own schedule;
-  # false: begin anew. The same parameters must move in both.
-  carry: bool = False
+  keep_optimizer_state: bool = False
+  # An update whose gradient or embeddings are not finite is left out, and counted.
+  # More than so many in a row end the run; a loss that is not finite ends it at once.
+  max_skipped: int = 5
+  carry: InitVar[Optional[bool]] = None
 
-  def __post_init__(self):
+  def __post_init__(self, carry: Optional[bool] = None):
+    carry = self.__dict__.pop('carry', carry)  # set by the command line
+    if carry is not None:
+      self.keep_optimizer_state = carry
+    typed(self)
     one_of(self, 'name', ('adamw', 'adafactor', 'sgd', 'muon'))
     one_of(self, 'schedule', ('linear', 'cosine', 'constant'))
-    if not 0 <= self.ema_decay < 1:
-      raise ValueError(f'OptimConfig.ema_decay is {self.ema_decay}; give 0 (off) or a '
-                       'number below 1, such as 0.999')
-    for pattern, factor in self.lr_factors:
-      if not factor > 0:
-        raise ValueError(f'OptimConfig.lr_factors: {pattern!r} has the factor '
+    pattern(self, 'freeze', self.freeze)
+    at_least(self, warmup_steps=0, max_skipped=0)
+    for name in ('peak_lr', 'head_lr', 'end_lr', 'weight_decay', 'clip_norm'):
+      require(self, name, 0 <= getattr(self, name) < math.inf,
+              'a number of 0 or more')
+    for name in ('b1', 'b2'):
+      require(self, name, 0 <= getattr(self, name) < 1, '0 or more, below 1')
+    require(self, 'eps', 0 < self.eps < math.inf, 'a number above 0, such as 1e-8')
+    require(self, 'ema_decay', 0 <= self.ema_decay < 1,
+            '0 (off) or a number below 1, such as 0.999')
+    if self.schedule != 'constant':
+      lowest = min(self.peak_lr, self.head_lr or self.peak_lr)
+      require(self, 'end_lr', self.end_lr <= lowest,
+              f'at most the rate it comes down from ({lowest})')
+    for path, factor in self.lr_factors:
+      pattern(self, 'lr_factors', path)
+      if not 0 < factor < math.inf:
+        raise ValueError(f'OptimConfig.lr_factors: {path!r} has the factor '
                          f'{factor}; give one above 0, or freeze what it matches')
 
 
@@ -92,7 +122,9 @@ class StageConfig:
   optim: OptimConfig = field(default_factory=OptimConfig)
 
   def __post_init__(self):
+    typed(self)
     one_of(self, 'chunk_remat', ('full', 'residual', 'dots'))
+    at_least(self, steps=1, token_budget=0)
     row = self.data.row
     if 0 < self.token_budget < row:
       raise ValueError(f'StageConfig.token_budget is {self.token_budget}, less than '
@@ -110,6 +142,7 @@ class MeshConfig:
   tensor: int = 1
 
   def __post_init__(self):
+    typed(self)
     sizes = (self.data, self.fsdp, self.tensor)
     if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
       raise ValueError(f'config.mesh is {sizes} (data, fsdp, tensor); give sizes of '
@@ -118,16 +151,37 @@ class MeshConfig:
 
 @dataclass(kw_only=True)
 class EvalConfig:
+  """Scores of held-out pairs while a run trains."""
+
   every: int = 0  # steps; 0: only before and after training
   source: Optional[SourceConfig] = None  # held-out pairs, scored as retrieval
-  limit: int = 1000
+  limit: int = 1000  # the first so many pairs; 0: all
   batch_size: int = 64
+  # Evaluations in a row without a better checkpoint.best that end the run; 0: off.
+  patience: int = 0
+
+  def __post_init__(self):
+    typed(self)
+    at_least(self, every=0, limit=0, batch_size=1, patience=0)
+    require(self, 'limit', self.limit != 1,
+            '2 or more (one pair ranks nothing), or 0 for all')
+    require(self, 'patience', not self.patience or self.every > 0,
+            '0, or set EvalConfig.every as well: patience counts evaluations')
 
 
 @dataclass(kw_only=True)
 class CheckpointConfig:
-  every: int = 500
-  keep: int = 2
+  """When the state of a run is saved, and which states stay on the disk."""
+
+  every: int = 500  # steps; 0: only at the end of each stage
+  keep: int = 2  # the newest so many
+  # And the one that scored best by this metric of the evaluation; '-' before a name:
+  # lower is better; '': none.
+  best: str = 'eval/ndcg@10'
+
+  def __post_init__(self):
+    typed(self)
+    at_least(self, every=0, keep=1)
 
 
 @dataclass(kw_only=True)
@@ -139,6 +193,11 @@ class Config:
   mesh: MeshConfig = field(default_factory=MeshConfig)
   eval: EvalConfig = field(default_factory=EvalConfig)
   checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-  log_every: int = 10
+  log_every: int = 10  # steps; 0: the first step and the last of each stage alone
   # The manifest of an earlier run, whose data this one must find; '': none.
   repeats: str = ''
+
+  def __post_init__(self):
+    typed(self)
+    at_least(self, log_every=0)
+    require(self, 'seed', 0 <= self.seed < 2**32, '0 or more, below 2**32')

@@ -5,12 +5,14 @@ import difflib
 import typing
 from typing import Any
 
+from jaxembed.config.check import typed
 from jaxembed.config.experiment import Config
 
 
 def validate(cfg: Config) -> Config:
   """Checks every node again (the command line may have set leaves); returns cfg."""
   for node in _nodes(cfg):
+    typed(node)
     if hasattr(node, '__post_init__'):
       node.__post_init__()
   if not cfg.stages:
@@ -19,15 +21,15 @@ def validate(cfg: Config) -> Config:
     raise ValueError(
         f'config.model: source={cfg.model.source!r}, preset={cfg.model.preset!r}; '
         'set exactly one: source loads weights, preset starts from random ones')
-  _check_carry(cfg)
+  _check_kept_state(cfg)
   return cfg
 
 
-def _check_carry(cfg: Config):
+def _check_kept_state(cfg: Config):
   for i, stage in enumerate(cfg.stages):
-    if not stage.optim.carry:
+    if not stage.optim.keep_optimizer_state:
       continue
-    here = f'config.stages[{i}].optim.carry'
+    here = f'config.stages[{i}].optim.keep_optimizer_state'
     if not i:
       raise ValueError(f'{here}: the first stage has none before it; set it to False')
     before = cfg.stages[i - 1]
@@ -36,7 +38,7 @@ def _check_carry(cfg: Config):
       was, now = (getattr(getattr(s, part), name) for s in (before, stage))
       if was != now:
         raise ValueError(f'{here}: {part}.{name} is {now!r}, and {was!r} in the stage '
-                         'before; give both the same, or set carry to False')
+                         'before; give both the same, or set it to False')
 
 
 def _nodes(node):

@@ -24,6 +24,7 @@ from jaxembed.train import (
     manifest,
     meter,
     metrics,
+    optim,
     plan,
     profiler,
     report,
@@ -132,6 +133,9 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
       if stage.data.pack:
         encoder.check_packable(begin.model, begin.model.attention, stage.data.pack)
     say(describe(cfg, begin.model, begin.params, mesh))
+    for i, stage in enumerate(cfg.stages):
+      for note in optim.notes(stage.optim, stage.steps):
+        say(f'note       stages[{i}].{note}')
     if not resumed:
       bundle.save_model(folder, begin, cfg.model.append_token)
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
@@ -150,7 +154,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           continue
         if state is None or done == stage.first:
           params = begin.params if state is None else state.averaged
-          carried = state.opt_state if stage.cfg.optim.carry else None
+          carried = state.opt_state if stage.cfg.optim.keep_optimizer_state else None
           state = step.init_state(params, stage.cfg, stage.first, carried)
         state = run.stage(stage, state, writer)
         done = int(state.step)

@@ -13,12 +13,12 @@ def make_schedule(cfg: config.OptimConfig, steps: int,
                   peak: float | None = None) -> optax.Schedule:
   """Linear warm-up to `peak`, then `cfg.schedule` down to end_lr at `steps`."""
   peak = cfg.peak_lr if peak is None else peak
-  warm = cfg.warmup_steps
+  warm = warmup(cfg, steps)
   rest = max(steps - warm, 1)
   after = {
       'linear': lambda: optax.linear_schedule(peak, cfg.end_lr, rest),
       'cosine': lambda: optax.cosine_decay_schedule(
-          peak, rest, alpha=cfg.end_lr / peak),
+          peak, rest, alpha=cfg.end_lr / peak if peak else 0.0),
       'constant': lambda: optax.constant_schedule(peak),
   }[cfg.schedule]()
   if not warm:
@@ -29,6 +29,28 @@ def make_schedule(cfg: config.OptimConfig, steps: int,
   return optax.join_schedules([ramp, after], [warm])
 
 
+def warmup(cfg: config.OptimConfig, steps: int) -> int:
+  """Steps of warm-up in a stage of `steps`: a tenth where more are asked for."""
+  return cfg.warmup_steps if cfg.warmup_steps <= steps else max(steps // 10, 1)
+
+
+def notes(cfg: config.OptimConfig, steps: int) -> list[str]:
+  """What of `cfg` a stage of `steps` will not do as it says, in words."""
+  told = []
+  if cfg.warmup_steps > steps:
+    told.append(f'optim.warmup_steps={cfg.warmup_steps} is more than the stage has '
+                f'steps ({steps}); the warm-up is shortened to {warmup(cfg, steps)}')
+  unread = {'adafactor': ('b1', 'b2', 'eps'), 'sgd': ('b2', 'eps')}.get(cfg.name, ())
+  if cfg.schedule == 'constant':
+    unread += 'end_lr',
+  plain = config.OptimConfig()
+  return told + [
+      f'optim.{name}={getattr(cfg, name)} has no effect: '
+      + (f'{cfg.name} does not use it' if name != 'end_lr'
+         else "schedule='constant' stays at its peak")
+      for name in unread if getattr(cfg, name) != getattr(plain, name)]
+
+
 def trainable(params: types.Params, cfg: config.OptimConfig) -> types.Params:
   """Tree of bools: which parameters move.
 
@@ -36,7 +58,7 @@ def trainable(params: types.Params, cfg: config.OptimConfig) -> types.Params:
   backbone stays as well.
 
   Raises:
-    ValueError: nothing would move.
+    ValueError: nothing would move, or cfg.freeze matches nothing.
   """
   names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
   adapted = any(name.endswith(('lora_a', 'lora_b')) for name in names)
@@ -48,6 +70,10 @@ def trainable(params: types.Params, cfg: config.OptimConfig) -> types.Params:
     return (not adapted or not name.startswith('backbone/')
             or name.endswith(('lora_a', 'lora_b')))
 
+  if cfg.freeze and not any(re.search(cfg.freeze, name) for name in names):
+    raise ValueError(f'optim.freeze={cfg.freeze!r} matches no parameter; mend the '
+                     'pattern (paths look like backbone/layers/attn/q/kernel), or '
+                     'leave it out')
   mask = jax.tree.map_with_path(moves, params)
   if not any(jax.tree.leaves(mask)):
     raise ValueError(f'optim.freeze={cfg.freeze!r} leaves nothing to train')
@@ -71,8 +97,8 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, moving: types.Params
                    ) -> optax.GradientTransformation:
   """Clips by the global norm, then updates body and head each their way.
 
-  Weight decay falls on kernels alone: a stacked norm scale is a matrix too, so
-  the path decides, not the rank.
+  Weight decay falls on kernels and on adapters' matrices alone: a stacked norm
+  scale is a matrix too, so the path decides, not the rank.
   """
   rule = {'adamw': _adamw, 'adafactor': _adafactor, 'sgd': _sgd,
           'muon': _adamw}[cfg.name]
@@ -129,9 +155,9 @@ def carry(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:
     ValueError: they belong to different optimisers or parameters.
   """
   if jax.tree.structure(before) != jax.tree.structure(fresh):
-    raise ValueError('optim.carry: the stage before moved other parameters, or by '
+    raise ValueError('optim.keep_optimizer_state: the stage before moved other parameters, or by '
                      'another optimiser; give both the same optim.name, optim.freeze '
-                     'and loss.learn_temperature, or set carry to False')
+                     'and loss.learn_temperature, or set it to False')
   counter = optax.ScaleByScheduleState
   return jax.tree.map(
       lambda x: jax.tree.map(jnp.zeros_like, x) if isinstance(x, counter) else x,
@@ -165,7 +191,7 @@ def _name(path) -> str:
 
 def _decays(params: types.Params):
   return jax.tree.map_with_path(
-      lambda path, _: _name(path).endswith('kernel'), params)
+      lambda path, _: _name(path).endswith(('kernel', 'lora_a', 'lora_b')), params)
 
 
 def _adamw(cfg, schedule):
@@ -177,14 +203,23 @@ def _muon(cfg, schedule):
   """Muon on every layer's matrix alone (Jordan et al. 2024), at AdamW's scale.
 
   Updates have the root mean square 0.2 whatever a matrix's shape, as AdamW's do,
-  so that one learning rate serves both (Liu et al. 2025, arXiv 2502.16982).
+  so that one learning rate serves both (Liu et al. 2025, arXiv 2502.16982). The
+  published momentum has no bias correction. optax corrects for the number of updates
+  done; at a count so high that its factor is 1 both are the same.
   """
   each = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
   muon = optax.contrib.muon(
       schedule, weight_decay=cfg.weight_decay, consistent_rms=0.2,
       muon_weight_dimension_numbers=lambda params: jax.tree.map(
           lambda _: each, params))
-  return optax.GradientTransformation(muon.init, _unsharded(muon.update))
+  is_muon = lambda x: isinstance(x, optax.contrib.MuonState)
+
+  def init(params):
+    return jax.tree.map(
+        lambda s: s._replace(count=jnp.full_like(s.count, 1 << 20)) if is_muon(s)
+        else s, muon.init(params), is_leaf=is_muon)
+
+  return optax.GradientTransformation(init, _unsharded(muon.update))
 
 
 def _unsharded(update):
@@ -202,12 +237,34 @@ def _unsharded(update):
 
 
 def _adafactor(cfg, schedule):
-  """optax.adafactor, but for weight decay: here it follows the learning rate."""
+  """Adafactor (Shazeer and Stern 2018) on every matrix by itself.
+
+  As optax.adafactor, but that weight decay follows the learning rate, and that the
+  layers of a stack are clipped and scaled apart, as if they were parameters apart.
+  """
   return optax.chain(
-      optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0),
-      optax.scale_by_param_block_rms(),
+      optax.scale_by_factored_rms(), optax.stateless(_clip_by_rms),
+      optax.stateless(_scale_by_rms),
       optax.add_decayed_weights(cfg.weight_decay, _decays),
       optax.scale_by_learning_rate(schedule))
+
+
+def _clip_by_rms(updates, _):
+  """Each matrix's update divided by its root mean square where that exceeds 1."""
+  return jax.tree.map_with_path(
+      lambda path, u: u / jnp.maximum(1.0, _rms(path, u)), updates)
+
+
+def _scale_by_rms(updates, params):
+  """Each matrix's update times the root mean square of the matrix, at least 1e-3."""
+  return jax.tree.map_with_path(
+      lambda path, u, p: u * jnp.maximum(_rms(path, p), 1e-3), updates, params)
+
+
+def _rms(path, x):
+  """Root mean square of a parameter, of each layer apart: broadcasts against it."""
+  first = 1 if _name(path).startswith('backbone/layers/') else 0
+  return jnp.sqrt(jnp.mean(jnp.square(x), tuple(range(first, x.ndim)), keepdims=True))
 
 
 def _sgd(cfg, schedule):

@@ -157,7 +157,7 @@ def test_a_temperature_learned_in_some_stages_survives_a_stop_in_the_second(
   for stage, learn in zip(cfg.stages, learns):
     stage.loss = config.LossConfig(learn_temperature=learn)
   cfg.stages[1].optim = dataclasses.replace(
-      cfg.stages[0].optim, carry=learns[0] == learns[1])
+      cfg.stages[0].optim, keep_optimizer_state=learns[0] == learns[1])
   quiet = {'say': lambda _: None}
   loop.train(cfg, tmp_path / 'whole', **quiet)
   for stop_at in (3, 5):  # between the stages, and inside the second

@@ -98,39 +98,140 @@ def test_schedule_warms_up_peaks_and_ends(shape):
   assert all(a >= b for a, b in itertools.pairwise(lr[4:]))
 
 
-def test_muon_orthogonalises_every_layer_by_itself():
+def _newton_schulz(g):
+  """Jordan's quintic iteration in float64: about U V^T of g = U S V^T."""
+  x = g.T if g.shape[0] > g.shape[1] else g
+  x = x / (np.linalg.norm(x) + 1e-7)
+  for _ in range(5):
+    a = x @ x.T
+    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+  return x.T if g.shape[0] > g.shape[1] else x
+
+
+def test_muon_is_the_published_loop_on_every_layers_matrix_and_adamw_elsewhere():
+  """github.com/KellerJordan/Muon with the scale and decay of arXiv 2502.16982."""
   rng = np.random.default_rng(0)
-  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  draw = lambda *shape: np.float32(rng.normal(size=shape))
   params = {'backbone': {'embed': {'token': draw(9, 4)}, 'layers': {
       'attn': {'q': {'kernel': draw(3, 4, 6)}}, 'mlp': {'down': {
           'kernel': draw(3, 8, 4), 'bias': draw(3, 4)}}}},
             'pooling': {'out': {'kernel': draw(4, 4)}}}
   cfg = config.OptimConfig(name='muon', peak_lr=0.1, warmup_steps=0, clip_norm=0.0,
                            schedule='constant', weight_decay=0.03)
-  adamw = dataclasses.replace(cfg, name='adamw')
-  tx, plain = (optim.make_optimizer(c, 10, params) for c in (cfg, adamw))
-  state, plain_state = tx.init(params), plain.init(params)
-  alone = optax.contrib.muon(0.1, weight_decay=0.03, consistent_rms=0.2)
-  layers = {name: list(params['backbone']['layers'][a][b]['kernel'])
-            for name, a, b in (('q', 'attn', 'q'), ('down', 'mlp', 'down'))}
-  alone_state = alone.init(layers)
+  tx, plain = (optim.make_optimizer(c, 10, params)
+               for c in (cfg, dataclasses.replace(cfg, name='adamw')))
+  state, plain_state, moving = tx.init(params), plain.init(params), params
+  kernels = lambda tree: {k: np.float64(v) for k, v in optim_names(tree).items()
+                          if 'layers' in k and k.endswith('kernel')}
+  weights = kernels(params)
+  momentum = {k: np.zeros_like(w) for k, w in weights.items()}
+  for _ in range(4):
+    grads = jax.tree.map(lambda x: draw(*x.shape), params)
+    updates, state = tx.update(grads, state, moving)
+    others, plain_state = plain.update(grads, plain_state, moving)
+    moving = optax.apply_updates(moving, updates)
+    for k, g in kernels(grads).items():
+      momentum[k] = 0.95 * momentum[k] + g
+      step_of = np.stack([_newton_schulz(x) for x in g + 0.95 * momentum[k]])
+      step_of *= 0.2 * np.sqrt(max(g.shape[1:]))
+      weights[k] -= 0.1 * (step_of + 0.03 * weights[k])
+    got, want = optim_names(updates), optim_names(others)
+    for k in got.keys() - weights.keys():
+      np.testing.assert_array_equal(got[k], want[k], err_msg=k)
+  for k, w in weights.items():
+    np.testing.assert_allclose(kernels(moving)[k], w, atol=2e-5, err_msg=k)
+
+
+def optim_names(tree) -> dict[str, np.ndarray]:
+  """Leaves by path."""
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(x)
+          for path, x in jax.tree.leaves_with_path(tree)}
+
+
+def test_adafactor_treats_every_layer_as_a_matrix_of_its_own():
+  """Shazeer and Stern 2018, algorithm 4, in float64, layer by layer."""
+  rng = np.random.default_rng(0)
+  scale = np.array([1e-3, 1.0, 30.0])[:, None, None]
+  weights = np.float32(rng.normal(size=(3, 128, 160)) * scale)
+  params = {'backbone': {'layers': {'up': {'kernel': weights}}}}
+  cfg = config.OptimConfig(name='adafactor', peak_lr=0.01, warmup_steps=0,
+                           schedule='constant', weight_decay=0.1, clip_norm=0.0)
+  tx = optim.make_optimizer(cfg, 5, params)
+  state, moving = tx.init(params), params
+  want = np.float64(weights)
+  rows, columns = np.zeros((3, 128)), np.zeros((3, 160))
+  for t in range(1, 4):
+    g = np.float32(rng.normal(size=weights.shape) * [[[1.0]], [[5.0]], [[0.01]]])
+    updates, state = tx.update(
+        {'backbone': {'layers': {'up': {'kernel': g}}}}, state, moving)
+    moving = optax.apply_updates(moving, updates)
+    keep = 1 - t**-0.8
+    for i in range(3):
+      square = np.float64(g[i])**2 + 1e-30
+      rows[i] = keep * rows[i] + (1 - keep) * square.mean(1)
+      columns[i] = keep * columns[i] + (1 - keep) * square.mean(0)
+      u = g[i] / np.sqrt(np.outer(rows[i], columns[i]) / rows[i].mean())
+      u /= max(1.0, np.sqrt((u**2).mean()))
+      u *= max(1e-3, np.sqrt((want[i]**2).mean()))
+      want[i] -= 0.01 * (u + 0.1 * want[i])
+  got = np.asarray(moving['backbone']['layers']['up']['kernel'])
+  np.testing.assert_allclose(got / scale, want / scale, atol=2e-5)
+
+
+def test_adapters_decay_as_peft_and_torch_decay_them():
+  torch = pytest.importorskip('torch')
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: np.float32(rng.normal(size=shape))
+  params = {'backbone': {'layers': {'q': {'lora_a': draw(2, 6, 3),
+                                          'lora_b': draw(2, 3, 4)}}},
+            'pooling': {'out': {'kernel': draw(4, 4), 'bias': draw(4)}}}
+  cfg = config.OptimConfig(peak_lr=0.01, warmup_steps=0, schedule='constant',
+                           weight_decay=0.5, clip_norm=0.7)
+  tx = optim.make_optimizer(cfg, 9, params)
+  state, moving = tx.init(params), params
+  theirs = {k: torch.nn.Parameter(torch.tensor(v, dtype=torch.float64))
+            for k, v in optim_names(params).items()}
+  adamw = torch.optim.AdamW(
+      [{'params': [p], 'weight_decay': 0.0 if k.endswith('bias') else 0.5}
+       for k, p in theirs.items()], lr=0.01)
   for _ in range(3):
     grads = jax.tree.map(lambda x: draw(*x.shape), params)
-    got, state = tx.update(grads, state, params)
-    want, plain_state = plain.update(grads, plain_state, params)
-    inner = grads['backbone']['layers']
-    split, alone_state = alone.update(
-        {'q': list(inner['attn']['q']['kernel']),
-         'down': list(inner['mlp']['down']['kernel'])}, alone_state, layers)
-    body = got['backbone']['layers']
-    for name, stacked in (('q', body['attn']['q']), ('down', body['mlp']['down'])):
-      np.testing.assert_allclose(stacked['kernel'], np.stack(split[name]), rtol=1e-5,
-                                 atol=1e-6)
-    for path in (('backbone', 'embed'), ('pooling', 'out')):
-      a, b = (tree[path[0]][path[1]] for tree in (got, want))
-      jax.tree.map(np.testing.assert_array_equal, a, b)
-    np.testing.assert_array_equal(
-        body['mlp']['down']['bias'], want['backbone']['layers']['mlp']['down']['bias'])
+    updates, state = tx.update(grads, state, moving)
+    moving = optax.apply_updates(moving, updates)
+    for k, g in optim_names(grads).items():
+      theirs[k].grad = torch.tensor(g, dtype=torch.float64)
+    torch.nn.utils.clip_grad_norm_(theirs.values(), 0.7)
+    adamw.step()
+  for k, x in optim_names(moving).items():
+    np.testing.assert_allclose(x, theirs[k].detach().numpy(), atol=1e-6, err_msg=k)
+
+
+def test_a_warm_up_longer_than_the_stage_is_shortened_and_told():
+  cfg = config.OptimConfig(peak_lr=1.0, warmup_steps=50)
+  rates = [float(optim.make_schedule(cfg, 20)(i)) for i in range(20)]
+  np.testing.assert_allclose(rates[:3], [0.5, 1.0, 1.0])
+  assert 0 < rates[-1] < 0.1
+  [told] = optim.notes(cfg, 20)
+  assert 'warmup_steps=50' in told and 'shortened to 2' in told
+  assert optim.notes(cfg, 50) == []  # reaches its peak at its end, as asked
+
+
+def test_a_peak_of_zero_stays_there():
+  for schedule in ('linear', 'cosine', 'constant'):
+    cfg = config.OptimConfig(peak_lr=0.0, head_lr=0.1, schedule=schedule)
+    assert float(optim.make_schedule(cfg, 90)(70)) == 0
+    assert float(optim.make_schedule(cfg, 90, cfg.head_lr)(70)) > 0
+
+
+def test_what_an_optimiser_does_not_use_is_told():
+  cfg = config.OptimConfig(name='sgd', b2=0.9, schedule='constant', end_lr=1e-6)
+  told = optim.notes(cfg, 100)
+  assert [t.split('=')[0] for t in told] == ['optim.b2', 'optim.end_lr']
+
+
+def test_a_freeze_that_matches_nothing_is_refused():
+  with pytest.raises(ValueError, match="freeze='bakbone' matches no parameter"):
+    optim.trainable(PARAMS, config.OptimConfig(freeze='bakbone'))
 
 
 def test_muon_without_a_kernel_to_move_is_refused():
@@ -165,7 +266,8 @@ def test_a_carried_optimiser_goes_on_as_if_nothing_had_ended(name):
   params = {'backbone': {'layers': {'attn': {'kernel': jnp.ones((2, 3, 3))}}},
             'pooling': {'scale': jnp.ones(3)}}
   stage = config.StageConfig(steps=3, optim=config.OptimConfig(
-      name=name, peak_lr=0.1, warmup_steps=0, schedule='constant', carry=True))
+      name=name, peak_lr=0.1, warmup_steps=0, schedule='constant',
+      keep_optimizer_state=True))
   rng = np.random.default_rng(0)
   grads = [jax.tree.map(lambda p: jnp.float32(rng.normal(size=p.shape)), params)
            for _ in range(6)]
@@ -219,7 +321,7 @@ def test_a_carried_optimiser_of_other_parameters_is_refused():
   cfg = config.OptimConfig()
   whole = optim.make_optimizer(cfg, 8, PARAMS).init(PARAMS)
   head = {'pooling': PARAMS['pooling']}
-  with pytest.raises(ValueError, match='set carry to False'):
+  with pytest.raises(ValueError, match='set it to False'):
     optim.carry(whole, optim.make_optimizer(cfg, 8, head).init(head))
 
 

@@ -1,0 +1,100 @@
+"""Every field of every configuration class takes what makes sense, or refuses by name."""
+
+import dataclasses
+import math
+import typing
+
+import pytest
+
+from jaxembed import config
+
+NAN, INF = math.nan, math.inf
+# What is drawn for a field of each type; a field refuses all but what ACCEPTED lists.
+ABSURD = {
+    int: ('3', None, 2.5, NAN, True, [1], -7, 0),
+    float: ('3', None, NAN, True, [1.0], -7.0, 0.0, INF, -INF),
+    str: (3, None, 2.5, True, ['a'], b'a', ''),
+    bool: ('no', None, 2, 0.5, []),
+}
+# A valid one of each class, without which a field cannot be looked at alone.
+VALID = {
+    config.SourceConfig: dict(name='a', path='a.jsonl'),
+    config.Config: dict(model=config.ModelSpec(source='a')),
+}
+# Values of ABSURD that mean something: off, none, the source's own, all of them.
+ACCEPTED = {
+    config.OptimConfig: dict(
+        peak_lr={0.0}, head_lr={0.0}, end_lr={0.0}, warmup_steps={0}, b1={0.0},
+        b2={0.0}, weight_decay={0.0}, clip_norm={0.0}, ema_decay={0.0},
+        max_skipped={0}, freeze={''}),
+    config.StageConfig: dict(token_budget={0}, name={''}),
+    config.MeshConfig: {},
+    config.EvalConfig: dict(every={0}, limit={0}, patience={0}),
+    config.CheckpointConfig: dict(every={0}, best={''}),
+    config.Config: dict(log_every={0}, seed={0}, name={''}, repeats={''}),
+}
+
+
+def _drawn():
+  for cls, accepted in ACCEPTED.items():
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+      for value in ABSURD.get(hints[field.name], ()):
+        is_accepted = any(
+            value == v and type(value) is type(v)
+            for v in accepted.get(field.name, ()))
+        yield pytest.param(cls, field.name, value, is_accepted,
+                           id=f'{cls.__name__}.{field.name}={value!r}')
+
+
+@pytest.mark.parametrize('cls, name, value, accepted', list(_drawn()))
+def test_an_absurd_value_is_refused_by_name(cls, name, value, accepted):
+  make = lambda **kw: cls(**VALID.get(cls, {}) | kw)
+  later = make()  # the command line sets leaves of what is there, then validates
+  setattr(later, name, value)
+  if accepted:
+    make(**{name: value})
+    later.__post_init__()
+    return
+  for attempt in (lambda: make(**{name: value}), later.__post_init__):
+    with pytest.raises(ValueError, match=rf'\b{name}\b'):
+      attempt()
+
+
+@pytest.mark.parametrize('cls', ACCEPTED)
+def test_structured_fields_are_of_their_type(cls):
+  hints = typing.get_type_hints(cls)
+  for field in dataclasses.fields(cls):
+    if hints[field.name] not in ABSURD:
+      with pytest.raises(ValueError, match=rf'\b{field.name}\b'):
+        cls(**VALID.get(cls, {}) | {field.name: 'text'})
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(peak_lr=1e-5, end_lr=2e-5), 'end_lr .* at most the rate'),
+    (dict(peak_lr=1e-3, head_lr=1e-5, end_lr=1e-4), 'end_lr .* at most'),
+    (dict(freeze='('), 'freeze .* no regular expression'),
+    (dict(b1=1.0), r'b1 is 1\.0'),
+    (dict(eps=0.0), r'eps is 0\.0'),
+    (dict(lr_factors=(('a', NAN),)), 'lr_factors'),
+    (dict(lr_factors=(('a', -1.0),)), 'lr_factors'),
+    (dict(lr_factors=(('(', 2.0),)), 'no regular expression'),
+    (dict(lr_factors=('a', 2.0)), 'lr_factors')])
+def test_fields_that_do_not_fit_each_other_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    config.OptimConfig(**options)
+
+
+def test_patience_needs_evaluations():
+  with pytest.raises(ValueError, match='patience .* EvalConfig.every'):
+    config.EvalConfig(patience=2)
+
+
+def test_a_former_name_still_means_the_same():
+  assert config.OptimConfig(carry=True) == config.OptimConfig(keep_optimizer_state=True)
+  read = config.from_dict(config.OptimConfig, {'carry': True})
+  assert read.keep_optimizer_state
+  set_later = config.OptimConfig()
+  set_later.carry = True
+  set_later.__post_init__()
+  assert set_later == read and 'carry' not in config.to_dict(read)
