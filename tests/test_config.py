@@ -76,7 +76,8 @@ def test_unknown_flag_on_the_command_line_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('change,message', [
-    (lambda c: setattr(c.stages[0].optim, 'keep_optimizer_state', True), 'first stage has none'),
+    (lambda c: setattr(c.stages[0].optim, 'keep_optimizer_state', True),
+     'first stage has none'),
     (lambda c: setattr(c.stages[1].optim, 'name', 'sgd'), "optim.name is 'sgd'"),
     (lambda c: setattr(c.stages[1].optim, 'freeze', 'embed'), 'optim.freeze'),
     (lambda c: setattr(c.stages[1].loss, 'learn_temperature', True), 'both the same')])

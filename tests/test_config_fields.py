@@ -1,4 +1,4 @@
-"""Every field of every configuration class takes what makes sense, or refuses by name."""
+"""Every field of every configuration class takes what makes sense, or says no."""
 
 import dataclasses
 import math

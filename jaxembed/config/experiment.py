@@ -77,10 +77,10 @@ class OptimConfig:
   max_skipped: int = 5
   carry: InitVar[Optional[bool]] = None
 
-  def __post_init__(self, carry: Optional[bool] = None):
-    carry = self.__dict__.pop('carry', carry)  # set by the command line
-    if carry is not None:
-      self.keep_optimizer_state = carry
+  def __post_init__(self, *carry: Optional[bool]):
+    carried = self.__dict__.pop('carry', *carry or (None,))  # set by the command line
+    if carried is not None:
+      self.keep_optimizer_state = carried
     typed(self)
     one_of(self, 'name', ('adamw', 'adafactor', 'sgd', 'muon'))
     one_of(self, 'schedule', ('linear', 'cosine', 'constant'))

@@ -155,9 +155,10 @@ def carry(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:
     ValueError: they belong to different optimisers or parameters.
   """
   if jax.tree.structure(before) != jax.tree.structure(fresh):
-    raise ValueError('optim.keep_optimizer_state: the stage before moved other parameters, or by '
-                     'another optimiser; give both the same optim.name, optim.freeze '
-                     'and loss.learn_temperature, or set it to False')
+    raise ValueError('optim.keep_optimizer_state: the stage before trained other '
+                     'parameters, or by another optimiser; give both the same '
+                     'optim.name, optim.freeze and loss.learn_temperature, or set it '
+                     'to False')
   counter = optax.ScaleByScheduleState
   return jax.tree.map(
       lambda x: jax.tree.map(jnp.zeros_like, x) if isinstance(x, counter) else x,
