@@ -133,7 +133,9 @@ def _pairing(rows: Sequence[Row], mine: np.ndarray, cfg: DataConfig,
       query_id=np.array([text_id(r.query) for r in rows], np.int32),
       passage_id=np.where(filled, ids[places], 0).astype(np.int32),
       group=np.array([r.group for r in rows], np.int32),
-      in_batch=np.array([cfg.sources[r.group].in_batch for r in rows], bool))
+      in_batch=np.array([cfg.sources[r.group].in_batch for r in rows], bool),
+      temperature=np.array([cfg.sources[r.group].temperature for r in rows], np.float32)
+      if any(s.temperature for s in cfg.sources) else None)
 
 
 def _places(counts: Sequence[int], room: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import tqdm
 
-from jaxembed import bundle, checkpoint, config, data, sharding, types, workdir
+from jaxembed import bundle, checkpoint, config, data, losses, sharding, types, workdir
 from jaxembed.config.check import divides
 from jaxembed.models import encoder
 from jaxembed.train import (
@@ -103,6 +103,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           evaluate: Evaluate | None = None, say: Callable[[str], None] = print,
           stop: Callable[[], bool] = lambda: False,
           profile: tuple[int, int] | None = None, watch: metrics.Watch | None = None,
+          loss: losses.Loss | None = None
           ) -> tuple[types.TrainState, config.ModelConfig]:
   """Runs, or resumes, the experiment in `folder`; returns the final state.
 
@@ -110,6 +111,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
   Once `stop()` is true (a preemption notice), the state is saved after the step in
   flight, and the run returns early. `profile` are the first and the last step to
   trace into folder/profile. `watch` is told every record of metrics as well.
+  `loss`, a losses.Loss of the caller's own, takes the place of the one that
+  StageConfig.loss.name names, in every stage.
 
   Raises:
     ValueError: the configuration, the data or the folder do not fit; before any
@@ -140,7 +143,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
       bundle.save_model(folder, begin, cfg.model.append_token)
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
     trace = profiler.Profiler(folder / 'profile', profile)
-    run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh, stop, trace)
+    run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh, stop, trace,
+               loss)
     state = _restore(cfg, begin, saved, mesh, say) if resumed else None
     done = int(state.step) if state else 0
     if done == last:
@@ -199,13 +203,15 @@ class _Run:
   mesh: jax.sharding.Mesh
   stop: Callable[[], bool]
   trace: profiler.Profiler
+  loss: losses.Loss | None
 
   def stage(self, stage: Stage, state: types.TrainState,
             writer: metrics.Writer) -> types.TrainState:
     """Trains from wherever `state` stands to the end of the stage."""
     begun = int(state.step)
     update = step.make_update(
-        self.model, stage.cfg, seed=self.cfg.seed, first_step=stage.first)
+        self.model, stage.cfg, seed=self.cfg.seed, first_step=stage.first,
+        loss=self.loss)
     batches = data.batches(
         stage.cfg.data, self.tokenizer, seed=self.cfg.seed + stage.index,
         start_step=begun - stage.first,

@@ -132,7 +132,9 @@ def _batch(cfg: config.DataConfig, mesh) -> types.Batch:
   pairing = types.Pairing(
       owner=rows(jnp.int32, passages), is_positive=rows(bool, passages),
       query_id=rows(jnp.int32, queries), passage_id=rows(jnp.int32, passages),
-      group=rows(jnp.int32, queries), in_batch=rows(bool, queries))
+      group=rows(jnp.int32, queries), in_batch=rows(bool, queries),
+      temperature=rows(jnp.float32, queries)
+      if any(s.temperature for s in cfg.sources) else None)
   if cfg.pack:
     packed = _packed_rows(cfg, sharding.batch_shards(mesh))
     texts = dataclasses.replace(

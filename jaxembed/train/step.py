@@ -49,28 +49,31 @@ def abstract_state(params: types.Params, stage: config.StageConfig, mesh
 
 
 def loss_and_metrics(params: types.Params, batch: types.Batch,
-                     model: config.ModelConfig, stage: config.StageConfig, key
+                     model: config.ModelConfig, stage: config.StageConfig, key,
+                     loss: losses.Loss | None = None
                      ) -> tuple[jax.Array, types.Metrics]:
-  """([] float32, metrics) of a global batch; `key` drives dropout alone."""
+  """([] float32, metrics) of a global batch; `key` drives dropout alone.
+
+  loss: in place of the one that stage.loss.name names.
+  """
   query, passage = _embed(params, model, batch, stage, key)
-  log_scale = (params['loss']['log_scale'] if stage.loss.learn_temperature
-               else None)
-  group = masks.replicate(batch.pairing.group)
-  own = [s.temperature for s in stage.data.sources]
-  loss, metrics = losses.info_nce(
-      query, passage, batch.pairing, stage.loss, log_scale,
-      jnp.float32(own)[group] if any(own) else None)
-  of_rows, zeros = metrics.pop('loss/of_rows'), jnp.zeros(len(own))
-  return loss, metrics | {'sources/loss': zeros.at[group].add(of_rows),
-                          'sources/rows': zeros.at[group].add(1)}
+  loss = loss or losses.LOSSES[stage.loss.name]
+  out = loss(query, passage, batch.pairing, stage.loss, params.get('loss', {}))
+  # By source, for the record.
+  group, zeros = masks.replicate(batch.pairing.group), jnp.zeros(
+      len(stage.data.sources))
+  return out.value, out.metrics | {
+      'sources/loss': zeros.at[group].add(masks.replicate(out.per_query)),
+      'sources/rows': zeros.at[group].add(1)}
 
 
 def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: int,
-                first_step: int = 0) -> Update:
+                first_step: int = 0, loss: losses.Loss | None = None) -> Update:
   """update(state, batch) -> (new state, metrics); donates the old state.
 
   `first_step` is the step at which the stage, and its schedule, begins.
   Randomness is a function of (seed, step): a resumed run repeats it exactly.
+  `loss` takes the place of the one that stage.loss.name names.
   Metrics hold the learning rate, the gradient's norm before clipping, whole and by
   layer, and, as arrays [source], the sum of its rows' losses and their number.
   """
@@ -82,17 +85,18 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
     moving, fixed, tx = _optimizer(state.params, stage)
 
     def loss_of(moving):
-      return loss_and_metrics(optim.join(moving, fixed), batch, model, stage, key)
+      return loss_and_metrics(optim.join(moving, fixed), batch, model, stage, key,
+                              loss)
 
     with precision.scope(model):  # Muon's products as well
-      (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
+      (value, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
       updates, opt_state = tx.update(grads, state.opt_state, moving)
     moving = optax.apply_updates(moving, updates)
     means = state.ema
     if means is not None:
       means = ema.update(means, moving, state.step - first_step + 1,
                          stage.optim.ema_decay)
-    metrics |= {'train/loss': loss, 'train/grad_norm': optax.tree.norm(grads),
+    metrics |= {'train/loss': value, 'train/grad_norm': optax.tree.norm(grads),
                 'train/lr': schedule(state.step - first_step)} | optim.norms(grads)
     params = optim.join(moving, fixed)
     return types.TrainState(state.step + 1, params, opt_state, means), metrics

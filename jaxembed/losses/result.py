@@ -1,0 +1,29 @@
+"""What a loss is: a function of a batch's embeddings, and what it gives back."""
+
+from typing import NamedTuple, Protocol
+
+import jax
+
+from jaxembed import config, types
+
+
+class Result(NamedTuple):
+  """The value of a loss for a global batch."""
+
+  value: jax.Array  # [] float32, what is minimised
+  per_query: jax.Array  # [Q] float32, the losses that `value` is the mean of
+  metrics: types.Metrics  # of [] arrays, 'loss/name'
+
+
+class Loss(Protocol):
+  """A training loss.
+
+  query [Q,E], passage [C,E]: float32, global arrays; rows are split over
+  sharding.BATCH under a mesh. What rows carry (owners, ids, temperatures, teacher
+  scores) is in `pairing`. `params` are the loss's own parameters, by name:
+  {'log_scale': []} with cfg.learn_temperature, else {}. Called inside jit.
+  """
+
+  def __call__(self, query: jax.Array, passage: jax.Array, pairing: types.Pairing,
+               cfg: config.LossConfig, params: types.Params) -> Result:
+    ...

@@ -1,0 +1,14 @@
+"""The losses by name: LossConfig.name says which one a stage is trained on."""
+
+from jaxembed import config, types
+from jaxembed.losses.info_nce import info_nce
+from jaxembed.losses.result import Loss, Result
+
+
+def _info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
+              params: types.Params) -> Result:
+  value, metrics = info_nce(query, passage, pairing, cfg, params.get('log_scale'))
+  return Result(value, metrics.pop('loss/of_rows'), metrics)
+
+
+LOSSES: dict[str, Loss] = {'info_nce': _info_nce}

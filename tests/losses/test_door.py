@@ -1,0 +1,39 @@
+"""A loss of the user's own, through the step that trains on any."""
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxembed import losses
+from jaxembed.models import encoder
+from jaxembed.train import step
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'train'))
+from tiny_step import STAGE, batches, mesh, model
+
+
+def alignment(query, passage, pairing, cfg, params):
+  """Wang & Isola 2020: squared distance of a query and its positive, times 2."""
+  del cfg, params
+  rows = jnp.square(query - passage[::2]).sum(-1)
+  return losses.Result(2 * rows.mean(), 2 * rows, {'loss/alignment': rows.mean()})
+
+
+def test_an_update_minimises_the_loss_that_is_given():
+  cfg, (batch,) = model(), batches(1)
+  with jax.set_mesh(mesh((1, 1, 1))):
+    state = step.init_state(encoder.init_params(cfg, jax.random.key(1)), STAGE)
+    query, passage = (encoder.encode(state.params, cfg, x)
+                      for x in (batch.query, batch.passage))
+    update = step.make_update(cfg, STAGE, seed=0, loss=alignment)
+    want = 2 * np.square(np.asarray(query - passage[::2])).sum(-1)
+    state, first = update(state, batch)
+    for _ in range(3):
+      state, last = update(state, batch)
+  np.testing.assert_allclose(first['train/loss'], want.mean(), rtol=1e-5)
+  np.testing.assert_allclose(first['loss/alignment'], want.mean() / 2, rtol=1e-5)
+  assert 'loss/info_nce' not in first
+  assert last['train/loss'] < first['train/loss']
