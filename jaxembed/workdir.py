@@ -2,28 +2,22 @@
 
     config.json         the resolved experiment
     manifest.json       the same, with data, versions and machines (train/manifest.py)
-    model/              model_config.json, and every small file that came with
-                        the source: tokenizer, prompts, Hugging Face config
+    model/              model_config.json, and of the source's small files those of
+                        carried.py: tokenizer, prompts, Hugging Face config
     checkpoints/STEP/   see checkpoint.py
     metrics.jsonl  tensorboard/  report.png  profile/
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import itertools
 import json
 import pathlib
-import shutil
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
-from jaxembed import checkpoint, config, data, types
-
-# Beside the weights, these make a model usable elsewhere.
-_KEPT = ('*.json', '*.txt', '*.model', '*/config.json')
-_WEIGHTS = ('*.safetensors.index.json',)
+from jaxembed import carried, checked_json, checkpoint, config, data, types
 
 
 def is_workdir(path: str | pathlib.Path) -> bool:
@@ -41,7 +35,7 @@ def claim(path: str | pathlib.Path, cfg: config.Config) -> pathlib.Path:
   file = path / 'config.json'
   wanted = _plain(cfg)
   if file.exists():
-    stored = _filled(json.loads(file.read_text()))
+    stored = _filled(checked_json.read(file, finite=False))
     free = ('config.log_every', 'config.eval', 'config.checkpoint', 'config.mesh',
             'config.repeats')
     diff = [d for d in differences(stored, wanted, 'config')
@@ -97,12 +91,8 @@ def save_model(path: pathlib.Path, model: config.ModelConfig,
 
 def _write_model(target, model, sources, append_token, settings):
   target.mkdir(parents=True, exist_ok=True)
-  for source, pattern in itertools.product(sources, _KEPT):
-    for file in sorted(source.glob(pattern)):
-      if not any(file.match(w) for w in _WEIGHTS):
-        copy = target / file.relative_to(source)
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, copy)
+  for source in sources:
+    carried.copy_settings(source, target)
   if append_token:
     data.append_token(target, append_token)
   if settings is not None:
@@ -114,8 +104,7 @@ def _write_model(target, model, sources, append_token, settings):
 def load_model_config(path: str | pathlib.Path) -> config.ModelConfig:
   """The ModelConfig of a run."""
   file = pathlib.Path(path) / 'model' / 'model_config.json'
-  return config.from_dict(
-      config.ModelConfig, json.loads(file.read_text()), str(file))
+  return config.from_dict(config.ModelConfig, checked_json.read(file), str(file))
 
 
 def load(path: str | pathlib.Path, step: int | None = None

@@ -11,7 +11,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Lowest first. A module may import from lower floors and from its own room (the
 # longest entry that its name begins with), never from its floor or above.
 FLOORS = (
-    ('jaxembed.types', 'jaxembed.config'),
+    ('jaxembed.folder',),
+    ('jaxembed.checked_json',),
+    ('jaxembed.types', 'jaxembed.config', 'jaxembed.carried'),
     ('jaxembed.precision',),
     ('jaxembed.sharding', 'jaxembed.kernels'),
     ('jaxembed.pooling', 'jaxembed.losses', 'jaxembed.data'),

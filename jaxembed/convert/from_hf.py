@@ -20,7 +20,7 @@ import tqdm
 from jaxembed import sharding
 from jaxembed.config import ModelConfig
 from jaxembed.convert import modules, peft, tables
-from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, open_folder
+from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, is_float, open_folder
 from jaxembed.models import encoder
 from jaxembed.types import Params
 
@@ -182,6 +182,8 @@ def _match(part: modules.Part, tensors: Mapping[str, Tensor], shapes,
     tensor = left.pop(name, None)
     if tensor is None:
       missing.append(name)
+    elif not is_float(tensor.dtype):
+      misshaped.append(f'{name} is of type {tensor.dtype}, not of a floating-point one')
     elif tensor.shape != total:
       misshaped.append(f'{name} is {list(tensor.shape)}, not {list(total)}')
     else:

@@ -10,11 +10,11 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
 
+from jaxembed import carried, checked_json
 from jaxembed.config import BackboneConfig, ModelConfig, PoolingConfig
 from jaxembed.convert import configs, tables, tensor_files
 from jaxembed.convert.tables import Row, Table
@@ -27,6 +27,10 @@ SHARD_BYTES = 5_000_000_000
 EOS_TEXT = '</s>'
 _HEAD = 'latent_attention_model.'
 _BODY = 'embedding_model.'
+# The release's own, and the only one that is ever written: it names files that are
+# not, and lets a reader who adds the release's two files open the folder.
+_AUTO_MAP = {'AutoConfig': 'configuration_nvembed.NVEmbedConfig',
+             'AutoModel': 'modeling_nvembed.NVEmbedModel'}
 # Fields of latent_attention_config that the released config.json leaves out.
 _HEAD_DEFAULTS = {'num_latents_value': 512, 'num_cross_heads': 8,
                   'output_normalize': True, 'cross_dim_head': 4096}
@@ -37,7 +41,7 @@ def is_nv_embed(folder: pathlib.Path) -> bool:
   file = folder / 'config.json'
   if not file.is_file():
     return False
-  return tensor_files.read_json(file).get('model_type') == 'nvembed'
+  return checked_json.read(file).get('model_type') == 'nvembed'
 
 
 def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
@@ -142,8 +146,8 @@ def write(target: pathlib.Path, params: Params, cfg: ModelConfig,
     target: folder to create.
     params: tree of models.encoder with a latent-attention head.
     cfg: of `params`.
-    source: folder whose other files (tokenizer, config.json with all its fields)
-      are carried over; None writes the weights and a config.json.
+    source: folder whose tokenizer and settings (carried.py), config.json with all
+      its fields among them, are carried over; None: weights and a config.json.
     dtype: of the tensors; the release is float16.
     limit: bytes per shard.
 
@@ -189,16 +193,16 @@ def _cast(name: str, x: np.ndarray, dtype) -> np.ndarray:
 
 
 def _carry(source: pathlib.Path | None, target: pathlib.Path, cfg: ModelConfig):
-  """Every file of `source` but its weights; config.json where there is none."""
+  """The tokenizer and settings of `source`; config.json where it has none."""
   if source is not None:
-    shutil.copytree(source, target, dirs_exist_ok=True,
-                    ignore=shutil.ignore_patterns(
-                        '*.safetensors', '*.safetensors.index.json', '.*'))
-  file = target / 'config.json'
-  hf = tensor_files.read_json(file) if source is not None else None
-  if hf is None or hf.get('model_type') != 'nvembed':
+    carried.copy_settings(source, target)
+  hf = {} if source is None else checked_json.read(source / 'config.json', absent={})
+  if hf.get('model_type') != 'nvembed':
     hf = config_to_hf(cfg)
-  file.write_text(_json(hf), 'utf-8')
+  kept = carried.without_code(hf)
+  if hf.get('auto_map') == _AUTO_MAP:
+    kept = {key: kept.get(key, _AUTO_MAP) for key in hf if key in {*kept, 'auto_map'}}
+  (target / 'config.json').write_text(_json(kept), 'utf-8')
 
 
 def config_to_hf(cfg: ModelConfig) -> dict[str, Any]:
@@ -210,8 +214,7 @@ def config_to_hf(cfg: ModelConfig) -> dict[str, Any]:
       'torch_dtype': 'float32'}
   return {
       'add_eos': True, 'add_pad_token': True, 'architectures': ['NVEmbedModel'],
-      'auto_map': {'AutoConfig': 'configuration_nvembed.NVEmbedConfig',
-                   'AutoModel': 'modeling_nvembed.NVEmbedModel'},
+      'auto_map': _AUTO_MAP,
       'hidden_size': backbone.dim, 'is_mask_instruction': True, 'mask_type': 'b',
       'latent_attention_config': {
           'model_type': 'latent_attention', 'hidden_dim': backbone.dim,

@@ -14,8 +14,9 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
+from jaxembed import carried
 from jaxembed.config import LoraConfig, ModelConfig
-from jaxembed.convert import tables, tensor_files, tokenizer_files
+from jaxembed.convert import tables, tensor_files
 from jaxembed.convert.configs import UnsupportedModel
 from jaxembed.convert.tensor_files import BadCheckpoint
 from jaxembed.types import Params
@@ -71,7 +72,7 @@ def write(target: str | os.PathLike, params: Params, cfg: ModelConfig,
   (target / CONFIG).write_text(json.dumps(_config(cfg.lora, modules, base), indent=2,
                                           sort_keys=True) + '\n', 'utf-8')
   if tokenizer:
-    tokenizer_files.copy(tokenizer, target)
+    carried.copy(tokenizer, target)
 
 
 def _config(cfg: LoraConfig, modules: set[str], base: str) -> dict:

@@ -8,13 +8,19 @@ the header is checked before a byte is trusted.
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import json
-import os
+import math
 import pathlib
 import struct
-from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from jaxembed import checked_json
+from jaxembed.checked_json import read as read_json
+from jaxembed.folder import BadCheckpoint, inside, open_regular, short
+
+__all__ = ['BadCheckpoint', 'Tensor', 'inside', 'open_folder', 'read_header',
+           'read_json']
 
 DTYPES = {
     'F64': np.dtype(np.float64), 'F32': np.dtype(np.float32),
@@ -24,14 +30,17 @@ DTYPES = {
     'BOOL': np.dtype(np.bool_),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# The format's own limit on its JSON header.
-_MAX_HEADER = 100_000_000
+# Bytes that are all ones in the exponent of Inf and NaN, as unsigned integers.
+_EXPONENTS = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
+# Bytes of a JSON header; 100,000 tensors need fewer.
+_MAX_HEADER = 20_000_000
+_MAX_DIMS = 8
+# Elements that are looked at in one go for what is not finite.
+_CHUNK = 1 << 20
+# Names of a long list that a message repeats.
+_LISTED = 20
 INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
-
-
-class BadCheckpoint(ValueError):
-  """Weights that cannot be used; the message says which file and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +51,23 @@ class Tensor:
   dtype: np.dtype
   shape: tuple[int, ...]
   start: int  # byte in the file
+  name: str = ''
 
   @property
   def nbytes(self) -> int:
-    return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+    return math.prod(self.shape) * self.dtype.itemsize
 
   def read(self, first: int = 0, last: int | None = None) -> np.ndarray:
-    """Rows first:last along axis 0; the whole tensor by default."""
+    """Rows first:last along axis 0; the whole tensor by default.
+
+    Raises:
+      BadCheckpoint: a value that is not finite, or a type that is no floating-point
+        one: nothing here computes with the integers of a file.
+    """
+    if not is_float(self.dtype):
+      raise BadCheckpoint(
+          f'{self.file}: {short(self.name)} is of type {_NAMES[self.dtype]}, not of a '
+          'floating-point one')
     if not self.shape:
       return self._read(self.start, ())
     last = self.shape[0] if last is None else last
@@ -58,14 +77,31 @@ class Tensor:
   def _read(self, at: int, shape: tuple[int, ...]) -> np.ndarray:
     out = np.empty(shape, self.dtype)
     view = memoryview(out.reshape(-1).view(np.uint8))
-    with open(self.file, 'rb', buffering=0) as f:
+    with open_regular(self.file, buffering=0) as f:
       f.seek(at)
       while view:
         count = f.readinto(view)
         if not count:
           raise BadCheckpoint(f'{self.file} ended early; download it again')
         view = view[count:]
+    if not all_finite(out):
+      raise BadCheckpoint(f'{self.file}: {short(self.name)} holds NaN or Inf; use a '
+                          'checkpoint from before its training went wrong')
     return out
+
+
+def is_float(dtype: np.dtype) -> bool:
+  """Whether a dtype of DTYPES is a floating-point one."""
+  return dtype.kind == 'f' or dtype == ml_dtypes.bfloat16
+
+
+def all_finite(x: np.ndarray) -> bool:
+  """False if a floating-point array of any size has a NaN or an Inf."""
+  x = np.ascontiguousarray(x).reshape(-1)
+  parts = (x[i:i + _CHUNK] for i in range(0, x.size, _CHUNK))
+  if mask := _EXPONENTS.get(x.dtype):  # numpy has no fast test for these
+    return not any(((p.view(np.uint16) & mask) == mask).any() for p in parts)
+  return all(np.isfinite(p).all() for p in parts)
 
 
 def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:
@@ -81,24 +117,34 @@ def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:
     return _open_shards(folder, index)
   if (folder / SINGLE).is_file():
     return read_header(folder / SINGLE)
-  pickled = sorted(p.name for p in folder.glob('*.bin')) if folder.is_dir() else []
-  if pickled:
-    raise BadCheckpoint(
-        f'{folder} holds only pickled weights ({", ".join(pickled)}), which may run '
-        'code when read. Convert them once, with a source you trust: python -c '
-        '"from transformers import AutoModel; AutoModel.from_pretrained('
-        f"'{folder}').save_pretrained('NEW_FOLDER')\"")
-  raise BadCheckpoint(f'{folder} has neither {SINGLE} nor {INDEX}')
+  raise BadCheckpoint(_without_weights(folder))
+
+
+def _without_weights(folder: pathlib.Path) -> str:
+  """Why there is nothing to open, and what to do about it."""
+  pickled = sorted(folder.glob('*.bin')) if folder.is_dir() else []
+  if not pickled:
+    return f'{folder} has neither {SINGLE} nor {INDEX}'
+  file, single = pickled[0], folder / SINGLE
+  remedy = ('from transformers import AutoModel; '
+            f"AutoModel.from_pretrained('{folder}').save_pretrained('NEW_FOLDER')")
+  if len(pickled) == 1:
+    remedy = ('import torch, safetensors.torch as s; s.save_file({k: '
+              f"v.clone() for k, v in torch.load('{file}', weights_only=True)"
+              f".items()}}, '{single}')")
+  return (f'{folder} holds only pickled weights '
+          f'({", ".join(p.name for p in pickled[:_LISTED])}), which may run code when '
+          f'read. Convert them once, with a source you trust: python -c "{remedy}"')
 
 
 def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> dict[str, Tensor]:
-  try:
-    weight_map = json.loads(index.read_text('utf-8'))['weight_map']
-    names = sorted(set(weight_map.values()))
-  except (ValueError, KeyError, TypeError, AttributeError) as e:
-    raise BadCheckpoint(f'{index} is no index of shards: {e!r}') from e
+  weight_map = checked_json.read(index, limit=_MAX_HEADER).get('weight_map')
+  if (not isinstance(weight_map, dict) or not weight_map
+      or not all(isinstance(name, str) for name in weight_map.values())):
+    raise BadCheckpoint(f'{index} is no index of shards: its weight_map is '
+                        f'{short(weight_map)}, not names of files by tensor')
   headers, problems = {}, []
-  for name in names:
+  for name in sorted(set(weight_map.values())):
     file = inside(folder, name)
     if file.is_file():
       headers[name] = read_header(file)
@@ -111,81 +157,71 @@ def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> dict[str, Tensor]
     if key in headers[name]:
       tensors[key] = headers[name][key]
     else:
-      problems.append(f'{name} does not hold {key}')
+      problems.append(f'{name} does not hold {short(key)}')
   if problems:
-    raise BadCheckpoint(f'{index}: ' + '; '.join(problems)
-                        + '; download the folder again')
+    more = len(problems) - _LISTED
+    raise BadCheckpoint(
+        f'{index}: ' + '; '.join(problems[:_LISTED])
+        + (f'; and {more} more' if more > 0 else '') + '; download the folder again')
   return tensors
 
 
-def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """folder/name.
-
-  Raises:
-    BadCheckpoint: it would lie outside the folder. Links are not followed: hub
-      caches link their files to a store beside the folder.
-  """
-  path = pathlib.Path(os.path.normpath(folder / str(name)))
-  if not path.is_relative_to(os.path.normpath(folder)):
-    raise BadCheckpoint(f'{name!r} lies outside {folder}; refused')
-  return path
-
-
 def read_header(file: pathlib.Path) -> dict[str, Tensor]:
-  """The tensors of one safetensors file.
+  """The tensors of one safetensors file, which fill it without gap or overlap.
 
   Raises:
     BadCheckpoint: header or sizes that do not fit the file.
   """
-  size = file.stat().st_size
-  with open(file, 'rb') as f:
+  with open_regular(file) as f:
+    size = f.seek(0, 2)
+    f.seek(0)
     head = f.read(8)
     length = struct.unpack('<Q', head)[0] if len(head) == 8 else size
     if length > min(size - 8, _MAX_HEADER):
       raise BadCheckpoint(f'{file} is truncated or no safetensors file '
                           f'({size} bytes, header of {length})')
-    try:
-      header = json.loads(f.read(length))
-      entries = [_entry(file, name, item, 8 + length)
-                 for name, item in header.items() if name != '__metadata__']
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-      if isinstance(e, BadCheckpoint):
-        raise
-      raise BadCheckpoint(f'{file} has a corrupt header: {e!r}') from e
-  end = max((t.start + t.nbytes for _, t in entries), default=8 + length)
+    header = checked_json.parse(f.read(length), f'the header of {file}')
+  tensors = [_entry(file, name, item, 8 + length)
+             for name, item in header.items() if name != '__metadata__']
+  end = 8 + length
+  for tensor in sorted(tensors, key=lambda t: (t.start, t.nbytes)):
+    if tensor.start != end:
+      raise BadCheckpoint(
+          f'{file}: {short(tensor.name)} begins at byte {tensor.start}, but what '
+          f'stands before it ends at {end}')
+    end += tensor.nbytes
   if end != size:
     raise BadCheckpoint(
         f'{file} is truncated or corrupt: its header describes {end} bytes, it has '
         f'{size}; download it again')
-  return dict(entries)
+  return {tensor.name: tensor for tensor in tensors}
 
 
-def _entry(file, name: str, item, base: int) -> tuple[str, Tensor]:
-  if item['dtype'] not in DTYPES:
-    raise BadCheckpoint(
-        f'{file}: {name} is of type {item["dtype"]}, which is not supported; known: '
-        f'{", ".join(DTYPES)}')
-  first, last = item['data_offsets']
-  tensor = Tensor(file, DTYPES[item['dtype']], tuple(item['shape']), base + first)
-  if min(tensor.shape, default=0) < 0 or last - first != tensor.nbytes or first < 0:
-    raise BadCheckpoint(f'{file}: {name} of shape {list(tensor.shape)} does not fill '
-                        f'its bytes {first}:{last}')
-  return name, tensor
+def _entry(file: pathlib.Path, name: str, item, base: int) -> Tensor:
+  here = f'{file}: {short(name)}'
+  if not isinstance(item, dict):
+    raise BadCheckpoint(f'{here} is {short(item)}, not a tensor')
+  kind, shape, offsets = (item.get(k) for k in ('dtype', 'shape', 'data_offsets'))
+  if not isinstance(kind, str) or kind not in DTYPES:
+    raise BadCheckpoint(f'{here} is of type {short(kind)}, which is not supported; '
+                        f'known: {", ".join(DTYPES)}')
+  if not _counts(shape) or len(shape) > _MAX_DIMS:
+    raise BadCheckpoint(f'{here} has the shape {short(shape)}, not a list of at most '
+                        f'{_MAX_DIMS} sizes')
+  if not _counts(offsets) or len(offsets) != 2:
+    raise BadCheckpoint(f'{here} has the data_offsets {short(offsets)}, not the first '
+                        'and the last byte')
+  tensor = Tensor(file, DTYPES[kind], tuple(shape), base + offsets[0], name)
+  if offsets[1] - offsets[0] != tensor.nbytes:
+    raise BadCheckpoint(f'{here} of shape {short(shape)} does not fill its bytes '
+                        f'{offsets[0]}:{offsets[1]}')
+  return tensor
 
 
-def read_json(file: pathlib.Path, kind: type = dict) -> Any:
-  """Parsed JSON.
-
-  Raises:
-    BadCheckpoint: the file is no JSON, or not of `kind`.
-  """
-  try:
-    data = json.loads(file.read_text('utf-8'))
-  except (ValueError, OSError) as e:
-    raise BadCheckpoint(f'{file} is no readable JSON: {e}') from e
-  if not isinstance(data, kind):
-    raise BadCheckpoint(f'{file} holds no JSON {kind.__name__}')
-  return data
+def _counts(values) -> bool:
+  """Whether this is a list of integers that can be sizes in bytes."""
+  return isinstance(values, list) and all(
+      type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 # --- Writing -----------------------------------------------------------------

@@ -15,14 +15,8 @@ import shutil
 
 import numpy as np
 
-from jaxembed import config, data, types
-from jaxembed.convert import (
-    model_card,
-    parity,
-    tables,
-    tensor_files,
-    tokenizer_files,
-)
+from jaxembed import carried, checked_json, config, data, types
+from jaxembed.convert import model_card, parity, tables, tensor_files
 
 _WITH_POOLER = ('bert', 'roberta', 'xlm-roberta', 'mpnet')
 _SHARD = 5_000_000_000  # bytes, the hub's habit
@@ -182,7 +176,7 @@ def _hf_config(source: pathlib.Path, cfg: config.ModelConfig, weights) -> dict:
   """config.json of the base model, the source's own where there is one."""
   derived = tables.config_to_hf(cfg.backbone, cfg.attention)
   file = source / 'config.json'
-  hf = json.loads(file.read_text('utf-8')) if file.is_file() else dict(derived)
+  hf = carried.without_code(checked_json.read(file, absent=derived))
   if hf.get('model_type') != derived['model_type']:  # a wrapper such as NV-Embed's
     hf = dict(derived)
   hf['architectures'] = [
@@ -205,13 +199,13 @@ def _hf_config(source: pathlib.Path, cfg: config.ModelConfig, weights) -> dict:
 
 
 def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path, max_length: int):
-  tokenizer_files.copy(source, folder)
+  carried.copy(source, folder)
   file = folder / 'tokenizer_config.json'
   if not (folder / 'tokenizer.json').is_file() or not file.is_file():
     raise FileNotFoundError(
         f'{source} needs tokenizer.json and tokenizer_config.json to export; '
         'AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes both')
-  settings = json.loads(file.read_text('utf-8'))
+  settings = checked_json.read(file)
   _write_json(file, settings | {'model_max_length': max_length})
 
 

@@ -4,9 +4,9 @@ import json
 import os
 import pathlib
 
-import tokenizers
-
-from jaxembed.data.tokenise import read_json, spelling
+from jaxembed import checked_json
+from jaxembed.data import tokenizer_file
+from jaxembed.data.tokenise import spelling
 
 
 def append_token(folder: str | os.PathLike, token: str) -> None:
@@ -22,7 +22,8 @@ def append_token(folder: str | os.PathLike, token: str) -> None:
   changed, settings = with_token(folder, token), folder / 'tokenizer_config.json'
   if changed:
     _replace(folder / 'tokenizer.json', changed)
-  known = read_json(settings)  # some classes of transformers build their ending from it
+  # Some classes of transformers build their ending from it.
+  known = checked_json.read(settings, absent={})
   if spelling(known.get('eos_token')) == token and not known.get('add_eos_token'):
     _replace(settings, known | {'add_eos_token': True})
 
@@ -35,7 +36,7 @@ def with_token(folder: str | os.PathLike, token: str) -> dict | None:
       has no place for it.
   """
   file = pathlib.Path(folder) / 'tokenizer.json'
-  fast = tokenizers.Tokenizer.from_file(str(file))
+  fast = tokenizer_file.read(file)
   fast.no_padding()
   number = fast.token_to_id(token)
   if number is None:
@@ -43,7 +44,7 @@ def with_token(folder: str | os.PathLike, token: str) -> dict | None:
                      'one of its special tokens')
   if fast.encode('a').ids[-1:] == [number]:
     return None
-  spec = read_json(file)
+  spec = checked_json.read(file, limit=checked_json.TOKENIZER)
   return spec | {'post_processor': _ending(spec['post_processor'], token, number, file)}
 
 

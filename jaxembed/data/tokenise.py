@@ -8,15 +8,16 @@ length, says which tokens are pooled, and pads.
 from collections.abc import Sequence
 import dataclasses
 import functools
-import json
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import tokenizers
 
-from jaxembed import types
-from jaxembed.data import prefix
+from jaxembed import checked_json, types
+from jaxembed.data import prefix, tokenizer_file
+from jaxembed.folder import BadCheckpoint, short
 
 # Whether the tokens of a prompt count in the embedding:
 #   include   they do (sentence-transformers' default);
@@ -159,15 +160,14 @@ class Tokenizer:
       raise FileNotFoundError(
           f'{file} does not exist; a folder with a fast tokenizer is needed '
           '(AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one)')
-    fast = tokenizers.Tokenizer.from_file(str(file))
-    settings = (read_json(folder / 'special_tokens_map.json')
-                | read_json(folder / 'tokenizer_config.json'))
-    longest = settings.get('model_max_length')
+    fast = tokenizer_file.read(file)
+    settings = (checked_json.read(folder / 'special_tokens_map.json', absent={})
+                | checked_json.read(folder / 'tokenizer_config.json', absent={}))
+    longest = tokenizer_file.max_length(settings, folder / 'tokenizer_config.json')
     tokenizer = cls(
         fast, pad_id=_pad_id(fast, settings, folder),
         padding_side=settings.get('padding_side', 'right'),
-        # Hugging Face writes 1e30 for "no limit".
-        model_max_length=int(longest) if longest and longest < 1e9 else None,
+        model_max_length=longest,
         prompt_pooling=prompt_pooling, eos_text=eos_text, name=str(folder))
     if table_size is not None:
       tokenizer.check_table(table_size)
@@ -276,14 +276,17 @@ def _frame(fast: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
   return full[:before], full[before + len(bare):]
 
 
-def read_json(file: pathlib.Path) -> dict:
-  """What the file holds; {} without a file."""
-  return json.loads(file.read_text('utf-8')) if file.is_file() else {}
+def spelling(token: Any) -> str | None:
+  """A token of tokenizer_config.json, which has it plain or with its settings.
 
-
-def spelling(token: str | dict | None) -> str | None:
-  """A token of tokenizer_config.json, which has it plain or with its settings."""
-  return token['content'] if isinstance(token, dict) else token
+  Raises:
+    BadCheckpoint: it is neither.
+  """
+  text = token.get('content') if isinstance(token, dict) else token
+  if not isinstance(text, str | None) or text is None is not token:
+    raise BadCheckpoint(f'tokenizer_config.json has the token {short(token)}, which '
+                        'is neither a text nor an object with its content')
+  return text
 
 
 def _pad_id(fast: tokenizers.Tokenizer, settings: dict, folder) -> int:

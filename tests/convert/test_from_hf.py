@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+import torch
 
 from jaxembed import sharding
 from jaxembed.config import DenseConfig, ModelConfig
@@ -254,7 +255,7 @@ def _lie(file):
 
 
 @pytest.mark.parametrize(('damage', 'message'), [
-    (_truncate, 'truncated or corrupt'), (_garble, 'corrupt header'),
+    (_truncate, 'truncated or corrupt'), (_garble, 'the header of .* is no JSON'),
     (_lie, 'truncated or no safetensors'), (lambda f: f.write_bytes(b''), 'truncated'),
 ])
 def test_damaged_files(folder, damage, message):
@@ -278,14 +279,21 @@ def test_damaged_indexes(tmp_path):
   with pytest.raises(BadCheckpoint, match='lies outside'):
     from_hf.load(folder)
   _index(folder).write_text('[')
-  with pytest.raises(BadCheckpoint, match='no index of shards'):
+  with pytest.raises(BadCheckpoint, match='index.json is no plain JSON'):
     from_hf.load(folder)
 
 
-def test_pickled_weights_are_refused_with_the_way_out(folder):
-  (folder / 'model.safetensors').rename(folder / 'pytorch_model.bin')
-  with pytest.raises(BadCheckpoint, match='save_pretrained'):
+def test_pickled_weights_are_refused_with_a_way_out_that_works(folder):
+  weights = load_file(folder / 'model.safetensors')
+  (folder / 'model.safetensors').unlink()
+  torch.save({k: torch.tensor(v) for k, v in weights.items()},
+             folder / 'pytorch_model.bin')
+  with pytest.raises(BadCheckpoint, match='may run code') as e:
     from_hf.load(folder)
+  exec(str(e.value).partition('python -c "')[2].removesuffix('"'), {})
+  written = load_file(folder / 'model.safetensors')
+  assert {k: v.tobytes() for k, v in written.items()} == {
+      k: v.tobytes() for k, v in weights.items()}
 
 
 def test_modules_outside_the_folder_are_refused(folder):
