@@ -144,18 +144,40 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
 
 def _workdir(path: pathlib.Path, mesh, dtype, weights, step) -> Bundle:
   cfg, folder = workdir.load_model_config(path), path / 'model'
+  origin = workdir.load_origin(path)
   if weights:
     params, _, _, step = workdir.load(path, step)
   else:
-    params = encoder.param_shapes(cfg)
+    params = encoder.param_shapes(cfg, origin.get('dtype', 'float32'))
   if dtype is not None:
     cfg = dataclasses.replace(cfg, dtype=jnp.dtype(dtype).name)
     params = _cast(params, dtype)
   if mesh is not None:
     params = (sharding.place if weights else sharding.abstract)(params, mesh)
   return Bundle(
-      params=params, cfg=cfg, source=str(path), step=step, tokenizer_folder=folder,
+      params=params, cfg=cfg, source=str(path), step=step,
+      base=_base(path, cfg, origin),
+      tokenizer_folder=folder if (folder / 'tokenizer.json').is_file() else None,
       config_folder=folder, folders=(folder,), **read_settings(folder))
+
+
+def _base(path: pathlib.Path, cfg: ModelConfig, origin: dict[str, Any]) -> str:
+  """Where the weights beneath a run's adapters can be had.
+
+  Training leaves them as they were; those of a run without adapters are its own.
+  """
+  if cfg.lora is None:
+    return ''
+  if 'base' in origin:
+    return origin['base']
+  file = path / 'config.json'  # a run from before origins were kept
+  source = read_json(file).get('model', {}).get('source') if file.is_file() else ''
+  try:
+    if source and workdir.is_workdir(source):
+      return open(source, weights=False).base
+    return from_hf.base_of(source) if source else ''
+  except (OSError, ValueError):
+    return ''
 
 
 def _cast(params: Params, dtype) -> Params:
@@ -199,5 +221,7 @@ def save_model(path: str | os.PathLike, model: Bundle, append_token: str = '') -
   append_token: what the tokenizer there is to put behind every text.
   Process 0 writes; all return once it has.
   """
-  workdir.save_model(pathlib.Path(path), model.cfg, model.folders, append_token,
-                     settings=model.settings)
+  dtype = str(model.params['backbone']['embed']['token'].dtype)
+  workdir.save_model(
+      pathlib.Path(path), model.cfg, model.folders, append_token, model.settings,
+      {'source': model.source, 'base': model.base, 'dtype': dtype})

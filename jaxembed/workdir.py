@@ -2,8 +2,9 @@
 
     config.json         the resolved experiment
     manifest.json       the same, with data, versions and machines (train/manifest.py)
-    model/              model_config.json, and of the source's small files those of
-                        carried.py: tokenizer, prompts, Hugging Face config
+    model/              model_config.json, origin.json (where the weights came from),
+                        and of the source's small files those of carried.py:
+                        tokenizer, prompts, Hugging Face config
     checkpoints/STEP/   see checkpoint.py
     metrics.jsonl  tensorboard/  report.png  profile/
 """
@@ -76,27 +77,31 @@ def differences(a, b, path: str):
 
 def save_model(path: pathlib.Path, model: config.ModelConfig,
                sources: Sequence[pathlib.Path], append_token: str = '',
-               settings: Mapping[str, Any] | None = None):
+               settings: Mapping[str, Any] | None = None,
+               origin: Mapping[str, Any] | None = None):
   """Writes model/, with the small files of the folders the weights came from.
 
   append_token: what the tokenizer there is to put behind every text.
   settings: replace those of config_sentence_transformers.json.
+  origin: where the weights came from; origin.json, for `load_origin`.
   Process 0 writes; all return once it has.
   """
   if jax.process_index() == 0:
     _write_model(
-        pathlib.Path(path) / 'model', model, sources, append_token, settings)
+        pathlib.Path(path) / 'model', model, sources, append_token,
+        {'config_sentence_transformers.json': settings, 'origin.json': origin})
   multihost_utils.sync_global_devices('jaxembed.workdir.save_model')
 
 
-def _write_model(target, model, sources, append_token, settings):
+def _write_model(target, model, sources, append_token, more):
   target.mkdir(parents=True, exist_ok=True)
   for source in sources:
     carried.copy_settings(source, target)
   if append_token:
     data.append_token(target, append_token)
-  if settings is not None:
-    write_json(target / 'config_sentence_transformers.json', settings)
+  for name, content in more.items():
+    if content is not None:
+      write_json(target / name, dict(content))
   # Last: its presence says that the folder is whole.
   write_json(target / 'model_config.json', dataclasses.asdict(model))
 
@@ -105,6 +110,12 @@ def load_model_config(path: str | pathlib.Path) -> config.ModelConfig:
   """The ModelConfig of a run."""
   file = pathlib.Path(path) / 'model' / 'model_config.json'
   return config.from_dict(config.ModelConfig, checked_json.read(file), str(file))
+
+
+def load_origin(path: str | pathlib.Path) -> dict[str, Any]:
+  """What save_model was told of the weights' origin; {} in workdirs without it."""
+  file = pathlib.Path(path) / 'model' / 'origin.json'
+  return checked_json.read(file) if file.is_file() else {}
 
 
 def load(path: str | pathlib.Path, step: int | None = None

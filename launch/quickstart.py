@@ -32,7 +32,7 @@ SEARCHES = ('copy a directory tree recursively',
 def main():
   begun = time.perf_counter()
   cfg, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-  loop.train(cfg, folder, evaluate=held_out.scorer(cfg.eval),
+  loop.train(cfg, folder, evaluate=held_out.scorer(cfg.eval, cfg.stages),
              stop=cli.stop_on_sigterm())
   scores = [r['eval/ndcg@10'] for r in metrics.read(folder) if 'eval/ndcg@10' in r]
 

@@ -27,7 +27,7 @@ flags.mark_flags_as_required(['config', 'workdir'])
 def main():
   cli.join_hosts()
   cfg = _CONFIG.value
-  loop.train(cfg, _WORKDIR.value, evaluate=held_out.scorer(cfg.eval),
+  loop.train(cfg, _WORKDIR.value, evaluate=held_out.scorer(cfg.eval, cfg.stages),
              stop=cli.stop_on_sigterm(), profile=_steps(_PROFILE.value),
              watch=wandb_log.watch(_WANDB.value, cfg, _WORKDIR.value))
 

@@ -81,6 +81,18 @@ def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
                 base_name(source, folder))
 
 
+def base_of(source: str | os.PathLike) -> str:
+  """The base model that an adapter names; of any other source its `base_name`.
+
+  Hub ids are not looked up.
+  """
+  path = pathlib.Path(source).expanduser()
+  if path.is_dir() or str(source).startswith('package:'):
+    path = locate(source)
+    return peft.base(path) if peft.is_adapter(path) else base_name(source, path)
+  return str(source)
+
+
 def base_name(source: str | os.PathLike, folder: pathlib.Path) -> str:
   """The hub id of a model, or its folder: a name that other libraries open too."""
   is_hub_id = not str(source).startswith('package:') and not pathlib.Path(

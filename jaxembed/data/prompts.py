@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxembed.config import SourceConfig, StageConfig
+
 PLACE = '{instruction}'
 
 
@@ -37,3 +39,34 @@ def choose_instruction(own: str, choices: Sequence[str] = (),
   if own or not choices:
     return own
   return choices[0 if rng is None else rng.integers(len(choices))]
+
+
+def trained(stages: Sequence[StageConfig]) -> dict[str, str]:
+  """The prompts that a model carries away from its training, by name.
+
+  Sources that all put the same in front give 'query' and 'document'. Sources that
+  differ give 'NAME_query' and 'NAME_document', of every source the prompts of the last
+  stage it is in. Of several instructions the first is taken. What every row makes of
+  its own instruction (see `of_rows_alone`) cannot be stored and is left out. Training
+  without any prompt gives {}.
+  """
+  pairs = {s.name: tuple(_stored(t, s) for t in (s.query_prompt, s.passage_prompt))
+           for stage in stages for s in stage.data.sources}
+  if not any(text for pair in pairs.values() for text in pair):
+    return {}
+  if len(set(pairs.values())) == 1:
+    pairs = {'': next(iter(pairs.values()))}
+  return {f'{name}_{side}'.lstrip('_'): text for name, pair in pairs.items()
+          for side, text in zip(('query', 'document'), pair) if text is not None}
+
+
+def of_rows_alone(source: SourceConfig) -> bool:
+  """Whether a prompt of `source` is made of the instruction that each row brings."""
+  return None in (_stored(source.query_prompt, source),
+                  _stored(source.passage_prompt, source))
+
+
+def _stored(template: str, source: SourceConfig) -> str | None:
+  if needs_instruction(template) and not source.instructions:
+    return None
+  return render(template, choose_instruction('', source.instructions))

@@ -1,7 +1,8 @@
 """Held-out training pairs, scored as retrieval while a model trains."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import dataclasses
 import warnings
 
 import numpy as np
@@ -16,16 +17,19 @@ from jaxembed.evaluation import geometry, metrics, retrieval
 CUTOFFS = (1, 10)
 
 
-def scorer(cfg: config.EvalConfig) -> Callable[..., dict[str, float]] | None:
+def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = ()
+           ) -> Callable[..., dict[str, float]] | None:
   """score(params, model, tokenizer, mesh) -> 'eval/...' by name.
 
   Every query ranks the positives of all held-out rows, behind the prompts that
   training would put in front of them (of several instructions the first). Texts that
   are equal with their prompts are one document, and one that answers a query does so
-  behind every prompt. None without a `cfg.source`. The rows are read here, once.
+  behind every prompt. A source without prompts takes the ones that all of `stages`
+  train with. None without a `cfg.source`. The rows are read here, once.
   """
   if cfg.source is None:
     return None
+  cfg = dataclasses.replace(cfg, source=_with_prompts(cfg.source, stages))
   rows = sources.load(cfg.source)
   rows = [rows[i] for i in range(min(len(rows), cfg.limit or len(rows)))]
   prompted = _prompted(rows, cfg.source)
@@ -57,6 +61,14 @@ def scorer(cfg: config.EvalConfig) -> Callable[..., dict[str, float]] | None:
             ({name: scores[name] for name in kept} | health).items()}
 
   return score
+
+
+def _with_prompts(source: config.SourceConfig, stages) -> config.SourceConfig:
+  found = prompts.trained(stages)
+  if source.query_prompt or source.passage_prompt or 'query' not in found:
+    return source
+  return dataclasses.replace(source, query_prompt=found['query'],
+                             passage_prompt=found['document'])
 
 
 _Prompted = tuple[str, str]  # a prompt and the text behind it

@@ -140,6 +140,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
       for note in optim.notes(stage.optim, stage.steps):
         say(f'note       stages[{i}].{note}')
     if not resumed:
+      begin = start.with_prompts(begin, cfg.stages, say)
       bundle.save_model(folder, begin, cfg.model.append_token)
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
     trace = profiler.Profiler(folder / 'profile', profile)

@@ -1,5 +1,6 @@
 """Where a run begins: weights, tokenizer and the model's final shape."""
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
 
@@ -7,6 +8,7 @@ import jax
 
 from jaxembed import bundle, config, data, sharding
 from jaxembed.bundle import Bundle
+from jaxembed.data import prompts
 from jaxembed.models import encoder, lora, presets
 
 
@@ -37,6 +39,38 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Bundle:
       params = lora.add(params, wanted.lora, jax.random.fold_in(key, 1))
     return dataclasses.replace(
         begun, cfg=wanted, params=sharding.place(params, mesh))
+
+
+def with_prompts(model: Bundle, stages: Sequence[config.StageConfig],
+                 log: Callable[[str], None]) -> Bundle:
+  """`model` with the prompts that `stages` train it with (data.prompts.trained).
+
+  Its own stay where training puts nothing in front, and under names that training does
+  not use. `log` is told which prompts the model carries, and what it cannot carry.
+  """
+  found = prompts.trained(stages)
+  sources = {s.name: s for stage in stages for s in stage.data.sources}
+  if rows := [name for name, s in sources.items() if prompts.of_rows_alone(s)]:
+    log(f'prompts    every row of {", ".join(rows)} brings its own instruction, so the '
+        'model stores no prompt for it; give one to encode(prompt=...)')
+  if not found:
+    if any(model.prompts.values()) and not rows:
+      log(f"prompts    the source's own stay, {_shown(model.prompts)}, though training "
+          'puts none in front of its texts')
+    return model
+  log(f'prompts    the model carries {_shown(found)}')
+  if 'query' not in found:
+    own = ("the source's own" if any(model.prompts.get(n) for n in
+                                      ('query', 'document', 'passage', 'corpus'))
+           else 'none')
+    log('prompts    the sources differ, so encode_query and encode_document use '
+        f'{own}; name one of these: encode(prompt_name=...)')
+  return dataclasses.replace(model, prompts={**model.prompts, **found})
+
+
+def _shown(texts: Mapping[str, str]) -> str:
+  return ', '.join(f'{name}: {text!r:.60}' if text else f'{name}: none'
+                   for name, text in texts.items())
 
 
 def describe(spec: config.ModelSpec) -> Bundle:
