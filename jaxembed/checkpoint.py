@@ -1,28 +1,54 @@
-"""Checkpoints of a run: asynchronous, sharded, and never half there.
+"""Checkpoints of a run: asynchronous, sharded, verified by whoever reads them.
 
 The only place that imports Orbax. A checkpoint is one folder per step with the
 parts `params`, `opt_state`, `step` and, if kept, `ema` apart from each other, so
 that a reader of the model does not pay for the optimiser. Orbax writes into a
 temporary folder and renames it, so what is listed is complete; a sum over the bits
-of every array is stored beside it. What cannot be read or does not add up all the
-same (a damaged disk) is reported, set aside, and the one before it is used.
+of every part is stored beside it, and compared whenever the part is read. Proven
+damage (bits, missing or cut files) sets a checkpoint aside; an error that may pass
+(too many open files, a disk that does not answer) never does. No state with a number
+that is not finite is saved.
 """
 
 from collections.abc import Callable
 import contextlib
+import dataclasses
+import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxembed import types
+from jaxembed import damage, types
+from jaxembed.damage import Damaged
 
 try:
   import orbax.checkpoint.v1 as ocp
 except ImportError:  # releases before the v1 interface left `experimental`
   import orbax.checkpoint.experimental.v1 as ocp
+
+_BEST = 'best.json'
+Step = int | str | None  # a step, 'best' or, None, the newest
+
+
+@dataclasses.dataclass
+class _Kept:
+  """Orbax's rule of what stays: the newest `keep`, the best one, and one to go back to.
+
+  Whether the newest is any good is known once the step after it was finite; until then
+  the one before it stays too.
+  """
+
+  keep: int
+  best: int | None = None
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    newest = {c.step for c in checkpoints[-max(self.keep, 2):]}
+    return [c.step in newest | {self.best} for c in checkpoints]
 
 
 class Checkpoints:
@@ -30,11 +56,12 @@ class Checkpoints:
 
   def __init__(self, folder: str | pathlib.Path, *, keep: int = 2):
     self.folder = pathlib.Path(folder).absolute()
+    self._kept = _Kept(keep, (best(self.folder) or {}).get('step'))
     self._ckptr = ocp.training.Checkpointer(
         self.folder,
         save_decision_policy=ocp.training.save_decision_policies
         .FixedIntervalPolicy(1),  # the loop decides when
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        preservation_policy=self._kept,
         cleanup_tmp_directories=True)
 
   def __enter__(self):
@@ -57,13 +84,21 @@ class Checkpoints:
 
     A step that is already there is left alone. Raises OSError as `wait` does, for
     the save before.
+
+    Raises:
+      FloatingPointError: a number of the state is not finite; nothing is saved.
     """
     if step in self.steps():
       return
-    mark = {'position': position, 'fingerprint': fingerprint(state)}
+    parts = _parts(state)
+    marks, finite = _inspect(parts)
+    if not finite:
+      raise FloatingPointError(
+          f'the state after step {step} holds numbers that are not finite and was not '
+          f'saved; checkpoints of the steps {self.steps() or "none"} are there')
+    mark = {'position': position, 'fingerprints': marks}
     with self._explained():
-      self._ckptr.save_checkpointables_async(
-          step, _parts(state), custom_metadata=mark)
+      self._ckptr.save_checkpointables_async(step, parts, custom_metadata=mark)
 
   def wait(self):
     """Blocks until the save in flight is on disk.
@@ -84,44 +119,72 @@ class Checkpoints:
           f'steps {steps(self.folder) or "none"} are there whole. If the disk is '
           'full make room; the same command continues from the newest') from e
 
+  def keep_best(self, step: int, metric: str, score: float):
+    """Marks the checkpoint of `step`, saved or being saved, as the best one."""
+    self._kept.best = step
+    if jax.process_index() == 0:
+      _write(self.folder / _BEST, {'step': step, 'metric': metric, 'score': score})
+
+  def trim(self):
+    """Removes what stayed only while the run went on; to be called at its end."""
+    self.wait()
+    kept = {*self.steps()[-self._kept.keep:], self._kept.best}
+    if jax.process_index() == 0:
+      for step in set(self.steps()) - kept:
+        shutil.rmtree(self.folder / str(step))
+    self._ckptr.reload()
+
+  def set_aside(self, step: int, why: str) -> str:
+    """Renames a checkpoint, so that it is no longer used; returns its new name."""
+    taken = len(list(self.folder.glob(f'{step}.{why}*')))
+    name = f'{step}.{why}' + (f'_{taken + 1}' if taken else '')
+    if jax.process_index() == 0:
+      (self.folder / str(step)).rename(self.folder / name)
+    self._ckptr.reload()
+    return name
+
   def restore(self, like: Callable[[int], types.TrainState], *,
               say: Callable[[str], None] = print
               ) -> tuple[types.TrainState, dict[str, Any]] | None:
-    """The newest readable state in the shapes and shardings of `like(step)`.
+    """The newest whole state in the shapes and shardings of `like(step)`.
 
-    Returns (state, position), or None if there is no checkpoint. An unreadable
+    Returns (state, position), or None if there is no checkpoint. A damaged
     checkpoint is renamed to STEP.unreadable, which `say` is told.
 
     Raises:
-      ValueError: checkpoints are there, and none can be read; or the newest one
+      OSError: one cannot be read now, and perhaps can be later; nothing was changed.
+      ValueError: checkpoints are there, and all are damaged; or the newest one
         holds other parameters than wanted.
     """
     steps = self.steps()
     for step in reversed(steps):
       wanted = like(step)
-      try:
+
+      def attempt(step=step, wanted=wanted):
         state, meta = self._load(step, wanted)
-      except Exception as e:  # Orbax raises many types for damaged files
-        problem = self._mismatch(step, wanted.params)
-        if problem:
-          raise ValueError(
-              f'checkpoint {self.folder}/{step} belongs to another model: '
-              f'{problem}; use another workdir, or the config it was made with'
-          ) from e
-        reason = f'cannot be read ({type(e).__name__}: {str(e)[:160]})'
-      else:
-        if fingerprint(state) == meta['fingerprint']:
-          return state, meta['position']
-        reason = 'does not match its own fingerprint (damaged on disk?)'
-      say(f'checkpoint {self.folder}/{step} {reason}; set aside as '
-          f'{step}.unreadable, using the one before')
-      if jax.process_index() == 0:
-        (self.folder / str(step)).rename(self.folder / f'{step}.unreadable')
-      self._ckptr.reload()
+        _verify(_parts(state), meta)
+        return state, meta['position']
+
+      try:
+        return damage.patiently(attempt, self.folder / str(step),
+                                lambda step=step, w=wanted: self._refuse_other(step, w))
+      except Damaged as e:
+        name = self.set_aside(step, 'unreadable')
+        say(f'checkpoint {self.folder}/{step} {e}; set aside as {name}, using the one '
+            'before')
     if steps:
       raise ValueError(f'no checkpoint under {self.folder} can be read '
                        f'(tried steps {steps}); use a fresh workdir to start over')
     return None
+
+  def _refuse_other(self, step: int, wanted: types.TrainState):
+    """Raises ValueError if the checkpoint is of another model or optimiser."""
+    for part, what in (('params', 'model'), ('opt_state', 'optimiser'),
+                       ('ema', 'set of running means')):
+      if problem := self._mismatch(step, part, _parts(wanted).get(part)):
+        raise ValueError(
+            f'checkpoint {self.folder}/{step} belongs to another {what}: {problem}; '
+            'use another workdir, or the config it was made with')
 
   def _load(self, step: int, like: types.TrainState):
     parts = self._ckptr.load_checkpointables(step, _parts(like))
@@ -129,15 +192,15 @@ class Checkpoints:
                              parts['opt_state'], parts.get('ema'))
     return state, self._ckptr.checkpointables_metadata(step).custom_metadata
 
-  def _mismatch(self, step: int, params) -> str:
-    """What differs between the stored parameters' shapes and those wanted."""
+  def _mismatch(self, step: int, part: str, wanted) -> str:
+    """What differs between the shapes of a stored part and those wanted."""
     try:
-      stored = self._ckptr.checkpointables_metadata(step).metadata['params']
+      stored = self._ckptr.checkpointables_metadata(step).metadata
     except Exception:  # so damaged that even its index is gone
       return ''
-    if stored is None:
+    if stored is None or stored.get(part, {}) is None:
       return ''
-    stored, wanted = _shapes(stored), _shapes(params)
+    stored, wanted = _shapes(stored.get(part)), _shapes(wanted)
     diff = [f'{k}: stored {stored.get(k)}, wanted {wanted.get(k)}'
             for k in sorted(stored | wanted) if stored.get(k) != wanted.get(k)]
     more = f' (and {len(diff) - 3} more)' if len(diff) > 3 else ''
@@ -151,8 +214,44 @@ def _parts(state: types.TrainState) -> dict[str, Any]:
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:
-  return {'/'.join(str(getattr(k, 'key', k)) for k in path): tuple(leaf.shape)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
           for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _verify(parts: dict[str, Any], meta):
+  """Raises Damaged unless the parts have the sums they were saved with.
+
+  meta: as stored; before there were sums of parts there was one over all of a state.
+  """
+  if not isinstance(meta, dict) or not {'fingerprints', 'fingerprint'} & meta.keys():
+    raise Damaged('has no fingerprint (damaged on disk?)')
+  marks = meta.get('fingerprints')
+  if marks is not None:
+    found = _inspect(parts)[0]
+    if not isinstance(marks, dict) or any(marks.get(k) != v for k, v in found.items()):
+      raise Damaged('does not match its own fingerprint (damaged on disk?)')
+  elif 'opt_state' in parts:
+    state = types.TrainState(parts['step']['step'], parts['params'],
+                             parts['opt_state'], parts.get('ema'))
+    if fingerprint(state) != meta['fingerprint']:
+      raise Damaged('does not match its own fingerprint (damaged on disk?)')
+
+
+def _inspect(parts: dict[str, Any]) -> tuple[dict[str, int], bool]:
+  """({part: fingerprint}, whether every number is finite)."""
+  marks, finite = jax.device_get(_inspected(
+      {name: jax.tree.leaves(tree) for name, tree in parts.items()}))
+  return {name: int(x) for name, x in marks.items()}, bool(finite)
+
+
+@jax.jit
+def _inspected(parts):
+  marks = {name: _fingerprint(leaves) for name, leaves in parts.items()}
+  finite = jnp.bool_(True)
+  for x in jax.tree.leaves(parts):
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+      finite &= jnp.isfinite(x).all()
+  return marks, finite
 
 
 def fingerprint(tree) -> int:
@@ -176,19 +275,54 @@ def steps(folder: str | pathlib.Path) -> list[int]:
                 if p.name.isdigit())
 
 
+def best(folder: str | pathlib.Path) -> dict[str, Any] | None:
+  """{'step', 'metric', 'score'} of the checkpoint that scored best, if it is there."""
+  file = pathlib.Path(folder) / _BEST
+  if not file.is_file():
+    return None
+  found = json.loads(file.read_text())
+  return found if found['step'] in steps(folder) else None
+
+
+def resolve(folder: str | pathlib.Path, step: Step = None) -> int:
+  """The step that `step` means under `folder`: itself, the best one, the newest.
+
+  Raises:
+    FileNotFoundError: no such checkpoint.
+  """
+  there = steps(folder)
+  if step == 'best':
+    if (found := best(folder)) is None:
+      raise FileNotFoundError(
+          f'no best checkpoint under {folder}: a run keeps one when it evaluates and '
+          f'its checkpoint.best names a score; there are the steps {there or "none"}')
+    return found['step']
+  wanted = max(there, default=None) if step is None else step
+  if wanted not in there:
+    raise FileNotFoundError(
+        f'no checkpoint {"" if step is None else step} under {folder}; '
+        f'there are: {there or "none"}')
+  return wanted
+
+
 def save_params(folder: str | pathlib.Path, step: int, params: types.Params):
   """A checkpoint of parameters alone, for `load_params`.
 
   Raises:
     FileExistsError: that step is there.
+    FloatingPointError: a parameter is not finite.
   """
   target = pathlib.Path(folder).absolute() / str(step)
   if target.exists():
     raise FileExistsError(f'{target} is there; choose another folder')
-  ocp.save_checkpointables(target, {'params': params})
+  marks, finite = _inspect({'params': params})
+  if not finite:
+    raise FloatingPointError(f'{target}: parameters are not finite; nothing was saved')
+  ocp.save_checkpointables(target, {'params': params},
+                           custom_metadata={'fingerprints': marks})
 
 
-def load_params(folder: str | pathlib.Path, step: int | None = None
+def load_params(folder: str | pathlib.Path, step: Step = None
                 ) -> tuple[types.Params, int]:
   """(parameters, step) of the newest checkpoint under `folder`, or of `step`.
 
@@ -197,19 +331,36 @@ def load_params(folder: str | pathlib.Path, step: int | None = None
 
   Raises:
     FileNotFoundError: no such checkpoint.
+    Damaged: it is not what was saved.
+    OSError: it cannot be read now.
   """
   folder = pathlib.Path(folder).absolute()
-  there = steps(folder)
-  step = step if step is not None else max(there, default=None)
-  if step not in there:
-    raise FileNotFoundError(
-        f'no checkpoint {"" if step is None else step} under {folder}; '
-        f'there are: {there or "none"}')
-  stored = ocp.checkpointables_metadata(folder / str(step)).metadata
+  step = resolve(folder, step)
+  target = folder / str(step)
   one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  wanted = {name: jax.tree.map(
-      lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), stored[name])
-      for name in ('params', 'ema') if name in stored}
-  parts = ocp.load_checkpointables(folder / str(step), wanted)
+
+  def read():
+    stored = ocp.checkpointables_metadata(target)
+    wanted = {name: jax.tree.map(
+        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one),
+        stored.metadata[name]) for name in ('params', 'ema') if name in stored.metadata}
+    parts = ocp.load_checkpointables(target, wanted)
+    _verify(parts, stored.custom_metadata)
+    return parts
+
+  try:
+    parts = damage.patiently(read, target)
+  except Damaged as e:
+    others = [s for s in steps(folder) if s != step]
+    remedy = (f'use step {others[-1]} (step={others[-1]}, --step={others[-1]})'
+              if others else 'there is no other; copy it again from where it is whole')
+    raise Damaged(f'checkpoint {target} {e}; {remedy}') from e
   state = types.TrainState(step, parts['params'], None, parts.get('ema'))
   return state.averaged, step
+
+
+def _write(file: pathlib.Path, content: dict[str, Any]):
+  """Writes JSON whole or not at all."""
+  tmp = file.with_name(file.name + '.tmp')
+  tmp.write_text(json.dumps(content) + '\n')
+  tmp.replace(file)

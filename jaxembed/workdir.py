@@ -118,9 +118,11 @@ def load_origin(path: str | pathlib.Path) -> dict[str, Any]:
   return checked_json.read(file) if file.is_file() else {}
 
 
-def load(path: str | pathlib.Path, step: int | None = None
+def load(path: str | pathlib.Path, step: checkpoint.Step = None
          ) -> tuple[types.Params, config.ModelConfig, pathlib.Path, int]:
   """(params, model config, folder of tokenizer and prompts, step) of a run.
+
+  step: which checkpoint; 'best': the one that scored best; None: the newest.
 
   Raises:
     FileNotFoundError: no model, or no checkpoint, under `path`.

@@ -15,7 +15,7 @@ FLOORS = (
     ('jaxembed.checked_json',),
     ('jaxembed.types', 'jaxembed.config', 'jaxembed.carried'),
     ('jaxembed.precision',),
-    ('jaxembed.sharding', 'jaxembed.kernels'),
+    ('jaxembed.sharding', 'jaxembed.damage', 'jaxembed.kernels'),
     ('jaxembed.pooling', 'jaxembed.losses', 'jaxembed.data'),
     ('jaxembed.models',),
     ('jaxembed.checkpoint', 'jaxembed.search'),

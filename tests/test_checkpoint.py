@@ -1,6 +1,10 @@
 """Checkpoints come back bit for bit, on any mesh, or say why not."""
 
+import dataclasses
+import pathlib
 import resource
+import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +113,123 @@ def test_a_damaged_checkpoint_is_set_aside_and_said(tmp_path, damage, part):
   _bits_equal(good, again)
   assert '4.unreadable' in said[0]
   assert (tmp_path / '4.unreadable').is_dir()
+
+
+def _wrapped(cause):
+  """An error as Orbax reports one: of another type, with its cause behind it."""
+  try:
+    raise KeyError('Failed to load checkpointable') from cause
+  except KeyError as e:
+    return e
+
+
+@pytest.mark.parametrize('error', [
+    OSError(24, 'Too many open files'), _wrapped(OSError(5, 'Input/output error')),
+    ValueError('PERMISSION_DENIED: Error opening d/x [OS error 13: EACCES]')],
+    ids=['as it is', 'wrapped', 'in words'])
+def test_an_error_that_passes_sets_nothing_aside(tmp_path, monkeypatch, error):
+  state = _state()
+  _save(tmp_path, [state])
+  failures = []
+
+  def failing(load):
+    def run(*args):
+      if failures:
+        raise failures.pop()
+      return load(*args)
+    return run
+
+  monkeypatch.setattr(time, 'sleep', lambda _: None)
+  load = failing(checkpoint.ocp.load_checkpointables)
+  monkeypatch.setattr(checkpoint.ocp, 'load_checkpointables', load)
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    monkeypatch.setattr(saved, '_load', failing(saved._load))
+    for read in (lambda: saved.restore(_like(state))[0].params,
+                 lambda: checkpoint.load_params(tmp_path)[0]):
+      failures += [error] * 2
+      with pytest.raises(OSError, match='/3 cannot be read now .*(Too|Input|PERM)'):
+        read()
+      failures.append(error)  # a disk that hiccups once is not even told
+      _bits_equal(read(), state.params)
+      failures += [MemoryError()] * 2
+      with pytest.raises(MemoryError):
+        read()
+  assert [p.name for p in tmp_path.iterdir()] == ['3']
+
+
+@pytest.mark.parametrize('damage', [_cut, _flip_one_bit, pathlib.Path.unlink])
+def test_every_reader_of_parameters_notices_damage(tmp_path, damage):
+  good, bad = _state(0, 3), _state(1, 4)
+  _save(tmp_path, [good, bad])
+  damage(_largest_file(tmp_path / '4' / 'params'))
+  with pytest.raises(checkpoint.Damaged, match=r'/4 .*use step 3'):
+    checkpoint.load_params(tmp_path)
+  _bits_equal(checkpoint.load_params(tmp_path, 3)[0], good.params)
+  checkpoint.save_params(tmp_path / 'alone', 7, good.params)
+  damage(_largest_file(tmp_path / 'alone' / '7' / 'params'))
+  with pytest.raises(checkpoint.Damaged, match='there is no other'):
+    checkpoint.load_params(tmp_path / 'alone')
+
+
+@pytest.mark.parametrize('where', ['params', 'opt_state', 'ema'])
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path, where):
+  good = _state()
+  bad = dataclasses.replace(good, step=jnp.int32(4), **{where: jax.tree.map(
+      lambda x: x * jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else x,
+      getattr(good, where) or good.params)})
+  _save(tmp_path, [good])
+  with pytest.raises(FloatingPointError, match=r'after step 4 .* steps \[3\] are'):
+    _save(tmp_path, [bad])
+  assert checkpoint.steps(tmp_path) == [3]
+  with pytest.raises(FloatingPointError):
+    checkpoint.save_params(tmp_path / 'alone', 1, {'w': jnp.float32([1, jnp.inf])})
+  assert not (tmp_path / 'alone').exists()
+
+
+def test_the_best_stays_beside_the_newest(tmp_path):
+  with checkpoint.Checkpoints(tmp_path, keep=2) as saved:
+    for step in range(1, 7):
+      saved.save(step, _state(step=step), {})
+      if step == 2:
+        saved.keep_best(2, 'eval/ndcg@10', 0.9)
+  assert checkpoint.steps(tmp_path) == [2, 5, 6]
+  assert checkpoint.load_params(tmp_path, 'best')[1] == 2
+  with checkpoint.Checkpoints(tmp_path, keep=1) as saved:  # another process goes on
+    saved.save(7, _state(step=7), {})
+    saved.wait()
+    assert saved.steps() == [2, 6, 7]  # the newest is not yet known to be good
+    saved.trim()
+    assert saved.steps() == [2, 7]
+  assert checkpoint.steps(tmp_path) == [2, 7]
+  shutil.rmtree(tmp_path / '2')
+  with pytest.raises(FileNotFoundError, match='no best checkpoint'):
+    checkpoint.load_params(tmp_path, 'best')
+
+
+def test_a_checkpoint_from_before_parts_had_fingerprints_opens(tmp_path):
+  """Such as these had one sum over the whole state."""
+  state = _state()
+  checkpoint.ocp.save_checkpointables(
+      tmp_path / '3', checkpoint._parts(state), custom_metadata={
+          'position': {'stage': 0}, 'fingerprint': checkpoint.fingerprint(state)})
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    again, _ = saved.restore(_like(state))
+  _bits_equal(state, again)
+  _bits_equal(checkpoint.load_params(tmp_path)[0], state.params)
+  _flip_one_bit(_largest_file(tmp_path / '3' / 'opt_state'))
+  with (checkpoint.Checkpoints(tmp_path) as saved,
+        pytest.raises(ValueError, match='no checkpoint .* can be read')):
+    saved.restore(_like(state), say=lambda _: None)
+
+
+def test_another_optimiser_is_refused_and_nothing_set_aside(tmp_path):
+  state = _state()
+  _save(tmp_path, [state])
+  other = dataclasses.replace(state, opt_state=optax.sgd(1e-3, 0.9).init(state.params))
+  with (checkpoint.Checkpoints(tmp_path) as saved,
+        pytest.raises(ValueError, match='belongs to another optimiser')):
+    saved.restore(_like(other))
+  assert checkpoint.steps(tmp_path) == [3]
 
 
 def test_all_damaged_is_an_error(tmp_path):
