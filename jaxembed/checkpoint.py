@@ -22,7 +22,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxembed import damage, types
+from jaxembed import damage, paths, types
 from jaxembed.damage import Damaged
 
 try:
@@ -214,8 +214,7 @@ def _parts(state: types.TrainState) -> dict[str, Any]:
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
-          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  return {path: tuple(leaf.shape) for path, leaf in paths.flatten(tree).items()}
 
 
 def _verify(parts: dict[str, Any], meta):

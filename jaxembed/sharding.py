@@ -1,10 +1,4 @@
-"""The mesh, the parameter table, and the way of a host batch onto devices.
-
-Mesh axes are Explicit: the sharding of every array is part of its type, and an
-operation whose result could be sharded in two ways is an error until the code
-says which (`out_sharding=spec(...)`). `spec` answers None when there is no mesh
-(one device, or inside shard_map), so model code is the same everywhere.
-"""
+"""Meshes, the parameter table, and the way of a host batch onto devices."""
 
 import re
 
@@ -16,11 +10,8 @@ import numpy as np
 
 from jaxembed import types
 from jaxembed.config.check import divides
-
-AXES = ('data', 'fsdp', 'tensor')
-# Rows of text are split over both: fsdp is data parallelism whose parameters
-# are split as well.
-BATCH = ('data', 'fsdp')
+from jaxembed.mesh import AXES, BATCH, explicit, spec
+from jaxembed.paths import is_stacked, mapped
 
 # Where each parameter lies: the first pattern that matches its path decides.
 # Paths under layers/ carry a leading layer axis, which is never split. A matrix
@@ -95,17 +86,6 @@ def _grid(shape: tuple[int, int, int], slices: int, devices) -> np.ndarray:
     return lay(allow_split_physical_axes=True)
 
 
-def spec(*axes) -> P | None:
-  """PartitionSpec of `axes` under an Explicit mesh, None without one.
-
-  spec(BATCH, None, 'tensor') shards a [B,T,F] activation.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or not any(t == AxisType.Explicit for t in mesh.axis_types):
-    return None
-  return P(*axes)
-
-
 def to_global(mesh, host: types.Batch | types.Tokens):
   """Global arrays from this host's slice of the rows, split over BATCH.
 
@@ -148,7 +128,7 @@ def _local_shards(mesh) -> list[int]:
 
 def batch_devices() -> int:
   """Over how many devices of the mesh in force rows are split."""
-  return 1 if spec() is None else batch_shards(jax.sharding.get_abstract_mesh())
+  return batch_shards(jax.sharding.get_abstract_mesh()) if explicit() else 1
 
 
 def split_devices(x: types.Array) -> types.Array:
@@ -179,7 +159,7 @@ def split_local(x: types.Array, first: int) -> tuple[types.Array, types.Array]:
 
 def local_gather(x: types.Array, at: types.Array) -> types.Array:
   """Rows `at` [N] of x [B,...]: on every device, of its own rows."""
-  if spec() is None:
+  if not explicit():
     return x[at]
   return jax.shard_map(lambda x, at: x[at], in_specs=(P(BATCH), P(BATCH)),
                        out_specs=P(BATCH))(x, at)
@@ -191,7 +171,7 @@ def param_specs(params: types.Params) -> types.Params:
   Raises:
     ValueError: a path that no rule matches; nothing is replicated silently.
   """
-  return jax.tree_util.tree_map_with_path(lambda path, _: _rule(path), params)
+  return mapped(_rule, params)
 
 
 def place(params: types.Params, mesh) -> types.Params:
@@ -208,10 +188,9 @@ def abstract(params: types.Params, mesh) -> types.Params:
       params, param_specs(params))
 
 
-def _rule(path) -> P:
-  name = '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path)
+def _rule(path: str) -> P:
   for pattern, axes in RULES:
-    if re.search(pattern, name):
-      return P(None, *axes) if '/layers/' in f'/{name}' else axes
-  raise ValueError(f'no sharding rule matches parameter {name!r}; '
+    if re.search(pattern, path):
+      return P(None, *axes) if is_stacked(path) else axes
+  raise ValueError(f'no sharding rule matches parameter {path!r}; '
                    'add a row to sharding.RULES')

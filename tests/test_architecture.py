@@ -14,7 +14,8 @@ FLOORS = (
     ('jaxembed.folder',),
     ('jaxembed.checked_json',),
     ('jaxembed.types', 'jaxembed.config', 'jaxembed.carried'),
-    ('jaxembed.precision',),
+    ('jaxembed.mesh', 'jaxembed.paths', 'jaxembed.precision'),
+    ('jaxembed.functional',),
     ('jaxembed.sharding', 'jaxembed.damage', 'jaxembed.kernels'),
     ('jaxembed.pooling', 'jaxembed.losses', 'jaxembed.data'),
     ('jaxembed.models',),
@@ -31,7 +32,7 @@ FLOORS = (
     ('launch',),
 )
 # What kernels may import beside themselves.
-GROUND = ('jaxembed.precision',)
+GROUND = ('jaxembed.mesh', 'jaxembed.functional', 'jaxembed.precision')
 # package -> the only places that may import it
 FENCES = {
     'flax': ('jaxembed.models', 'jaxembed.pooling'),

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import dataclasses
 import math
 
-import jax
 import numpy as np
 
 from jaxembed.config import BackboneConfig, DenseConfig, ModelConfig
 from jaxembed.convert.configs import attention_from_hf, config_from_hf
 from jaxembed.convert.write_config import config_to_hf
 from jaxembed.models import presets
+from jaxembed.paths import flatten, unflatten
 from jaxembed.types import Params
 
 __all__ = [
@@ -95,24 +95,6 @@ def expand(rows: tuple[Row, ...], layers: int) -> Iterator[tuple[Row, int | None
       for row in group:
         if layer not in row.skip_layers:
           yield row, layer
-
-
-def flatten(params: Params) -> dict[str, jax.Array]:
-  """{'a': {'b': x}} -> {'a/b': x}."""
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  return {'/'.join(k.key for k in path): leaf for path, leaf in leaves}
-
-
-def unflatten(flat: dict[str, jax.Array]) -> Params:
-  """Inverse of `flatten`."""
-  tree: Params = {}
-  for path, leaf in flat.items():
-    *parents, name = path.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
 
 
 def matrix_shape(shape: tuple[int, ...], row: Row) -> tuple[int, ...]:

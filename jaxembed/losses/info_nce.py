@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxembed import config, precision, sharding, types
+from jaxembed import config, mesh, precision, types
 from jaxembed.kernels import contrastive
 from jaxembed.losses import masks, own, temperature
 
@@ -34,7 +34,7 @@ def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
   """The mean loss over the global batch, [] float32, and its metrics.
 
   query [Q,E], passage [C,E] float32 with unit rows: global arrays under an
-  Explicit mesh (rows are split over sharding.BATCH), or plain ones without a mesh.
+  Explicit mesh (rows are split over mesh.BATCH), or plain ones without a mesh.
   Negatives are all passages that `losses.masks` lets pass; the mean runs over rows
   that have a positive. log_scale: [] the learned log(1/temperature), with
   cfg.learn_temperature. row_temperature: [Q] float32, a temperature of each row's
@@ -73,7 +73,7 @@ def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
 
 
 def _one_width(query, passage, pairing, cfg, log_scale, row_temperature):
-  axes = sharding.BATCH if sharding.spec() is not None else ()
+  axes = mesh.BATCH if mesh.explicit() else ()
   lay = masks.layout(pairing, cfg)
   query, passage = contrastive.split_rows((query, passage), axes)
   broken = _nonfinite_rows(query) + _nonfinite_rows(passage)

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxembed import config, sharding, types
+from jaxembed import config, types
 from jaxembed.kernels import contrastive
+from jaxembed.mesh import replicate
 
 # Groups and ids that no text has.
 _OWN_ONLY = -1
@@ -88,9 +89,3 @@ def thresholds(positive_score, cfg: config.LossConfig):
   if cfg.relative_margin < float('inf'):
     limits.append(score * cfg.relative_margin)
   return jnp.minimum(*limits) if len(limits) == 2 else limits[0] if limits else None
-
-
-def replicate(x):
-  """A small vector, whole on every device."""
-  whole = sharding.spec()
-  return x if whole is None else jax.sharding.reshard(x, whole)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, LoraConfig
+from jaxembed.mesh import BATCH, spec
 from jaxembed.models import rope
 from jaxembed.models.layers import Linear, Norm
-from jaxembed.sharding import BATCH, spec
 from jaxembed.types import Array
 
 # Below every score, and no infinity: a row with no key at all (batch padding)

@@ -14,12 +14,12 @@ from jax.sharding import NamedSharding
 
 from jaxembed import precision, sharding
 from jaxembed.config import DenseConfig, ModelConfig
+from jaxembed.functional import ACTIVATIONS
+from jaxembed.mesh import BATCH, along_last, reshard, spec
 from jaxembed.models import lora
-from jaxembed.models.layers import ACTIVATIONS, along_last, to_spec
 from jaxembed.models.transformer import Backbone
 from jaxembed.pooling import latent_attention, layer_attention
 from jaxembed.pooling.pool import POOLERS
-from jaxembed.sharding import BATCH, spec
 from jaxembed.types import Array, Params, Tokens
 
 # Below the norm of any embedding that carries information; keeps the zero vector
@@ -87,9 +87,9 @@ def _encode(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
   tokens = dataclasses.replace(tokens, pool=of_text.any(1))
   x, kept = _backbone(params, cfg, tokens, attention, prefix, key)
   if tokens.segment is None:
-    v = _pool(params, cfg, x, kept, to_spec(tokens.pool, BATCH, None))
+    v = _pool(params, cfg, x, kept, reshard(tokens.pool, BATCH, None))
   else:
-    v = _pool_packed(params, cfg, x, to_spec(of_text, BATCH, None, None))
+    v = _pool_packed(params, cfg, x, reshard(of_text, BATCH, None, None))
     v = lax.reshape(v, (v.shape[0] * v.shape[1], v.shape[2]),
                     out_sharding=spec(BATCH, None))
   for i, layer in enumerate(cfg.dense):
@@ -109,9 +109,9 @@ def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
                      "lengths belong to attention 'prefix' and only to it")
   if tokens.segment is not None:
     check_packable(cfg, mode, tokens.ids.shape[1])
-  tokens = jax.tree.map(lambda x: to_spec(x, BATCH, None), tokens)
+  tokens = jax.tree.map(lambda x: reshard(x, BATCH, None), tokens)
   if prefix is not None:
-    prefix = to_spec(prefix, BATCH)
+    prefix = reshard(prefix, BATCH)
   rngs = {} if key is None else {'dropout': key}
   return Backbone(cfg).apply({'params': params['backbone']}, tokens, mode, prefix,
                              rngs=rngs)
@@ -170,10 +170,10 @@ def unit(v: Array) -> Array:
 
 def _dense(p: Params, cfg: DenseConfig, v: Array) -> Array:
   """v [B,D] -> [B,E] float32."""
-  kernel = to_spec(p['kernel'], None, None).astype(jnp.float32)
+  kernel = reshard(p['kernel'], None, None).astype(jnp.float32)
   v = jnp.einsum('BD,DE->BE', v, kernel, out_sharding=spec(BATCH, None))
   if cfg.bias:
-    v += along_last(to_spec(p['bias'], None).astype(jnp.float32), v)
+    v += along_last(reshard(p['bias'], None).astype(jnp.float32), v)
   return ACTIVATIONS[cfg.activation](v)
 
 
@@ -182,7 +182,7 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   rows = sharding.batch_devices()
   flags = jnp.ones((rows, 1), bool)
   tokens = Tokens(ids=jnp.zeros((rows, 1), jnp.int32), mask=flags, pool=flags)
-  tokens = jax.tree.map(lambda x: to_spec(x, BATCH, None), tokens)
+  tokens = jax.tree.map(lambda x: reshard(x, BATCH, None), tokens)
   params = {'backbone': Backbone(cfg).init(
       keys[0], tokens, 'bidirectional', None)['params']}
   if cfg.pooling.kind == 'latent_attention':

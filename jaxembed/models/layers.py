@@ -5,47 +5,17 @@ Every matrix is stored two-dimensional, [in, out]. `fsdp` splits the side that
 tensor pieces stay where they are.
 """
 
-import functools
-import math
-
 from flax import linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import reshard
 
 from jaxembed.config import BackboneConfig, LoraConfig
-from jaxembed.sharding import BATCH, spec
+from jaxembed.functional import ACTIVATIONS, layer_norm, rms_norm
+from jaxembed.mesh import BATCH, along_last, reshard, spec
 from jaxembed.types import Array
 
 _INIT = nn.initializers.normal(0.02)
-
-
-def _gelu(x: Array) -> Array:
-  """x Phi(x) through erf, as torch has it: half the work of jax.nn's erfc."""
-  return x * (0.5 + 0.5 * lax.erf(x * math.sqrt(0.5)))
-
-
-ACTIVATIONS = {
-    'silu': jax.nn.silu,
-    'relu': jax.nn.relu,
-    'gelu': _gelu,
-    'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
-    'tanh': jnp.tanh,
-    'identity': lambda x: x,
-}
-
-
-def to_spec(x: Array, *axes) -> Array:
-  """Moves `x` to the sharding of `axes`; nothing without an Explicit mesh."""
-  target = spec(*axes)
-  return x if target is None else reshard(x, target)
-
-
-def along_last(v: Array, x: Array, axis=None) -> Array:
-  """v [F] broadcast to the shape and sharding of x [...,F]."""
-  target = spec(BATCH, *(None,) * (x.ndim - 2), axis)
-  return lax.broadcast_in_dim(v, x.shape, (x.ndim - 1,), out_sharding=target)
 
 
 class Linear(nn.Module):
@@ -66,19 +36,19 @@ class Linear(nn.Module):
     width = x.shape[-1]
     rows, cols = ('tensor', None) if self.split == 'in' else (None, 'tensor')
     kernel = self.param('kernel', _INIT, (width, self.features))
-    kernel = to_spec(kernel, rows, cols).astype(x.dtype)  # all-gather over fsdp
+    kernel = reshard(kernel, rows, cols).astype(x.dtype)  # all-gather over fsdp
     y = jnp.einsum('...D,DF->...F', x, kernel,
                    out_sharding=spec(BATCH, *(None,) * (x.ndim - 2), cols))
     if self.has_variable('params', 'lora_a'):
       y += self._update(x, rows, cols)
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
-      y += along_last(to_spec(bias, cols).astype(x.dtype), y, cols)
+      y += along_last(reshard(bias, cols).astype(x.dtype), y)
     return y
 
   def _update(self, x: Array, rows, cols) -> Array:
-    down = to_spec(self.get_variable('params', 'lora_a'), rows, None)
-    up = to_spec(self.get_variable('params', 'lora_b'), None, cols)
+    down = reshard(self.get_variable('params', 'lora_a'), rows, None)
+    up = reshard(self.get_variable('params', 'lora_b'), None, cols)
     if self.lora.dropout and self.has_rng('dropout'):
       x = _dropout(x, self.lora.dropout, self.make_rng('dropout'))
     batch = (BATCH, *(None,) * (x.ndim - 2))
@@ -96,27 +66,17 @@ class Norm(nn.Module):
   """
 
   cfg: BackboneConfig
-  sharded: bool = True  # rows over the batch axes; heads over 'tensor'
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    cfg, width, dtype = self.cfg, x.shape[-1], x.dtype
+    cfg, width = self.cfg, x.shape[-1]
     fill = nn.initializers.constant(1.0 - cfg.norm_offset)
     scale = self.param('scale', fill, (width,)).astype(jnp.float32)
-    x = x.astype(jnp.float32)
-    if cfg.norm == 'layer':
-      x = x - x.mean(-1, keepdims=True)
-    x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + cfg.norm_eps)
-    x = x * self._spread(scale + cfg.norm_offset, x)
+    bias = None
     if cfg.norm_bias:
       bias = self.param('bias', nn.initializers.zeros, (width,))
-      x = x + self._spread(bias.astype(jnp.float32), x)
-    return x.astype(dtype)
-
-  def _spread(self, v: Array, x: Array) -> Array:
-    heads = ('tensor',) if x.ndim == 4 else ()  # [B,T,N,H]: norm of q or k
-    target = spec(BATCH, None, *heads, None)
-    return lax.broadcast_in_dim(v, x.shape, (x.ndim - 1,), out_sharding=target)
+    norm = {'layer': layer_norm, 'rms': rms_norm}[cfg.norm]
+    return norm(x, scale + cfg.norm_offset, bias, cfg.norm_eps)
 
 
 class FeedForward(nn.Module):
@@ -165,13 +125,13 @@ class Embedding(nn.Module):
       x += _lookup(rows, positions + cfg.position_offset, self.dtype)
     if cfg.type_vocab_size:
       kind = table('type', cfg.type_vocab_size)
-      x += along_last(to_spec(kind, None, None)[0].astype(self.dtype), x)
+      x += along_last(reshard(kind, None, None)[0].astype(self.dtype), x)
     return Norm(cfg, name='norm')(x) if cfg.embed_norm else x
 
 
 def _lookup(table: Array, ids: Array, dtype: str) -> Array:
   """table [V,D], ids [B,T] -> [B,T,D]."""
-  table = to_spec(table, None, None)  # all-gather over fsdp
+  table = reshard(table, None, None)  # all-gather over fsdp
   rows = table.at[ids].get(mode='clip', out_sharding=spec(BATCH, None, None))
   return rows.astype(dtype)
 

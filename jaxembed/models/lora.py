@@ -12,11 +12,9 @@ import re
 import jax
 import jax.numpy as jnp
 
-from jaxembed import precision
+from jaxembed import paths, precision
 from jaxembed.config import LoraConfig, ModelConfig
 from jaxembed.types import Array, Params
-
-_NAMES = ('lora_a', 'lora_b')
 
 
 def add(params: Params, cfg: LoraConfig, key: Array) -> Params:
@@ -26,8 +24,8 @@ def add(params: Params, cfg: LoraConfig, key: Array) -> Params:
   Raises:
     ValueError: cfg.targets matches no kernel of the backbone's layers.
   """
-  paths = targets(params, cfg.targets)
-  keys = dict(zip(paths, jax.random.split(key, len(paths))))
+  found = targets(params, cfg.targets)
+  keys = dict(zip(found, jax.random.split(key, len(found))))
 
   def adapt(path: str, node: Params) -> Params:
     kernel = node['kernel']
@@ -38,13 +36,13 @@ def add(params: Params, cfg: LoraConfig, key: Array) -> Params:
     return {**node, 'lora_a': a.astype(kernel.dtype),
             'lora_b': jnp.zeros((layers, cfg.rank, features), kernel.dtype)}
 
-  return _at(params, set(paths), adapt)
+  return _at(params, set(found), adapt)
 
 
 def targets(params: Params, pattern: str) -> list[str]:
   """Paths of the layers' projections that `pattern` matches, sorted."""
   known = sorted(path for path, node in _nodes(params)
-                 if 'kernel' in node and '/layers/' in path)
+                 if 'kernel' in node and paths.is_stacked(path))
   found = [p for p in known if re.search(pattern, p)]
   if not found:
     raise ValueError(f'lora.targets {pattern!r} matches no kernel; there are '
@@ -62,26 +60,15 @@ def merge(params: Params, cfg: ModelConfig) -> tuple[Params, ModelConfig]:
   scale = cfg.lora.scale
 
   def fold(path: str, node: Params) -> Params:
-    a, b = (node[name].astype(jnp.float32) for name in _NAMES)
+    a, b = (node[name].astype(jnp.float32) for name in paths.ADAPTERS)
     kernel = node['kernel']
     update = scale * precision.einsum('LDR,LRF->LDF', a, b)
     merged = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
-    return {**{k: v for k, v in node.items() if k not in _NAMES}, 'kernel': merged}
+    rest = {k: v for k, v in node.items() if k not in paths.ADAPTERS}
+    return {**rest, 'kernel': merged}
 
   adapted = {path for path, node in _nodes(params) if 'lora_a' in node}
   return _at(params, adapted, fold), dataclasses.replace(cfg, lora=None)
-
-
-def trainable(params: Params, also: str = '') -> Params:
-  """Tree of bools: true at adapters and at paths that `also` matches.
-
-  also=r'^pooling/' trains a new head in full beside the adapters.
-  """
-  def choose(path, _):
-    name = '/'.join(k.key for k in path)
-    return name.endswith(_NAMES) or bool(also and re.search(also, name))
-
-  return jax.tree_util.tree_map_with_path(choose, params)
 
 
 def _nodes(tree: Params, path: str = ''):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, ModelConfig
+from jaxembed.mesh import reshard
 from jaxembed.models import rope
 from jaxembed.models.attention import Attention, relative_buckets, visible
-from jaxembed.models.layers import Embedding, FeedForward, Norm, to_spec
+from jaxembed.models.layers import Embedding, FeedForward, Norm
 from jaxembed.pooling.pool import POOLERS
 from jaxembed.types import Array, Tokens
 
@@ -184,5 +185,5 @@ def _of_layer(layer: dict, shared: dict):
 def _bias(cfg: BackboneConfig, table: Array, length: int) -> Array:
   """table [buckets,N] -> [N,T,T]."""
   index = relative_buckets(length, cfg.relative_buckets, cfg.relative_distance)
-  bias = to_spec(table, None, None)[index].astype(jnp.float32)
-  return to_spec(bias.transpose(2, 0, 1), 'tensor', None, None)
+  bias = reshard(table, None, None)[index].astype(jnp.float32)
+  return reshard(bias.transpose(2, 0, 1), 'tensor', None, None)

@@ -27,7 +27,7 @@ from jaxembed.kernels.latent_pool import (
   latent_pool_packed,
   reference,
 )
-from jaxembed.sharding import BATCH, spec
+from jaxembed.mesh import BATCH, explicit, reshard
 
 
 def init(
@@ -109,7 +109,7 @@ def tokens(
 ) -> types.Array:
   """The head's output for every token, un-pooled. [B,T,D] -> [B,T,D]."""
   del cfg
-  if spec() is None:
+  if not explicit():
     return reference.tokens(params, hidden)
   run = jax.shard_map(reference.tokens, in_specs=(P(), _ROWS), out_specs=_ROWS)
   return run(_gather(params, P()), hidden)
@@ -123,8 +123,8 @@ def fold(params: types.Params, dtype=None) -> Folded:
   """
   mesh = jax.sharding.get_abstract_mesh()
   latents = params['latents']
-  if spec() is not None and latents.shape[0] % mesh.shape['data'] == 0:
-    params = {**params, 'latents': jax.sharding.reshard(latents, P('data', None))}
+  if explicit() and latents.shape[0] % mesh.shape['data'] == 0:
+    params = {**params, 'latents': reshard(latents, 'data', None)}
   return fold_latents(params, dtype)
 
 
@@ -142,7 +142,7 @@ _FOLDED = Folded(
 
 def _local(op, params, hidden, marks, whole):
   """op(params, hidden, marks) on each device's rows; `whole`: of all parameters."""
-  if spec() is None:
+  if not explicit():
     return op(params, hidden, marks)
   if whole:
     specs = P()

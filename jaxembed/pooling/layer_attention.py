@@ -24,16 +24,14 @@ Paths under `pooling/`:
 import math
 
 import jax
-from jax import lax
 import jax.numpy as jnp
-from jax.sharding import reshard
 
 from jaxembed.config import PoolingConfig
+from jaxembed.functional import geglu, layer_norm
+from jaxembed.mesh import BATCH, along_last, for_each_row, reshard, spec
 from jaxembed.pooling import pool as poolers
-from jaxembed.sharding import BATCH, spec
 from jaxembed.types import Array, Params
 
-_EPS = 1e-5  # of the LayerNorms, torch's default
 _MASKED = -1e30
 
 
@@ -83,7 +81,7 @@ def apply(params: Params, cfg: PoolingConfig, hidden: Array, kept: Array | None,
   """
   params = jax.tree.map(_whole, params)  # all-gather over fsdp and tensor
   if kept is not None:
-    x = kept.transpose(1, 0, 2) + _rows(params['layer'], kept.shape[1])
+    x = kept.transpose(1, 0, 2) + for_each_row(params['layer'], kept.shape[1])
     seen = jnp.ones((), bool)
   elif cfg.reads == 'last_token':
     x, seen = poolers.last(hidden, pool)[:, None], jnp.ones((), bool)
@@ -95,8 +93,9 @@ def apply(params: Params, cfg: PoolingConfig, hidden: Array, kept: Array | None,
 def _head(p: Params, x: Array, seen: Array) -> Array:
   """x [B,S,D], seen broadcasts to [B,N,R,S] -> [B,D]."""
   latents = p['latents']
-  x = _norm(p['norm'], x)
-  q = jnp.einsum('RD,DNH->RNH', _norm(p['norm_context'], latents), p['q']['kernel'])
+  x = layer_norm(x, **p['norm'])
+  context = layer_norm(latents, **p['norm_context'])
+  q = jnp.einsum('RD,DNH->RNH', context, p['q']['kernel'])
   batch = spec(BATCH, None, None, None)
   k = jnp.einsum('BSD,DNH->BSNH', x, p['k']['kernel'], out_sharding=batch)
   v = jnp.einsum('BSD,DNH->BSNH', x, p['v']['kernel'], out_sharding=batch)
@@ -106,8 +105,8 @@ def _head(p: Params, x: Array, seen: Array) -> Array:
   read = jnp.einsum('BNRS,BSNH->BRNH', weights, v, out_sharding=batch)
   states = spec(BATCH, None, None)
   y = jnp.einsum('BRNH,NHD->BRD', read, p['out']['kernel'], out_sharding=states)
-  y = y + _rows(latents, y.shape[0])
-  return (y + _feed_forward(p['mlp'], _norm(p['mlp_norm'], y))).mean(axis=1)
+  y = y + for_each_row(latents, y.shape[0])
+  return (y + _feed_forward(p['mlp'], layer_norm(y, **p['mlp_norm']))).mean(axis=1)
 
 
 def _feed_forward(p: Params, y: Array) -> Array:
@@ -115,32 +114,10 @@ def _feed_forward(p: Params, y: Array) -> Array:
   def linear(name, y):
     out = jnp.einsum('BRD,DF->BRF', y, p[name]['kernel'],
                      out_sharding=spec(BATCH, None, None))
-    return out + _spread(p[name]['bias'], out)
+    return out + along_last(p[name]['bias'], out)
 
-  gate = jax.nn.gelu(linear('gate', y), approximate=False)
-  return linear('down', linear('up', y) * gate)
-
-
-def _norm(p: Params, x: Array) -> Array:
-  x = x - x.mean(-1, keepdims=True)
-  x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + _EPS)
-  return x * _spread(p['scale'], x) + _spread(p['bias'], x)
-
-
-def _spread(v: Array, x: Array) -> Array:
-  """v [D] in the shape and sharding of x [...,D]."""
-  batch = BATCH if x.ndim == 3 else None
-  target = spec(batch, *(None,) * (x.ndim - 1))
-  return lax.broadcast_in_dim(v, x.shape, (x.ndim - 1,), out_sharding=target)
-
-
-def _rows(v: Array, batch: int) -> Array:
-  """v [R,D] once for every row of the batch.  -> [B,R,D]."""
-  return lax.broadcast_in_dim(v, (batch, *v.shape), (1, 2),
-                              out_sharding=spec(BATCH, None, None))
+  return linear('down', geglu(linear('up', y), linear('gate', y)))
 
 
 def _whole(x: Array) -> Array:
-  target = spec(*(None,) * x.ndim)
-  x = x if target is None else reshard(x, target)
-  return x.astype(jnp.float32)
+  return reshard(x, *(None,) * x.ndim).astype(jnp.float32)

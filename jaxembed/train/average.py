@@ -11,7 +11,7 @@ import shutil
 import jax
 import numpy as np
 
-from jaxembed import bundle, checkpoint, types
+from jaxembed import bundle, checkpoint, paths, types
 
 
 def mean(trees: Iterable[types.Params]) -> types.Params:
@@ -71,8 +71,8 @@ def _last(run: pathlib.Path, count: int) -> list[int]:
 
 
 def _check_same(first, tree, number: int):
-  shapes = [{jax.tree_util.keystr(path, simple=True, separator='/'): x.shape
-             for path, x in jax.tree.leaves_with_path(t)} for t in (first, tree)]
+  shapes = [{path: x.shape for path, x in paths.flatten(t).items()}
+            for t in (first, tree)]
   for path in sorted(shapes[0] | shapes[1]):
     a, b = (s.get(path) for s in shapes)
     if a != b:

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxembed import sharding
+from jaxembed import config, sharding
 from jaxembed.config import LoraConfig
 from jaxembed.convert import families, from_hf, peft
 from jaxembed.convert.configs import UnsupportedModel
 from jaxembed.convert.tensor_files import BadCheckpoint
 from jaxembed.models import encoder, lora
+from jaxembed.train import optim
 
 states = jax.jit(encoder.hidden_states, static_argnums=1)
 
@@ -38,7 +39,7 @@ def _train(loaded, targets, steps=20):
       rank=3, alpha=5.0, targets=targets))
   params = lora.add(loaded.params, cfg.lora, jax.random.key(0))
   tokens = families.ragged(99, 'right', rows=6)
-  mask = lora.trainable(params)
+  mask = optim.trainable(params, config.OptimConfig())
   optimiser = optax.multi_transform(
       {True: optax.adam(2e-2), False: optax.set_to_zero()}, mask)
 

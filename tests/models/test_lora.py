@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxembed import sharding
+from jaxembed import config, sharding
 from jaxembed.config import LoraConfig, ModelConfig, PoolingConfig
 from jaxembed.convert import tables
 from jaxembed.models import encoder, lora, presets
+from jaxembed.train import optim
 from jaxembed.types import Tokens
 
 CFG = ModelConfig(
@@ -88,7 +89,7 @@ def test_dropout_needs_a_key_and_averages_out(busy, tokens):
 
 
 def test_training_moves_what_is_trainable_and_nothing_else(params, tokens):
-  mask = lora.trainable(params, also='^pooling/')
+  mask = optim.trainable(params, config.OptimConfig())
   labels = jax.tree.map(lambda t: 'train' if t else 'freeze', mask)
   optimiser = optax.multi_transform(
       {'train': optax.adam(1e-2), 'freeze': optax.set_to_zero()}, labels)

@@ -20,8 +20,9 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec as P
+from jax.sharding import PartitionSpec as P
 
+from jaxembed import mesh
 from jaxembed.kernels.contrastive.options import Sums
 
 GATHER_BYTES = 2 << 30  # 1M columns of 1024 in bfloat16
@@ -68,21 +69,18 @@ def split_rows(tree, axes):
       raise ValueError(
           f'{x.shape[0]} rows do not split over {count} devices {tuple(axes)}; pad '
           f'them to a multiple of {count}')
-    return _reshard(x, P(axes, *(None,) * (x.ndim - 1)))
+    return _whole_rows(x, axes, *(None,) * (x.ndim - 1))
 
   return jax.tree.map(place, tree)
 
 
-def _reshard(x, spec):
-  mesh = jax.sharding.get_abstract_mesh()
-  if all(t != AxisType.Explicit for t in mesh.axis_types):
-    return x  # shard_map places it
-  held = getattr(jax.typeof(x).sharding, 'spec', P())
-  if x.ndim == 2 and len(held) == 2 and held[1] is not None:
+def _whole_rows(x, *axes):
+  held = mesh.axes_of(x)
+  if x.ndim == 2 and held[1] is not None:
     raise ValueError(
         f'the width of an embedding {x.shape} is split over mesh axis {held[1]!r}; '
         'the scores need whole vectors: reshard with out_sharding=P(batch, None)')
-  return jax.sharding.reshard(x, spec)
+  return mesh.reshard(x, *axes)  # without Explicit axes shard_map places it
 
 
 def forward(fn, plan: Plan, q, k, scale, row, col, opts):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxembed.functional import accumulator
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.latent_pool import blockwise, gpu, recompute, reference, tpu
 from jaxembed.kernels.latent_pool.fold import Folded, fold_latents
@@ -127,7 +128,7 @@ def folded_pool(folded, hidden, segments, num_segments, geglu_sums, token_block,
 
   hidden [B,T,D], segments [B,T] in [-1, S) -> [B,S,D] float32.
   """
-  acc = reference.accumulator(hidden.dtype)
+  acc = accumulator(hidden.dtype)
   rows = len(hidden)
   count = jnp.sum(jax.nn.one_hot(segments, num_segments, dtype=acc), axis=1)
   x, segments = _chunks(hidden, 0), _chunks(segments, -1)

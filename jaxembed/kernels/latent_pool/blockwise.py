@@ -18,7 +18,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxembed.kernels.latent_pool import reference
+from jaxembed.functional import accumulator, geglu, layer_norm
 from jaxembed.precision import einsum
 
 
@@ -47,7 +47,7 @@ def _attend_fwd(token_block, norm, enter, leave, x, segments):
     y = _clean_norm(norm, *blocks)
     x, _ = blocks
     logits = einsum('CTD,DNR->CTNR', y, enter,
-                    preferred_element_type=reference.accumulator(x.dtype))
+                    preferred_element_type=accumulator(x.dtype))
     weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
     return None, (einsum('CTNR,NRD->CTD', weights, leave), weights)
 
@@ -57,7 +57,7 @@ def _attend_fwd(token_block, norm, enter, leave, x, segments):
 
 def _attend_bwd(token_block, residuals, d_out):
   norm, enter, leave, x, segments, weights = residuals
-  acc = reference.accumulator(x.dtype)
+  acc = accumulator(x.dtype)
 
   def block(grads, blocks):
     x, segments, weights, d_out = blocks
@@ -92,9 +92,9 @@ def geglu_sums(token_block, num_segments, norm, mlp, x, segments):
 def _sums_fwd(token_block, num_segments, norm, mlp, x, segments):
   def block(_, blocks):
     x, segments = blocks
-    up, gate = project(mlp, reference.layer_norm(norm, x))
-    acc = reference.accumulator(x.dtype)
-    inner = reference.geglu(up.astype(acc), gate.astype(acc))
+    up, gate = project(mlp, layer_norm(x, **norm))
+    acc = accumulator(x.dtype)
+    inner = geglu(up.astype(acc), gate.astype(acc))
     return None, (segment_sum(inner, segments, num_segments), up, gate)
 
   _, (sums, up, gate) = over_blocks(block, None, (x, segments), token_block)
@@ -103,11 +103,11 @@ def _sums_fwd(token_block, num_segments, norm, mlp, x, segments):
 
 def _sums_bwd(token_block, num_segments, residuals, d_sums):
   norm, mlp, x, segments, up, gate = residuals
-  acc = reference.accumulator(x.dtype)
+  acc = accumulator(x.dtype)
 
   def block(grads, blocks):
     x, segments, d_sums, up, gate = blocks
-    _, vjp = jax.vjp(reference.geglu, up.astype(acc), gate.astype(acc))
+    _, vjp = jax.vjp(geglu, up.astype(acc), gate.astype(acc))
     d_up, d_gate = vjp(segment_spread(d_sums, segments))
     new, d_x = project_vjp(norm, mlp, x, d_up.astype(x.dtype), d_gate.astype(x.dtype))
     return add(grads, new), d_x
@@ -124,7 +124,7 @@ geglu_sums.defvjp(_sums_fwd, _sums_bwd)
 
 def project(mlp, y):
   """Pre-activations (up, gate). y [C,T,D] -> two [C,T,F] in y's dtype."""
-  acc = reference.accumulator(y.dtype)
+  acc = accumulator(y.dtype)
 
   def linear(p):
     z = einsum('CTD,DF->CTF', y, p['kernel'].astype(y.dtype),
@@ -139,8 +139,8 @@ def project_vjp(norm, mlp, x, d_up, d_gate):
 
   x [C,T,D], d_up and d_gate [C,T,F] -> ((d_norm, d_mlp), d_x [C,T,D]).
   """
-  acc = reference.accumulator(x.dtype)
-  y, norm_vjp = jax.vjp(reference.layer_norm, norm, x)
+  acc = accumulator(x.dtype)
+  y, norm_vjp = jax.vjp(lambda norm, x: layer_norm(x, **norm), norm, x)
 
   def linear(d_z):
     return {'kernel': einsum('CTD,CTF->DF', y, d_z, preferred_element_type=acc),
@@ -177,7 +177,7 @@ def clean(x, segments):
 
 
 def _clean_norm(norm, x, segments):
-  return reference.layer_norm(norm, clean(x, segments))
+  return layer_norm(clean(x, segments), **norm)
 
 
 def _one_hot(segments, num_segments, dtype):
@@ -218,4 +218,4 @@ def like(x, target):
 def wide_zeros(params):
   """Zeros to accumulate gradients of `params` in."""
   return jax.tree.map(
-      lambda p: jnp.zeros(p.shape, reference.accumulator(p.dtype)), params)
+      lambda p: jnp.zeros(p.shape, accumulator(p.dtype)), params)

@@ -13,10 +13,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec as P
 
 from jaxembed import precision
-from jaxembed.kernels.latent_pool import reference
+from jaxembed.functional import accumulator, layer_norm
+from jaxembed.mesh import axes_of, reshard, spec
 
 
 @jax.tree_util.register_dataclass
@@ -48,15 +48,15 @@ def fold_latents(params, dtype=None) -> Folded:
   """
   q, out = (jnp.asarray(params[name]['kernel']) for name in ('q', 'out'))
   own = q.dtype
-  acc = reference.accumulator(own)
-  d_axis, n_axis, _ = _axes(q)
-  r_axis = _axes(jnp.asarray(params['latents']))[0]
+  acc = accumulator(own)
+  d_axis, n_axis, _ = axes_of(q)
+  r_axis = axes_of(jnp.asarray(params['latents']))[0]
   # Rounded to `dtype` in the end: one pass is then enough.
   exact = precision.of_dtype(dtype or own)
 
   def product(expr, x, y, axes, dtype=own, scale=1.0):
     wide = jnp.einsum(expr, x, y, preferred_element_type=acc, precision=exact,
-                      out_sharding=_sharding(*axes))
+                      out_sharding=spec(*axes))
     return (wide * scale).astype(dtype)
 
   context = _context(params, own, r_axis, d_axis)
@@ -75,29 +75,6 @@ def fold_latents(params, dtype=None) -> Folded:
 
 def _context(params, dtype, r_axis, d_axis):
   """The normalised latents, split as the kernels they meet. -> [R,D]."""
-  latents = _reshard(jnp.asarray(params['latents']).astype(dtype), r_axis, None)
-
-  def spread(v):  # [D] -> [R,D]
-    return jax.lax.broadcast_in_dim(
-        jnp.asarray(v), latents.shape, (1,), out_sharding=_sharding(r_axis, None))
-
-  norm = jax.tree.map(spread, params['norm_context'])
-  return _reshard(reference.layer_norm(norm, latents), r_axis, d_axis)
-
-
-def _axes(x):
-  """The mesh axes of each dimension of x; all None without an Explicit mesh."""
-  return jax.typeof(x).sharding.spec if _explicit() else (None,) * x.ndim
-
-
-def _sharding(*axes):
-  return P(*axes) if _explicit() else None
-
-
-def _reshard(x, *axes):
-  return jax.sharding.reshard(x, P(*axes)) if _explicit() else x
-
-
-def _explicit() -> bool:
-  mesh = jax.sharding.get_abstract_mesh()
-  return not mesh.empty and any(t == AxisType.Explicit for t in mesh.axis_types)
+  latents = reshard(jnp.asarray(params['latents']).astype(dtype), r_axis, None)
+  norm = {k: jnp.asarray(v) for k, v in params['norm_context'].items()}
+  return reshard(layer_norm(latents, **norm), r_axis, d_axis)

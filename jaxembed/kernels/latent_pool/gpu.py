@@ -19,6 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 import jax.numpy as jnp
 
+from jaxembed.functional import geglu, gelu_and_slope
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.latent_pool import recompute
 
@@ -93,7 +94,7 @@ def _grad(mlp, y, segments, d_sums, interpret):
 def _sums_body(refs, up, gate, out, *, rows, flat):
   tile, columns = lax.axis_index('tile'), _my_columns()
   up, gate, marks = _pre_activations(refs, up, gate, flat)
-  inner = up * _gelu(gate)[0]
+  inner = geglu(up, gate)
   for row in range(rows):
     out[tile, row, columns] = jnp.sum(inner * _mask(marks, row), axis=1)
 
@@ -101,7 +102,7 @@ def _sums_body(refs, up, gate, out, *, rows, flat):
 def _grad_body(refs, up, gate, d_sums, d_up, d_gate, scratch, *, rows, flat):
   tile, columns = lax.axis_index('tile'), _my_columns()
   up, gate, marks = _pre_activations(refs, up, gate, flat)
-  gelu, slope = _gelu(gate)
+  gelu, slope = gelu_and_slope(gate)
   d_inner = jnp.zeros_like(up)
   for row in range(rows):
     d_row = _load(d_sums.at[tile, row, columns], 1, flat)
@@ -133,13 +134,6 @@ def _mask(marks, row):
   """marks [128] int32 -> [64,128] float32: one on the tokens of sum `row`."""
   return lax.broadcast_in_dim(
       (marks == row).astype(jnp.float32), (_HALF, _TOKENS), (1,))
-
-
-def _gelu(x):
-  """x Phi(x) and its derivative Phi(x) + x phi(x), Phi by the exact erf."""
-  phi = 0.5 + 0.5 * lax.erf(x * 0.5**0.5)
-  density = jnp.exp(-0.5 * x * x) * 0.3989422804014327  # 1 / sqrt(2 pi)
-  return x * phi, phi + x * density
 
 
 def _my_columns():

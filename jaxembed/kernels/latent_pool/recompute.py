@@ -13,7 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxembed.kernels.latent_pool import blockwise, reference
+from jaxembed.functional import layer_norm
+from jaxembed.kernels.latent_pool import blockwise
 
 
 class Kernel(NamedTuple):
@@ -30,7 +31,7 @@ class Kernel(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def geglu_sums(kernel: Kernel, token_block, num_segments, norm, mlp, x, segments):
   """As blockwise.geglu_sums, by `kernel`. -> [C,S,F] float32."""
-  y = reference.layer_norm(norm, x)
+  y = layer_norm(x, **norm)
   return kernel.sums(mlp, y, segments, num_segments)
 
 
@@ -44,7 +45,7 @@ def _bwd(kernel, token_block, num_segments, residuals, d_sums):
 
   def block(grads, blocks):
     x, segments, d_sums = blocks
-    d_z = kernel.grad(mlp, reference.layer_norm(norm, x), segments, d_sums)
+    d_z = kernel.grad(mlp, layer_norm(x, **norm), segments, d_sums)
     new, d_x = blockwise.project_vjp(norm, mlp, x, *d_z)
     return blockwise.add(grads, new), d_x
 

@@ -9,9 +9,8 @@ Every other implementation is tested against this one.
 import jax
 import jax.numpy as jnp
 
+from jaxembed.functional import accumulator, geglu, layer_norm
 from jaxembed.precision import einsum
-
-EPS = 1e-5  # of every LayerNorm in the head, as released
 
 
 def latent_pool(params, hidden, pool):
@@ -44,31 +43,10 @@ def tokens(params, hidden):
 
 def project_latents(params, dtype):
   """Keys and values: they depend on parameters alone. -> two [R,N,H]."""
-  context = layer_norm(params['norm_context'], params['latents'].astype(dtype))
+  context = layer_norm(params['latents'].astype(dtype), **params['norm_context'])
   key = einsum('RD,DNH->RNH', context, params['k']['kernel'].astype(dtype))
   value = einsum('RD,DNH->RNH', context, params['v']['kernel'].astype(dtype))
   return key, value
-
-
-def layer_norm(params, x):
-  """Affine LayerNorm over D, computed in float32. [..., D] -> [..., D]."""
-  acc = accumulator(x.dtype)
-  wide = x.astype(acc)
-  centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-  var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-  normed = centred * jax.lax.rsqrt(var + EPS)
-  return (normed * params['scale'].astype(acc)
-          + params['bias'].astype(acc)).astype(x.dtype)
-
-
-def geglu(up, gate):
-  """up * gelu(gate) with the exact erf; the caller chooses the precision."""
-  return up * jax.nn.gelu(gate, approximate=False)
-
-
-def accumulator(dtype):
-  """The dtype of sums, softmaxes and norms over arrays of `dtype`."""
-  return jnp.promote_types(dtype, jnp.float32)
 
 
 def _attend(params, x):
@@ -76,7 +54,7 @@ def _attend(params, x):
   dtype = x.dtype
   acc = accumulator(dtype)
   query = einsum(
-      '...D,DNH->...NH', layer_norm(params['norm'], x),
+      '...D,DNH->...NH', layer_norm(x, **params['norm']),
       params['q']['kernel'].astype(dtype))
   key, value = project_latents(params, dtype)
   logits = einsum(
@@ -92,7 +70,7 @@ def _feed_forward(params, x):
   dtype = x.dtype
   acc = accumulator(dtype)
   mlp = params['mlp']
-  normed = layer_norm(params['mlp_norm'], x)
+  normed = layer_norm(x, **params['mlp_norm'])
 
   def project(name):
     y = einsum('...D,DF->...F', normed, mlp[name]['kernel'].astype(dtype),

@@ -19,6 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 from jaxembed import precision
+from jaxembed.functional import geglu, gelu_and_slope
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.latent_pool import recompute
 
@@ -95,16 +96,15 @@ def _grad(mlp, y, segments, d_sums, interpret):
 
 def _sums_body(seg_ref, y_ref, up_ref, gate_ref, up_bias_ref, gate_bias_ref, out_ref):
   up, gate = _project(y_ref, up_ref, gate_ref, up_bias_ref, gate_bias_ref)
-  gelu, _ = _gelu(gate)
   hot = _one_hot(seg_ref, out_ref.shape[1])
-  out_ref[0] = jnp.dot(hot, up * gelu, precision=jax.lax.Precision.HIGHEST,
+  out_ref[0] = jnp.dot(hot, geglu(up, gate), precision=jax.lax.Precision.HIGHEST,
                        preferred_element_type=jnp.float32)
 
 
 def _grad_body(seg_ref, y_ref, up_ref, gate_ref, up_bias_ref, gate_bias_ref,
                d_sums_ref, d_up_ref, d_gate_ref):
   up, gate = _project(y_ref, up_ref, gate_ref, up_bias_ref, gate_bias_ref)
-  gelu, slope = _gelu(gate)
+  gelu, slope = gelu_and_slope(gate)
   hot = _one_hot(seg_ref, d_sums_ref.shape[1])
   d_inner = jax.lax.dot_general(
       hot, d_sums_ref[0], (((0,), (0,)), ((), ())),
@@ -123,13 +123,6 @@ def _project(y_ref, up_ref, gate_ref, up_bias_ref, gate_bias_ref):
     return z.astype(y.dtype).astype(jnp.float32)
 
   return linear(up_ref, up_bias_ref), linear(gate_ref, gate_bias_ref)
-
-
-def _gelu(x):
-  """x Phi(x) and its derivative Phi(x) + x phi(x), Phi by the exact erf."""
-  phi = 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
-  density = jnp.exp(-0.5 * x * x) * 0.3989422804014327  # 1 / sqrt(2 pi)
-  return x * phi, phi + x * density
 
 
 def _one_hot(seg_ref, rows):

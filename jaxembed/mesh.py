@@ -1,0 +1,57 @@
+"""Shardings under a mesh of Explicit axes; where there is none, these do nothing.
+
+Mesh axes are Explicit: the sharding of every array is part of its type, and an
+operation whose result could be sharded in two ways is an error until the code
+says which (`out_sharding=spec(...)`). `spec` answers None without a mesh (one
+device, or inside shard_map), so model code is the same everywhere.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec as P
+
+AXES = ('data', 'fsdp', 'tensor')
+# Rows of text are split over both: fsdp is data parallelism whose parameters
+# are split as well.
+BATCH = ('data', 'fsdp')
+
+
+def explicit() -> bool:
+  """Whether the mesh in force has Explicit axes."""
+  return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+
+
+def spec(*axes) -> P | None:
+  """PartitionSpec of `axes` under an Explicit mesh, None without one.
+
+  spec(BATCH, None, 'tensor') shards a [B,T,F] activation.
+  """
+  return P(*axes) if explicit() else None
+
+
+def axes_of(x: jax.Array) -> tuple:
+  """The mesh axes that split each dimension of x; all None without a mesh."""
+  return tuple(jax.typeof(x).sharding.spec) if explicit() else (None,) * x.ndim
+
+
+def reshard(x: jax.Array, *axes) -> jax.Array:
+  """`x` moved to the sharding of `axes`: an all-gather where an axis goes away."""
+  return jax.sharding.reshard(x, P(*axes)) if explicit() else x
+
+
+def replicate(x: jax.Array) -> jax.Array:
+  """`x` whole on every device."""
+  return reshard(x)
+
+
+def along_last(v: jax.Array, x: jax.Array) -> jax.Array:
+  """v [F] broadcast to the shape and sharding of x [...,F]."""
+  return lax.broadcast_in_dim(jnp.asarray(v), x.shape, (x.ndim - 1,),
+                              out_sharding=spec(*axes_of(x)))
+
+
+def for_each_row(v: jax.Array, rows: int) -> jax.Array:
+  """v [R,D] once for every row of a batch.  -> [B,R,D], rows split over BATCH."""
+  return lax.broadcast_in_dim(v, (rows, *v.shape), tuple(range(1, v.ndim + 1)),
+                              out_sharding=spec(BATCH, *(None,) * v.ndim))
