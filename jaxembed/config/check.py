@@ -7,6 +7,8 @@ import re
 import typing
 from typing import Any
 
+from jaxembed.folder import short
+
 _WORDS = {int: 'a whole number', float: 'a number', str: 'a text',
           bool: 'True or False'}
 
@@ -20,7 +22,7 @@ def typed(cfg) -> None:
   for name, hint in _hints(type(cfg)).items():
     value = getattr(cfg, name)
     if not _fits(value, hint):
-      raise ValueError(f'{type(cfg).__name__}.{name} is {value!r}; '
+      raise ValueError(f'{type(cfg).__name__}.{name} is {short(value)}; '
                        f'give {_wanted(hint)}')
 
 
@@ -61,7 +63,7 @@ def _wanted(hint) -> str:
 def require(cfg, name: str, holds: bool, wanted: str) -> None:
   """Raises ValueError, naming the field `name` and what is wanted, unless `holds`."""
   if not holds:
-    raise ValueError(f'{type(cfg).__name__}.{name} is {getattr(cfg, name)!r}; '
+    raise ValueError(f'{type(cfg).__name__}.{name} is {short(getattr(cfg, name))}; '
                      f'give {wanted}')
 
 
@@ -69,6 +71,18 @@ def at_least(cfg, **bounds: int) -> None:
   """Raises ValueError unless each named field has at least the value given here."""
   for name, low in bounds.items():
     require(cfg, name, getattr(cfg, name) >= low, f'{low} or more')
+
+
+def between(cfg, low: float, high: float, *names: str) -> None:
+  """Raises ValueError unless each named field is from `low` to `high`."""
+  for name in names:
+    require(cfg, name, low <= getattr(cfg, name) <= high, f'{low} to {high}')
+
+
+def positive(cfg, *names: str) -> None:
+  """Raises ValueError unless each named field is above 0, and finite."""
+  for name in names:
+    require(cfg, name, 0 < getattr(cfg, name) < float('inf'), 'a number above 0')
 
 
 def pattern(cfg, name: str, text: str) -> None:

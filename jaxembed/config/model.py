@@ -2,7 +2,18 @@
 
 from dataclasses import dataclass
 
-from jaxembed.config.check import one_of
+from jaxembed.config.check import (
+    at_least,
+    between,
+    one_of,
+    pattern,
+    positive,
+    require,
+    typed,
+)
+
+# No model's sizes come near: vocabularies and positions; widths; layers and heads.
+_IDS, _WIDTH, _PARTS = 2**30, 2**20, 2**12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +36,19 @@ class RopeScaling:
   long_factors: tuple[float, ...] = ()
   beta_fast: float = 32.0
   beta_slow: float = 1.0
+
+  def __post_init__(self):
+    typed(self)
+    one_of(self, 'kind', ('linear', 'llama3', 'yarn', 'longrope'))
+    positive(self, 'factor', 'low_freq_factor', 'high_freq_factor', 'attention_factor',
+             'beta_fast', 'beta_slow')
+    between(self, 1, _IDS, 'original_positions')
+    if self.kind == 'llama3':
+      require(self, 'high_freq_factor', self.high_freq_factor > self.low_freq_factor,
+              'more than low_freq_factor')
+    for name in ('short_factors', 'long_factors'):
+      require(self, name, all(0 < f < float('inf') for f in getattr(self, name)),
+              'numbers above 0')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +107,17 @@ class BackboneConfig:
   ff_bias: bool = False
 
   def __post_init__(self):
+    typed(self)
+    between(self, 1, _IDS, 'vocab_size', 'max_positions')
+    between(self, 1, _WIDTH, 'dim', 'ff_dim', 'head_dim')
+    between(self, 1, _PARTS, 'num_layers', 'num_heads', 'num_kv_heads')
+    between(self, 0, _IDS, 'type_vocab_size', 'position_offset', 'window',
+            'two_way_window', 'relative_buckets', 'relative_distance')
+    between(self, 0, self.head_dim, 'rope_dim')
+    positive(self, 'norm_eps', 'embed_scale', 'rope_theta')
+    for name in ('local_rope_theta', 'query_scale', 'softcap'):
+      require(self, name, 0 <= getattr(self, name) < float('inf'), '0 or more')
+    self._check_rope()
     one_of(self, 'norm', ('rms', 'layer'))
     one_of(self, 'block', ('pre', 'post', 'sandwich'))
     one_of(self, 'position', ('rope', 'learned'))
@@ -96,6 +131,18 @@ class BackboneConfig:
       raise ValueError(
           f'windowed_layers has {len(self.windowed_layers)} entries for '
           f'{self.num_layers} layers')
+
+  def _check_rope(self):
+    """Rotations are of pairs of channels, each with a frequency of its own."""
+    width = self.rope_dim or self.head_dim
+    if self.position == 'rope':
+      require(self, 'rope_dim' if self.rope_dim else 'head_dim', width % 2 == 0,
+              'an even number')
+    scaling = self.rope_scaling
+    if scaling is not None and scaling.kind == 'longrope':
+      for name in ('short_factors', 'long_factors'):
+        require(scaling, name, len(getattr(scaling, name)) == width // 2,
+                f'{width // 2} numbers, one per frequency')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +163,9 @@ class PoolingConfig:
   ff_mult: int = 4
 
   def __post_init__(self):
+    typed(self)
+    between(self, 1, _WIDTH, 'latents', 'heads', 'ff_mult')
+    between(self, 0, _WIDTH, 'head_dim')
     one_of(self, 'kind', ('mean', 'cls', 'last', 'weighted_mean', 'max',
                           'latent_attention', 'layer_attention'))
     one_of(self, 'reads', ('last_token', 'tokens', 'layers_last', 'layers_mean'))
@@ -137,6 +187,8 @@ class DenseConfig:
   activation: str = 'identity'  # identity | tanh
 
   def __post_init__(self):
+    typed(self)
+    between(self, 1, _WIDTH, 'features')
     one_of(self, 'activation', ('identity', 'tanh'))
 
 
@@ -149,6 +201,13 @@ class LoraConfig:
   dropout: float = 0.0
   targets: str = r'attn/[qkvo]$|mlp/(gate|up|down)$'
   rslora: bool = False  # scale by sqrt(rank) (Kalajdzievski 2023)
+
+  def __post_init__(self):
+    typed(self)
+    between(self, 1, _WIDTH, 'rank')
+    positive(self, 'alpha')
+    require(self, 'dropout', 0 <= self.dropout < 1, '0 or more, and less than 1')
+    pattern(self, 'targets', self.targets)
 
   @property
   def scale(self) -> float:
@@ -164,6 +223,10 @@ class PrependConfig:
   token_id: int
   start: int
   stop: int
+
+  def __post_init__(self):
+    typed(self)
+    at_least(self, token_id=0, start=0, stop=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +254,8 @@ class ModelConfig:
   eos_text: str = ''  # put behind every text, lost where one is cut (NV-Embed)
 
   def __post_init__(self):
+    typed(self)
+    between(self, 1, _IDS, 'max_length')
     one_of(self, 'prompt_pooling', ('include', 'exclude', 'nv_embed'))
     one_of(self, 'attention', ('bidirectional', 'causal', 'prefix'))
     one_of(self, 'dtype', ('float32', 'bfloat16', 'float16'))

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxembed.config.check import typed
 from jaxembed.config.experiment import Config
+from jaxembed.folder import short
 
 
 def validate(cfg: Config) -> Config:
@@ -63,11 +64,17 @@ def from_dict(cls, data: dict[str, Any], path: str = 'config'):
     ValueError: an unknown key, named with its path and the nearest field.
   """
   hints = typing.get_type_hints(cls)
+  if not isinstance(data, dict):
+    raise ValueError(f'{path} is {short(data)}, not the fields of {cls.__name__}')
   unknown = sorted(set(data) - set(hints))
   if unknown:
     near = difflib.get_close_matches(unknown[0], hints, n=1)
     hint = f'; did you mean {near[0]!r}?' if near else f'; known: {sorted(hints)}'
-    raise ValueError(f'{path}.{unknown[0]} is no field of {cls.__name__}{hint}')
+    raise ValueError(f'{path}.{unknown[0]:.80} is no field of {cls.__name__}{hint}')
+  lacking = [f.name for f in dataclasses.fields(cls) if f.name not in data
+             and f.default is f.default_factory is dataclasses.MISSING]
+  if lacking:
+    raise ValueError(f'{path} lacks {", ".join(lacking)}')
   return cls(**{key: _build(hints[key], value, f'{path}.{key}')
                 for key, value in data.items()})
 
@@ -80,6 +87,8 @@ def _build(hint, value, path: str):
     return from_dict(hint, value, path)
   if type(None) in args:
     return _build(next(a for a in args if a is not type(None)), value, path)
+  if not isinstance(value, list | tuple):
+    return value  # where a sequence is wanted, the class itself says so
   if typing.get_origin(hint) is list:
     return [_build(args[0], v, f'{path}[{i}]') for i, v in enumerate(value)]
   if typing.get_origin(hint) is tuple:

@@ -11,6 +11,7 @@ from typing import Any
 from jaxembed.config import BackboneConfig
 from jaxembed.convert import rope_fields
 from jaxembed.convert.fields import Fields, UnsupportedModel
+from jaxembed.folder import short
 from jaxembed.models import presets
 
 __all__ = ['UnsupportedModel', 'attention_from_hf', 'config_from_hf']
@@ -37,14 +38,19 @@ def config_from_hf(config: Mapping[str, Any]) -> BackboneConfig:
   c = Fields(config)
   if c.family not in _READERS:
     raise UnsupportedModel(
-        f'config.json: model_type {c.family!r} is not supported; known: '
+        f'config.json: model_type {short(c.family)} is not supported; known: '
         f'{", ".join(sorted(_READERS))}')
   for key, value in _FIXED.items():
     if config.get(key, value) not in (value, None):
       raise UnsupportedModel(
-          f'config.json: {key}={config[key]!r} is not supported (only {value!r}): '
+          f'config.json: {key}={short(config[key])} is not supported (only {value!r}): '
           'it would change the numbers')
-  return presets.backbone(c.family, **_READERS[c.family](c))
+  try:
+    return presets.backbone(c.family, **_READERS[c.family](c))
+  except UnsupportedModel:
+    raise
+  except ValueError as e:  # sizes that do not go together
+    raise UnsupportedModel(f'config.json: {e}') from None
 
 
 def attention_from_hf(config: Mapping[str, Any]) -> str:
@@ -204,6 +210,6 @@ def _layer_types(c: Fields, window: int, rule) -> tuple[bool, ...]:
   unknown = set(types) - {'full_attention', 'sliding_attention'}
   if unknown:
     raise UnsupportedModel(
-        f'config.json: layer_types contains {sorted(unknown)}; known: '
+        f'config.json: layer_types contains {short(sorted(unknown))}; known: '
         'full_attention, sliding_attention')
   return tuple(t == 'sliding_attention' for t in types)

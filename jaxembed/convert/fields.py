@@ -1,37 +1,136 @@
-"""Reading one config.json: what is absent or unknown is named."""
+"""Reading one file of settings: what is absent, unknown or out of range is named."""
 
 from collections.abc import Mapping
+import math
 from typing import Any
+
+from jaxembed.folder import short
 
 _ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu',
                 'gelu_new': 'gelu_tanh', 'gelu_pytorch_tanh': 'gelu_tanh'}
+# Sizes beyond any model's; below them nothing overflows before tensors are compared.
+_LARGEST = 2**30
+_MOST_LAYERS = 1000
+_COUNTS = ('sliding_window', 'type_vocab_size', 'pad_token_id', 'max_window_layers')
+_SIZES = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers',
+          'num_attention_heads', 'num_key_value_heads', 'head_dim',
+          'max_position_embeddings', 'original_max_position_embeddings',
+          'global_attn_every_n_layers', 'local_attention', 'sliding_window_pattern',
+          'relative_attention_num_buckets')
+_NUMBERS = ('rms_norm_eps', 'layer_norm_eps', 'norm_eps', 'rope_theta',
+            'global_rope_theta', 'local_rope_theta', 'rope_local_base_freq',
+            'partial_rotary_factor', 'query_pre_attn_scalar', 'attn_logit_softcapping',
+            'factor', 'low_freq_factor', 'high_freq_factor', 'attention_factor',
+            'beta_fast', 'beta_slow')
+_FLAGS = ('attention_bias', 'mlp_bias', 'norm_bias', 'use_sliding_window',
+          'use_bidirectional_attention', 'is_causal', 'truncate')
+_TEXTS = ('model_type', 'hidden_act', 'hidden_activation', 'rope_type', 'type')
+_OBJECTS = ('rope_parameters', 'rope_scaling', 'full_attention', 'sliding_attention')
 
 
 class UnsupportedModel(ValueError):
-  """This config.json describes a model the library does not compute."""
+  """These settings describe a model the library does not compute."""
 
 
 class Fields:
-  """Reads config.json; an absent required field is named."""
+  """Settings of one file, each read with its type and range.
 
-  def __init__(self, data: Mapping[str, Any]):
-    self.data = data
-    self.family = data.get('model_type')
+  A null is an absent value, as everywhere in Hugging Face's files.
+
+  Args:
+    data: the parsed object.
+    file: its name, for errors; of an object within, with the key.
+  """
+
+  def __init__(self, data: Mapping[str, Any], file: str = 'config.json'):
+    self.data, self.file = data, file
+    self.family = self.text('model_type')
 
   def need(self, key: str):
-    if self.data.get(key) is None:
-      raise UnsupportedModel(
-          f'config.json (model_type {self.family!r}) lacks {key!r}')
-    return self.data[key]
+    """The value, checked by its key; absent ones raise UnsupportedModel."""
+    value = self.get(key)
+    if value is None:
+      of = f' (model_type {self.family!r})' if self.family else ''
+      raise UnsupportedModel(f'{self.file}{of} lacks {key!r}')
+    return value
 
-  def get(self, key: str, default=None):
+  def get(self, key: str, default: Any = None):
+    """The value, checked by its key; `default` where it is absent."""
+    if key in _SIZES:
+      return self.whole(key, default, 1)
+    if key in _COUNTS:
+      return self.whole(key, default)
+    if key in _NUMBERS:
+      return self.number(key, default)
+    read = {**dict.fromkeys(_FLAGS, self.flag), **dict.fromkeys(_TEXTS, self.text),
+            **dict.fromkeys(_OBJECTS, self.object), 'layer_types': self.texts,
+            'short_factor': self.numbers, 'long_factor': self.numbers}[key]
+    return read(key, default)
+
+  def whole(self, key: str, default: Any = None, low: int = 0, high: int = _LARGEST
+            ) -> Any:
+    """A whole number from `low` to `high`."""
+    high = min(high, _MOST_LAYERS) if key == 'num_hidden_layers' else high
+    return self._read(
+        key, default, lambda v: type(v) is int and low <= v <= high,
+        f'a whole number from {low} to {high}')
+
+  def number(self, key: str, default: Any = None) -> Any:
+    """A number above 0."""
+    return self._read(
+        key, default, lambda v: type(v) in (int, float) and v > 0 and _finite(v),
+        'a number above 0')
+
+  def numbers(self, key: str, default: Any = None) -> Any:
+    """A list of numbers above 0."""
+    return self._read(
+        key, default, lambda v: isinstance(v, list) and all(
+            type(x) in (int, float) and x > 0 and _finite(x) for x in v),
+        'a list of numbers above 0')
+
+  def flag(self, key: str, default: Any = None) -> Any:
+    """True or False."""
+    return self._read(key, default, lambda v: type(v) is bool, 'true or false')
+
+  def text(self, key: str, default: Any = None) -> Any:
+    """A text."""
+    return self._read(key, default, lambda v: isinstance(v, str), 'a text')
+
+  def texts(self, key: str, default: Any = None) -> Any:
+    """A list of texts."""
+    return self._read(
+        key, default, lambda v: isinstance(v, list) and all(
+            isinstance(x, str) for x in v), 'a list of texts')
+
+  def object(self, key: str, default: Any = None) -> Any:
+    """A JSON object."""
+    return self._read(key, default, lambda v: isinstance(v, dict), 'an object')
+
+  def within(self, key: str) -> 'Fields':
+    """The settings of the object `key`; none where it is absent."""
+    return Fields(self.object(key, {}), f'{self.file}: {key}')
+
+  def _read(self, key: str, default: Any, holds, wanted: str) -> Any:
     value = self.data.get(key)
-    return default if value is None else value
+    if value is None:
+      return default
+    if not holds(value):
+      raise UnsupportedModel(
+          f'{self.file}: {key} is {short(value)}; it must be {wanted}')
+    return value
 
   def activation(self, default: str) -> str:
+    """The activation of the feed-forward layers, by our name."""
     name = self.get('hidden_activation') or self.get('hidden_act', default)
     if name not in _ACTIVATIONS:
       raise UnsupportedModel(
-          f'config.json: activation {name!r} is not supported; known: '
+          f'{self.file}: activation {short(name)} is not supported; known: '
           f'{", ".join(sorted(_ACTIVATIONS))}')
     return _ACTIVATIONS[name]
+
+
+def _finite(value: float) -> bool:
+  try:
+    return math.isfinite(value)
+  except OverflowError:  # an integer beyond any float
+    return False

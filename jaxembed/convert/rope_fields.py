@@ -6,19 +6,20 @@ from typing import Any
 
 from jaxembed.config import BackboneConfig, RopeScaling
 from jaxembed.convert.fields import Fields, UnsupportedModel
+from jaxembed.folder import short
 
 
 def two(c: Fields, key: str, theta: float, local_key: str,
         local_theta: float) -> dict[str, Any]:
   """Rope of full and of windowed layers, in the new or the old spelling."""
-  both = c.get('rope_parameters', {})
+  both = c.within('rope_parameters')
   full = dict(both.get('full_attention') or c.get('rope_scaling') or {})
   full.setdefault('rope_theta', c.get(key, theta))
-  local = both.get('sliding_attention') or {}
+  local = both.within('sliding_attention')
   if local.get('rope_type', 'default') != 'default':
     raise UnsupportedModel(
-        f"config.json: rope_type {local['rope_type']!r} of sliding_attention is "
-        'not supported (only default)')
+        f'{local.file}: rope_type {short(local.get("rope_type"))} is not supported '
+        '(only default)')
   return one(c, {'rope_parameters': full}) | {
       'local_rope_theta': float(local.get(
           'rope_theta', c.get(local_key, local_theta)))}
@@ -27,7 +28,9 @@ def two(c: Fields, key: str, theta: float, local_key: str,
 def one(c: Fields, source: Mapping[str, Any]) -> dict[str, Any]:
   """rope_theta, rope_dim and rope_scaling from `rope_parameters`, or from the
   older pair rope_theta and rope_scaling."""
-  rope = dict(source.get('rope_parameters') or source.get('rope_scaling') or {})
+  source = Fields(source, c.file)
+  new = source.get('rope_parameters')
+  rope = source.within('rope_parameters' if new else 'rope_scaling')
   theta = rope.get('rope_theta') or source.get('rope_theta') or 10000.0
   part = rope.get('partial_rotary_factor') or c.get('partial_rotary_factor', 1.0)
   fields: dict[str, Any] = {'rope_theta': float(theta)}
@@ -39,57 +42,57 @@ def one(c: Fields, source: Mapping[str, Any]) -> dict[str, Any]:
     kind = 'longrope'
   if kind not in _SCALINGS:
     raise UnsupportedModel(
-        f'config.json: rope_type {kind!r} is not supported; known: '
+        f'{rope.file}: rope_type {short(kind)} is not supported; known: '
         f'{", ".join(sorted(_SCALINGS))}')
   return fields | {'rope_scaling': _SCALINGS[kind](c, rope)}
 
 
-def _default(c: Fields, rope) -> None:
+def _default(c: Fields, rope: Fields) -> None:
   return None
 
 
-def _linear(c: Fields, rope) -> RopeScaling:
-  return RopeScaling(kind='linear', factor=float(rope['factor']))
+def _linear(c: Fields, rope: Fields) -> RopeScaling:
+  return RopeScaling(kind='linear', factor=float(rope.need('factor')))
 
 
-def _llama3(c: Fields, rope) -> RopeScaling:
+def _llama3(c: Fields, rope: Fields) -> RopeScaling:
   return RopeScaling(
-      kind='llama3', factor=float(rope['factor']),
-      low_freq_factor=float(rope['low_freq_factor']),
-      high_freq_factor=float(rope['high_freq_factor']),
+      kind='llama3', factor=float(rope.need('factor')),
+      low_freq_factor=float(rope.need('low_freq_factor')),
+      high_freq_factor=float(rope.need('high_freq_factor')),
       original_positions=_original(c, rope))
 
 
-def _yarn(c: Fields, rope) -> RopeScaling:
+def _yarn(c: Fields, rope: Fields) -> RopeScaling:
   for key in ('mscale', 'mscale_all_dim'):
-    if rope.get(key):
-      raise UnsupportedModel(f'config.json: rope {key} is not supported')
-  if rope.get('truncate', True) is not True:
-    raise UnsupportedModel('config.json: rope truncate=false is not supported')
+    if rope.data.get(key):
+      raise UnsupportedModel(f'{rope.file}: {key} is not supported')
+  if not rope.get('truncate', True):
+    raise UnsupportedModel(f'{rope.file}: truncate=false is not supported')
   factor = float(rope.get('factor')
                  or c.need('max_position_embeddings') / _original(c, rope))
   default = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
   return RopeScaling(
       kind='yarn', factor=factor, original_positions=_original(c, rope),
-      attention_factor=float(rope.get('attention_factor') or default),
-      beta_fast=float(rope.get('beta_fast') or 32),
-      beta_slow=float(rope.get('beta_slow') or 1))
+      attention_factor=float(rope.get('attention_factor', default)),
+      beta_fast=float(rope.get('beta_fast', 32)),
+      beta_slow=float(rope.get('beta_slow', 1)))
 
 
-def _longrope(c: Fields, rope) -> RopeScaling:
+def _longrope(c: Fields, rope: Fields) -> RopeScaling:
   original = _original(c, rope)
   factor = float(rope.get('factor')
                  or c.need('max_position_embeddings') / original)
-  default = (1.0 if factor <= 1.0
+  default = (1.0 if factor <= 1.0 or original <= 1
              else math.sqrt(1 + math.log(factor) / math.log(original)))
   return RopeScaling(
       kind='longrope', factor=factor, original_positions=original,
-      attention_factor=float(rope.get('attention_factor') or default),
-      short_factors=tuple(map(float, rope['short_factor'])),
-      long_factors=tuple(map(float, rope['long_factor'])))
+      attention_factor=float(rope.get('attention_factor', default)),
+      short_factors=tuple(map(float, rope.need('short_factor'))),
+      long_factors=tuple(map(float, rope.need('long_factor'))))
 
 
-def _original(c: Fields, rope) -> int:
+def _original(c: Fields, rope: Fields) -> int:
   key = 'original_max_position_embeddings'
   return rope.get(key) or c.get(key) or c.need('max_position_embeddings')
 
