@@ -46,7 +46,7 @@ def _stage(name, steps, peak_lr, sources):
 
 
 def get_config() -> config.Config:
-  scored = {'rows': 'mined', 'min_score': 4.0, 'max_negative_score': 2.5,
+  scored = {'rows': 'bm25', 'min_score': 4.0, 'max_negative_score': 2.5,
             'symmetric': True, 'passage_prompt': PROMPT}
   return config.Config(
       name='nv_embed_v1',

@@ -19,7 +19,7 @@ def get_config() -> config.Config:
           steps=60,
           data=config.DataConfig(
               sources=[config.SourceConfig(
-                  name='python', kind='python_source', split='train', limit=4000)],
+                  name='python', kind='installed_code', split='train', limit=4000)],
               batch_size=64, query_lengths=(24,), passage_lengths=(96,), pack=96),
           loss=config.LossConfig(temperature=0.05),
           optim=config.OptimConfig(
@@ -27,7 +27,7 @@ def get_config() -> config.Config:
       eval=config.EvalConfig(
           every=30,
           source=config.SourceConfig(
-              name='python', kind='python_source', split='test'),
+              name='python', kind='installed_code', split='test'),
           limit=500),
       checkpoint=config.CheckpointConfig(every=20),
       log_every=2)

@@ -27,7 +27,7 @@ def _blend(folder):
   own = {'in_batch': False}
   classes = f'{folder}/classification'
   return [
-      *_retrieval(folder, share=1 / 3, rows='mined', limit=2000, **own),
+      *_retrieval(folder, share=1 / 3, rows='bm25', limit=2000, **own),
       config.SourceConfig(
           name='banking77', path=f'{classes}/banking77/train.jsonl',
           rows='same_label', weight=3.0, **own),
@@ -36,7 +36,7 @@ def _blend(folder):
           rows='label_text', weight=0.5, **own),
       config.SourceConfig(
           name='stsb', kind='tsv', path=f'{folder}/sts/stsb/train.tsv',
-          rows='mined', symmetric=True, min_score=4.0, max_negative_score=2.5,
+          rows='bm25', symmetric=True, min_score=4.0, max_negative_score=2.5,
           weight=3.0, **own),
       config.SourceConfig(
           name='nli_triples', path=f'{folder}/train/nli_triples.jsonl.gz',

@@ -31,6 +31,12 @@ ACCEPTED = {
     config.MeshConfig: {},
     config.EvalConfig: dict(every={0}, limit={0}, patience={0}),
     config.CheckpointConfig: dict(every={0}, best={''}),
+    config.SourceConfig: dict(
+        limit={0}, weight=set(), min_score={None, -7.0, 0.0}, num_negatives={0},
+        max_negative_score={None}, query_max_length={0}, passage_max_length={0},
+        temperature={0.0}, data_dir={''}, query_prompt={''}, passage_prompt={''}),
+    config.DataConfig: dict(num_negatives={0}, pack={0}, check_rows={0}, prefetch={0},
+                            known_positives={0}),
     config.Config: dict(log_every={0}, seed={0}, name={''}, repeats={''}),
 }
 

@@ -2,9 +2,14 @@
 
 from dataclasses import dataclass, field
 import math
+import re
 from typing import Optional
 
-from jaxembed.config.check import one_of
+from jaxembed.config.check import at_least, one_of, require, typed
+
+# Names that kinds and rows had before.
+_FORMER = {'python_source': 'installed_code', 'mined': 'bm25'}
+_HALF_CHARACTER = re.compile('[\ud800-\udfff]')
 
 
 @dataclass(kw_only=True)
@@ -12,13 +17,16 @@ class SourceConfig:
   """One dataset of a mixture and the rules that hold for its rows.
 
   path: a file, a glob or a folder (jsonl, tsv; .gz too), the dataset's name for
-    tfds ('name/config:version'), unused for python_source.
+    tfds ('name/config:version'), none for installed_code.
   rows: how rows become examples.
     pairs: a row names its query, positives and any negatives.
-    mined: the same, and more negatives are found by BM25 among the other rows.
+    bm25: the same, and more negatives are found by BM25 among the other rows.
     same_label: a row is a text and its label; positive and negatives are drawn
       anew each time, texts of the same and of other labels.
     label_text: likewise, drawn from the labels themselves.
+  header: of tsv, whether the first line names the columns; None: seen from the line,
+    and refused where it may be a row. Without names a line's cells are a query, its
+    positive and any negatives, or what `columns` calls them, one name for each cell.
   columns: names of the query's, the positive's and any negatives' columns, for
     rows that are named otherwise than sentence-transformers, FlagEmbedding and
     Tevatron name theirs; of the text and its label for rows of labels.
@@ -28,11 +36,12 @@ class SourceConfig:
   """
 
   name: str
-  kind: str = 'jsonl'  # jsonl | tsv | python_source | tfds
-  rows: str = 'pairs'  # pairs | mined | same_label | label_text
+  kind: str = 'jsonl'  # jsonl | tsv | installed_code | tfds
+  rows: str = 'pairs'  # pairs | bm25 | same_label | label_text
   path: str = ''
-  split: str = 'train'  # of python_source and tfds
+  split: str = 'train'  # of installed_code and tfds
   data_dir: str = ''  # where tfds keeps its data; '': its own default
+  header: Optional[bool] = None
   columns: tuple[str, ...] = ()
   limit: int = 0  # the first so many rows; 0: all
   weight: float = 1.0  # share of the mixture, relative to the other sources
@@ -40,7 +49,7 @@ class SourceConfig:
   in_batch: bool = True  # false: a row's own negatives alone count
   symmetric: bool = False  # rows also serve the other way round
   min_score: Optional[float] = None  # of scored pairs: lower ones are no positives
-  # Of mined scored pairs: above it a text is no negative either; None: min_score.
+  # Of scored bm25 pairs: above it a text is no negative either; None: min_score.
   max_negative_score: Optional[float] = None
   num_negatives: int = -1  # at most so many per row; -1: DataConfig's
   query_prompt: str = ''
@@ -51,50 +60,83 @@ class SourceConfig:
   temperature: float = 0.0  # of the loss of its rows; 0: the stage's
 
   def __post_init__(self):
-    one_of(self, 'kind', ('jsonl', 'tsv', 'python_source', 'tfds'))
-    one_of(self, 'rows', ('pairs', 'mined', 'same_label', 'label_text'))
-    here = f'source {self.name!r}'
-    if not self.name:
-      raise ValueError('a source has no name; metrics and messages need one')
-    if self.kind != 'python_source' and not self.path:
-      raise ValueError(f'{here}: kind {self.kind!r} needs a path')
-    if self.kind in ('jsonl', 'tsv') and self.split != 'train':
-      raise ValueError(f'{here}: split is {self.split!r}, but a file has no splits; '
-                       'name another path')
-    if self.columns and len(self.columns) < 2:
-      raise ValueError(f'{here}: columns is {tuple(self.columns)}; name the query, the '
-                       'positive and any negatives, in this order')
-    if not 0 <= self.temperature < math.inf:
-      raise ValueError(f'{here}: temperature is {self.temperature}; give 0 for the '
-                       "stage's, or one above 0")
-    if not (self.weight > 0 and math.isfinite(self.weight)):
-      raise ValueError(f'{here}: weight is {self.weight}; it must be above 0 (leave '
-                       'the source out to switch it off)')
-    self._check_rules(here)
-    _at_least(self, here, limit=0, num_negatives=-1, query_max_length=0,
-              passage_max_length=0)
+    try:
+      typed(self)
+      self.kind = _FORMER.get(self.kind, self.kind)
+      self.rows = _FORMER.get(self.rows, self.rows)
+      self._check_fields()
+      self._check_rules()
+      self._check_file()
+    except ValueError as error:
+      raise ValueError(f'source {self.name!r}: {error}') from None
+
+  def _check_fields(self):
+    require(self, 'name', bool(self.name), 'a name; metrics and messages need one')
+    one_of(self, 'kind', ('jsonl', 'tsv', 'installed_code', 'tfds'))
+    one_of(self, 'rows', ('pairs', 'bm25', 'same_label', 'label_text'))
+    at_least(self, limit=0, num_negatives=-1, query_max_length=0, passage_max_length=0)
+    require(self, 'temperature', 0 <= self.temperature < math.inf,
+            "0 for the stage's, or one above 0")
+    require(self, 'weight', 0 < self.weight < math.inf,
+            'one above 0 (leave the source out to switch it off)')
+    for name in ('min_score', 'max_negative_score'):
+      value = getattr(self, name)
+      require(self, name, value is None or math.isfinite(value), 'a finite number')
+    require(self, 'instructions', all(i.strip() for i in self.instructions),
+            'texts that are not empty, or none')
+    for name in ('name', 'query_prompt', 'passage_prompt', 'instructions'):
+      value = getattr(self, name)
+      texts = (value,) if isinstance(value, str) else value
+      require(self, name, not any(map(_HALF_CHARACTER.search, texts)),
+              'text without halves of characters (lone surrogates)')
     uses = '{instruction}' in self.query_prompt + self.passage_prompt
     if self.instructions and not uses:
-      raise ValueError(f'{here}: instructions are given, but no prompt has '
-                       "'{instruction}' to take them; set query_prompt, for example "
-                       "to 'Instruct: {instruction}\\nQuery: '")
+      raise ValueError("instructions are given, but no prompt has '{instruction}' to "
+                       "take them; set query_prompt, for example to 'Instruct: "
+                       "{instruction}\\nQuery: '")
 
-  def _check_rules(self, here: str):
-    if self.rows != 'pairs' and self.kind == 'python_source':
-      raise ValueError(f"{here}: kind 'python_source' gives rows='pairs' only")
+  def _check_file(self):
+    """What names the rows: the fields that this kind reads, and no others."""
+    here = f'kind {self.kind!r}'
+    code = self.kind == 'installed_code'
+    if not code and not self.path:
+      raise ValueError(f'{here} needs a path')
+    if code and self.path:
+      raise ValueError(f'{here} reads no path, and path is {self.path!r}; leave it out')
+    if self.kind in ('jsonl', 'tsv') and self.split != 'train':
+      raise ValueError(f'split is {self.split!r}, but a file has no splits; '
+                       'name another path')
+    if code:
+      one_of(self, 'split', ('train', 'test'))
+    require(self, 'split', bool(self.split), "a split, such as 'train'")
+    for name, kind in (('data_dir', 'tfds'), ('header', 'tsv')):
+      if getattr(self, name) not in ('', None) and self.kind != kind:
+        raise ValueError(f'{name} is {getattr(self, name)!r}, which {here} does not '
+                         f'read; it is for kind {kind!r}')
+    twice = len(set(self.columns)) < len(self.columns)
+    if self.columns and (len(self.columns) < 2 or twice or '' in self.columns or code):
+      raise ValueError(f'columns is {tuple(self.columns)}; name the query, the '
+                       'positive and any negatives, in this order and each once'
+                       + (f', of another kind than {self.kind!r}' if code else ''))
+
+  def _check_rules(self):
+    if self.rows != 'pairs' and self.kind == 'installed_code':
+      raise ValueError("kind 'installed_code' gives rows='pairs' only")
     if self.rows == 'same_label' and self.in_batch:
-      raise ValueError(f"{here}: rows='same_label' needs in_batch=False, as other rows "
+      raise ValueError("rows='same_label' needs in_batch=False, as other rows "
                        'of a batch may have the same label')
     if self.rows in ('same_label', 'label_text'):
       if self.symmetric or self.min_score is not None:
-        raise ValueError(f'{here}: rows={self.rows!r} knows neither symmetric nor '
+        raise ValueError(f'rows={self.rows!r} knows neither symmetric nor '
                          'min_score; leave them out')
       if self.columns and len(self.columns) != 2:
-        raise ValueError(f'{here}: columns is {tuple(self.columns)}; name the text and '
+        raise ValueError(f'columns is {tuple(self.columns)}; name the text and '
                          'its label, in this order')
     if self.max_negative_score is not None and (
-        self.rows != 'mined' or self.min_score is None):
-      raise ValueError(f"{here}: max_negative_score is for rows='mined' with min_score")
+        self.rows != 'bm25' or self.min_score is None):
+      raise ValueError("max_negative_score is for rows='bm25' with min_score")
+    if self.min_score is not None and self.kind == 'installed_code':
+      raise ValueError("kind 'installed_code' has no scores; leave min_score out")
 
 
 @dataclass(kw_only=True)
@@ -110,6 +152,9 @@ class DataConfig:
     lengths, which then only say where a text is cut. A batch has as many rows as its
     texts need, in steps of a thirty-second: a few shapes to compile. Every process
     tokenises the whole batch to know them.
+  known_positives: room for the positives of a row that a step does not draw, so that
+    none of them serves as its negative. -1: as many as the checked rows have; then a
+    later row with more is refused.
   """
 
   sources: list[SourceConfig] = field(default_factory=list)
@@ -119,12 +164,14 @@ class DataConfig:
   passage_lengths: tuple[int, ...] = (128,)
   pack: int = 0
   homogeneous: bool = False  # each batch from one source; false: blended
+  known_positives: int = -1
   check_rows: int = 100_000  # per source, read and checked before training starts
   prefetch: int = 4  # batches a thread prepares ahead; 0: on demand
 
   def __post_init__(self):
-    _at_least(self, 'DataConfig', batch_size=1, num_negatives=0, check_rows=0,
-              prefetch=0)
+    typed(self)
+    at_least(self, batch_size=1, num_negatives=0, check_rows=0, prefetch=0, pack=0,
+             known_positives=-1)
     for name in ('query_lengths', 'passage_lengths'):
       lengths = tuple(getattr(self, name))
       if not lengths or min(lengths) < 1 or sorted(set(lengths)) != list(lengths):
@@ -167,9 +214,3 @@ class DataConfig:
   def negatives_of(self, source: SourceConfig) -> int:
     """Negatives per row that a source may fill."""
     return self.num_negatives if source.num_negatives < 0 else source.num_negatives
-
-
-def _at_least(cfg, here: str, **bounds: int) -> None:
-  for name, low in bounds.items():
-    if getattr(cfg, name) < low:
-      raise ValueError(f'{here}: {name} is {getattr(cfg, name)}; give {low} or more')

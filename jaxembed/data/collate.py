@@ -47,6 +47,7 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
   if len(wrong) > negatives:
     wrong = [wrong[i] for i in np.sort(
         rng.choice(len(wrong), negatives, replace=False))]
+  prompts.check_instruction(source, example)
   instruction = prompts.choose_instruction(
       example.instruction, source.instructions, rng)
   return Row(

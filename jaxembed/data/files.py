@@ -13,10 +13,18 @@ import mmap
 import os
 import pathlib
 from typing import Any
+import zlib
 
 import numpy as np
 
 from jaxembed.data.records import BadRow
+
+_BOM = b'\xef\xbb\xbf'
+_GZIP = b'\x1f\x8b'
+_OTHERS = {b'\x28\xb5\x2f\xfd': 'zstd', b'PK\x03\x04': 'zip', b'PAR1': 'Parquet',
+           b'BZh': 'bzip2', b'\xfd7zX': 'xz', b'ARRO': 'Arrow'}
+_LONGEST_LINE = 1 << 28  # bytes; such a line takes several times that to parse
+_CHUNK = 1 << 26  # bytes looked through at a time
 
 
 def expand(path: str | os.PathLike, suffixes: Sequence[str]) -> list[pathlib.Path]:
@@ -28,7 +36,7 @@ def expand(path: str | os.PathLike, suffixes: Sequence[str]) -> list[pathlib.Pat
   path = str(path)
   if os.path.isdir(path):
     found = [p for p in pathlib.Path(path).iterdir()
-             if p.name.endswith(tuple(suffixes))]
+             if p.name.endswith(tuple(suffixes)) and p.is_file()]
   else:
     # A name that exists is itself, even with brackets in it.
     names = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
@@ -40,22 +48,23 @@ def expand(path: str | os.PathLike, suffixes: Sequence[str]) -> list[pathlib.Pat
 
 
 class Lines(Sequence):
-  """The lines of a UTF-8 file that are not blank, as (text, 'file:line')."""
+  """The lines of a UTF-8 file that are not blank, as (text, 'file:line').
+
+  Lines end in LF or CR LF. A byte order mark in front of the file is left out.
+
+  Raises:
+    BadRow: not a whole gzip file, not UTF-8, or a line that is too long.
+  """
 
   def __init__(self, path: str | os.PathLike):
     self.path = pathlib.Path(path)
-    if self.path.suffix == '.gz':
-      try:
-        self._data = gzip.decompress(self.path.read_bytes())
-      except (EOFError, OSError) as error:
-        raise BadRow(f'{self.path}: not a whole gzip file ({error}); copy it '
-                     'again') from error
-    elif self.path.stat().st_size:
-      with self.path.open('rb') as file:
-        self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    else:
-      self._data = b''
-    self._bounds, self._numbers = _line_bounds(self._data)
+    self._data = _content(self.path)
+    _refuse_other_formats(self._data[:4], self.path)
+    self._bounds, self._numbers = _line_bounds(
+        self._data, len(_BOM) if self._data[:3] == _BOM else 0)
+    if len(self) == 1 and b'\r' in self._data[slice(*self._bounds[0])].rstrip(b'\r\n'):
+      raise BadRow(f'{self.path}: lines end in CR alone; convert them to LF, for '
+                   "example with tr '\\r' '\\n'")
 
   def __len__(self) -> int:
     return len(self._numbers)
@@ -63,10 +72,17 @@ class Lines(Sequence):
   def __getitem__(self, i: int) -> tuple[str, str]:
     start, end = self._bounds[i]
     where = f'{self.path}:{self._numbers[i]}'
+    if end - start > _LONGEST_LINE:
+      raise BadRow(f'{where}: a line of {end - start} bytes; at most {_LONGEST_LINE} '
+                   'are read. Remove it, or split its texts')
     try:
-      return self._data[start:end].decode('utf-8').rstrip('\r'), where
+      text = self._data[start:end].decode('utf-8').rstrip('\r')
     except UnicodeDecodeError as error:
       raise BadRow(f'{where}: not UTF-8 ({error}); convert the file') from error
+    if text.startswith('\ufeff'):
+      raise BadRow(f'{where}: a byte order mark stands inside the file, as where files '
+                   'were joined; remove it')
+    return text, where
 
 
 class JsonLines(Sequence):
@@ -80,37 +96,91 @@ class JsonLines(Sequence):
 
   def __getitem__(self, i: int) -> tuple[Any, str]:
     text, where = self._lines[i]
-    try:
-      return json.loads(text), where
-    except json.JSONDecodeError as error:
-      raise BadRow(f'{where}: not JSON ({error}); one object per line is '
-                   'expected') from error
+    return parse_json(text, where), where
 
 
-class TsvRows(Sequence):
-  """Rows of one TSV file, each ({column: cell}, 'file:line').
+def parse_json(text: str, where: str) -> Any:
+  """The value of one line of JSON; `where` is 'file:line', for messages.
 
-  The first line names the columns. Cells are what stands between tabs: there is
-  no quoting, as texts hold quotation marks of their own.
+  NaN and infinities are read, as other writers put them into columns of no concern.
+
+  Raises:
+    BadRow: it is not JSON, an object has a key twice, or it nests too deeply.
+  """
+  try:
+    return json.loads(text, object_pairs_hook=_object)
+  except RecursionError:
+    raise BadRow(f'{where}: lists or objects nest too deeply; remove the row') from None
+  except ValueError as error:
+    raise BadRow(f'{where}: not JSON ({error!s:.200}); one object per line is '
+                 'expected') from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f'the key {twice!r:.60} comes twice in one object')
+  return found
+
+
+class TsvLists(Sequence):
+  """Rows of one TSV file without names of columns, each (cells, 'file:line').
+
+  Cells are what stands between tabs: there is no quoting, as texts hold quotation
+  marks of their own.
+
+  Raises:
+    BadRow: no line, or a CR inside one.
   """
 
   def __init__(self, path: str | os.PathLike):
     self._lines = Lines(path)
     if not len(self._lines):
-      raise BadRow(f'{path}: empty; the first line must name the columns')
-    self.columns = tuple(self._lines[0][0].split('\t'))
+      raise BadRow(f'{path}: empty')
 
   def __len__(self) -> int:
-    return len(self._lines) - 1
+    return len(self._lines)
+
+  def __getitem__(self, i: int) -> tuple[list[str], str]:
+    text, where = self._lines[i]
+    if '\r' in text:
+      raise BadRow(f'{where}: a CR stands inside the line; lines end in LF or CR LF')
+    return text.split('\t'), where
+
+
+class TsvRows(Sequence):
+  """Rows of one TSV file (see TsvLists), each ({column: cell}, 'file:line').
+
+  The first line names the columns, or `columns` does in a file without such a line.
+
+  Raises:
+    BadRow: no line, a name twice, or a line of more or fewer cells than columns.
+  """
+
+  def __init__(self, path: str | os.PathLike, columns: Sequence[str] = ()):
+    self._rows = TsvLists(path)
+    self._first = 0 if columns else 1
+    self._named_by = 'columns' if columns else 'the first line'
+    self.columns = tuple(columns) or tuple(self._rows[0][0])
+    if len(set(self.columns)) < len(self.columns):
+      twice = next(c for c in self.columns if self.columns.count(c) > 1)
+      raise BadRow(f'{path}:1: the column {twice!r:.60} is named twice; rename one')
+
+  def __len__(self) -> int:
+    return len(self._rows) - self._first
 
   def __getitem__(self, i: int) -> tuple[dict[str, str], str]:
     if not 0 <= i < len(self):
       raise IndexError(i)
-    text, where = self._lines[i + 1]
-    cells = text.split('\t')
+    cells, where = self._rows[i + self._first]
     if len(cells) != len(self.columns):
-      raise BadRow(f'{where}: {len(cells)} cells, but the first line names '
-                   f'{len(self.columns)} columns ({", ".join(self.columns)})')
+      raise BadRow(f'{where}: {len(cells)} cells, but {self._named_by} names '
+                   f'{len(self.columns)} columns ({", ".join(self.columns)!s:.200})')
+    if tuple(cells) == self.columns:
+      raise BadRow(f'{where}: the names of the columns again, as where files were '
+                   'joined; remove the line')
     return dict(zip(self.columns, cells)), where
 
 
@@ -132,13 +202,40 @@ class Joined(Sequence):
     return self._parts[part][i - first]
 
 
-def _line_bounds(data) -> tuple[np.ndarray, np.ndarray]:
-  """Start and end of every line with something in it, and its number from 1."""
+def _content(path: pathlib.Path) -> bytes | mmap.mmap:
+  """A file's bytes; of a gzip file, whatever its name, what it holds."""
+  if not path.stat().st_size and path.suffix != '.gz':
+    return b''
+  with path.open('rb') as file:
+    if path.suffix != '.gz' and file.read(2) != _GZIP:
+      return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  try:
+    return gzip.decompress(path.read_bytes())
+  except (EOFError, OSError, zlib.error) as error:
+    raise BadRow(f'{path}: not a whole gzip file ({error}); copy it again') from error
+
+
+def _refuse_other_formats(head: bytes, path: pathlib.Path) -> None:
+  for magic, name in _OTHERS.items():
+    if head.startswith(magic):
+      raise BadRow(f'{path}: a {name} file, which is not read; unpack or convert it')
+  if head[:2] in (b'\xff\xfe', b'\xfe\xff') or b'\0' in head:
+    raise BadRow(f'{path}: UTF-16 or UTF-32, or no text at all; convert it to UTF-8, '
+                 'for example with iconv -f UTF-16 -t UTF-8')
+
+
+def _line_bounds(data, first: int) -> tuple[np.ndarray, np.ndarray]:
+  """Start and end of every line with something in it, and its number from 1.
+
+  Text begins at byte `first`.
+  """
   view = np.frombuffer(data, np.uint8)
-  ends = np.flatnonzero(view == ord('\n'))
+  ends = np.concatenate([np.empty(0, np.int64)] + [
+      at + np.flatnonzero(view[at:at + _CHUNK] == ord('\n'))
+      for at in range(0, len(view), _CHUNK)])
   if len(view) and view[-1] != ord('\n'):
     ends = np.append(ends, len(view))
-  starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+  starts = np.concatenate([[first], ends[:-1] + 1]) if len(ends) else ends
   size = ends - starts
   blank = (size == 0) | ((size == 1) & (view[np.minimum(starts, len(view) - 1)] == 13)
                          if len(view) else False)

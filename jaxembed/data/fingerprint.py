@@ -13,7 +13,7 @@ def fingerprint(cfg: SourceConfig) -> dict[str, int | str]:
   """{'rows': how many there are, 'sha256': of what they are read from}.
 
   Of jsonl and tsv every byte counts, at the speed of the disk; of tfds and
-  python_source up to 10,000 rows.
+  installed_code up to 10,000 rows.
   """
   rows = sources.load(cfg)
   digest = hashlib.sha256()

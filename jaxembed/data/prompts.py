@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxembed.config import SourceConfig, StageConfig
+from jaxembed.data.records import BadRow, Example
 
 PLACE = '{instruction}'
 
@@ -70,3 +71,13 @@ def _stored(template: str, source: SourceConfig) -> str | None:
   if needs_instruction(template) and not source.instructions:
     return None
   return render(template, choose_instruction('', source.instructions))
+
+
+def check_instruction(source: SourceConfig, row: Example) -> None:
+  """Raises BadRow if a prompt asks for an instruction and none is there."""
+  if (needs_instruction(source.query_prompt + source.passage_prompt)
+      and not choose_instruction(row.instruction, source.instructions)):
+    raise BadRow(
+        f'{row.where or repr(row.query)[:60]}: a prompt of source {source.name!r} asks '
+        "for an {instruction}, but the row has no field 'instruction' or 'prompt'; set "
+        "the source's instructions")

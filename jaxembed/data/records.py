@@ -1,25 +1,26 @@
 """One row of training data, whatever the shape it was stored in.
 
-Rows in the shapes of sentence-transformers, FlagEmbedding and Tevatron are read
-as they are. Every complaint names the file, the line and the field.
+Rows in the shapes of sentence-transformers, embedding-training-data, FlagEmbedding and
+Tevatron are read as they are. Every complaint names the file, the line and the field.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import hashlib
 import math
 import re
 from typing import Any
 
+from jaxembed.data import fields
+from jaxembed.data.fields import BadRow
+
 _QUERY = ('query', 'anchor', 'sentence1')
 _POSITIVE = ('positive', 'positives', 'pos', 'positive_passages', 'sentence2')
 _NEGATIVE = ('negative', 'negatives', 'neg', 'negative_passages')
 _NUMBERED = re.compile(r'negative_(\d+)$')
+_MOST_DIGITS = 20
 _SCORE = ('score', 'scores', 'label', 'labels', 'similarity_score')
-
-
-class BadRow(ValueError):
-  """A row that cannot be used; the message says where, why and what to do."""
+_LANGUAGE = re.compile(r'[a-z]{2,3}([-_][A-Za-z]{2,4})?$')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Example:
   query_id: str = ''
   instruction: str = ''  # the row's own
   score: float | None = None  # how well query and positive match, of scored pairs
+  # Any of the texts may be the query, and any other its positive.
+  interchangeable: bool = dataclasses.field(default=False, repr=False)
+  where: str = dataclasses.field(default='', repr=False, compare=False)  # 'file:line'
 
   def swapped(self) -> 'Example':
     """Its first positive as the query, for tasks that have no direction."""
@@ -48,6 +52,11 @@ class Example:
     return dataclasses.replace(
         self, query=first.text, query_id=first.id,
         positives=(Passage(self.query, self.query_id),))
+
+  @property
+  def scored(self) -> bool:
+    """Whether a teacher scored one of its passages."""
+    return any(p.score is not None for p in self.positives + self.negatives)
 
 
 def from_row(row: Any, where: str, columns: Sequence[str] = ()) -> Example:
@@ -59,30 +68,46 @@ def from_row(row: Any, where: str, columns: Sequence[str] = ()) -> Example:
       positive | pos | positive_passages | sentence2 (a text, a list of texts or
         a list of {docid, title, text});
       negative | neg | negative_passages likewise, or negative_1, negative_2, ...;
-      optionally query_id, prompt | instruction, pos_scores, neg_scores, and a
-      score of the pair. Other columns are left alone.
+      optionally query_id, prompt | instruction, pos_scores, neg_scores, and a score of
+        the pair or a list of them, one for each positive and then each negative.
+      Other columns are left alone. Or {"set": [text, ...]}, texts that answer each
+      other; or a list [query, positive, negative, ...].
+      A negative that stands alone in its column is absent where it is empty.
     where: 'file:line', for messages.
     columns: names of the query's, the positive's and any negatives' columns, for
       rows named otherwise.
 
   Raises:
-    BadRow: a field is missing, empty or of another type.
+    BadRow: a field is missing, empty, of another type, or not a text that a tokenizer
+      can read; two columns could be the query or the positive.
   """
+  if isinstance(row, list | tuple):
+    row, columns = _named(row, where, columns)
   if not isinstance(row, Mapping):
-    raise BadRow(f'{where}: the row is {_kind(row)}, not an object of columns')
+    raise BadRow(f'{where}: the row is {fields.kind(row)}, not an object of columns')
+  if 'set' in row and not columns and not any(n in row for n in _QUERY + _POSITIVE):
+    return _set(row, where)
   query, positive, negative = _names(row, where, columns)
-  negatives = [p for name in negative for p in _passages(row, name, where)]
+  negatives = [p for name in negative for p in _negatives(row, name, where)]
   positives = _passages(row, positive, where)
   if not positives:
     raise BadRow(f'{where}: field {positive!r} is empty; a row needs at least one '
                  'positive. Remove the row or give it one')
+  score = None if columns else _score(row, where)
+  if isinstance(score, list):
+    if len(score) == len(positives) + len(negatives) == 1:
+      raise BadRow(f'{where}: the score of a pair is the list {score!r:.40}; give the '
+                   'number alone')
+    both = _scored([*positives, *negatives], score, 'score', where)
+    positives, negatives = both[:len(positives)], both[len(positives):]
+    score = None
   return Example(
-      query=_text(row[query], query, where),
-      positives=_scored(positives, row, 'pos_scores', where),
-      negatives=_scored(negatives, row, 'neg_scores', where),
-      query_id=str(row.get('query_id') or ''),
+      query=fields.text(row[query], query, where),
+      positives=_scored(positives, row.get('pos_scores'), 'pos_scores', where),
+      negatives=_scored(negatives, row.get('neg_scores'), 'neg_scores', where),
+      query_id=fields.identifier(row.get('query_id'), 'query_id', where),
       instruction=_instruction(row, where),
-      score=None if columns else _score(row, where))
+      score=score, where=where)
 
 
 def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
@@ -98,7 +123,7 @@ def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
     BadRow: a field is missing, empty or of another type.
   """
   if not isinstance(row, Mapping):
-    raise BadRow(f'{where}: the row is {_kind(row)}, not an object of columns')
+    raise BadRow(f'{where}: the row is {fields.kind(row)}, not an object of columns')
   text, label = columns or ('text', 'label')
   for name in (text, label):
     if name not in row:
@@ -108,9 +133,9 @@ def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
   value = row[label]
   if isinstance(value, int) and not isinstance(value, bool) and not shown:
     value = str(value)
-  return Example(_text(row[text], text, where),
-                 (Passage(_text(value, label, where)),),
-                 instruction=_instruction(row, where))
+  return Example(fields.text(row[text], text, where),
+                 (Passage(fields.text(value, label, where)),),
+                 instruction=_instruction(row, where), where=where)
 
 
 def text_id(text: str) -> int:
@@ -119,90 +144,139 @@ def text_id(text: str) -> int:
   return int.from_bytes(digest.digest(), 'little') & 0x7FFFFFFF
 
 
+def names_columns(cells: Sequence[str]) -> bool:
+  """Whether a first line of cells surely names columns, and is not a row."""
+  def has(*known):
+    return any(c in known for c in cells)
+
+  return ((has(*_QUERY) and has(*_POSITIVE)) or (has('text') and has('label'))
+          or (parallel(cells) and all(map(_LANGUAGE.match, cells))))
+
+
+def parallel(columns: Collection[str]) -> bool:
+  """Whether columns are those of parallel text: one for each of two languages."""
+  return len(columns) == 2 and not any(c in _QUERY + _POSITIVE for c in columns)
+
+
+def _named(row: Sequence, where: str, columns
+           ) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """A list as a mapping, and the names of its columns."""
+  if columns:
+    raise BadRow(f'{where}: the row is a list, which has no columns '
+                 f'{tuple(columns)}; leave columns out')
+  if len(row) < 2:
+    raise BadRow(f'{where}: the row is a list of {len(row)}; a query and its positive, '
+                 'and any negatives, are expected')
+  named = {f'row[{i}]': value for i, value in enumerate(row)}
+  return named, tuple(named)
+
+
+def _set(row, where: str) -> Example:
+  """Texts that mean the same, of which each step draws a query and its positive."""
+  passages = _passages(row, 'set', where)
+  texts = list({p.text: p for p in passages}.values())
+  if len(texts) < 2:
+    raise BadRow(f"{where}: field 'set' has {len(texts)} different texts; a query and "
+                 'its positive need two')
+  return Example(texts[0].text, tuple(texts[1:]), query_id=texts[0].id,
+                 instruction=_instruction(row, where), interchangeable=True,
+                 where=where)
+
+
 def _names(row, where: str, columns) -> tuple[str, str, list[str]]:
   if columns:
     if missing := [c for c in columns if c not in row]:
       raise BadRow(f'{where}: no column {missing[0]!r}, which columns={tuple(columns)} '
-                   f'names; the row has {sorted(row)}')
+                   f'names; the row has {sorted(map(str, row))}')
     return columns[0], columns[1], list(columns[2:])
-  query = next((n for n in _QUERY if n in row), None)
-  positive = next((n for n in _POSITIVE if n in row), None)
-  for side, found, known in (('query', query, _QUERY),
-                             ('positive', positive, _POSITIVE)):
-    if found is None:
-      raise BadRow(
-          f'{where}: no {side}; one of the fields {", ".join(known)} is needed, the '
-          f'row has {sorted(map(str, row))}. Name the columns with '
-          "columns=('QUERY', 'POSITIVE', ...)")
-  numbered = sorted((n for n in row if _NUMBERED.match(n)),
-                    key=lambda n: int(_NUMBERED.match(n)[1]))
+  query = _only(row, 'query', _QUERY, where)
+  positive = _only(row, 'positive', _POSITIVE, where)
+  numbered = [n for n in row if _NUMBERED.match(n)]
+  if long := next((n for n in numbered if len(n) > len('negative_') + _MOST_DIGITS),
+                  None):
+    raise BadRow(f'{where}: the column {long!r:.40}... has a number of more than '
+                 f'{_MOST_DIGITS} digits; rename it')
+  numbered.sort(key=lambda n: int(_NUMBERED.match(n)[1]))
   return query, positive, [n for n in _NEGATIVE if n in row] + numbered
 
 
+def _only(row, side: str, known: Sequence[str], where: str) -> str:
+  """The one column of a side."""
+  there = [n for n in known if n in row]
+  if not there:
+    raise BadRow(
+        f'{where}: no {side}; one of the fields {", ".join(known)} is needed, the '
+        f'row has {sorted(map(str, row))!s:.500}. Name the columns with '
+        "columns=('QUERY', 'POSITIVE', ...)")
+  filled = [n for n in there if row[n] not in (None, '', [])]
+  if len(filled) > 1:
+    raise BadRow(
+        f'{where}: the fields {" and ".join(map(repr, filled))} could each be the '
+        f"{side}; name the columns with columns=('QUERY', 'POSITIVE', ...)")
+  return (filled or there)[0]
+
+
+def _negatives(row, name: str, where: str) -> list[Passage]:
+  """The texts of a column of negatives; one alone that is empty is absent."""
+  value = row[name]
+  if isinstance(value, str) and not value.strip():
+    return []
+  if isinstance(value, float) and math.isnan(value):
+    return []  # how tables write an empty cell
+  return _passages(row, name, where)
+
+
 def _passages(row, name: str, where: str) -> list[Passage]:
-  """The texts of a column; None and '' in a numbered or single column are absent."""
   value = row[name]
   if value is None:
     return []
   if isinstance(value, str | Mapping):
     return [_passage(value, name, where)]
   if not isinstance(value, Sequence):
-    raise BadRow(f'{where}: field {name!r} is {_kind(value)}; give a text or a list '
-                 'of texts')
+    raise BadRow(f'{where}: field {name!r} is {fields.kind(value)}; give a text or a '
+                 'list of texts')
   return [_passage(v, f'{name}[{i}]', where) for i, v in enumerate(value)]
 
 
 def _passage(value, name: str, where: str) -> Passage:
   if not isinstance(value, Mapping):
-    return Passage(_text(value, name, where))
+    return Passage(fields.text(value, name, where))
   if 'text' not in value:
-    raise BadRow(f"{where}: field {name!r} has no 'text'; it has {sorted(value)}")
-  title = value.get('title') or ''
-  body = _text(value['text'], f'{name}.text', where, empty=bool(title))
-  key = value.get('docid', value.get('_id', value.get('id')))
-  return Passage(f'{title} {body}'.strip() if title else body,
-                 '' if key is None else str(key))
+    raise BadRow(f"{where}: field {name!r} has no 'text'; it has "
+                 f'{sorted(map(str, value))!s:.200}')
+  title = fields.text(value.get('title') or '', f'{name}.title', where, empty=True)
+  body = fields.text(value['text'], f'{name}.text', where, empty=bool(title.strip()))
+  key = next((k for k in ('docid', '_id', 'id') if value.get(k) is not None), None)
+  own = fields.identifier(value[key], f'{name}.{key}', where) if key else ''
+  return Passage(f'{title} {body}'.strip() if title else body, own)
 
 
-def _text(value, name: str, where: str, empty: bool = False) -> str:
-  if not isinstance(value, str):
-    raise BadRow(f'{where}: field {name!r} is {_kind(value)}, not a text')
-  if not empty and not value.strip():
-    raise BadRow(f'{where}: field {name!r} is an empty text; remove the row or the '
-                 'entry')
-  return value
-
-
-def _scored(passages, row, name: str, where: str) -> tuple[Passage, ...]:
-  scores = row.get(name)
-  if scores is None or not passages:
+def _scored(passages: Sequence[Passage], scores, name: str, where: str
+            ) -> tuple[Passage, ...]:
+  if scores is None:
     return tuple(passages)
-  if not isinstance(scores, Sequence) or len(scores) != len(passages):
+  if (not isinstance(scores, Sequence) or isinstance(scores, str)
+      or len(scores) != len(passages)):
     raise BadRow(f'{where}: field {name!r} must be a list of {len(passages)} numbers, '
-                 f'one for each text, and is {scores!r:.80}')
-  return tuple(dataclasses.replace(p, score=_number(s, name, where))
+                 f'one for each text, and is {fields.kind(scores)}')
+  if any(p.score is not None for p in passages):
+    raise BadRow(f'{where}: the texts have scores in {name!r} and in another field; '
+                 'leave one of them out')
+  return tuple(dataclasses.replace(p, score=fields.number(s, name, where))
                for p, s in zip(passages, scores))
 
 
-def _score(row, where: str) -> float | None:
+def _score(row, where: str) -> float | list | None:
   name = next((n for n in _SCORE if row.get(n) is not None), None)
-  return None if name is None else _number(row[name], name, where)
-
-
-def _number(value, name: str, where: str) -> float:
-  try:
-    number = float(value)
-  except (TypeError, ValueError):
-    number = math.nan
-  if not math.isfinite(number):
-    raise BadRow(f'{where}: field {name!r} is {value!r:.40}, not a finite number')
-  return number
+  if name is None or isinstance(row[name], list):
+    return None if name is None else row[name]
+  return fields.number(row[name], name, where)
 
 
 def _instruction(row, where: str) -> str:
-  value = row.get('instruction', row.get('prompt'))
-  return '' if value in (None, '') else _text(value, 'instruction', where)
-
-
-def _kind(value) -> str:
-  return f'{type(value).__name__} {value!r:.40}'
+  found = {name: fields.text(row[name], name, where)
+           for name in ('instruction', 'prompt') if row.get(name) not in (None, '')}
+  if len(set(found.values())) > 1:
+    raise BadRow(f"{where}: the fields 'instruction' and 'prompt' differ; leave one of "
+                 'them out')
+  return next(iter(found.values()), '')

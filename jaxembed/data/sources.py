@@ -1,13 +1,21 @@
 """Opens what a SourceConfig names: a sequence of Examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import pathlib
 
 import numpy as np
 
 from jaxembed.config import SourceConfig
-from jaxembed.data import files, labelled, mined, prompts, python_source, tfds_source
-from jaxembed.data.records import BadRow, Example, from_row
+from jaxembed.data import (
+    bm25_rows,
+    files,
+    installed_code,
+    labelled,
+    prompts,
+    records,
+    tfds_source,
+)
+from jaxembed.data.records import BadRow, Example
 
 
 def load(cfg: SourceConfig, check_rows: int = 0) -> Sequence[Example]:
@@ -26,11 +34,22 @@ def load(cfg: SourceConfig, check_rows: int = 0) -> Sequence[Example]:
     raise BadRow(f'source {cfg.name!r} ({cfg.kind} {cfg.path!r}) has no rows'
                  + (f' with a score of {cfg.min_score} or more' if cfg.min_score
                     else ''))
-  if check_rows:
-    for i in range(0, len(rows), -(-len(rows) // check_rows)):
-      _need_instruction(cfg, rows[i], i)
-  # Mined rows have been turned round already, for negatives of their own.
-  return _BothWays(rows) if cfg.symmetric and cfg.rows != 'mined' else rows
+  for row in sample(rows, check_rows):
+    prompts.check_instruction(cfg, row)
+  # Rows with BM25 negatives are turned round already, for negatives of their own.
+  return _BothWays(rows) if cfg.symmetric and cfg.rows != 'bm25' else rows
+
+
+def sample(rows: Sequence[Example], count: int) -> Iterator[Example]:
+  """At most `count` rows, spread evenly, as they are before negatives are found.
+
+  Raises:
+    BadRow: one cannot be used.
+  """
+  if isinstance(rows, bm25_rows.Bm25Rows | _BothWays):
+    rows = rows.examples
+  if count:
+    yield from (rows[i] for i in range(0, len(rows), -(-len(rows) // count)))
 
 
 def draw(rows: Sequence[Example], i: int, negatives: int,
@@ -42,34 +61,39 @@ def draw(rows: Sequence[Example], i: int, negatives: int,
 
 
 def _examples(cfg: SourceConfig) -> Sequence[Example]:
-  if cfg.kind == 'python_source':
-    return python_source.read(cfg.split, cfg.limit)
+  if cfg.kind == 'installed_code':
+    return installed_code.read(cfg.split, cfg.limit)
   if cfg.rows in ('same_label', 'label_text'):
     return labelled.Labelled(_open(cfg), cfg)
   rows = _Parsed(_open(cfg), cfg)
-  if cfg.rows == 'mined':
-    return mined.Mined(rows, cfg)
+  if cfg.rows == 'bm25':
+    return bm25_rows.Bm25Rows(rows, cfg)
   return rows if cfg.min_score is None else _Kept(rows, cfg.min_score)
 
 
 def _open(cfg: SourceConfig) -> Sequence:
   if cfg.kind == 'tfds':
     return tfds_source.TfdsRows(cfg.path, cfg.split, cfg.data_dir)
-  reader = {'jsonl': files.JsonLines, 'tsv': files.TsvRows}[cfg.kind]
-  return files.Joined([reader(p) for p in paths(cfg)])
+  return files.Joined([files.JsonLines(p) if cfg.kind == 'jsonl' else _tsv(p, cfg)
+                       for p in paths(cfg)])
+
+
+def _tsv(path: pathlib.Path, cfg: SourceConfig) -> Sequence:
+  """The rows of a TSV file, whose first line names columns or is the first row."""
+  if cfg.header is False:
+    return files.TsvRows(path, cfg.columns) if cfg.columns else files.TsvLists(path)
+  rows = files.TsvRows(path)
+  if cfg.header is None and not cfg.columns and not records.names_columns(rows.columns):
+    raise BadRow(
+        f'{path}:1: the first line ({" | ".join(rows.columns)!s:.120}) may name the '
+        f'columns or be a row; set header of source {cfg.name!r} to True (then columns '
+        'too) or to False (a query, its positive and any negatives)')
+  return rows
 
 
 def paths(cfg: SourceConfig) -> list[pathlib.Path]:
   """The files of a source of kind jsonl or tsv, sorted."""
   return files.expand(cfg.path, (f'.{cfg.kind}', f'.{cfg.kind}.gz'))
-
-
-def _need_instruction(cfg: SourceConfig, row: Example, i: int) -> None:
-  if (prompts.needs_instruction(cfg.query_prompt + cfg.passage_prompt)
-      and not cfg.instructions and not row.instruction):
-    raise BadRow(
-        f'source {cfg.name!r}, row {i}: a prompt asks for an {{instruction}}, but the '
-        "row has no field 'instruction' or 'prompt'; set the source's instructions")
 
 
 class _Parsed(Sequence):
@@ -86,10 +110,10 @@ class _Parsed(Sequence):
     if not 0 <= i < self._len:
       raise IndexError(i)
     row, where = self._rows[i]
-    columns = tuple(self._cfg.columns)
-    if not columns and self._cfg.kind == 'tsv' and len(row) == 2:
-      columns = tuple(row)  # parallel text: a column for each language
-    example = from_row(row, where, columns)
+    columns = () if self._cfg.header is False else tuple(self._cfg.columns)
+    if not columns and self._cfg.kind == 'tsv' and records.parallel(row):
+      columns = tuple(row) if isinstance(row, dict) else ()
+    example = records.from_row(row, where, columns)
     has_score = example.score is not None
     if has_score != (self._cfg.min_score is not None):
       raise BadRow(
@@ -121,7 +145,7 @@ class _BothWays(Sequence):
   """Rows as they are, then all of them with query and positive swapped."""
 
   def __init__(self, rows: Sequence[Example]):
-    self._rows = rows
+    self.examples = self._rows = rows
 
   def __len__(self) -> int:
     return 2 * len(self._rows)

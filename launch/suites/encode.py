@@ -65,7 +65,7 @@ def _compare(ours: Embedder, torch, name: str, texts: list[str],
 
 def _texts(count: int) -> tuple[list[str], list[str]]:
   rows = sources.load(config.SourceConfig(
-      name='python', kind='python_source', split='test', limit=count))
+      name='python', kind='installed_code', split='test', limit=count))
   rows = [rows[i] for i in range(min(count, len(rows)))]
   return [r.query for r in rows], [r.positives[0].text for r in rows]
 

@@ -93,7 +93,7 @@ def _jaxembed(pairs: int, chunk: int, pack: int):
   stage = config.StageConfig(
       steps=1000, token_budget=chunk * PASSAGE, chunk_remat='residual',
       data=config.DataConfig(
-          sources=[config.SourceConfig(name='python', kind='python_source',
+          sources=[config.SourceConfig(name='python', kind='installed_code',
                                        limit=2 * pairs)],
           batch_size=pairs, query_lengths=(QUERY,), passage_lengths=(PASSAGE,),
           pack=pack))
@@ -121,7 +121,7 @@ def _torch(pairs: int, chunk: int, pack: int):
   import torch
 
   cfg = config.DataConfig(
-      sources=[config.SourceConfig(name='python', kind='python_source',
+      sources=[config.SourceConfig(name='python', kind='installed_code',
                                    limit=2 * pairs)],
       batch_size=pairs, query_lengths=(QUERY,), passage_lengths=(PASSAGE,))
   batch = _batch(cfg)

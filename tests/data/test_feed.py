@@ -208,7 +208,7 @@ def test_instructions(write, tokenizer):
   row = collate.choose(examples[3], 0, source, 0, rng)
   assert (row.query_prompt, row.passage_prompt) == ('own: ', '')
   source.instructions = ()
-  with pytest.raises(data.BadRow, match=r"row 0: a prompt asks for an {instruction}"):
+  with pytest.raises(data.BadRow, match=r"i\.jsonl:1: a prompt .* asks for an {instr"):
     data.load(source, 100)
 
 

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from jaxembed.data import beir, files
+from jaxembed.config import SourceConfig
+from jaxembed.data import beir, files, sources
 from jaxembed.data.records import BadRow
 
 
@@ -43,6 +44,91 @@ def test_damage_is_named(tmp_path):
   half.write_bytes(gzip.compress(b'{"a": 1}\n' * 99)[:20])
   with pytest.raises(BadRow, match=r'b\.jsonl\.gz: not a whole gzip file'):
     files.JsonLines(half)
+
+
+@pytest.mark.parametrize('packed', [False, True])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, packed):
+  for name, text, rows in (
+      ('a.jsonl', b'{"a": 1}\r\n{"a": 2}\r\n', files.JsonLines),
+      ('a.tsv', b'a\tb\r\n1\t2\r\n', files.TsvRows)):
+    plain, marked = tmp_path / name, tmp_path / f'marked_{name}'
+    marked = marked.with_suffix(marked.suffix + '.gz') if packed else marked
+    plain.write_bytes(text)
+    marked.write_bytes(gzip.compress(files._BOM + text) if packed else
+                       files._BOM + text)
+    want = [(row, int(where[-1])) for row, where in rows(plain)]
+    assert [(row, int(where[-1])) for row, where in rows(marked)] == want
+  alone = tmp_path / 'alone.jsonl'
+  alone.write_bytes(files._BOM + b'\n')
+  assert not len(files.JsonLines(alone))
+
+
+@pytest.mark.parametrize('content, says', [
+    ('{"a": 1}'.encode('utf-16'), 'a.jsonl: UTF-16'),
+    ('{"a": 1}'.encode('utf-16-be'), 'a.jsonl: UTF-16'),
+    ('{"a": 1}'.encode('utf-32'), 'a.jsonl: UTF-16 or UTF-32'),
+    (bytes(99), 'a.jsonl: UTF-16 or UTF-32, or no text'),
+    (b'PAR1' + bytes(9), 'a.jsonl: a Parquet file'),
+    (b'PK\x03\x04' + bytes(9), 'a.jsonl: a zip file'),
+    (b'{"a": 1}\r{"a": 2}\r', 'a.jsonl: lines end in CR alone'),
+    (b'{"a": 1}\n\xef\xbb\xbf{"a": 2}\n', 'a.jsonl:2: a byte order mark stands'),
+    (b'{"a": 1, "b": 2, "a": 3}', "a.jsonl:1: not JSON .the key 'a' comes twice"),
+    (b'{"b": [{"c": 1, "c": 1}]}', "a.jsonl:1: not JSON .the key 'c' comes twice"),
+    (b'{"a": ' + b'[' * 100_000 + b']' * 100_000 + b'}', 'a.jsonl:1: lists or obj'),
+    (b'{"a": ' + b'9' * 5000 + b'}', 'a.jsonl:1: not JSON'),
+    (b'{"a": "\xc0\xaf"}', 'a.jsonl:1: not UTF-8'),
+])
+def test_what_is_not_lines_of_json_is_named(tmp_path, content, says):
+  path = tmp_path / 'a.jsonl'
+  path.write_bytes(content)
+  with pytest.raises(BadRow, match=says):
+    list(files.JsonLines(path))
+
+
+def test_a_gzip_file_is_known_by_its_content_and_damage_never_passes(tmp_path):
+  text = b''.join(b'{"a": %d}\n' % (i * 7919 % 1000) for i in range(200))
+  packed = gzip.compress(text, mtime=0)
+  (tmp_path / 'a.jsonl').write_bytes(packed)
+  assert len(files.JsonLines(tmp_path / 'a.jsonl')) == 200
+  damaged = tmp_path / 'b.jsonl.gz'
+  for at in range(10, len(packed), 7):  # beyond the header, which has no checksum
+    damaged.write_bytes(packed[:at] + bytes([packed[at] ^ 0x55]) + packed[at + 1:])
+    with pytest.raises(BadRow, match=r'b\.jsonl\.gz: not a whole gzip file'):
+      files.JsonLines(damaged)
+
+
+@pytest.mark.parametrize('content, says', [
+    (b'a\tb\ta\n1\t2\t3\n', ":1: the column 'a' is named twice"),
+    (b'a\tb\n1\t2\na\tb\n', ':3: the names of the columns again'),
+    (b'a\tb\n1\t2\r3\t4\n', ':2: a CR stands inside'),
+])
+def test_tsv_damage_is_named(tmp_path, content, says):
+  path = tmp_path / 'a.tsv'
+  path.write_bytes(content)
+  with pytest.raises(BadRow, match=r'a\.tsv' + says):
+    list(files.TsvRows(path))
+
+
+def test_a_first_line_is_never_lost(tmp_path):
+  """It names columns surely, or is a row by request, or is refused."""
+  path = tmp_path / 'a.tsv'
+
+  def texts(first, **rules):
+    path.write_text(f'{first}\nun chien\ta dog\n')
+    rows = sources.load(SourceConfig(name='s', kind='tsv', path=str(path), **rules))
+    return [(row.query, row.positives[0].text) for row in rows]
+
+  dog = ('un chien', 'a dog')
+  assert texts('fr\ten') == [dog]
+  assert texts('anchor\tpositive') == [dog]
+  assert texts('positive\tanchor') == [dog[::-1]]
+  assert texts('Französisch\tEnglisch', header=True) == [dog]
+  assert texts('un chat\ta cat', header=False) == [('un chat', 'a cat'), dog]
+  assert texts('un chat\ta cat', header=False, columns=('positive', 'query')) == [
+      ('a cat', 'un chat'), dog[::-1]]
+  for first in ('un chat\ta cat', 'chat\tcat', 'query\tAbfrage'):
+    with pytest.raises(BadRow, match=r'a\.tsv:1: the first line .* set header'):
+      texts(first)
 
 
 def test_tsv_has_no_quoting(tmp_path):

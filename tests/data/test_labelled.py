@@ -164,9 +164,9 @@ def test_bad_rows(source, rows, says):
     ({'rows': 'same_label'}, 'needs in_batch=False'),
     ({'rows': 'label_text', 'symmetric': True}, 'neither symmetric nor min_score'),
     ({'rows': 'label_text', 'columns': ('a', 'b', 'c')}, 'the text and its label'),
-    ({'rows': 'mined', 'max_negative_score': 1.0}, "rows='mined' with min_score"),
-    ({'min_score': 4.0, 'max_negative_score': 1.0}, "rows='mined' with min_score"),
-    ({'rows': 'mined', 'kind': 'python_source'}, "gives rows='pairs' only"),
+    ({'rows': 'bm25', 'max_negative_score': 1.0}, "rows='bm25' with min_score"),
+    ({'min_score': 4.0, 'max_negative_score': 1.0}, "rows='bm25' with min_score"),
+    ({'rows': 'bm25', 'kind': 'installed_code'}, "gives rows='pairs' only"),
 ])
 def test_rules_that_do_not_go_together(rules, says):
   with pytest.raises(ValueError, match=says):

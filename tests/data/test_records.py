@@ -1,8 +1,17 @@
 """Rows in three projects' shapes, and what is said about bad ones."""
 
+import json
+
 import pytest
 
-from jaxembed.data.records import BadRow, Example, Passage, from_row, text_id
+from jaxembed.data.records import (
+    BadRow,
+    Example,
+    Passage,
+    from_row,
+    labelled,
+    text_id,
+)
 
 P = Passage
 
@@ -28,6 +37,22 @@ P = Passage
      Example('q', (P('T p', '7'),), (P('n', '8'),), query_id='3')),
     ({'query': 'q', 'positive': 'p', 'negative': None, 'extra': 1},
      Example('q', (P('p'),))),
+    # tables with empty cells
+    ({'query': 'q', 'positive': 'p', 'negative': '', 'negative_1': 'n',
+      'negative_2': float('nan'), 'negative_3': ' '},
+     Example('q', (P('p'),), (P('n'),))),
+    ({'query': 'q', 'positive': 'p', 'anchor': None, 'pos': []},
+     Example('q', (P('p'),))),
+    # embedding-training-data
+    (['q', 'p'], Example('q', (P('p'),))),
+    (['q', 'p', 'n', ''], Example('q', (P('p'),), (P('n'),))),
+    (['q', ['p', 'r'], ['n', 'm']], Example('q', (P('p'), P('r')), (P('n'), P('m')))),
+    ({'set': ['a', 'b', 'a', 'c']},
+     Example('a', (P('b'), P('c')), interchangeable=True)),
+    # mine_hard_negatives with scores
+    ({'query': 'q', 'positive': 'p', 'negative_1': 'n', 'negative_2': 'm',
+      'score': [0.9, 0.4, 0]},
+     Example('q', (P('p', score=0.9),), (P('n', score=0.4), P('m', score=0.0)))),
 ])
 def test_shapes(row, want):
   assert from_row(row, 'f:1') == want
@@ -56,10 +81,52 @@ def test_named_columns():
     ({'query': 'q', 'pos': ['p'], 'pos_scores': [1, 2]}, 'a list of 1 numbers'),
     ({'query': 'q', 'pos': ['p'], 'pos_scores': ['x']}, "'pos_scores' is 'x'"),
     ({'sentence1': 'q', 'sentence2': 'p', 'score': 'nan'}, "'score' is 'nan'"),
+    ({'sentence1': 'q', 'sentence2': 'p', 'score': 1e39}, "'score' is 1e.39"),
+    ({'sentence1': 'q', 'sentence2': 'p', 'score': [0.5, 0.5]}, 'a list of 1 numbers'),
+    ({'sentence1': 'q', 'sentence2': 'p', 'score': [0.5]}, 'give the number alone'),
+    ({'query': 'q', 'pos': ['p'], 'neg': [], 'neg_scores': [1]}, 'a list of 0 numbers'),
+    ({'query': 'q', 'pos': ['p', 'r'], 'pos_scores': '12'}, 'a list of 2 numbers'),
+    ({'query': 'q', 'pos': ['p', 'r'], 'score': [1, 1], 'pos_scores': [1, 1]},
+     'another field'),
+    ({'query': 'q', 'anchor': 'a', 'positive': 'p'}, "'query' and 'anchor' could each"),
+    ({'query': 'q', 'pos': ['p'], 'positive': 'p'}, "'positive' and 'pos' could each"),
+    ({'query': 'q', 'positive': 'p', 'prompt': 'a', 'instruction': 'b'}, 'differ'),
+    ({'query': 'q', 'positive': 'p', 'query_id': [1]}, "'query_id' is list"),
+    ({'query': 'q', 'positive': {'text': 'p', 'docid': {}}}, "positive.docid' is dict"),
+    ({'query': 'q', 'positive': {'text': 'p', 'title': 5}}, "'positive.title' is int"),
+    ({'query': 'q', 'positive': 'p', 'negative_' + '9' * 5000: 'n'}, 'than 20 digits'),
+    (['q'], 'the row is a list of 1'),
+    (['q', ''], r"field 'row\[1\]' is an empty text"),
+    ({'set': ['a', 'a']}, "'set' has 1 different texts"),
+    ({'set': ['a', 3]}, r"field 'set\[1\]' is int"),
 ])
 def test_bad_rows_name_place_field_and_remedy(row, says):
   with pytest.raises(BadRow, match=r'data\.jsonl:12: .*' + says):
     from_row(row, 'data.jsonl:12')
+
+
+@pytest.mark.parametrize('field', [
+    'query', 'positive', 'pos', 'neg', 'negative_1', 'prompt', 'title', 'docid', 'set',
+    'text', 'label'])
+def test_half_a_character_is_found_when_the_row_is_read(field):
+  """No tokenizer takes one; json.dumps writes it where a text was cut in an emoji."""
+  half = json.loads(r'"a \ud83d"')
+  inner = {'text': 'p', 'title': 't', 'docid': '1'}
+  row = {'query': 'q', 'positive': [inner]}
+  if field in inner and field != 'text':
+    inner[field] = half
+  elif field == 'set':
+    row = {'set': ['a', half]}
+  elif field == 'pos':
+    row = {'query': 'q', 'pos': ['p', half]}
+  elif field == 'neg':
+    row['neg'] = ['n', half]
+  else:
+    row[field] = half
+  read = from_row if field not in ('text', 'label') else labelled
+  row = row if read is from_row else {'text': 'a', 'label': 'b'} | {field: half}
+  with pytest.raises(BadRow, match=rf'f:3: field .*{field}.* half of a character at 2'):
+    read(row, 'f:3')
 
 
 def test_ids_are_31_bits_of_the_text():

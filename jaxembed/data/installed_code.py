@@ -48,7 +48,7 @@ def read(split: str, limit: int = 0,
       environment's site-packages.
   """
   if split not in ('train', 'test'):
-    raise ValueError(f"python_source has the splits 'train' and 'test', not {split!r}")
+    raise ValueError(f"installed_code has the splits 'train' and 'test', not {split!r}")
   return list(_read(split, limit, tuple(roots or _installed())))
 
 

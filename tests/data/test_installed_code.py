@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from jaxembed.data import python_source
+from jaxembed.data import installed_code
 
 GOOD = '''
     def add(a, b):
@@ -28,7 +28,7 @@ def _package(root, files):
 
 def _read(root, **kwargs):
   pairs = [(e.query, e.positives[0].text, e.query_id) for split in ('train', 'test')
-           for e in python_source.read(split, roots=[root], **kwargs)]
+           for e in installed_code.read(split, roots=[root], **kwargs)]
   return sorted(pairs)
 
 
@@ -63,22 +63,22 @@ def test_methods_count_and_repeats_do_not(tmp_path):
 
 def test_installed_modules_are_on_one_side_and_nothing_leaks():
   root = [sysconfig.get_paths()['stdlib']]
-  train = python_source.read('train', 300, roots=root)
-  test = python_source.read('test', 100, roots=root)
+  train = installed_code.read('train', 300, roots=root)
+  test = installed_code.read('test', 100, roots=root)
   assert (len(train), len(test)) == (300, 100)
   for key in (lambda e: e.query_id, lambda e: e.query.lower(),
               lambda e: e.positives[0].text):
     assert not {key(e) for e in train} & {key(e) for e in test}
-  assert python_source.read('test', 50, roots=root) == test[:50]
+  assert installed_code.read('test', 50, roots=root) == test[:50]
   for e in train + test:
     assert e.query not in e.positives[0].text
 
 
 def test_a_vendored_copy_stays_on_its_side():
-  assert (python_source._side('requests.api')
-          == python_source._side('pip._vendor.requests.api'))
+  assert (installed_code._side('requests.api')
+          == installed_code._side('pip._vendor.requests.api'))
 
 
 def test_unknown_split():
   with pytest.raises(ValueError, match="'train' and 'test', not 'dev'"):
-    python_source.read('dev')
+    installed_code.read('dev')

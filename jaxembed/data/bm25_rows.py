@@ -15,7 +15,7 @@ _DEPTH = 32  # negatives of a row, of which a step draws
 _BELOW = 0.95  # of the positive's match: NV-Retriever's rule, with BM25 as teacher
 
 
-class Mined(Sequence):
+class Bm25Rows(Sequence):
   """Rows with up to 32 negatives more: what matches a query best by BM25.
 
   They are other rows' positives (with `symmetric`, queries too) that match less
@@ -44,6 +44,11 @@ class Mined(Sequence):
   @functools.cached_property
   def _index(self) -> bm25.Bm25:
     return bm25.Bm25(self._texts)  # costs too much for those who want a length
+
+  @property
+  def examples(self) -> Sequence[Example]:
+    """The rows without the negatives found for them."""
+    return self._rows
 
   def __len__(self) -> int:
     return len(self._rows)

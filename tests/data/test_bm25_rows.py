@@ -1,4 +1,4 @@
-"""Mined rows: BM25, and negatives that match less than the positive."""
+"""Rows with BM25 negatives, and negatives that match less than the positive."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def _source(tmp_path, pairs, **rules):
   path = tmp_path / 's.tsv'
   path.write_text('score\tsentence1\tsentence2\n' + ''.join(
       f'{s}\t{a}\t{b}\n' for s, a, b in pairs))
-  return SourceConfig(**{'name': 's', 'kind': 'tsv', 'rows': 'mined',
+  return SourceConfig(**{'name': 's', 'kind': 'tsv', 'rows': 'bm25',
                          'path': str(path), 'min_score': 4.0} | rules)
 
 
@@ -89,7 +89,7 @@ def test_pairs_without_scores(tmp_path):
           {'query': 'big rug', 'positive': 'no word of it'}]
   path = tmp_path / 'p.jsonl'
   path.write_text(''.join(json.dumps(r) + '\n' for r in rows))
-  found = data.load(SourceConfig(name='p', rows='mined', path=str(path)))
+  found = data.load(SourceConfig(name='p', rows='bm25', path=str(path)))
   wrong = [[n.text for n in e.negatives] for e in found]
   assert wrong[0] == ['own', 'a red dog', 'no word of it']
   assert wrong[1] == ['a red dog', 'no word of it']
@@ -109,7 +109,7 @@ def test_one_way_by_default_and_nothing_high_enough(tmp_path):
 def test_real_pairs(shared_data):
   path = shared_data / 'sts/stsb/train.tsv'
   found = data.load(SourceConfig(
-      name='sts', kind='tsv', rows='mined', path=str(path), symmetric=True,
+      name='sts', kind='tsv', rows='bm25', path=str(path), symmetric=True,
       min_score=4.0, max_negative_score=2.5))
   lines = [x.split('\t') for x in path.read_text('utf-8').splitlines()[1:]]
   high = {(a, b) for s, a, b in lines if float(s) > 2.5}
