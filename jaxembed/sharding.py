@@ -36,7 +36,7 @@ RULES = (
     (r'pooling/mlp/(up|gate)/bias$', P('tensor')),
     (r'pooling/mlp/down/kernel$', P('tensor', 'fsdp')),
     (r'pooling/mlp/down/bias$', P()),
-    (r'dense/\d+/(kernel|bias)$', P()),
+    (r'dense/\d+/(kernel|bias|residual)$', P()),
     (r'loss/log_scale$', P()),
 )
 

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = (
     ('jaxembed.folder',),
     ('jaxembed.checked_json',),
-    ('jaxembed.types', 'jaxembed.config', 'jaxembed.carried'),
+    ('jaxembed.types', 'jaxembed.config', 'jaxembed.carried', 'jaxembed.known_keys'),
     ('jaxembed.mesh', 'jaxembed.paths', 'jaxembed.precision'),
     ('jaxembed.functional',),
     ('jaxembed.sharding', 'jaxembed.damage', 'jaxembed.kernels'),

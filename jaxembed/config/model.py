@@ -1,6 +1,6 @@
 """What shapes a parameter or a forward pass: frozen, hashable, static."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxembed.config.check import (
     at_least,
@@ -145,12 +145,17 @@ class BackboneConfig:
                 f'{width // 2} numbers, one per frequency')
 
 
+# Poolings without parameters.
+POOLING_MODES = ('mean', 'cls', 'last', 'weighted_mean', 'max', 'mean_sqrt')
+
+
 @dataclass(frozen=True, kw_only=True)
 class PoolingConfig:
   """How token states become one vector. The lower fields shape the two kinds with
   parameters; their defaults are NV-Embed's."""
 
-  # mean | cls | last | weighted_mean | max, or
+  # mean | cls | last | weighted_mean | max | mean_sqrt (the sum over the square root
+  # of the count), or several of these side by side, joined by '+' ('cls+mean'), or
   # latent_attention: tokens attend to latents (NV-Embed);
   # layer_attention: latents attend to states (pooling/layer_attention.py).
   kind: str = 'mean'
@@ -166,9 +171,14 @@ class PoolingConfig:
     typed(self)
     between(self, 1, _WIDTH, 'latents', 'heads', 'ff_mult')
     between(self, 0, _WIDTH, 'head_dim')
-    one_of(self, 'kind', ('mean', 'cls', 'last', 'weighted_mean', 'max',
-                          'latent_attention', 'layer_attention'))
+    if not (len(self.modes) > 1 and set(self.modes) <= set(POOLING_MODES)):
+      one_of(self, 'kind', (*POOLING_MODES, 'latent_attention', 'layer_attention'))
     one_of(self, 'reads', ('last_token', 'tokens', 'layers_last', 'layers_mean'))
+
+  @property
+  def modes(self) -> tuple[str, ...]:
+    """The kinds whose vectors stand side by side; one for most models."""
+    return tuple(self.kind.split('+'))
 
   @property
   def per_layer(self) -> str:
@@ -178,18 +188,25 @@ class PoolingConfig:
     return self.reads.removeprefix('layers_')
 
 
+DENSE_ACTIVATIONS = ('identity', 'tanh', 'relu', 'gelu', 'silu', 'sigmoid',
+                     'leaky_relu', 'elu', 'selu', 'softplus', 'softsign', 'mish')
+
+
 @dataclass(frozen=True, kw_only=True)
 class DenseConfig:
-  """One projection after pooling."""
+  """One projection after pooling: activation(W v + b), with `residual` plus v itself,
+  or plus a second projection of v where the widths differ."""
 
   features: int
   bias: bool = True
-  activation: str = 'identity'  # identity | tanh
+  activation: str = 'identity'  # one of DENSE_ACTIVATIONS
+  residual: bool = False
+  normalize_input: bool = False  # v is scaled to length 1 before
 
   def __post_init__(self):
     typed(self)
     between(self, 1, _WIDTH, 'features')
-    one_of(self, 'activation', ('identity', 'tanh'))
+    one_of(self, 'activation', DENSE_ACTIVATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +269,7 @@ class ModelConfig:
   # How text becomes tokens, beside the tokenizer's own rules (data/tokenise.py).
   prompt_pooling: str = 'include'  # include | exclude | nv_embed
   eos_text: str = ''  # put behind every text, lost where one is cut (NV-Embed)
+  lower_case: bool = False  # texts are put in lower case, whatever the tokenizer does
 
   def __post_init__(self):
     typed(self)
@@ -265,4 +283,23 @@ class ModelConfig:
   @property
   def embedding_dim(self) -> int:
     """E: width of what `encode` returns."""
-    return self.dense[-1].features if self.dense else self.backbone.dim
+    return self.widths[-1]
+
+  @property
+  def widths(self) -> tuple[int, ...]:
+    """Of the vector before every dense layer and, last, of what `encode` returns."""
+    pooled = self.backbone.dim * len(self.pooling.modes)
+    return (pooled, *(layer.features for layer in self.dense))
+
+
+def bidirectional(cfg: ModelConfig) -> ModelConfig:
+  """`cfg` with attention in both directions.
+
+  The window of a decoder that has one in all its layers (Mistral) falls away, as in
+  NV-Embed, LLM2Vec and their kin: it bounds how far back a language model looks.
+  Layers that alternate between windowed and full keep their windows.
+  """
+  backbone = cfg.backbone
+  if cfg.attention == 'causal' and backbone.window and not backbone.windowed_layers:
+    backbone = replace(backbone, window=0, two_way_window=0)
+  return replace(cfg, backbone=backbone, attention='bidirectional')

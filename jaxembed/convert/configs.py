@@ -127,7 +127,10 @@ def _gemma3(c: Fields) -> dict[str, Any]:
       'qkv_bias': bias, 'out_bias': bias,
       'softcap': float(c.get('attn_logit_softcapping', 0.0)),
   } | rope_fields.two(c, 'rope_theta', 1e6, 'rope_local_base_freq', 1e4)
-  fields |= _window(window, _layer_types(c, window, lambda i: (i + 1) % every != 0))
+  layers = _layer_types(c, window, lambda i: (i + 1) % every != 0)
+  if any(layers):  # also where all are: they have a rope of their own
+    fields |= {'window': window, 'two_way_window': window and window + 1,
+               'windowed_layers': layers}
   if c.get('use_bidirectional_attention'):
     # There the window is the whole span, half of it on each side; with is_causal
     # false as well, transformers sees one key further.
@@ -167,7 +170,9 @@ def _mpnet(c: Fields) -> dict[str, Any]:
     raise UnsupportedModel(
         f'config.json: relative_attention_num_buckets={buckets} is not supported: '
         'the reference implementation computes 32 whatever the field says')
-  return _roberta(c) | {'type_vocab_size': 0}
+  # transformers counts positions by id 1, whatever pad_token_id says.
+  return _bert(c) | {'type_vocab_size': 0, 'position_offset': 2,
+                     'max_positions': c.need('max_position_embeddings') - 2}
 
 
 def _modernbert(c: Fields) -> dict[str, Any]:

@@ -5,6 +5,9 @@ import math
 from typing import Any
 
 from jaxembed.folder import short
+from jaxembed.known_keys import UnsupportedModel
+
+__all__ = ['Fields', 'UnsupportedModel']
 
 _ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu',
                 'gelu_new': 'gelu_tanh', 'gelu_pytorch_tanh': 'gelu_tanh'}
@@ -26,10 +29,6 @@ _FLAGS = ('attention_bias', 'mlp_bias', 'norm_bias', 'use_sliding_window',
           'use_bidirectional_attention', 'is_causal', 'truncate')
 _TEXTS = ('model_type', 'hidden_act', 'hidden_activation', 'rope_type', 'type')
 _OBJECTS = ('rope_parameters', 'rope_scaling', 'full_attention', 'sliding_attention')
-
-
-class UnsupportedModel(ValueError):
-  """These settings describe a model the library does not compute."""
 
 
 class Fields:

@@ -4,6 +4,7 @@ from jaxembed import config
 
 _KIND = {'mean': 'the mean of its tokens', 'cls': 'its first token',
          'last': 'its last token', 'max': 'the maximum over its tokens',
+         'mean_sqrt': 'the sum of its tokens over the square root of their number',
          'weighted_mean': 'a position-weighted mean of its tokens',
          'latent_attention': 'latent attention over its tokens, then their mean'}
 
@@ -23,7 +24,8 @@ tags: [sentence-transformers, sentence-similarity, feature-extraction, jaxembed]
 # {name}
 
 A text-embedding model trained and exported with jaxembed. A text becomes
-{cfg.embedding_dim} numbers by {_KIND[cfg.pooling.kind]}\
+{cfg.embedding_dim} numbers by \
+{' beside '.join(_KIND[mode] for mode in cfg.pooling.modes)}\
 {'; vectors have length 1' if cfg.normalize else ''}. Texts are read up to
 {cfg.max_length} tokens.
 

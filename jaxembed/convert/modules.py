@@ -1,7 +1,7 @@
 """What a model folder is made of: backbone, pooling, projections, normalisation.
 
 Reads the sentence-transformers layouts, old and new (`modules.json`), and plain
-Hugging Face folders. Prompts are not read here.
+Hugging Face folders. Of prompts and similarity only the keys are checked here.
 """
 
 from collections.abc import Mapping
@@ -9,30 +9,19 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
-from jaxembed.convert import nv_embed, tables
-from jaxembed.convert.configs import UnsupportedModel
+from jaxembed import known_keys
+from jaxembed.config import ModelConfig, PoolingConfig
+from jaxembed.convert import head_modules, nv_embed, tables
+from jaxembed.convert.fields import UnsupportedModel
+from jaxembed.convert.head_modules import Part
 from jaxembed.convert.tensor_files import inside, read_json
 
-_POOLING_KEYS = {
-    'pooling_mode_cls_token': 'cls', 'pooling_mode_mean_tokens': 'mean',
-    'pooling_mode_max_tokens': 'max', 'pooling_mode_lasttoken': 'last',
-    'pooling_mode_weightedmean_tokens': 'weighted_mean',
-    'pooling_mode_mean_sqrt_len_tokens': 'mean_sqrt_len_tokens',
-}
-_POOLING_MODES = {'cls': 'cls', 'mean': 'mean', 'max': 'max', 'lasttoken': 'last',
-                  'weightedmean': 'weighted_mean'}
-_DENSE_ACTIVATIONS = {'Identity': 'identity', 'Tanh': 'tanh'}
-# tokenizer_config.json says 10^30 when it knows no limit.
-_NO_LIMIT = 1_000_000
+__all__ = ['Found', 'Part', 'after_backbone', 'read']
 
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """Some of the parameters: a folder of weights and its table."""
-
-  folder: pathlib.Path
-  table: tables.Table
+# Where the Transformer module keeps its settings, in the order in which
+# sentence-transformers looks.
+_SETTINGS = tuple(f'sentence_{name}_config.json' for name in (
+    'bert', 'roberta', 'distilbert', 'camembert', 'albert', 'xlm-roberta', 'xlnet'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,44 +37,82 @@ def read(folder: pathlib.Path) -> Found:
 
   Raises:
     FileNotFoundError: no config.json.
-    UnsupportedModel: a module, pooling mode or backbone that is not computed.
+    UnsupportedModel: a module, pooling mode, backbone or key that is not computed.
     BadCheckpoint: a file that is no JSON, or a path outside the folder.
   """
   if nv_embed.is_nv_embed(folder):  # its modules.json tells half of the story
     return _nv_embed(folder)
   if not (folder / 'modules.json').is_file():
     return _plain(folder)
-  entries = read_json(folder / 'modules.json', list)
-  home = inside(folder, entries[0]['path']) if entries else folder
-  if not entries or _class(entries[0]) != 'Transformer':
-    raise UnsupportedModel(f'{folder}/modules.json does not begin with a Transformer')
+  home = inside(folder, head_modules.entries(folder)[0]['path'])
   found = _plain(home)
-  fields: dict[str, Any] = {'normalize': False, 'dense': ()}
-  parts = list(found.parts)
-  for entry in entries[1:]:
-    if _class(entry) not in _MODULES:
-      raise UnsupportedModel(
-          f'{folder}/modules.json: module {entry["type"]!r} is not supported; '
-          f'known: Transformer, {", ".join(_MODULES)}')
-    part = _MODULES[_class(entry)](inside(folder, entry['path']), fields)
-    parts += [part] if part else []
-  if 'pooling' not in fields:
-    raise UnsupportedModel(f'{folder}/modules.json has no pooling module')
-  cfg = dataclasses.replace(found.cfg, **fields)
-  return dataclasses.replace(found, cfg=cfg, parts=tuple(parts))
+  cfg, parts = after_backbone(folder, found.cfg)
+  return dataclasses.replace(found, cfg=cfg, parts=(*found.parts, *parts))
+
+
+def after_backbone(folder: pathlib.Path, cfg: ModelConfig
+                   ) -> tuple[ModelConfig, tuple[Part, ...]]:
+  """What the modules.json in `folder` makes of a backbone, wherever its weights lie:
+  of its own folder, or of the base model under an adapter.
+
+  Args:
+    folder: with modules.json and the folders of its modules.
+    cfg: with the backbone and its attention; everything else is the modules'.
+
+  Returns:
+    `cfg` with length, case, head and normalisation; the weights of the head.
+
+  Raises:
+    UnsupportedModel: a module, an order or a key that is not computed.
+  """
+  first, *others = head_modules.entries(folder)
+  file = folder / 'config_sentence_transformers.json'
+  if file.is_file():
+    known_keys.check(read_json(file), known_keys.SETTINGS, str(file))
+  cfg = _with_settings(inside(folder, first['path']), cfg)
+  return head_modules.read(folder, others, cfg)
+
+
+def _with_settings(home: pathlib.Path, cfg: ModelConfig) -> ModelConfig:
+  """`cfg` with what the Transformer module in `home` keeps beside config.json."""
+  for name in _SETTINGS:
+    file = home / name
+    if file.is_file() and (data := read_json(file)):
+      break
+  else:
+    data, file = {}, home / _SETTINGS[0]
+  known_keys.check(data, known_keys.SENTENCE_BERT, str(file))
+  lower = data.get('do_lower_case')
+  if lower not in (None, True, False):
+    raise UnsupportedModel(f'{file}: do_lower_case={lower!r:.80} is neither true nor '
+                           'false')
+  arguments = data.get('processor_kwargs') or data.get('tokenizer_args') or {}
+  limit = arguments.get('model_max_length') or data.get('max_seq_length')
+  length = _tokens(limit, cfg.backbone.max_positions, f'{file}: max_seq_length')
+  return dataclasses.replace(
+      cfg, lower_case=bool(lower),
+      max_length=length or max_length(home, cfg.backbone.max_positions))
 
 
 def _plain(folder: pathlib.Path) -> Found:
-  """A Hugging Face folder: mean pooling, or the last token when causal."""
+  """A Hugging Face folder without modules, as sentence-transformers reads one.
+
+  The mean of the tokens, or the last token where config.json names a causal language
+  model (architectures[0] ends in ForCausalLM and is_causal is not false); no
+  normalisation.
+  """
   file = folder / 'config.json'
   if not file.is_file():
     raise FileNotFoundError(f'{file} is missing; a model folder needs it')
   hf = read_json(file)
+  known_keys.check(hf, known_keys.CONFIG, str(file))
   backbone = tables.config_from_hf(hf)
-  attention = tables.attention_from_hf(hf)
-  pooling = PoolingConfig(kind='last' if attention == 'causal' else 'mean')
-  cfg = ModelConfig(backbone=backbone, pooling=pooling, attention=attention,
-                    max_length=max_length(folder, backbone.max_positions))
+  names = hf.get('architectures') or ['']
+  last = str(names[0]).endswith('ForCausalLM') and hf.get('is_causal', True)
+  cfg = ModelConfig(
+      backbone=backbone, attention=tables.attention_from_hf(hf), normalize=False,
+      pooling=PoolingConfig(kind='last' if last else 'mean'),
+      max_length=max_length(folder, backbone.max_positions))
   return Found(cfg, (Part(folder, tables.backbone_table(backbone)),), folder, hf)
 
 
@@ -98,70 +125,18 @@ def _nv_embed(folder: pathlib.Path) -> Found:
 
 
 def max_length(folder: pathlib.Path, positions: int) -> int:
-  """Tokens per text: what sentence-transformers, else the tokenizer, says."""
-  for file in sorted(folder.glob('sentence_*_config.json')):
-    if limit := read_json(file).get('max_seq_length'):
-      return min(limit, positions)
+  """Tokens per text: what the tokenizer says, at most the positions there are."""
   file = folder / 'tokenizer_config.json'
-  limit = read_json(file).get('model_max_length') if file.is_file() else None
-  return int(limit) if limit and limit < min(positions, _NO_LIMIT) else positions
+  data: Mapping[str, Any] = read_json(file) if file.is_file() else {}
+  limit = data.get('model_max_length') or data.get('max_len')
+  return _tokens(limit, positions, f'{file}: model_max_length') or positions
 
 
-# --- Modules: each adds to the fields of ModelConfig, some bring weights ------
-
-
-def _class(entry: Mapping[str, Any]) -> str:
-  return entry['type'].rpartition('.')[2]
-
-
-def _pooling(folder: pathlib.Path, fields: dict) -> None:
-  data = read_json(folder / 'config.json')
-  modes = data.get('pooling_mode')
-  if modes is None:
-    modes = [mode for key, mode in _POOLING_KEYS.items() if data.get(key)]
-  else:
-    modes = [_POOLING_MODES.get(m, m)
-             for m in ([modes] if isinstance(modes, str) else modes)]
-  known = set(_POOLING_MODES.values())
-  if len(modes) != 1 or modes[0] not in known:
-    raise UnsupportedModel(f'{folder}: pooling {" + ".join(modes) or "none"} is not '
-                           f'supported; known, one at a time: '
-                           f'{", ".join(sorted(known))}')
-  fields['pooling'] = PoolingConfig(kind=modes[0])
-  _prompts(data, fields)
-
-
-def _latent_attention(folder: pathlib.Path, fields: dict) -> Part:
-  data = read_json(folder / 'config.json')
-  fields['pooling'] = PoolingConfig(
-      kind='latent_attention', latents=data['num_latents'], heads=data['heads'],
-      head_dim=data['head_dim'], ff_mult=data['ff_mult'])
-  _prompts(data, fields)
-  return Part(folder, tables.LATENT_ATTENTION)
-
-
-def _prompts(data: Mapping[str, Any], fields: dict) -> None:
-  if data.get('include_prompt') is False:
-    fields['prompt_pooling'] = 'exclude'
-
-
-def _normalize(folder: pathlib.Path, fields: dict) -> None:
-  fields['normalize'] = True
-
-
-def _dense(folder: pathlib.Path, fields: dict) -> Part:
-  data = read_json(folder / 'config.json')
-  name = data.get('activation_function', 'torch.nn.modules.activation.Tanh')
-  activation = _DENSE_ACTIVATIONS.get(name.rpartition('.')[2])
-  if activation is None:
-    raise UnsupportedModel(f'{folder}: activation_function {name!r} is not '
-                           'supported; known: Identity, Tanh')
-  layer = DenseConfig(features=data['out_features'], bias=data.get('bias', True),
-                      activation=activation)
-  index = len(fields['dense'])
-  fields['dense'] = (*fields['dense'], layer)
-  return Part(folder, tables.dense_table(index, layer))
-
-
-_MODULES = {'Pooling': _pooling, 'LatentAttentionPooling': _latent_attention,
-            'Dense': _dense, 'Normalize': _normalize}
+def _tokens(limit, positions: int, where: str) -> int | None:
+  """A limit of tokens; 10^30 is how transformers writes that there is none."""
+  if limit is None:
+    return None
+  if type(limit) not in (int, float) or not limit >= 1:
+    raise UnsupportedModel(f'{where} is {limit!r:.80}, which is no number of tokens; '
+                           'write one, or null for no limit')
+  return int(min(limit, positions))

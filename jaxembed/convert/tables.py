@@ -235,9 +235,12 @@ def _modernbert(cfg: BackboneConfig) -> Iterator[Row]:
 # --- Heads -------------------------------------------------------------------
 
 
-def dense_table(index: int, cfg: DenseConfig) -> Table:
-  """One Dense module of sentence-transformers."""
-  return Table(tuple(_linear('linear', cfg.bias, f'dense/{index}')), prefixes=())
+def dense_table(index: int, cfg: DenseConfig, width: int) -> Table:
+  """One Dense module of sentence-transformers, for vectors of `width`."""
+  rows = tuple(_linear('linear', cfg.bias, f'dense/{index}'))
+  if cfg.residual and width != cfg.features:
+    rows += (Row('residual.weight', (f'dense/{index}/residual',), transpose=True),)
+  return Table(rows, prefixes=())
 
 
 def _latent_attention() -> Iterator[Row]:

@@ -16,17 +16,12 @@ import shutil
 import numpy as np
 
 from jaxembed import carried, checked_json, config, data, types
-from jaxembed.convert import model_card, parity, tables, tensor_files
+from jaxembed.convert import head_modules, model_card, parity, tables, tensor_files
 
 _WITH_POOLER = ('bert', 'roberta', 'xlm-roberta', 'mpnet')
 _SHARD = 5_000_000_000  # bytes, the hub's habit
 _MODULES = 'sentence_transformers.models.'
 _TWIN = 'latent_attention_pooling'
-_POOLING_KEYS = {'cls': 'cls_token', 'mean': 'mean_tokens', 'max': 'max_tokens',
-                 'mean_sqrt': 'mean_sqrt_len_tokens',
-                 'weighted_mean': 'weightedmean_tokens', 'last': 'lasttoken'}
-_ACTIVATIONS = {'identity': 'torch.nn.modules.linear.Identity',
-                'tanh': 'torch.nn.modules.activation.Tanh'}
 
 
 def export(target: str | os.PathLike, params: types.Params,
@@ -96,34 +91,37 @@ def write(folder: pathlib.Path, params: types.Params, cfg: config.ModelConfig,
   _copy_tokenizer(source, folder, cfg.max_length)
   if cfg.eos_text:
     data.append_token(folder, cfg.eos_text)
-  settings = {'max_seq_length': cfg.max_length, 'do_lower_case': False}
+  settings = {'max_seq_length': cfg.max_length, 'do_lower_case': cfg.lower_case}
   if cfg.backbone.family in _WITH_POOLER:  # unused here; torch would draw one
     settings['model_args'] = {'add_pooling_layer': False}
   _write_json(folder / 'sentence_bert_config.json', settings)
-  modules = [('', _MODULES + 'Transformer'),
-             _pooling(folder, params, cfg, include_prompt)]
-  modules += [_dense(folder, params, cfg, i) for i in range(len(cfg.dense))]
+  parts = [('', _MODULES + 'Transformer'),
+           _pooling(folder, params, cfg, include_prompt)]
+  for i, layer in enumerate(cfg.dense):
+    if layer.normalize_input:
+      parts.append(_normalize(folder, len(parts)))
+    parts.append(_dense(folder, params, cfg, i, len(parts)))
   if cfg.normalize:
-    path = f'{len(modules)}_Normalize'
-    (folder / path).mkdir()
-    # Some tools drop empty folders.
-    _write_json(folder / path / 'config.json', {})
-    modules.append((path, _MODULES + 'Normalize'))
+    parts.append(_normalize(folder, len(parts)))
   _write_json(folder / 'modules.json', [
       {'idx': i, 'name': str(i), 'path': path, 'type': kind}
-      for i, (path, kind) in enumerate(modules)])
+      for i, (path, kind) in enumerate(parts)])
 
 
 def _pooling(folder, params, cfg, include_prompt):
   """Writes the pooling module; returns its (path, type)."""
   if cfg.pooling.kind == 'latent_attention':
     return _latent_attention(folder, params, cfg, include_prompt)
-  path = '1_Pooling'
+  path, modes = '1_Pooling', cfg.pooling.modes
   (folder / path).mkdir()
+  # Several modes stand side by side in the order of the keys; another needs a list.
+  known = head_modules.POOLING
+  named = [known[mode].name for mode in modes]
+  in_order = [known[ours].name for ours in known if ours in modes]
   _write_json(folder / path / 'config.json', {
       'word_embedding_dimension': cfg.backbone.dim,
-      **{f'pooling_mode_{name}': kind == cfg.pooling.kind
-         for kind, name in _POOLING_KEYS.items()},
+      **{known[ours].key: ours in modes for ours in known},
+      **({} if named == in_order else {'pooling_mode': named}),
       'include_prompt': include_prompt})
   return path, _MODULES + 'Pooling'
 
@@ -143,15 +141,24 @@ def _latent_attention(folder, params, cfg, include_prompt):
   return path, f'{_TWIN}.LatentAttentionPooling'
 
 
-def _dense(folder, params, cfg, index: int):
-  layer, path = cfg.dense[index], f'{2 + index}_Dense'
+def _normalize(folder, place: int):
+  path = f'{place}_Normalize'
   (folder / path).mkdir()
-  rows = tables.dense_table(index, layer).rows
+  # Some tools drop empty folders.
+  _write_json(folder / path / 'config.json', {})
+  return path, _MODULES + 'Normalize'
+
+
+def _dense(folder, params, cfg, index: int, place: int):
+  layer, path = cfg.dense[index], f'{place}_Dense'
+  (folder / path).mkdir()
+  rows = tables.dense_table(index, layer, cfg.widths[index]).rows
   weights = dict(tables.iter_hf(params, cfg, rows))
   width, features = weights['linear.weight'].shape[::-1]
   _write_json(folder / path / 'config.json', {
       'in_features': width, 'out_features': features, 'bias': layer.bias,
-      'activation_function': _ACTIVATIONS[layer.activation]})
+      'activation_function': head_modules.ACTIVATIONS[layer.activation],
+      **({'use_residual': True} if layer.residual else {})})
   _save_weights(folder / path, weights)
   return path, _MODULES + 'Dense'
 

@@ -18,13 +18,17 @@ from jaxembed.functional import ACTIVATIONS
 from jaxembed.mesh import BATCH, along_last, reshard, spec
 from jaxembed.models import lora
 from jaxembed.models.transformer import Backbone
-from jaxembed.pooling import latent_attention, layer_attention
-from jaxembed.pooling.pool import POOLERS
+from jaxembed.pooling import latent_attention, layer_attention, pool as poolers
 from jaxembed.types import Array, Params, Tokens
 
 # Below the norm of any embedding that carries information; keeps the zero vector
 # of an empty text zero. The value torch.nn.functional.normalize uses.
 _NORM_EPS = 1e-12
+# Of dense layers, named as torch.nn has them with their default settings.
+_ACTIVATIONS = ACTIVATIONS | {
+    'sigmoid': jax.nn.sigmoid, 'leaky_relu': jax.nn.leaky_relu, 'elu': jax.nn.elu,
+    'selu': jax.nn.selu, 'softplus': jax.nn.softplus, 'softsign': jax.nn.soft_sign,
+    'mish': jax.nn.mish}
 
 
 def init_params(cfg: ModelConfig, key: Array, dtype=jnp.float32) -> Params:
@@ -83,17 +87,19 @@ def encode(params: Params, cfg: ModelConfig, tokens: Tokens, *,
 
 
 def _encode(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
-  of_text = _pool_mask(tokens)
+  of_text, text = _pool_masks(tokens)
   tokens = dataclasses.replace(tokens, pool=of_text.any(1))
   x, kept = _backbone(params, cfg, tokens, attention, prefix, key)
   if tokens.segment is None:
-    v = _pool(params, cfg, x, kept, reshard(tokens.pool, BATCH, None))
+    v = _pool(params, cfg, x, kept, reshard(tokens.pool, BATCH, None),
+              reshard(text.any(1), BATCH, None))
   else:
-    v = _pool_packed(params, cfg, x, reshard(of_text, BATCH, None, None))
+    v = _pool_packed(params, cfg, x, reshard(of_text, BATCH, None, None),
+                     reshard(text, BATCH, None, None))
     v = lax.reshape(v, (v.shape[0] * v.shape[1], v.shape[2]),
                     out_sharding=spec(BATCH, None))
   for i, layer in enumerate(cfg.dense):
-    v = _dense(params['dense'][str(i)], layer, v)
+    v = _dense(params['dense'][str(i)], layer, unit(v) if layer.normalize_input else v)
   return unit(v) if cfg.normalize else v
 
 
@@ -131,35 +137,38 @@ def check_packable(cfg: ModelConfig, mode: str, width: int):
                        'give each its own (DataConfig.pack=0)')
 
 
-def _pool_mask(tokens: Tokens) -> Array:
-  """[B,S,T]: tokens.pool inside each text; the whole text where that is empty."""
+def _pool_masks(tokens: Tokens) -> tuple[Array, Array]:
+  """tokens.pool inside each text (the whole text where that is empty), and each
+  text: both [B,S,T]."""
   text = jnp.asarray(tokens.mask)[:, None]
   if tokens.segment is not None:
     number = jnp.arange(tokens.slots, dtype=jnp.int32)[:, None]
     text = text & (jnp.asarray(tokens.segment)[:, None] == number)
   pool = text & jnp.asarray(tokens.pool)[:, None]
-  return jnp.where(pool.any(2, keepdims=True), pool, text)
+  return jnp.where(pool.any(2, keepdims=True), pool, text), text
 
 
-def _pool(params, cfg: ModelConfig, x: Array, kept: Array | None, pool: Array):
-  """x [B,T,D], kept [L,B,D] or None, pool [B,T] -> [B,D] float32."""
+def _pool(params, cfg: ModelConfig, x: Array, kept: Array | None, pool: Array,
+          text: Array) -> Array:
+  """x [B,T,D], kept [L,B,D] or None; pool, text [B,T] -> [B,E] float32."""
   kind = cfg.pooling.kind
   if kind == 'latent_attention':
     return latent_attention.apply(params['pooling'], cfg.pooling, x, pool)
   if kind == 'layer_attention':
     return layer_attention.apply(params['pooling'], cfg.pooling, x, kept, pool)
-  return POOLERS[kind](x, pool)
+  return poolers.apply(cfg.pooling.modes, x, pool, text)
 
 
-def _pool_packed(params, cfg: ModelConfig, x: Array, of_text: Array):
-  """x [B,T,D], of_text [B,S,T] -> [B,S,D] float32."""
+def _pool_packed(params, cfg: ModelConfig, x: Array, of_text: Array, text: Array):
+  """x [B,T,D]; of_text, text [B,S,T] -> [B,S,E] float32."""
   kind = cfg.pooling.kind
   if kind == 'latent_attention':
     number = jnp.arange(of_text.shape[1], dtype=jnp.int32)[:, None]
     segment = jnp.where(of_text, number, -1).max(1)
     return latent_attention.apply_packed(
         params['pooling'], cfg.pooling, x, segment, of_text.shape[1])
-  return jax.vmap(POOLERS[kind], (None, 1), 1)(x, of_text)
+  return jax.vmap(functools.partial(poolers.apply, cfg.pooling.modes),
+                  (None, 1, 1), 1)(x, of_text, text)
 
 
 def unit(v: Array) -> Array:
@@ -170,11 +179,19 @@ def unit(v: Array) -> Array:
 
 def _dense(p: Params, cfg: DenseConfig, v: Array) -> Array:
   """v [B,D] -> [B,E] float32."""
-  kernel = reshard(p['kernel'], None, None).astype(jnp.float32)
-  v = jnp.einsum('BD,DE->BE', v, kernel, out_sharding=spec(BATCH, None))
+  out = _project(p['kernel'], v)
   if cfg.bias:
-    v += along_last(reshard(p['bias'], None).astype(jnp.float32), v)
-  return ACTIVATIONS[cfg.activation](v)
+    out += along_last(reshard(p['bias'], None).astype(jnp.float32), out)
+  out = _ACTIVATIONS[cfg.activation](out)
+  if cfg.residual:
+    out += _project(p['residual'], v) if 'residual' in p else v
+  return out
+
+
+def _project(kernel: Array, v: Array) -> Array:
+  """kernel [D,E], v [B,D] -> [B,E] float32."""
+  kernel = reshard(kernel, None, None).astype(jnp.float32)
+  return jnp.einsum('BD,DE->BE', v, kernel, out_sharding=spec(BATCH, None))
 
 
 def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
@@ -190,14 +207,15 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   elif cfg.pooling.kind == 'layer_attention':
     params['pooling'] = layer_attention.init(
         cfg.pooling, cfg.backbone.dim, cfg.backbone.num_layers, keys[1])
-  width = cfg.backbone.dim
-  for i, (layer, k) in enumerate(
-      zip(cfg.dense, jax.random.split(keys[2], max(len(cfg.dense), 1)))):
+  for i, (layer, width, k) in enumerate(
+      zip(cfg.dense, cfg.widths, jax.random.split(keys[2], max(len(cfg.dense), 1)))):
     p = {'kernel': jax.random.normal(k, (width, layer.features)) * width**-0.5}
     if layer.bias:
       p['bias'] = jnp.zeros(layer.features)
+    if layer.residual and width != layer.features:
+      k = jax.random.fold_in(k, 1)
+      p['residual'] = jax.random.normal(k, (width, layer.features)) * width**-0.5
     params.setdefault('dense', {})[str(i)] = p
-    width = layer.features
   if cfg.lora is not None:
     params = lora.add(params, cfg.lora, keys[3])
   return jax.tree.map(lambda x: x.astype(dtype), params)

@@ -102,6 +102,8 @@ def _residual(x: Array) -> Array:
 def _positions(cfg: BackboneConfig, tokens: Tokens) -> Array:
   """-> [B,T] int32; text starts at 0 unless cfg says the row does."""
   mask, segment = tokens.mask, tokens.segment
+  if cfg.position_offset:
+    return _positions_by_id(cfg, tokens)
   index = jnp.zeros_like(mask, jnp.int32) + jnp.arange(mask.shape[1])[None]
   if segment is not None:
     first = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)))
@@ -109,6 +111,20 @@ def _positions(cfg: BackboneConfig, tokens: Tokens) -> Array:
   if cfg.positions == 'index':
     return index
   return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+def _positions_by_id(cfg: BackboneConfig, tokens: Tokens) -> Array:
+  """RoBERTa's count of the tokens that are not the padding id, [B,T] int32.
+
+  That id gets -1, the row before the first position, also where a text spells it.
+  """
+  counted = jnp.asarray(tokens.mask) & (tokens.ids != cfg.position_offset - 1)
+  total = jnp.cumsum(counted, axis=1, dtype=jnp.int32)
+  if tokens.segment is not None:
+    segment = tokens.segment
+    first = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)))
+    total -= jax.lax.cummax(jnp.where(first, total - counted, 0), axis=1)
+  return jnp.where(counted, total - 1, -1)
 
 
 def _per_layer(model: ModelConfig) -> dict[str, Array]:

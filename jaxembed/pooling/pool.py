@@ -4,6 +4,8 @@
 without any counting token gives zeros, never NaN.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 from jaxembed.types import Array
@@ -14,12 +16,23 @@ def mean(x: Array, pool: Array) -> Array:
   return _weighted(x, pool.astype(jnp.float32))
 
 
-def weighted_mean(x: Array, pool: Array) -> Array:
-  """Average with weights 1, 2, 3, ... along the counting tokens.
+def mean_sqrt(x: Array, pool: Array) -> Array:
+  """Sum of the counting tokens over the square root of their number.
 
+  x [B,T,D], pool [B,T] -> [B,D] float32.
+  """
+  count = pool.astype(jnp.float32).sum(1, keepdims=True)
+  return mean(x, pool) * jnp.sqrt(count)
+
+
+def weighted_mean(x: Array, pool: Array, text: Array | None = None) -> Array:
+  """Average with weights 1, 2, 3, ... along the tokens of `text` [B,T].
+
+  A token outside `pool` keeps its number without counting: the weights of a text
+  do not change when the prompt before it is left out. `text` None: `pool`.
   Muennighoff 2022 (SGPT, arXiv 2202.08904), section 3.1.
   """
-  rank = jnp.cumsum(pool, axis=1, dtype=jnp.int32)
+  rank = jnp.cumsum(pool if text is None else text, axis=1, dtype=jnp.int32)
   return _weighted(x, jnp.where(pool, rank, 0).astype(jnp.float32))
 
 
@@ -41,8 +54,19 @@ def maximum(x: Array, pool: Array) -> Array:
   return jnp.where(pool.any(1)[:, None], x.max(1), 0.0)
 
 
-POOLERS = {'mean': mean, 'cls': cls, 'last': last,
+POOLERS = {'mean': mean, 'cls': cls, 'last': last, 'mean_sqrt': mean_sqrt,
            'weighted_mean': weighted_mean, 'max': maximum}
+
+
+def apply(modes: Sequence[str], x: Array, pool: Array, text: Array) -> Array:
+  """The vectors of several poolers side by side.
+
+  x [B,T,D]; pool, text [B,T]: tokens that count, and all of the text's
+  -> [B,D * len(modes)] float32.
+  """
+  parts = [weighted_mean(x, pool, text) if mode == 'weighted_mean'
+           else POOLERS[mode](x, pool) for mode in modes]
+  return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 
 def _weighted(x: Array, weights: Array) -> Array:

@@ -86,9 +86,10 @@ def test_torch_computes_the_same(tmp_path, source, family, attention, pooling):
 
 
 def test_dense_layers_and_no_normalisation(tmp_path, source):
-  dense = (config.DenseConfig(features=24, activation='tanh'),
-           config.DenseConfig(features=16, bias=False))
-  params, cfg = _model('bert', config.PoolingConfig(), dense=dense, normalize=False)
+  dense = (config.DenseConfig(features=24, activation='tanh', residual=True),
+           config.DenseConfig(features=16, bias=False, normalize_input=True))
+  pooling = config.PoolingConfig(kind='mean_sqrt+cls')  # not the order of the keys
+  params, cfg = _model('bert', pooling, dense=dense, normalize=False)
   _export(tmp_path / 'out', source, params, cfg)
   theirs = st.SentenceTransformer(str(tmp_path / 'out'), device='cpu')
   ours = Embedder.load(tmp_path / 'out')

@@ -141,7 +141,8 @@ def test_empty_rows_and_empty_pools_are_finite():
 @pytest.mark.parametrize('shape', [(8, 1, 1), (4, 2, 1), (2, 2, 2)])
 def test_eight_devices_equal_one(family, shape):
   cfg, params = _model(
-      family, dense=(DenseConfig(features=16, activation='tanh'),),
+      family, dense=(DenseConfig(features=16, activation='tanh', residual=True,
+                                 normalize_input=True),),
       pooling=PoolingConfig(kind='latent_attention', latents=8, heads=2, head_dim=8))
   tokens = _tokens(8)
 

@@ -22,6 +22,7 @@ _LOOPS = {
     'cls': lambda rows: rows[0],
     'last': lambda rows: rows[-1],
     'max': lambda rows: rows.max(0),
+    'mean_sqrt': lambda rows: rows.sum(0) / np.sqrt(len(rows)),
     'weighted_mean': lambda rows: np.average(
         rows, axis=0, weights=np.arange(1, len(rows) + 1)),
 }
@@ -47,6 +48,16 @@ def test_instruction_tokens_do_not_count(kind):
   got = np.asarray(pool.POOLERS[kind](x, some))
   alone = np.asarray(pool.POOLERS[kind](x[:1, 4:], some[:1, 4:]))
   np.testing.assert_allclose(got[0], alone[0], rtol=1e-6)
+
+
+def test_weights_count_from_the_first_token_of_the_text():
+  """Leaving a prompt out does not renumber what follows it (sentence-transformers)."""
+  x, mask = _case('left')
+  some = mask.copy()
+  some[0, :4] = False
+  got = np.asarray(pool.apply(('weighted_mean', 'cls'), x, some, mask))
+  want = np.average(x[0, 4:].astype(np.float64), axis=0, weights=[5, 6, 7])
+  np.testing.assert_allclose(got[0], np.concatenate([want, x[0, 4]]), atol=1e-6)
 
 
 @pytest.mark.parametrize('kind', sorted(pool.POOLERS))

@@ -1,0 +1,203 @@
+"""Modules of a sentence-transformers folder that stand after its Transformer.
+
+Pooling comes first; Dense and Normalize follow in any order and number, and the
+order is kept: ModelConfig.dense says of each layer whether its input is normalised.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+from jaxembed import known_keys
+from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
+from jaxembed.convert import tables
+from jaxembed.convert.fields import UnsupportedModel
+from jaxembed.convert.tensor_files import inside, read_json
+
+
+class PoolingName(NamedTuple):
+  """How sentence-transformers calls a pooling: its mode, and the older key."""
+
+  name: str
+  key: str
+
+
+# In the order in which several stand side by side when the older keys name them.
+POOLING = {
+    'cls': PoolingName('cls', 'pooling_mode_cls_token'),
+    'max': PoolingName('max', 'pooling_mode_max_tokens'),
+    'mean': PoolingName('mean', 'pooling_mode_mean_tokens'),
+    'mean_sqrt': PoolingName('mean_sqrt_len_tokens',
+                             'pooling_mode_mean_sqrt_len_tokens'),
+    'weighted_mean': PoolingName('weightedmean', 'pooling_mode_weightedmean_tokens'),
+    'last': PoolingName('lasttoken', 'pooling_mode_lasttoken'),
+}
+# Activations of dense layers, as torch spells their classes.
+_IN_TORCH = 'torch.nn.modules.activation.'
+ACTIVATIONS = {
+    'identity': 'torch.nn.modules.linear.Identity', 'tanh': _IN_TORCH + 'Tanh',
+    'relu': _IN_TORCH + 'ReLU', 'gelu': _IN_TORCH + 'GELU', 'silu': _IN_TORCH + 'SiLU',
+    'sigmoid': _IN_TORCH + 'Sigmoid', 'leaky_relu': _IN_TORCH + 'LeakyReLU',
+    'elu': _IN_TORCH + 'ELU', 'selu': _IN_TORCH + 'SELU', 'mish': _IN_TORCH + 'Mish',
+    'softplus': _IN_TORCH + 'Softplus', 'softsign': _IN_TORCH + 'Softsign'}
+_LIBRARY = 'sentence_transformers.'
+LATENT_ATTENTION = 'latent_attention_pooling.LatentAttentionPooling'
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Some of the parameters: a folder of weights and its table."""
+
+  folder: pathlib.Path
+  table: tables.Table
+
+
+def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """The modules that modules.json lists, the Transformer first.
+
+  Raises:
+    UnsupportedModel: it does not begin with a Transformer, or an entry is of a class
+      that is not computed: another module, or code of the folder's own.
+  """
+  file = folder / 'modules.json'
+  found = read_json(file, list)
+  for i, entry in enumerate(found):
+    if not (isinstance(entry, dict) and isinstance(entry.get('type'), str)
+            and isinstance(entry.get('path'), str)):
+      raise UnsupportedModel(f'{file}: module {i} is {entry!r:.80}, and needs a type '
+                             'and a path')
+    known_keys.check(entry, known_keys.MODULES_ENTRY, f'{file}: module {i}')
+  kinds = [kind(entry) for entry in found]
+  if not found or kinds[0] != 'Transformer':
+    raise UnsupportedModel(f'{file} does not begin with a Transformer')
+  for entry, name in zip(found[1:], kinds[1:]):
+    if name not in _READERS:
+      own = '' if entry['type'].startswith(_LIBRARY) else (
+          ' (code of a folder is never run)')
+      raise UnsupportedModel(
+          f'{file}: module {entry["type"]!r} is not supported{own}; known: '
+          f'Transformer, {", ".join(_READERS)}')
+  if kinds.count('Pooling') + kinds.count('LatentAttentionPooling') != 1:
+    raise UnsupportedModel(f'{file}: modules {", ".join(kinds)} are not supported; '
+                           'exactly one has to pool')
+  return found
+
+
+def kind(entry: Mapping[str, Any]) -> str:
+  """The class of a module of the library itself; of others, all of their name."""
+  if entry['type'] == LATENT_ATTENTION or entry['type'].startswith(_LIBRARY):
+    return entry['type'].rpartition('.')[2]
+  return entry['type']
+
+
+def read(folder: pathlib.Path, after: Sequence[Mapping[str, Any]], cfg: ModelConfig
+         ) -> tuple[ModelConfig, tuple[Part, ...]]:
+  """`cfg` with the head that the modules `after` the Transformer describe.
+
+  Args:
+    folder: the root, to which their paths are relative.
+    after: from `entries`.
+    cfg: with the backbone; its own head is replaced.
+
+  Returns:
+    The configuration, and the weights that the modules bring.
+
+  Raises:
+    UnsupportedModel: a key, a value or an order that would not be computed exactly.
+  """
+  cfg = dataclasses.replace(cfg, dense=(), normalize=False)
+  parts, pooled = [], False
+  for entry in after:
+    name, place = kind(entry), inside(folder, entry['path'])
+    if not pooled and name in ('Dense', 'Normalize'):
+      raise UnsupportedModel(f'{folder}/modules.json: {name} stands before Pooling; '
+                             'only modules of the pooled vector are computed')
+    pooled = True
+    cfg, part = _READERS[name](place, cfg)
+    parts += [part] if part else []
+  return cfg, tuple(parts)
+
+
+def _config(folder: pathlib.Path, table: Mapping[str, Any]) -> dict[str, Any]:
+  file = folder / 'config.json'
+  data = read_json(file) if file.is_file() else {}
+  known_keys.check(data, table, str(file))
+  return data
+
+
+def _pooling(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]:
+  data = _config(folder, known_keys.POOLING)
+  named = data.get('pooling_mode')
+  if named is None:  # the older keys; none of them is true: the mean
+    modes = [ours for ours, known in POOLING.items() if data.get(known.key)] or ['mean']
+  else:
+    by_name = {known.name: ours for ours, known in POOLING.items()}
+    listed = [named] if isinstance(named, str) else named
+    modes = [by_name.get(str(m)) for m in listed] if isinstance(listed, list) else []
+    if not modes or None in modes:
+      raise UnsupportedModel(f'{folder}/config.json: pooling_mode {named!r:.80} is not '
+                             f'supported; known: {", ".join(by_name)}')
+  for key in ('word_embedding_dimension', 'embedding_dimension'):
+    if data.get(key, cfg.backbone.dim) != cfg.backbone.dim:
+      raise UnsupportedModel(f"{folder}/config.json: {key}={data[key]!r} is not the "
+                             f"backbone's width {cfg.backbone.dim}")
+  pooling = PoolingConfig(kind='+'.join(modes))
+  return _with_prompts(dataclasses.replace(cfg, pooling=pooling), data), None
+
+
+def _latent_attention(folder: pathlib.Path, cfg: ModelConfig):
+  data = _config(folder, known_keys.LATENT_ATTENTION)
+  for key in ('num_latents', 'heads', 'head_dim', 'ff_mult'):
+    if type(data.get(key)) is not int or data[key] < 1:
+      raise UnsupportedModel(f'{folder}/config.json: {key}={data.get(key)!r} is no '
+                             'whole number above 0')
+  pooling = PoolingConfig(
+      kind='latent_attention', latents=data['num_latents'], heads=data['heads'],
+      head_dim=data['head_dim'], ff_mult=data['ff_mult'])
+  return (_with_prompts(dataclasses.replace(cfg, pooling=pooling), data),
+          Part(folder, tables.LATENT_ATTENTION))
+
+
+def _with_prompts(cfg: ModelConfig, data: Mapping[str, Any]) -> ModelConfig:
+  out = data.get('include_prompt') is False
+  return dataclasses.replace(cfg, prompt_pooling='exclude' if out else 'include')
+
+
+def _normalize(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]:
+  _config(folder, known_keys.NORMALIZE)
+  return dataclasses.replace(cfg, normalize=True), None
+
+
+def _dropout(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]:
+  _config(folder, known_keys.DROPOUT)  # the identity outside training
+  return cfg, None
+
+
+def _dense(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, Part]:
+  data = _config(folder, known_keys.DENSE)
+  spelling = data.get('activation_function', ACTIVATIONS['tanh'])
+  by_spelling = {spelling: ours for ours, spelling in ACTIVATIONS.items()}
+  if spelling not in by_spelling:
+    raise UnsupportedModel(
+        f'{folder}/config.json: activation_function {spelling!r:.80} is not supported; '
+        f'known: {", ".join(by_spelling)}')
+  width = cfg.embedding_dim
+  if data.get('in_features') != width:
+    raise UnsupportedModel(f'{folder}/config.json: in_features='
+                           f'{data.get("in_features")!r}, but the vectors that come in '
+                           f'have {width} dimensions')
+  features = data.get('out_features')
+  if type(features) is not int or features < 1:
+    raise UnsupportedModel(f'{folder}/config.json: out_features={features!r} is no '
+                           'whole number above 0')
+  layer = DenseConfig(
+      features=features, bias=data.get('bias', True) is True,
+      activation=by_spelling[spelling], residual=data.get('use_residual') is True,
+      normalize_input=cfg.normalize)
+  part = Part(folder, tables.dense_table(len(cfg.dense), layer, width))
+  return dataclasses.replace(cfg, dense=(*cfg.dense, layer), normalize=False), part
+
+
+_READERS = {'Pooling': _pooling, 'LatentAttentionPooling': _latent_attention,
+            'Dense': _dense, 'Normalize': _normalize, 'Dropout': _dropout}
