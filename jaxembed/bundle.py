@@ -88,13 +88,11 @@ class Bundle:
 
     Raises:
       FileNotFoundError: the model has none.
-      ValueError: it gives ids that the model has no embedding for.
+      ValueError: settings that mean nothing, or that are not computed.
     """
     if self.tokenizer_folder is None:
       raise FileNotFoundError(f'{self.source or "the model"} has no tokenizer')
-    return Tokenizer.load(
-        self.tokenizer_folder, table_size=self.cfg.backbone.vocab_size,
-        prompt_pooling=self.cfg.prompt_pooling, eos_text=self.cfg.eos_text)
+    return Tokenizer.for_model(self.tokenizer_folder, self.cfg)
 
 
 def open(source: str | os.PathLike, *, mesh=None, dtype: str | None = None,

@@ -28,6 +28,7 @@ from jaxembed.config.model import (
     PoolingConfig,
     PrependConfig,
     RopeScaling,
+    bidirectional,
 )
 from jaxembed.config.tree import from_dict, to_dict, validate
 
@@ -49,6 +50,7 @@ __all__ = [
     'RopeScaling',
     'SourceConfig',
     'StageConfig',
+    'bidirectional',
     'from_dict',
     'to_dict',
     'validate',

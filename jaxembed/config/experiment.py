@@ -19,6 +19,9 @@ class ModelSpec:
   fallback: str = ''  # used when the hub cannot be reached
   preset: str = ''  # a name in models.presets, for random initialisation
   attention: str = ''  # '' keeps what the source says
+  # A causal source made bidirectional loses the window that all of its layers have,
+  # as NV-Embed's did; true: tokens go on seeing so many to either side.
+  keep_window: bool = False
   pooling: str = ''  # '' keeps what the source says
   latents: int = 512
   heads: int = 8

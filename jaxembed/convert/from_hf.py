@@ -74,8 +74,9 @@ def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
   found = modules.read(folder)
   cfg = dataclasses.replace(found.cfg, dtype=jnp.dtype(dtype).name)
   shapes = tables.flatten(encoder.param_shapes(cfg, dtype))
-  params = _read(found, folder, shapes, mesh, progress) if weights else _abstract(
-      shapes, mesh)
+  params = _abstract(shapes, mesh)
+  if weights:
+    params = _read(found.parts, folder, shapes, cfg.backbone.num_layers, mesh, progress)
   return Loaded(tables.unflatten(params), cfg, folder, found.backbone_folder,
                 found.hf_config, found.backbone_folder, folder,
                 base_name(source, folder))
@@ -100,13 +101,11 @@ def base_name(source: str | os.PathLike, folder: pathlib.Path) -> str:
   return str(source) if is_hub_id else str(folder.absolute())
 
 
-def _read(found: modules.Found, folder, shapes, mesh, progress
-          ) -> dict[str, jax.Array]:
+def _read(parts, folder, shapes, layers: int, mesh, progress) -> dict[str, jax.Array]:
   """Every parameter, by path."""
   pieces = {}
-  for part in found.parts:
-    tensors = open_folder(part.folder)
-    pieces |= _match(part, tensors, shapes, found.cfg.backbone.num_layers)
+  for part in parts:
+    pieces |= _match(part, open_folder(part.folder), shapes, layers)
   absent = sorted(set(shapes) - set(pieces))
   if absent:
     raise BadCheckpoint(f'{folder}: no table row gives {absent}')
@@ -121,6 +120,8 @@ def _abstract(shapes, mesh):
 
 def _adapted(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loaded:
   """`base` with the adapter of `folder`, and whatever else that folder brings."""
+  if (folder / 'modules.json').is_file():
+    base = _with_head(folder, base, mesh, weights)
   params, cfg = peft.read(folder, base.params, base.cfg)
   if not weights:
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
@@ -131,6 +132,20 @@ def _adapted(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loaded:
       ('settings_folder', 'config_sentence_transformers.json'))
          if (folder / file).is_file()}
   return dataclasses.replace(base, params=params, cfg=cfg, **own)
+
+
+def _with_head(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loaded:
+  """`base` with the modules of `folder` after its backbone, instead of its own."""
+  cfg, parts = modules.after_backbone(folder, base.cfg)
+  dtype = jax.tree.leaves(base.params['backbone'])[0].dtype
+  shapes = {path: shape for path, shape in
+            tables.flatten(encoder.param_shapes(cfg, dtype)).items()
+            if not path.startswith('backbone/')}
+  head = _abstract(shapes, mesh)
+  if weights:
+    head = _read(parts, folder, shapes, cfg.backbone.num_layers, mesh, False)
+  params = {'backbone': base.params['backbone'], **tables.unflatten(head)}
+  return dataclasses.replace(base, params=params, cfg=cfg)
 
 
 def locate(source: str | os.PathLike) -> pathlib.Path:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import dataclasses
 import pathlib
 from typing import Any
+import warnings
 
 from jaxembed import known_keys
 from jaxembed.config import ModelConfig, PoolingConfig
@@ -43,7 +44,13 @@ def read(folder: pathlib.Path) -> Found:
   if nv_embed.is_nv_embed(folder):  # its modules.json tells half of the story
     return _nv_embed(folder)
   if not (folder / 'modules.json').is_file():
-    return _plain(folder)
+    found = _plain(folder)
+    if tables.is_decoder(found.cfg.backbone):
+      warnings.warn(
+          f'{folder} has no modules.json, so nothing says how its tokens become a '
+          f'vector; sentence-transformers takes the {found.cfg.pooling.kind} of them, '
+          'and so does this library unless told otherwise', stacklevel=2)
+    return found
   home = inside(folder, head_modules.entries(folder)[0]['path'])
   found = _plain(home)
   cfg, parts = after_backbone(folder, found.cfg)

@@ -159,6 +159,11 @@ def write(target: pathlib.Path, params: Params, cfg: ModelConfig,
     raise ValueError(
         f'the NV-Embed layout holds Mistral with latent attention, not '
         f'{cfg.backbone.family} with {cfg.pooling.kind}; write sentence-transformers')
+  if cfg.backbone.window:
+    raise ValueError(
+        f'in the NV-Embed layout every token sees the whole text, but the model has a '
+        f'window of {cfg.backbone.window}; write sentence-transformers, or train with '
+        'config.model.attention=bidirectional and keep_window=False')
   if cfg.lora is not None or cfg.dense:
     raise ValueError('the NV-Embed layout has no place for LoRA or dense layers; '
                      'merge adapters first')

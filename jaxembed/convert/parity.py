@@ -55,9 +55,8 @@ def check(folder: str | os.PathLike, params: types.Params, cfg: config.ModelConf
     Mismatch: a difference is above `tolerance`, or not a number; the message
       names text, padding side and prompt.
   """
-  tokenizer = tokenise.Tokenizer.load(
-      folder, table_size=cfg.backbone.vocab_size,
-      prompt_pooling='include' if include_prompt else 'exclude')
+  tokenizer = tokenise.Tokenizer.for_model(folder, dataclasses.replace(
+      cfg, prompt_pooling='include' if include_prompt else 'exclude', eos_text=''))
   theirs = _torch_model(folder)
   cases = []
   tried = dict.fromkeys(['', *filter(None, prompts.values()), _PROBE_PROMPT])

@@ -11,12 +11,13 @@ import functools
 import os
 import pathlib
 from typing import Any
+import warnings
 
 import numpy as np
 import tokenizers
 
-from jaxembed import checked_json, types
-from jaxembed.data import prefix, tokenizer_file
+from jaxembed import config, types
+from jaxembed.data import prefix, tokenizer_file, tokenizer_settings
 from jaxembed.folder import BadCheckpoint, short
 
 # Whether the tokens of a prompt count in the embedding:
@@ -112,9 +113,9 @@ class Tokenizer:
   """
 
   def __init__(self, fast: tokenizers.Tokenizer, *, pad_id: int,
-               padding_side: str = 'right', model_max_length: int | None = None,
-               prompt_pooling: str = 'include', eos_text: str = '',
-               name: str = 'tokenizer'):
+               padding_side: str = 'right', truncation_side: str = 'right',
+               model_max_length: int | None = None, prompt_pooling: str = 'include',
+               eos_text: str = '', name: str = 'tokenizer'):
     """Wraps a tokenizer; `load` reads one from a folder.
 
     Args:
@@ -128,10 +129,11 @@ class Tokenizer:
     fast.no_truncation()
     fast.no_padding()
     self._fast = fast
-    self._cut = prefix.can_cut(fast)
+    self._cut = truncation_side == 'right' and prefix.can_cut(fast)
     self.name = name
     self.pad_id = pad_id
-    self.padding_side = padding_side
+    self.padding_side, self.truncation_side = padding_side, truncation_side
+    self.table_size: int | None = None
     self.model_max_length = model_max_length
     self.prompt_pooling = prompt_pooling
     self.eos_text = eos_text
@@ -142,17 +144,34 @@ class Tokenizer:
     self._prompt_tokens = functools.lru_cache(maxsize=4096)(self._count_prompt)
 
   @classmethod
+  def for_model(cls, folder: str | os.PathLike, cfg: config.ModelConfig) -> 'Tokenizer':
+    """The tokenizer in `folder` with all rules of the model `cfg` for its texts.
+
+    Models with a table of positions are padded on the right, whatever the tokenizer
+    says: a text's positions, and so its vector, would else depend on its neighbours.
+    Raises as `load`.
+    """
+    side = 'right' if cfg.backbone.position == 'learned' else None
+    return cls.load(folder, table_size=cfg.backbone.vocab_size, padding_side=side,
+                    prompt_pooling=cfg.prompt_pooling, eos_text=cfg.eos_text,
+                    lower_case=cfg.lower_case)
+
+  @classmethod
   def load(cls, folder: str | os.PathLike, *, table_size: int | None = None,
-           prompt_pooling: str = 'include', eos_text: str = '') -> 'Tokenizer':
+           prompt_pooling: str = 'include', eos_text: str = '',
+           lower_case: bool = False, padding_side: str | None = None) -> 'Tokenizer':
     """Reads tokenizer.json and the two files of settings beside it.
 
     Args:
       folder: a model folder as Hugging Face writes it.
-      table_size: rows of the model's token table; larger ids are refused here.
+      table_size: rows of the model's token table; see `check_table`.
+      lower_case: texts are put in lower case, whatever the tokenizer does.
+      padding_side: left or right; None: what the folder says.
 
     Raises:
       FileNotFoundError: no tokenizer.json.
-      ValueError: no usable pad token, or ids beyond `table_size`.
+      UnsupportedModel: settings that change the tokens and are not computed.
+      ValueError: no usable pad token.
     """
     folder = pathlib.Path(folder)
     file = folder / 'tokenizer.json'
@@ -161,12 +180,13 @@ class Tokenizer:
           f'{file} does not exist; a folder with a fast tokenizer is needed '
           '(AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one)')
     fast = tokenizer_file.read(file)
-    settings = (checked_json.read(folder / 'special_tokens_map.json', absent={})
-                | checked_json.read(folder / 'tokenizer_config.json', absent={}))
+    settings = tokenizer_settings.read(folder)
+    pad_id = _pad_id(fast, settings, folder)
+    cut = tokenizer_settings.apply(fast, settings, folder, lower_case)
     longest = tokenizer_file.max_length(settings, folder / 'tokenizer_config.json')
     tokenizer = cls(
-        fast, pad_id=_pad_id(fast, settings, folder),
-        padding_side=settings.get('padding_side', 'right'),
+        fast, pad_id=pad_id, truncation_side=cut,
+        padding_side=padding_side or settings.get('padding_side', 'right'),
         model_max_length=longest,
         prompt_pooling=prompt_pooling, eos_text=eos_text, name=str(folder))
     if table_size is not None:
@@ -174,16 +194,23 @@ class Tokenizer:
     return tokenizer
 
   def check_table(self, size: int) -> None:
-    """Raises ValueError unless every id has a row in a table of `size`."""
+    """Has `encode` refuse the ids that a table of `size` rows does not hold.
+
+    Tokens are added to many tokenizers that no model was trained on; where that is
+    so, a warning counts them.
+    """
+    self.table_size = size
+    if self.pad_id >= size:  # padding is masked: any row of the table will do
+      self.pad_id = 0
     if self.vocab_size > size:
-      raise ValueError(
+      warnings.warn(
           f'tokenizer {self.name} gives ids up to {self.vocab_size - 1}, but the '
-          f"model's token table has {size} rows; use the tokenizer that belongs "
-          'to the model, or enlarge the table')
+          f"model's token table has {size} rows; texts with a token beyond it will be "
+          'refused', stacklevel=3)
 
   def encode(self, texts: Sequence[str], prompts: str | Sequence[str] = '', *,
              max_length: int | Sequence[int]) -> Ragged:
-    """Tokenises `prompt + text`, cut on the right to `max_length` tokens.
+    """Tokenises `prompt + text`, cut to `max_length` tokens on truncation_side.
 
     `prompts` and `max_length` are one for all or one for each text.
 
@@ -193,7 +220,8 @@ class Tokenizer:
 
     Raises:
       TypeError: a text or prompt is not a string.
-      ValueError: a text leaves no token to pool, or a count of prompts differs.
+      ValueError: a text leaves no token to pool or has one that the model's table
+        does not hold, or a count of prompts differs.
     """
     if isinstance(texts, str):
       raise TypeError('texts is one string; give a list of strings')
@@ -217,6 +245,7 @@ class Tokenizer:
     pool_from = np.array([self._prompt_tokens(p) for p in prompts], np.int32)
     ragged = Ragged(np.array(framed, np.int32), starts, pool_from, truncated)
     _refuse_unpooled(ragged, texts, prompts, longest)
+    self._refuse_unknown(ragged, texts)
     return ragged
 
   def pad(self, ragged: Ragged, length: int, rows: int | None = None) -> types.Tokens:
@@ -231,7 +260,20 @@ class Tokenizer:
       whole = [p + t + self.eos_text for p, t in zip(prompts[part], texts[part])]
       bodies += prefix.encode(self._fast, whole, int(room[part].max()) + 1, self._cut)
     truncated = np.array([len(b) > r for b, r in zip(bodies, room)], bool)
+    if self.truncation_side == 'left':
+      return [b[max(len(b) - r, 0):] for b, r in zip(bodies, room)], truncated
     return [b[:r] for b, r in zip(bodies, room)], truncated
+
+  def _refuse_unknown(self, ragged: 'Ragged', texts) -> None:
+    if self.table_size is None or not (ragged.ids >= self.table_size).any():
+      return
+    at = int(np.argmax(ragged.ids >= self.table_size))
+    i, number = int(np.searchsorted(ragged.starts, at, 'right')) - 1, ragged.ids[at]
+    raise ValueError(
+        f'text {i} ({texts[i]!r:.60}) has the token {self._fast.id_to_token(number)!r} '
+        f"of id {number}, but the model's token table has {self.table_size} rows; "
+        'leave the token out, use the tokenizer that belongs to the model, or enlarge '
+        'the table')
 
   def _count_prompt(self, prompt: str) -> int:
     """Leading tokens that a prompt keeps out of the pool."""

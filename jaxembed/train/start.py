@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
+import warnings
 
 import jax
 
-from jaxembed import bundle, config, data, sharding
+from jaxembed import bundle, config, data, sharding, workdir
 from jaxembed.bundle import Bundle
 from jaxembed.data import prompts
 from jaxembed.models import encoder, lora, presets
@@ -76,7 +77,14 @@ def _shown(texts: Mapping[str, str]) -> str:
 def describe(spec: config.ModelSpec) -> Bundle:
   """What a run of `spec` starts from, without its weights."""
   if spec.source:
-    return bundle.open(reachable(spec), weights=False)
+    found = bundle.open(reachable(spec), weights=False)
+    plain = not (workdir.is_workdir(found.source)
+                 or found.cfg.prompt_pooling == 'nv_embed'
+                 or any((f / 'modules.json').is_file() for f in found.folders))
+    if plain:  # no author has said how its vectors end; trained ones have length 1
+      found = dataclasses.replace(
+          found, cfg=dataclasses.replace(found.cfg, normalize=True))
+    return found
   model = presets.get(spec.preset)
   return Bundle(params=encoder.param_shapes(model), cfg=model, source=spec.preset)
 
@@ -115,6 +123,14 @@ def apply_spec(model: config.ModelConfig, spec: config.ModelSpec
     targets = {'targets': spec.lora_targets} if spec.lora_targets else {}
     adapters = config.LoraConfig(rank=spec.lora_rank, alpha=spec.lora_alpha,
                                  dropout=spec.lora_dropout, **targets)
+  if spec.attention == 'bidirectional' and not spec.keep_window:
+    two_way = config.bidirectional(model)
+    if two_way.backbone != model.backbone:
+      warnings.warn(
+          f'made bidirectional, every token sees the whole text: the source\'s window '
+          f'of {model.backbone.window} tokens is left out (keep it with '
+          'config.model.keep_window=True)', stacklevel=2)
+    model = two_way
   return dataclasses.replace(
       model, pooling=pooling, lora=adapters,
       attention=spec.attention or model.attention,

@@ -1,0 +1,158 @@
+"""tokenizer_config.json put into effect on the tokenizer beside it.
+
+transformers keeps a part of what a tokenizer does out of tokenizer.json. Each key is
+known (known_keys.TOKENIZER); what is applied here is what transformers 5 does with it.
+"""
+
+from collections.abc import Iterator, Mapping
+import json
+import pathlib
+from typing import Any
+import warnings
+
+import tokenizers
+from tokenizers import normalizers, pre_tokenizers
+
+from jaxembed import checked_json, known_keys
+from jaxembed.folder import BadCheckpoint, short
+
+FILE = 'tokenizer_config.json'
+_NAMED = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token',
+          'mask_token')
+# Classes that build their normaliser from the settings, whatever tokenizer.json has.
+_BERT = ('BertTokenizer', 'DistilBertTokenizer', 'ElectraTokenizer', 'MPNetTokenizer')
+_BY_MODEL_TYPE = {'bert': 'BertTokenizer', 'mpnet': 'MPNetTokenizer',
+                  'roberta': 'RobertaTokenizer', 'xlm-roberta': 'XLMRobertaTokenizer'}
+_GENERIC = ('PreTrainedTokenizer', 'TokenizersBackend', '')
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+  """The settings beside a tokenizer.json, every key of which is known.
+
+  Raises:
+    UnsupportedModel: a key that changes the tokens in a way that is not computed.
+    BadCheckpoint: no JSON.
+  """
+  settings = checked_json.read(folder / FILE, absent={})
+  known_keys.check(settings, known_keys.TOKENIZER, str(folder / FILE))
+  return checked_json.read(folder / 'special_tokens_map.json', absent={}) | settings
+
+
+def apply(fast: tokenizers.Tokenizer, settings: Mapping[str, Any],
+          folder: pathlib.Path, lower_case: bool) -> str:
+  """Changes `fast` as `settings` say; returns the side on which long texts are cut.
+
+  Args:
+    lower_case: sentence-transformers' do_lower_case: put in lower case before all else.
+
+  Raises:
+    UnsupportedModel: settings that contradict tokenizer.json and are not computed.
+    BadCheckpoint: settings of another type than they must have.
+  """
+  file = folder / FILE
+  _add_tokens(fast, settings, file)
+  if settings.get('split_special_tokens'):
+    fast.encode_special_tokens = True
+  name = _class(settings, folder)
+  if name in _BERT and isinstance(fast.model, tokenizers.models.WordPiece):
+    fast.normalizer = normalizers.BertNormalizer(
+        clean_text=True, lowercase=settings.get('do_lower_case', True) is not False,
+        handle_chinese_chars=settings.get('tokenize_chinese_chars', True) is not False,
+        strip_accents=settings.get('strip_accents'))
+  if name == 'RobertaTokenizer' and isinstance(
+      fast.pre_tokenizer, pre_tokenizers.ByteLevel):
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=settings.get('add_prefix_space') is True)
+  elif name not in _GENERIC:
+    _check_prefix_space(fast, settings, file)
+  _tell_of_ends(fast, settings, file)
+  if lower_case:
+    before = [] if fast.normalizer is None else [fast.normalizer]
+    fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+  return _side(fast, settings, file)
+
+
+def _class(settings: Mapping[str, Any], folder: pathlib.Path) -> str:
+  """The class of transformers that would read the folder, without 'Fast'."""
+  name = settings.get('tokenizer_class')
+  if name is None:
+    model = checked_json.read(folder / 'config.json', absent={})
+    name = model.get('tokenizer_class') or _BY_MODEL_TYPE.get(
+        str(model.get('model_type')), '')
+  return str(name).removesuffix('Fast')
+
+
+def _add_tokens(fast: tokenizers.Tokenizer, settings: Mapping[str, Any], file) -> None:
+  """Tokens that stand in the settings alone: those become whole tokens too."""
+  listed = settings.get('added_tokens_decoder') or {}
+  try:
+    rows = sorted(((int(number), tokenizers.AddedToken(**token))
+                   for number, token in listed.items()), key=lambda row: row[0])
+  except (AttributeError, TypeError, ValueError):
+    raise BadCheckpoint(f'{file}: added_tokens_decoder is {short(listed)}, and must '
+                        'have a token with its settings for every id') from None
+  fast.add_tokens([token for _, token in rows])
+  for number, token in rows:
+    if fast.token_to_id(token.content) != number:
+      raise known_keys.UnsupportedModel(
+          f'{file}: added_tokens_decoder gives {short(token.content)} the id {number}, '
+          f'but the tokenizer has {fast.token_to_id(token.content)}; write the token '
+          'into added_tokens of tokenizer.json')
+  known = {t.content for t in fast.get_added_tokens_decoder().values()}
+  missing = [t for t in dict.fromkeys(_special(settings))
+             if t not in known and fast.token_to_id(t) is not None]
+  fast.add_tokens([tokenizers.AddedToken(t, special=True) for t in missing])
+
+
+def _special(settings: Mapping[str, Any]) -> Iterator[str]:
+  """Spellings of the special tokens that the settings name."""
+  more = (settings.get('extra_special_tokens')
+          or settings.get('additional_special_tokens') or [])
+  more = more.values() if isinstance(more, dict) else more
+  for token in (*(settings.get(key) for key in _NAMED), *more):
+    text = token.get('content') if isinstance(token, dict) else token
+    if isinstance(text, str) and text:
+      yield text
+
+
+def _check_prefix_space(fast: tokenizers.Tokenizer, settings, file) -> None:
+  wanted = settings.get('add_prefix_space')
+  if wanted is None:
+    return
+  tokens = fast.encode('a', add_special_tokens=False).tokens
+  spaced = bool(tokens) and tokens[0][:1] in ('\u2581', '\u0120')
+  if tokens and spaced != bool(wanted):
+    raise known_keys.UnsupportedModel(
+        f'{file}: add_prefix_space={wanted!r}, but tokenizer.json '
+        f'{"puts" if spaced else "does not put"} a space before a text; make the two '
+        'say the same')
+
+
+def _tell_of_ends(fast: tokenizers.Tokenizer, settings, file) -> None:
+  """Warns where a version of transformers puts other tokens around a text."""
+  ids = fast.encode('a').ids
+  for key, token, here in (('add_bos_token', 'bos_token', ids[:1]),
+                           ('add_eos_token', 'eos_token', ids[-1:])):
+    wanted = settings.get(key)
+    spelt = settings.get(token)
+    spelt = spelt.get('content') if isinstance(spelt, dict) else spelt
+    if not isinstance(wanted, bool) or not isinstance(spelt, str):
+      continue
+    there = here == [fast.token_to_id(spelt)]
+    if wanted != there:
+      place = 'before' if token == 'bos_token' else 'behind'
+      warnings.warn(
+          f'{file}: {key} is {json.dumps(wanted)}, but tokenizer.json puts '
+          f'{"" if there else "no "}{token} {spelt!r} {place} a text. tokenizer.json '
+          'decides, as in transformers 5; a model made with transformers 4 may want '
+          'the other (jaxembed.data.append_token writes an ending into it)',
+          stacklevel=5)
+
+
+def _side(fast: tokenizers.Tokenizer, settings, file) -> str:
+  side = settings.get('truncation_side') or (fast.truncation or {}).get('direction')
+  side = side or 'right'
+  if side not in ('left', 'right'):
+    raise BadCheckpoint(f'{file}: truncation_side is {short(side)}, neither left nor '
+                        'right')
+  return side
