@@ -10,10 +10,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from jaxembed import bundle
-from jaxembed.convert.fields import UnsupportedModel
 from jaxembed.models import encoder
 
 st = pytest.importorskip('sentence_transformers')
@@ -21,7 +21,8 @@ torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
 _TEXTS = ['The cat sat on the mat.', 'a', 'Stocks FELL sharply on Monday </s> <pad>',
-          'Paris is the capital of France, and Rome of Italy; ' * 3, 'hello [UNK] world']
+          'Paris is the capital of France, and Rome of Italy; ' * 3,
+          'hello [UNK] world']
 _PROMPT = 'Find the capital: '
 _WIDTH, _LENGTH = 32, 24
 _encode = jax.jit(encoder.encode, static_argnums=1)
@@ -35,7 +36,7 @@ _OLD = 'sentence_transformers.models.'
 
 def _words(single: str, **settings):
   """A lower-casing word-piece tokenizer, as BERT has."""
-  fast = Tokenizer(models.WordPiece(unk_token='[UNK]'))
+  fast = tokenizers.Tokenizer(models.WordPiece(unk_token='[UNK]'))
   fast.normalizer = normalizers.BertNormalizer(lowercase=True)
   fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   fast.train_from_iterator(_TEXTS * 3, trainers.WordPieceTrainer(
@@ -46,7 +47,7 @@ def _words(single: str, **settings):
 
 def _bytes(single: str, **settings):
   """A cased byte-level tokenizer, as RoBERTa and decoders have."""
-  fast = Tokenizer(models.BPE())
+  fast = tokenizers.Tokenizer(models.BPE())
   fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   fast.train_from_iterator(_TEXTS * 3, trainers.BpeTrainer(
       vocab_size=400, special_tokens=['<s>', '<pad>', '</s>', '<unk>'],
@@ -166,7 +167,8 @@ def _ours(folder, texts, prompt=''):
   model = bundle.open(folder)
   tokenizer = model.load_tokenizer()
   ragged = tokenizer.encode(texts, prompt, max_length=model.cfg.max_length)
-  return np.asarray(_encode(model.params, model.cfg, tokenizer.pad(ragged, 2 * _LENGTH)))
+  tokens = tokenizer.pad(ragged, 2 * _LENGTH)
+  return np.asarray(_encode(model.params, model.cfg, tokens))
 
 
 def _agree(folder, texts, prompt=''):
