@@ -4,10 +4,9 @@
 well, unless --config.repeats='' says otherwise.
 """
 
-import json
 import pathlib
 
-from jaxembed import config
+from jaxembed import checked_json, config
 
 
 def get_config(path: str) -> config.Config:
@@ -15,7 +14,7 @@ def get_config(path: str) -> config.Config:
   if file.is_dir():
     found = file / 'manifest.json'
     file = found if found.exists() else file / 'config.json'
-  stored = json.loads(file.read_text())
+  stored = checked_json.read(file, finite=False)
   if 'config' not in stored:  # the config.json of a run
     return config.from_dict(config.Config, stored)
   cfg = config.from_dict(config.Config, stored['config'])

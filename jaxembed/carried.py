@@ -76,6 +76,29 @@ def without_code(settings: Any) -> Any:
   return settings
 
 
+def code_named(source: str | os.PathLike) -> list[str]:
+  """What in a folder would make other libraries import code that lies in it, or that
+  it names: Python files, auto_map, classes that are not sentence-transformers' own.
+
+  Raises:
+    folder.BadCheckpoint: settings that are no JSON.
+  """
+  source = pathlib.Path(source)
+  found = sorted(str(p.relative_to(source)) for p in source.rglob('*.py'))
+  for name in ('config.json', 'tokenizer_config.json', 'processor_config.json',
+               'preprocessor_config.json'):
+    for file in sorted(source.rglob(name)):
+      value = checked_json.read(file)
+      if without_code(value) != value:
+        found.append(f'{file.relative_to(source)}: '
+                     + ', '.join(sorted(value.keys() - without_code(value).keys())))
+  for entry in checked_json.read(source / 'modules.json', list, absent=[]):
+    kind = entry.get('type') if isinstance(entry, dict) else None
+    if not isinstance(kind, str) or not kind.startswith(_OWN_CLASSES):
+      found.append(f'modules.json: {folder.short(kind)}')
+  return found
+
+
 def _contents(file: pathlib.Path) -> bytes | None:
   """The bytes to be written; None: nothing that may travel."""
   data = folder.read_bytes(file, checked_json.TOKENIZER)

@@ -9,7 +9,7 @@ import threading
 from absl import app, flags, logging
 import jax
 
-_MEANT_FOR_PEOPLE = (ValueError, OSError, FloatingPointError)
+from launch import errors
 
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', None, "HOST:PORT of process 0, when several hosts work together; "
@@ -31,7 +31,8 @@ def join_hosts():
 
 
 def run(main):
-  """absl's app.run; an error that names its remedy is printed alone, exit 1.
+  """absl's app.run. An error that is meant for people is one sentence, and exit 1;
+  2 where flags or the configuration are wrong. Any other keeps its traceback.
 
   --config=MANIFEST.json means the experiment of that run.
   """
@@ -41,11 +42,24 @@ def run(main):
     logging.set_verbosity(logging.WARNING)  # libraries chat at INFO
     try:
       main()
-    except _MEANT_FOR_PEOPLE as e:
-      print(f'error: {e}', file=sys.stderr)
-      sys.exit(1)
+    except Exception as e:
+      if not errors.for_people(e):
+        raise
+      errors.end(e, 1)
 
-  app.run(wrapped, _repeats(sys.argv))
+  app.run(wrapped, _repeats(sys.argv), flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """absl's flags, and the experiment that --config names."""
+  try:
+    left = flags.FLAGS(argv, known_only=False)
+    if 'config' in flags.FLAGS:
+      _ = flags.FLAGS['config'].value  # asked for, a file that failed says so
+  except (flags.Error, ValueError, OSError, LookupError, AttributeError,
+          TypeError) as e:
+    errors.end(errors.first_cause(e), 2)
+  return left
 
 
 def _repeats(argv: list[str]) -> list[str]:

@@ -15,8 +15,9 @@ import pathlib
 import jax
 import numpy as np
 
-from jaxembed import config, types
+from jaxembed import carried, config, types
 from jaxembed.data import tokenise
+from jaxembed.folder import BadCheckpoint
 from jaxembed.models import encoder
 
 # Of two unit vectors in float32: an ulp of 1 is 1.2e-7, and a network of a few
@@ -37,6 +38,11 @@ PROBES = (
 )
 _encode = jax.jit(encoder.encode, static_argnums=1)
 _PROBE_PROMPT = 'Represent this sentence for searching: '
+
+
+# Latent attention as a module of sentence-transformers, beside the weights.
+TWIN_FILE = 'latent_attention_pooling.py'
+TWIN_CLASS = 'latent_attention_pooling.LatentAttentionPooling'
 
 
 class Mismatch(ValueError):
@@ -112,9 +118,26 @@ def _torch_model(folder):
     raise ImportError('checking an export needs sentence-transformers and torch: '
                       "pip install 'jaxembed[torch]'") from e
   model = SentenceTransformer(
-      os.fspath(pathlib.Path(folder)), device='cpu', trust_remote_code=True,
+      os.fspath(pathlib.Path(folder)), device='cpu', trust_remote_code=_is_ours(folder),
       model_kwargs={'torch_dtype': 'float32'}, local_files_only=True)
   return model.eval()
+
+
+def _is_ours(folder) -> bool:
+  """Whether an export brings code: our own module, letter by letter.
+
+  Raises:
+    BadCheckpoint: it names any other, and must not be opened in torch.
+  """
+  code = set(carried.code_named(folder))
+  twin = pathlib.Path(__file__).with_name('torch_twin.py').read_bytes()
+  if not code:
+    return False
+  if (code != {TWIN_FILE, f'modules.json: {TWIN_CLASS!r}'}
+      or (pathlib.Path(folder) / TWIN_FILE).read_bytes() != twin):
+    raise BadCheckpoint(f'{folder} names code that is not ours: '
+                        f'{", ".join(sorted(code))}; refused')
+  return True
 
 
 def _torch_vectors(model, texts, prompt: str, side: str) -> np.ndarray:
