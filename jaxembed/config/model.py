@@ -1,6 +1,7 @@
 """What shapes a parameter or a forward pass: frozen, hashable, static."""
 
 from dataclasses import dataclass, replace
+import re
 
 from jaxembed.config.check import (
     at_least,
@@ -225,6 +226,10 @@ class LoraConfig:
     positive(self, 'alpha')
     require(self, 'dropout', 0 <= self.dropout < 1, '0 or more, and less than 1')
     pattern(self, 'targets', self.targets)
+
+  def adapts(self, path: str) -> bool:
+    """Whether the projection at `path` ('backbone/layers/attn/q') has an adapter."""
+    return re.search(self.targets, path) is not None
 
   @property
   def scale(self) -> float:

@@ -104,7 +104,7 @@ def _encode(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
 
 
 def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
-  """(states [B,T,D], per-layer vectors [L,B,D] or None)."""
+  """(states [B,T,D], vectors of the layers [L,B,D] or None)."""
   mode = attention or cfg.attention
   if mode not in ('causal', 'bidirectional', 'prefix'):
     raise ValueError(f'attention is {mode!r}; choose causal, bidirectional or '
@@ -200,8 +200,8 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   flags = jnp.ones((rows, 1), bool)
   tokens = Tokens(ids=jnp.zeros((rows, 1), jnp.int32), mask=flags, pool=flags)
   tokens = jax.tree.map(lambda x: reshard(x, BATCH, None), tokens)
-  params = {'backbone': Backbone(cfg).init(
-      keys[0], tokens, 'bidirectional', None)['params']}
+  plain = Backbone(dataclasses.replace(cfg, lora=None))
+  params = {'backbone': plain.init(keys[0], tokens, 'bidirectional', None)['params']}
   if cfg.pooling.kind == 'latent_attention':
     params['pooling'] = latent_attention.init(cfg.pooling, cfg.backbone.dim, keys[1])
   elif cfg.pooling.kind == 'layer_attention':

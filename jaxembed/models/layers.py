@@ -18,9 +18,16 @@ from jaxembed.types import Array
 _INIT = nn.initializers.normal(0.02)
 
 
+def adapters(lora: LoraConfig | None, parent: nn.Module, name: str
+             ) -> LoraConfig | None:
+  """`lora` for the projection `name` of `parent` where its targets match the path."""
+  path = '/'.join(('backbone', *parent.path, name))
+  return lora if lora is not None and lora.adapts(path) else None
+
+
 class Linear(nn.Module):
-  """x [B,T,in] -> [B,T,out]; with `lora_a`, `lora_b` beside the kernel, a
-  low-rank update as well (Hu et al. 2021, arXiv 2106.09685).
+  """x [B,T,in] -> [B,T,out]; with `lora`, the parameters `lora_a` and `lora_b` beside
+  the kernel add a low-rank update (Hu et al. 2021, arXiv 2106.09685).
 
   `split` says which side of the kernel lies over the mesh axis 'tensor'. A
   kernel split on 'in' sums over 'tensor' (all-reduce).
@@ -39,7 +46,7 @@ class Linear(nn.Module):
     kernel = reshard(kernel, rows, cols).astype(x.dtype)  # all-gather over fsdp
     y = jnp.einsum('...D,DF->...F', x, kernel,
                    out_sharding=spec(BATCH, *(None,) * (x.ndim - 2), cols))
-    if self.has_variable('params', 'lora_a'):
+    if self.lora is not None:
       y += self._update(x, rows, cols)
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -47,8 +54,10 @@ class Linear(nn.Module):
     return y
 
   def _update(self, x: Array, rows, cols) -> Array:
-    down = reshard(self.get_variable('params', 'lora_a'), rows, None)
-    up = reshard(self.get_variable('params', 'lora_b'), None, cols)
+    rank = self.lora.rank
+    down = self.param('lora_a', _INIT, (x.shape[-1], rank))
+    up = self.param('lora_b', nn.initializers.zeros, (rank, self.features))
+    down, up = reshard(down, rows, None), reshard(up, None, cols)
     if self.lora.dropout and self.has_rng('dropout'):
       x = _dropout(x, self.lora.dropout, self.make_rng('dropout'))
     batch = (BATCH, *(None,) * (x.ndim - 2))
@@ -91,7 +100,8 @@ class FeedForward(nn.Module):
     act = ACTIVATIONS[cfg.activation]
 
     def linear(name, features, split):
-      return Linear(features, split, cfg.ff_bias, self.lora, name=name)
+      lora = adapters(self.lora, self, name)
+      return Linear(features, split, cfg.ff_bias, lora, name=name)
 
     up = linear('up', cfg.ff_dim, 'out')(x)
     if cfg.gated:
@@ -104,7 +114,7 @@ class FeedForward(nn.Module):
 class Embedding(nn.Module):
   """Token, position and segment vectors, summed.  ids [B,T] -> [B,T,D].
 
-  Segments are all of kind 0: embeddings of text pairs are not a use we have.
+  Token type ids are always 0; sentence pairs are not supported.
   """
 
   cfg: BackboneConfig

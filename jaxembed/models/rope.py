@@ -21,7 +21,7 @@ def table(cfg: BackboneConfig, positions: Array, theta: float,
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
-  """Pairs channel i with i + H/2 and turns them.  x [B,T,N,H] -> [B,T,N,H].
+  """Rotates channels i and i + H/2 as a pair.  x [B,T,N,H] -> [B,T,N,H].
 
   Channels beyond the table's width pass through.
   """
@@ -50,8 +50,8 @@ def _linear(freqs, theta, s: RopeScaling):
 
 def _llama3(freqs, theta, s: RopeScaling):
   """Long wavelengths are stretched, short ones kept, a ramp joins them."""
-  turns = s.original_positions * freqs / (2 * math.pi)
-  ramp = ((turns - s.low_freq_factor)
+  rotations = s.original_positions * freqs / (2 * math.pi)
+  ramp = ((rotations - s.low_freq_factor)
           / (s.high_freq_factor - s.low_freq_factor)).clip(0, 1)
   return freqs * ((1 - ramp) / s.factor + ramp)
 
@@ -76,8 +76,8 @@ def _yarn(freqs, theta, s: RopeScaling):
   """Peng et al. 2023, arXiv 2309.00071, section 3.2."""
   width = 2 * len(freqs)
 
-  def channel(turns):  # the pair that turns so often over the original length
-    return (width * math.log(s.original_positions / (turns * 2 * math.pi))
+  def channel(rotations):  # the pair with so many over the original length
+    return (width * math.log(s.original_positions / (rotations * 2 * math.pi))
             / (2 * math.log(theta)))
 
   low = max(math.floor(channel(s.beta_fast)), 0)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxembed.config import BackboneConfig, ModelConfig
 from jaxembed.mesh import reshard
 from jaxembed.models import rope
-from jaxembed.models.attention import Attention, relative_buckets, visible
+from jaxembed.models.attention import Attention, attention_mask, relative_buckets
 from jaxembed.models.layers import Embedding, FeedForward, Norm
 from jaxembed.pooling.pool import POOLERS
 from jaxembed.types import Array, Tokens
@@ -31,7 +31,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: Array, layer: dict, shared: dict):
     cfg, lora = self.cfg.backbone, self.cfg.lora
-    seen, turns = _of_layer(layer, shared)
+    mask, cos_sin = _of_layer(layer, shared)
     if self.cfg.prepend is not None:
       x = jnp.where(shared['placeholder'] & layer['prepend'],
                     _last_state(x, shared['mask']), x)
@@ -42,17 +42,17 @@ class Block(nn.Module):
       return Norm(cfg, name=name)
 
     if cfg.block == 'post':
-      x = norm('attn_norm')(_residual(x + attn(x, seen, turns, shared['bias'])))
+      x = norm('attn_norm')(_residual(x + attn(x, mask, cos_sin, shared['bias'])))
       x = norm('mlp_norm')(_residual(x + mlp(x)))
     else:
       h = norm('attn_norm')(x)
       if not cfg.first_norm:
         h = jnp.where(layer['first'], x, h)
-      h = attn(h, seen, turns, shared['bias'])
+      h = attn(h, mask, cos_sin, shared['bias'])
       x = _residual(x + (norm('attn_post_norm')(h) if cfg.block == 'sandwich' else h))
       h = mlp(norm('mlp_norm')(x))
       x = _residual(x + (norm('mlp_post_norm')(h) if cfg.block == 'sandwich' else h))
-    return x, _keep(self.cfg, x, shared)
+    return x, _layer_output(self.cfg, x, shared)
 
 
 class Backbone(nn.Module):
@@ -85,13 +85,14 @@ class Backbone(nn.Module):
     layers = nn.scan(
         block, variable_axes={'params': 0}, in_axes=(0, nn.broadcast),
         split_rngs={'params': True, 'dropout': True}, length=cfg.num_layers)
-    x, kept = layers(self.cfg, name='layers')(x, _per_layer(self.cfg), shared)
+    x, layer_outputs = layers(self.cfg, name='layers')(x, _per_layer(self.cfg), shared)
     if not cfg.final_norm:
-      return x, kept
+      return x, layer_outputs
     x = Norm(cfg, name='norm')(x)
-    if kept is not None:  # the last layer's states are those after the norm
-      kept = kept.at[-1].set(_keep(self.cfg, x, shared))
-    return x, kept
+    if layer_outputs is not None:  # the last layer's states are those after the norm
+      last = _layer_output(self.cfg, x, shared)
+      layer_outputs = layer_outputs.at[-1].set(last)
+    return x, layer_outputs
 
 
 def _residual(x: Array) -> Array:
@@ -140,7 +141,7 @@ def _per_layer(model: ModelConfig) -> dict[str, Array]:
   return layer
 
 
-def _keep(cfg: ModelConfig, x: Array, shared: dict) -> Array | None:
+def _layer_output(cfg: ModelConfig, x: Array, shared: dict) -> Array | None:
   """What the pooling keeps of one layer's states.  x [B,T,D] -> [B,D] float32."""
   kind = cfg.pooling.per_layer
   return POOLERS[kind](x, shared['pool']) if kind else None
@@ -164,38 +165,39 @@ def _mixed(cfg: BackboneConfig) -> bool:
 
 def _shared(cfg: BackboneConfig, mode: str, tokens: Tokens, positions: Array,
             prefix: Array | None) -> dict:
-  """Masks and rotary tables of full ('far') and windowed ('near') layers."""
+  """(mask, (cos, sin)) of layers that attend globally, and of windowed ones."""
   window = cfg.two_way_window if mode == 'bidirectional' else cfg.window
-  far = near = None, None
+  global_ = local = None, None
 
-  def seen(limit):
-    return visible(mode, tokens.mask, positions, prefix, limit, tokens.segment)
+  def mask(limit):
+    return attention_mask(
+        mode, tokens.mask, positions, prefix, limit, tokens.segment)
 
   if not all(cfg.windowed_layers) or not cfg.windowed_layers:
     limit = 0 if cfg.windowed_layers else window
-    far = (seen(limit),
-           _turns(cfg, positions, cfg.rope_theta, cfg.rope_scaling))
+    global_ = (mask(limit),
+               _cos_sin(cfg, positions, cfg.rope_theta, cfg.rope_scaling))
   if any(cfg.windowed_layers):
-    local = cfg.local_rope_theta
-    near = (seen(window),
-            _turns(cfg, positions, local, None) if local else far[1] or
-            _turns(cfg, positions, cfg.rope_theta, cfg.rope_scaling))
-  return {'far': far, 'near': near, 'bias': None}
+    theta = cfg.local_rope_theta
+    local = (mask(window),
+             _cos_sin(cfg, positions, theta, None) if theta else global_[1] or
+             _cos_sin(cfg, positions, cfg.rope_theta, cfg.rope_scaling))
+  return {'global': global_, 'local': local, 'bias': None}
 
 
-def _turns(cfg: BackboneConfig, positions: Array, theta: float, scaling):
+def _cos_sin(cfg: BackboneConfig, positions: Array, theta: float, scaling):
   if cfg.position != 'rope':
     return None
   return rope.table(cfg, positions, theta, scaling)
 
 
 def _of_layer(layer: dict, shared: dict):
-  """(seen, turns) of this layer."""
-  far, near = shared['far'], shared['near']
+  """(mask, (cos, sin)) of this layer."""
+  global_, local = shared['global'], shared['local']
   if 'windowed' not in layer:
-    return far if far[0] is not None else near
+    return global_ if global_[0] is not None else local
   pick = layer['windowed']
-  return jax.tree.map(lambda f, n: jnp.where(pick, n, f), far, near)
+  return jax.tree.map(lambda g, n: jnp.where(pick, n, g), global_, local)
 
 
 def _bias(cfg: BackboneConfig, table: Array, length: int) -> Array:

@@ -133,8 +133,8 @@ _ROWS = P(BATCH)
 _COLUMNS = {'kernel': P(None, 'tensor'), 'bias': P('tensor')}
 _FOLDED = Folded(
     norm={'scale': P(), 'bias': P()},
-    enter=P(None, 'tensor', None),
-    leave=P('tensor', None, None),
+    w_in=P(None, 'tensor', None),
+    w_out=P('tensor', None, None),
     mlp_norm={'scale': P(), 'bias': P()},
     mlp={'up': _COLUMNS, 'gate': _COLUMNS,
          'down': {'kernel': P('tensor', None), 'bias': P()}})

@@ -65,7 +65,7 @@ def init(cfg: PoolingConfig, dim: int, layers: int, key: Array) -> Params:
   return params
 
 
-def apply(params: Params, cfg: PoolingConfig, hidden: Array, kept: Array | None,
+def apply(params: Params, cfg: PoolingConfig, hidden: Array, layers: Array | None,
           pool: Array) -> Array:
   """Pooled states, not normalised, in float32.
 
@@ -73,25 +73,25 @@ def apply(params: Params, cfg: PoolingConfig, hidden: Array, kept: Array | None,
     params: tree of `init`.
     cfg: says what is read.
     hidden: [B,T,D], of the last layer.
-    kept: [L,B,D], one vector of each layer, when cfg reads layers.
+    layers: [L,B,D], one vector of each layer, when cfg reads layers.
     pool: [B,T], true where a token counts.
 
   Returns:
     [B,D] float32.
   """
   params = jax.tree.map(_whole, params)  # all-gather over fsdp and tensor
-  if kept is not None:
-    x = kept.transpose(1, 0, 2) + for_each_row(params['layer'], kept.shape[1])
-    seen = jnp.ones((), bool)
+  if layers is not None:
+    x = layers.transpose(1, 0, 2) + for_each_row(params['layer'], layers.shape[1])
+    mask = jnp.ones((), bool)
   elif cfg.reads == 'last_token':
-    x, seen = poolers.last(hidden, pool)[:, None], jnp.ones((), bool)
+    x, mask = poolers.last(hidden, pool)[:, None], jnp.ones((), bool)
   else:
-    x, seen = hidden.astype(jnp.float32), pool[:, None, None, :]
-  return _head(params, x, seen)
+    x, mask = hidden.astype(jnp.float32), pool[:, None, None, :]
+  return _head(params, x, mask)
 
 
-def _head(p: Params, x: Array, seen: Array) -> Array:
-  """x [B,S,D], seen broadcasts to [B,N,R,S] -> [B,D]."""
+def _head(p: Params, x: Array, mask: Array) -> Array:
+  """x [B,S,D], mask broadcasts to [B,N,R,S] -> [B,D]."""
   latents = p['latents']
   x = layer_norm(x, **p['norm'])
   context = layer_norm(latents, **p['norm_context'])
@@ -101,7 +101,7 @@ def _head(p: Params, x: Array, seen: Array) -> Array:
   v = jnp.einsum('BSD,DNH->BSNH', x, p['v']['kernel'], out_sharding=batch)
   scores = jnp.einsum('RNH,BSNH->BNRS', q / math.sqrt(q.shape[-1]), k,
                       out_sharding=batch)
-  weights = jax.nn.softmax(jnp.where(seen, scores, _MASKED), axis=-1)
+  weights = jax.nn.softmax(jnp.where(mask, scores, _MASKED), axis=-1)
   read = jnp.einsum('BNRS,BSNH->BRNH', weights, v, out_sharding=batch)
   states = spec(BATCH, None, None)
   y = jnp.einsum('BRNH,NHD->BRD', read, p['out']['kernel'], out_sharding=states)

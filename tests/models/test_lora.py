@@ -71,6 +71,13 @@ def test_merged_equals_unmerged(busy, tokens):
   assert np.abs(encode(before, cfg, tokens) - want).max() > 1e-3
 
 
+def test_absent_adapters_are_missed(params, tokens):
+  """The configuration says which projections have adapters, not the tree at hand."""
+  plain, _ = lora.merge(params, CFG)
+  with pytest.raises(Exception, match='lora_a'):
+    encoder.hidden_states(plain, CFG, tokens)
+
+
 @pytest.mark.parametrize('rslora', [False, True])
 def test_scale(rslora):
   cfg = LoraConfig(rank=16, alpha=32.0, rslora=rslora)

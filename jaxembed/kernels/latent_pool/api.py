@@ -132,7 +132,7 @@ def folded_pool(folded, hidden, segments, num_segments, geglu_sums, token_block,
   rows = len(hidden)
   count = jnp.sum(jax.nn.one_hot(segments, num_segments, dtype=acc), axis=1)
   x, segments = _chunks(hidden, 0), _chunks(segments, -1)
-  cast = [folded.enter.astype(x.dtype), folded.leave.astype(x.dtype)]
+  cast = [folded.w_in.astype(x.dtype), folded.w_out.astype(x.dtype)]
   attended = blockwise.attend(token_block, folded.norm, *cast, x, segments)
   x = blockwise.clean(x, segments) + _psum(attended, axis)
   up_gate = {name: folded.mlp[name] for name in ('up', 'gate')}
@@ -164,7 +164,7 @@ def _matmul(x, kernel):
   if dtype == x.dtype:
     return product(x)
   kind = jnp.finfo(dtype)
-  # Not a cast there and back, which the compiler may leave out.
+  # Not a cast there and back, which the compiler may w_out out.
   high = jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
   return product(high.astype(dtype)) + product((x - high).astype(dtype))
 
@@ -210,4 +210,4 @@ def _check(params, hidden, marks, name):
     row, token = np.argwhere(bad)[0]
     raise ValueError(f'hidden[{row}, {token}] is not finite and is pooled '
                      f'({bad.sum()} such tokens); look for what made it in the '
-                     'backbone, or leave it out of the mask')
+                     'backbone, or w_out it out of the mask')

@@ -33,50 +33,50 @@ def default_block(tokens: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(token_block, norm, enter, leave, x, segments):
+def attend(token_block, norm, w_in, w_out, x, segments):
   """Cross-attention to the folded latents. x [C,T,D] -> [C,T,D].
 
-  norm {scale, bias} [D], enter [D,N,R], leave [N,R,D]; float32 softmax. Tokens of
+  norm {scale, bias} [D], w_in [D,N,R], w_out [N,R,D]; float32 softmax. Tokens of
   no segment are taken as zeros.
   """
-  return _attend_fwd(token_block, norm, enter, leave, x, segments)[0]
+  return _attend_fwd(token_block, norm, w_in, w_out, x, segments)[0]
 
 
-def _attend_fwd(token_block, norm, enter, leave, x, segments):
+def _attend_fwd(token_block, norm, w_in, w_out, x, segments):
   def block(_, blocks):
     y = _clean_norm(norm, *blocks)
     x, _ = blocks
-    logits = einsum('CTD,DNR->CTNR', y, enter,
+    logits = einsum('CTD,DNR->CTNR', y, w_in,
                     preferred_element_type=accumulator(x.dtype))
     weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
-    return None, (einsum('CTNR,NRD->CTD', weights, leave), weights)
+    return None, (einsum('CTNR,NRD->CTD', weights, w_out), weights)
 
   _, (out, weights) = over_blocks(block, None, (x, segments), token_block)
-  return out, (norm, enter, leave, x, segments, weights)
+  return out, (norm, w_in, w_out, x, segments, weights)
 
 
 def _attend_bwd(token_block, residuals, d_out):
-  norm, enter, leave, x, segments, weights = residuals
+  norm, w_in, w_out, x, segments, weights = residuals
   acc = accumulator(x.dtype)
 
   def block(grads, blocks):
     x, segments, weights, d_out = blocks
     y, norm_vjp = jax.vjp(lambda norm, x: _clean_norm(norm, x, segments), norm, x)
-    d_weights = einsum('CTD,NRD->CTNR', d_out, leave,
+    d_weights = einsum('CTD,NRD->CTNR', d_out, w_out,
                        preferred_element_type=acc)
     wide = weights.astype(acc)
     d_logits = wide * (d_weights - jnp.sum(wide * d_weights, -1, keepdims=True))
     d_logits = d_logits.astype(x.dtype)
-    d_norm, d_x = norm_vjp(einsum('CTNR,DNR->CTD', d_logits, enter))
+    d_norm, d_x = norm_vjp(einsum('CTNR,DNR->CTD', d_logits, w_in))
     new = (d_norm,
            einsum('CTD,CTNR->DNR', y, d_logits, preferred_element_type=acc),
            einsum('CTNR,CTD->NRD', weights, d_out, preferred_element_type=acc))
     return add(grads, new), d_x
 
-  zeros = wide_zeros((norm, enter, leave))
+  zeros = wide_zeros((norm, w_in, w_out))
   grads, d_x = over_blocks(
       block, zeros, (x, segments, weights, d_out), token_block)
-  return *like(grads, (norm, enter, leave)), d_x, None
+  return *like(grads, (norm, w_in, w_out)), d_x, None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -28,8 +28,8 @@ class Folded:
   """
 
   norm: dict  # {scale, bias} [D]
-  enter: jax.Array  # [D,N,R], M
-  leave: jax.Array  # [N,R,D], U
+  w_in: jax.Array  # [D,N,R], M
+  w_out: jax.Array  # [N,R,D], U
   mlp_norm: dict  # {scale, bias} [D]
   mlp: dict  # up, gate {kernel [D,F], bias [F]}, down {kernel [F,D], bias [D]}
 
@@ -67,8 +67,8 @@ def fold_latents(params, dtype=None) -> Folded:
   dtype, scale = dtype or own, q.shape[-1] ** -0.5
   return Folded(
       norm=params['norm'],
-      enter=product('DNH,RNH->DNR', q, key, (d_axis, n_axis, r_axis), dtype, scale),
-      leave=product('RNH,NHD->NRD', value, out, (n_axis, r_axis, d_axis), dtype),
+      w_in=product('DNH,RNH->DNR', q, key, (d_axis, n_axis, r_axis), dtype, scale),
+      w_out=product('RNH,NHD->NRD', value, out, (n_axis, r_axis, d_axis), dtype),
       mlp_norm=params['mlp_norm'],
       mlp=params['mlp'])
 
