@@ -10,6 +10,8 @@ import dataclasses
 from typing import Any
 import warnings
 
+from jaxembed.folder import short
+
 
 class UnsupportedModel(ValueError):
   """Files that describe a model the library does not compute exactly."""
@@ -30,9 +32,16 @@ class Within:
   table: Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Told:
+  """A warning: what this library does instead."""
+
+  why: str
+
+
 APPLIED = 'applied'  # by whoever reads the file
 HARMLESS = 'harmless'
-TOLD = 'told'  # a warning: known to change nothing elsewhere either
+TOLD = Told('not known here, and left out of account')
 OTHERS = '*'  # the rule of keys that a table does not name; without it, refused
 
 
@@ -53,19 +62,18 @@ def check(data: Mapping[str, Any], table: Mapping[str, Any], where: str) -> None
   if refused:
     raise UnsupportedModel(f'{where}: ' + '; '.join(refused))
   if told:
-    warnings.warn(f'{where}: {", ".join(told)}: not known here, and left out of '
-                  'account', stacklevel=3)
+    warnings.warn(f'{where}: {"; ".join(told)}', stacklevel=3)
 
 
 def _walk(data, table, path, refused, told):
   for key, value in data.items():
-    rule, name = table.get(key, table.get(OTHERS)), f'{path}{key}={value!r:.80}'
+    rule, name = table.get(key, table.get(OTHERS)), f'{path}{key:.80}={short(value)}'
     if value is None or rule in (APPLIED, HARMLESS):
       continue
     if isinstance(rule, Within) and isinstance(value, Mapping):
       _walk(value, rule.table, f'{path}{key}.', refused, told)
-    elif rule == TOLD:
-      told.append(name)
+    elif isinstance(rule, Told):
+      told.append(f'{name}: {rule.why}')
     elif not (isinstance(rule, Only) and _among(value, rule.values)):
       refused.append(f'{name} is not supported, and would change the vectors '
                      f'({_remedy(rule)})')
@@ -155,14 +163,37 @@ SETTINGS = {  # config_sentence_transformers.json
     OTHERS: TOLD,
 }
 
+# --- PEFT ---------------------------------------------------------------------
+
+_BASE_CHANGED = (
+    'this start changes the base model too; save the adapter as plain LoRA, with '
+    'save_pretrained(path_initial_model_for_weight_conversion=...)')
+ADAPTER = {  # adapter_config.json
+    **dict.fromkeys(('base_model_name_or_path', 'r', 'lora_alpha', 'lora_dropout',
+                     'use_rslora'), APPLIED),
+    # Which modules have adapters is told by the names of the tensors.
+    **dict.fromkeys((
+        'target_modules', 'exclude_modules', 'layers_to_transform', 'layers_pattern',
+        'task_type', 'inference_mode', 'peft_version', 'auto_mapping', 'loftq_config',
+        'eva_config', 'corda_config', 'lora_ga_config', 'megatron_config',
+        'megatron_core', 'qalora_group_size', 'runtime_config',
+        'ensure_weight_tying'), HARMLESS),
+    'peft_type': Only(('LORA',)), 'bias': Only(('none',)),
+    'init_lora_weights': Only((True, False, 'gaussian', 'eva', 'orthogonal'),
+                              _BASE_CHANGED),
+    'revision': Only(('main',), 'name the folder of that version as the base'),
+    OTHERS: Only((False, [], {}, '')),
+}
+
 # --- transformers -------------------------------------------------------------
 
-_NO_CODE = ('code of a folder is never run; if the model is the one that transformers '
-            'has under this model_type, take the key out of a copy of the folder')
+_NO_CODE = ('code of a folder is never run: the model that transformers itself has '
+            'under this model_type is computed, and its vectors may differ from those '
+            "of the folder's code")
 CONFIG = {  # config.json: what changes the model whatever its type; the rest is
             # convert/configs.py's
     'auto_map': Within({
-        'AutoModel': Only((), _NO_CODE), 'AutoConfig': TOLD, OTHERS: HARMLESS}),
+        'AutoModel': Told(_NO_CODE), OTHERS: HARMLESS}),
     OTHERS: HARMLESS,
 }
 TOKENIZER = {  # tokenizer_config.json
@@ -190,7 +221,9 @@ TOKENIZER = {  # tokenizer_config.json
         'model_input_names', 'bos_token_id', 'eos_token_id', 'pad_token_id',
         'unk_token_id', 'torch_dtype', 'transformers_version', '_commit_hash'),
                     HARMLESS),
-    'auto_map': Within({'AutoTokenizer': Only((), _NO_CODE), OTHERS: HARMLESS}),
+    'auto_map': Within({'AutoTokenizer': Told(
+        'code of a folder is never run: tokenizer.json alone is read'),
+                        OTHERS: HARMLESS}),
     'fix_mistral_regex': Only((False,), 'write the right pattern into tokenizer.json'),
     OTHERS: TOLD,
 }

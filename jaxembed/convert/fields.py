@@ -80,6 +80,11 @@ class Fields:
         key, default, lambda v: type(v) in (int, float) and v > 0 and _finite(v),
         'a number above 0')
 
+  def share(self, key: str, default: Any = None) -> Any:
+    """A number from 0 up to, but not, 1."""
+    return self._read(key, default, lambda v: type(v) in (int, float) and 0 <= v < 1,
+                      'a number from 0 up to 1')
+
   def numbers(self, key: str, default: Any = None) -> Any:
     """A list of numbers above 0."""
     return self._read(

@@ -21,6 +21,7 @@ from jaxembed import sharding
 from jaxembed.config import ModelConfig
 from jaxembed.convert import modules, peft, tables
 from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, is_float, open_folder
+from jaxembed.folder import inside, short
 from jaxembed.models import encoder
 from jaxembed.types import Params
 
@@ -156,7 +157,8 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
   if str(source).startswith('package:'):
     return _in_package(str(source).removeprefix('package:'))
   if not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', str(source)):
-    raise FileNotFoundError(f'{source} is neither a folder nor a hub id (org/name)')
+    raise FileNotFoundError(
+        f'{short(str(source))[1:-1]} is neither a folder nor a hub id (org/name)')
   import huggingface_hub  # slow to import, and needed for hub ids alone
 
   try:
@@ -172,12 +174,15 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
 def _in_package(place: str) -> pathlib.Path:
   """The folder NAME/FOLDER inside the installed Python package NAME."""
   name, _, below = place.partition('/')
+  if not name.isidentifier():  # to look for one within another runs the outer one
+    raise FileNotFoundError(f'package:{place:.200} names no top-level Python package')
   spec = importlib.util.find_spec(name)
-  folder = spec and spec.origin and pathlib.Path(spec.origin).parent / below
-  if not folder or not folder.is_dir():
-    raise FileNotFoundError(f'package:{place}: '
-                            + (f'no folder {below!r} in it' if folder else
-                               f'the Python package {name!r} is not installed'))
+  if not spec or not spec.origin:
+    raise FileNotFoundError(
+        f'package:{place}: the Python package {name!r} is not installed')
+  folder = inside(pathlib.Path(spec.origin).parent, below)
+  if not folder.is_dir():
+    raise FileNotFoundError(f'package:{place}: no folder {below!r} in it')
   return folder
 
 

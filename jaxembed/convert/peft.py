@@ -14,21 +14,20 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
-from jaxembed import carried
+from jaxembed import carried, checked_json, known_keys
 from jaxembed.config import LoraConfig, ModelConfig
 from jaxembed.convert import tables, tensor_files
-from jaxembed.convert.configs import UnsupportedModel
+from jaxembed.convert.fields import Fields
 from jaxembed.convert.tensor_files import BadCheckpoint
+from jaxembed.folder import short
 from jaxembed.types import Params
 
 CONFIG = 'adapter_config.json'
 WEIGHTS = 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.'
-# Fields of adapter_config.json that would change the numbers.
-_PLAIN = {'peft_type': 'LORA', 'bias': 'none', 'use_dora': False,
-          'fan_in_fan_out': False, 'modules_to_save': None, 'rank_pattern': {},
-          'alpha_pattern': {}, 'layer_replication': None, 'lora_bias': False,
-          'use_qalora': False, 'trainable_token_indices': None}
+_MOST_RANKS = 2**14
+# More than a name of the hub has, and than a path that a system opens.
+_LONGEST_NAME = 1000
 
 
 def write(target: str | os.PathLike, params: Params, cfg: ModelConfig,
@@ -77,7 +76,8 @@ def write(target: str | os.PathLike, params: Params, cfg: ModelConfig,
 
 def _config(cfg: LoraConfig, modules: set[str], base: str) -> dict:
   names = '|'.join(re.escape(m).replace(r'\{l\}', r'\d+') for m in sorted(modules))
-  return {**{k: v for k, v in _PLAIN.items() if v not in (None, {})},
+  return {'peft_type': 'LORA', 'bias': 'none', 'use_dora': False,
+          'fan_in_fan_out': False, 'lora_bias': False, 'use_qalora': False,
           'base_model_name_or_path': base, 'r': cfg.rank, 'lora_alpha': cfg.alpha,
           'lora_dropout': cfg.dropout, 'use_rslora': cfg.rslora,
           'target_modules': rf'(.*\.)?({names})', 'inference_mode': True,
@@ -90,17 +90,28 @@ def is_adapter(folder: pathlib.Path) -> bool:
 
 
 def base(folder: pathlib.Path) -> str:
-  """The base model an adapter names: a folder or a hub id.
+  """The base model that an adapter names: a folder or a hub id.
+
+  A relative path is one from here, as PEFT reads it, or else from the adapter.
 
   Raises:
-    BadCheckpoint: it names none.
+    BadCheckpoint: it names none, or what only a person may: a Python package, whose
+      name alone can make code run; or it names another adapter.
   """
   file = folder / CONFIG
-  name = _read_config(file).get('base_model_name_or_path')
+  name = checked_json.read(file).get('base_model_name_or_path')
   if not name:
     raise BadCheckpoint(f'{file} names no base model; write its folder or hub id as '
                         'base_model_name_or_path')
-  return name
+  if (not isinstance(name, str) or len(name) > _LONGEST_NAME or '\0' in name
+      or name.startswith('package:')):
+    raise BadCheckpoint(f'{file}: base_model_name_or_path is {short(name)}, which is '
+                        'neither a folder nor a hub id; refused')
+  found = next((p for p in (pathlib.Path(name), folder / name) if p.is_dir()), None)
+  if found is not None and is_adapter(found):
+    raise BadCheckpoint(f'{file} names {found} as its base model, which is an adapter '
+                        'as well; name the model beneath')
+  return name if found is None else str(found)
 
 
 def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
@@ -113,11 +124,11 @@ def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
     UnsupportedModel: a kind of adapter that would compute something else.
   """
   folder = pathlib.Path(folder)
-  data = _read_config(folder / CONFIG)
-  adapter = LoraConfig(
-      rank=data['r'], alpha=data['lora_alpha'],
-      dropout=data.get('lora_dropout') or 0.0, targets='',
-      rslora=bool(data.get('use_rslora')))
+  adapter = _read_config(folder / CONFIG)
+  if not (folder / WEIGHTS).is_file() and (folder / 'adapter_model.bin').is_file():
+    raise BadCheckpoint(f'{folder} holds a pickled adapter, which may run code when '
+                        "read; save it with PEFT's save_pretrained, which writes "
+                        f'{WEIGHTS}')
   tensors = tensor_files.read_header(folder / WEIGHTS)
   left = {_strip(n, cfg): t for n, t in tensors.items()}
   flat = dict(tables.flatten(params))
@@ -145,7 +156,7 @@ def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
       at += shape[0]
   problems += [f'{path} has adapters in some layers only'
                for path, slots in adapted.items() if None in slots]
-  problems += [f'{name} fits no module' for name in sorted(left)]
+  problems += [f'{short(name)[1:-1]} fits no module' for name in sorted(left)]
   if problems or not adapted:
     raise BadCheckpoint(
         f'{folder} is an adapter of another model than this {cfg.backbone.family}: '
@@ -160,18 +171,20 @@ def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
   return tables.unflatten(flat), dataclasses.replace(cfg, lora=adapter)
 
 
-def _read_config(file: pathlib.Path) -> dict:
-  try:
-    data = json.loads(file.read_text('utf-8'))
-    data['r'], data['lora_alpha']
-  except (OSError, ValueError, KeyError, TypeError) as e:
-    raise BadCheckpoint(f'{file} is no configuration of a LoRA adapter: {e!r}') from e
-  for key, plain in _PLAIN.items():
-    if (data.get(key) or plain) != plain:
-      raise UnsupportedModel(
-          f'{file}: {key}={data[key]!r} is not supported (only {plain!r}): it would '
-          'change the numbers')
-  return data
+def _read_config(file: pathlib.Path) -> LoraConfig:
+  """The adapters' shape; which modules have them is told by the tensors."""
+  data = checked_json.read(file)
+  known_keys.check(data, known_keys.ADAPTER, str(file))
+  lacking = [key for key in ('r', 'lora_alpha') if data.get(key) is None]
+  if lacking:
+    raise BadCheckpoint(f'{file} is no configuration of a LoRA adapter: it lacks '
+                        f'{" and ".join(lacking)}')
+  fields = Fields(data, str(file))
+  return LoraConfig(
+      rank=fields.whole('r', low=1, high=_MOST_RANKS),
+      alpha=fields.number('lora_alpha'), targets='',
+      dropout=fields.share('lora_dropout', 0.0),
+      rslora=fields.flag('use_rslora', False))
 
 
 def _strip(name: str, cfg: ModelConfig) -> str:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from jaxembed import config, sharding
 from jaxembed.config import LoraConfig
@@ -164,3 +166,90 @@ def test_an_adapter_of_another_model_is_refused(mistral, tmp_path):
   file.write_text(json.dumps(data | {'use_dora': True}))
   with pytest.raises(UnsupportedModel, match='use_dora=True'):
     peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
+
+
+@pytest.fixture(scope='module')
+def adapter(mistral, tmp_path_factory):
+  """An adapter as it should be, with its base."""
+  base, loaded = mistral
+  params, cfg = _train(loaded, r'attn/q$', steps=1)
+  folder = tmp_path_factory.mktemp('adapters') / 'fine'
+  peft.write(folder, params, cfg, str(base))
+  return folder
+
+
+def _edited(adapter, tmp_path, **fields):
+  shutil.copytree(adapter, tmp_path / 'adapter')
+  file = tmp_path / 'adapter' / peft.CONFIG
+  file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+  return tmp_path / 'adapter'
+
+
+@pytest.mark.parametrize(('key', 'value'), [
+    *(('r', v) for v in (0, -1, '2', 10**12, 2.0, [2], True)),
+    *(('lora_alpha', v) for v in ('4', [1], -4, 0, 10**400)),
+    ('lora_dropout', 'x'), ('lora_dropout', 2), ('use_rslora', 'yes'),
+    ('init_lora_weights', 'pissa'), ('init_lora_weights', 'pissa_niter_4'),
+    ('init_lora_weights', 'olora'), ('init_lora_weights', 'corda'),
+    ('init_lora_weights', 'loftq'), ('init_lora_weights', 'lora_ga'),
+    ('peft_type', 'LOHA'), ('peft_type', ['LORA']), ('use_dora', True),
+    ('rank_pattern', {'q': 4}), ('alpha_pattern', {'q': 4}), ('bias', 'lora_only'),
+    ('modules_to_save', ['embed']), ('trainable_token_indices', [1]),
+    ('target_parameters', ['w']), ('fan_in_fan_out', True), ('revision', 'v2'),
+    ('a_key_of_tomorrow', 1)])
+def test_settings_that_mean_other_numbers_are_refused(adapter, tmp_path, key, value):
+  with pytest.raises(ValueError, match=f'{peft.CONFIG}.*{key}'):
+    from_hf.load(_edited(adapter, tmp_path, **{key: value}))
+
+
+@pytest.mark.parametrize(('key', 'value'), [
+    ('init_lora_weights', 'gaussian'), ('modules_to_save', []), ('use_dora', None),
+    ('auto_mapping', {'base_model_class': 'system', 'parent_library': 'os'}),
+    ('target_modules', '(a+)+' * 20 + '$')])
+def test_settings_that_change_nothing_pass(adapter, tmp_path, key, value):
+  wanted = from_hf.load(adapter)
+  found = from_hf.load(_edited(adapter, tmp_path, **{key: value}))
+  assert found.cfg == wanted.cfg
+  jax.tree.map(np.testing.assert_array_equal, found.params, wanted.params)
+
+
+@pytest.mark.parametrize('name', [
+    5, ['x'], '', 'a\0b', 'a' * 10**6, 'package:', 'package:json', '.', '/', '../..'])
+def test_bases_that_are_refused(adapter, tmp_path, monkeypatch, name):
+  folder = _edited(adapter, tmp_path, base_model_name_or_path=name)
+  monkeypatch.chdir(folder)
+  with pytest.raises((ValueError, FileNotFoundError)) as e:
+    from_hf.load(folder)
+  assert len(str(e.value)) < 500
+
+
+def test_a_base_beside_the_adapter_is_found(adapter, mistral, tmp_path):
+  folder = _edited(adapter, tmp_path, base_model_name_or_path='../base')
+  (tmp_path / 'base').symlink_to(mistral[0])
+  assert from_hf.load(folder).cfg == from_hf.load(adapter).cfg
+
+
+def test_a_package_within_a_package_is_not_looked_for(adapter, tmp_path, monkeypatch):
+  """To find `outer.inner`, Python runs the code of `outer`."""
+  folder = _edited(adapter, tmp_path, base_model_name_or_path='package:outer.inner/x')
+  (folder / 'outer').mkdir()
+  (folder / 'outer' / '__init__.py').write_text('raise SystemExit("code ran")')
+  monkeypatch.chdir(folder)
+  monkeypatch.syspath_prepend(folder)
+  with pytest.raises(BadCheckpoint, match='refused'):
+    from_hf.load(folder)
+  for place in ('outer.inner/x', '.outer', '..', 'json/../..', 'json//etc'):
+    with pytest.raises((FileNotFoundError, BadCheckpoint)):
+      from_hf.load(f'package:{place}')
+
+
+def test_adapters_that_are_not_finite_are_refused(adapter, tmp_path):
+  folder = _edited(adapter, tmp_path)
+  weights = load_file(folder / peft.WEIGHTS)
+  weights[sorted(weights)[-1]][0, 0] = np.nan
+  save_file(weights, folder / peft.WEIGHTS)
+  with pytest.raises(BadCheckpoint, match='holds NaN or Inf'):
+    from_hf.load(folder)
+  (folder / peft.WEIGHTS).rename(folder / 'adapter_model.bin')
+  with pytest.raises(BadCheckpoint, match='pickled adapter'):
+    from_hf.load(folder)
