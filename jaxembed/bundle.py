@@ -40,7 +40,7 @@ class Bundle:
     truncate_dim: dimensions that its author keeps of a vector; None: all.
     tokenizer_folder: where tokenizer.json lies; None: the model has no tokenizer.
     config_folder: where the backbone's Hugging Face config.json lies, if anywhere.
-    folders: whose small files make the model usable elsewhere; later ones win.
+    folders: whose settings make the model usable elsewhere; later ones win.
     source: what was opened, as it was named.
     base: where the weights beneath LoRA adapters can be had, as PEFT names a base
       model; '': nowhere, or unknown.
@@ -124,8 +124,7 @@ def open(source: str | os.PathLike, *, mesh=None, dtype: str | None = None,
   return Bundle(
       params=loaded.params, cfg=loaded.cfg, source=str(source), base=loaded.base,
       tokenizer_folder=loaded.tokenizer_folder, config_folder=loaded.backbone_folder,
-      folders=tuple(dict.fromkeys((loaded.folder, loaded.backbone_folder,
-                                   loaded.tokenizer_folder))),
+      folders=tuple(dict.fromkeys((loaded.folder, loaded.backbone_folder))),
       **read_settings(loaded.settings_folder))
 
 
@@ -221,5 +220,7 @@ def save_model(path: str | os.PathLike, model: Bundle, append_token: str = '') -
   """
   dtype = str(model.params['backbone']['embed']['token'].dtype)
   workdir.save_model(
-      pathlib.Path(path), model.cfg, model.folders, append_token, model.settings,
-      {'source': model.source, 'base': model.base, 'dtype': dtype})
+      pathlib.Path(path), model.cfg, folders=model.folders,
+      tokenizer=model.tokenizer_folder, settings=model.settings,
+      origin={'source': model.source, 'base': model.base, 'dtype': dtype},
+      append_token=append_token)

@@ -54,8 +54,11 @@ def copy(source: str | os.PathLike, target: str | os.PathLike,
       (target / name).write_bytes(data)
 
 
-def copy_settings(source: str | os.PathLike, target: str | os.PathLike) -> None:
+def copy_settings(source: str | os.PathLike, target: str | os.PathLike,
+                  tokenizer: bool = True) -> None:
   """Copies tokenizer, config.json, and how sentence-transformers puts modules together.
+
+  tokenizer: False leaves its files out.
 
   Raises:
     folder.BadCheckpoint: settings that are no JSON.
@@ -63,7 +66,7 @@ def copy_settings(source: str | os.PathLike, target: str | os.PathLike) -> None:
   source = pathlib.Path(source)
   modules = sorted(f'{path.name}/config.json' for path in source.iterdir()
                    if _MODULE_FOLDER.fullmatch(path.name))
-  copy(source, target, (*TOKENIZER, *SETTINGS, *modules))
+  copy(source, target, (*(TOKENIZER if tokenizer else ()), *SETTINGS, *modules))
 
 
 def without_code(settings: Any) -> Any:

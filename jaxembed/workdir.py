@@ -36,7 +36,11 @@ def claim(path: str | pathlib.Path, cfg: config.Config) -> pathlib.Path:
   file = path / 'config.json'
   wanted = _plain(cfg)
   if file.exists():
-    stored = _filled(checked_json.read(file, finite=False))
+    raw = checked_json.read(file, finite=False)
+    stored = _filled(raw)
+    if 'lora' not in raw.get('model', {}):  # from before fields could ask for nothing
+      model = {k: v for k, v in wanted['model'].items() if k != 'lora' or v}
+      wanted = _filled(wanted | {'model': model})
     free = ('config.log_every', 'config.eval', 'config.checkpoint', 'config.mesh',
             'config.repeats')
     diff = [d for d in differences(stored, wanted, 'config')
@@ -75,35 +79,33 @@ def differences(a, b, path: str):
     yield f'{path} was {a!r}, is {b!r}'
 
 
-def save_model(path: pathlib.Path, model: config.ModelConfig,
-               sources: Sequence[pathlib.Path], append_token: str = '',
-               settings: Mapping[str, Any] | None = None,
-               origin: Mapping[str, Any] | None = None):
-  """Writes model/, with the small files of the folders the weights came from.
+def save_model(path: pathlib.Path, model: config.ModelConfig, *,
+               folders: Sequence[pathlib.Path], tokenizer: pathlib.Path | None,
+               settings: Mapping[str, Any], origin: Mapping[str, Any],
+               append_token: str = '') -> None:
+  """Writes model/. Process 0 writes; all return once it has.
 
-  append_token: what the tokenizer there is to put behind every text.
-  settings: replace those of config_sentence_transformers.json.
-  origin: where the weights came from; origin.json, for `load_origin`.
-  Process 0 writes; all return once it has.
+  Args:
+    folders: whose settings (carried.py) are copied; later ones win.
+    tokenizer: folder of the tokenizer's files.
+    settings: all of config_sentence_transformers.json.
+    origin: where the weights came from; `load_origin` gives it back.
+    append_token: what the tokenizer there is to put behind every text.
   """
   if jax.process_index() == 0:
-    _write_model(
-        pathlib.Path(path) / 'model', model, sources, append_token,
-        {'config_sentence_transformers.json': settings, 'origin.json': origin})
+    target = pathlib.Path(path) / 'model'
+    target.mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+      carried.copy_settings(folder, target, tokenizer=False)
+    if tokenizer is not None:
+      carried.copy(tokenizer, target)
+    if append_token:
+      data.append_token(target, append_token)
+    write_json(target / 'config_sentence_transformers.json', dict(settings))
+    write_json(target / 'origin.json', dict(origin))
+    # Last: its presence says that the folder is whole.
+    write_json(target / 'model_config.json', dataclasses.asdict(model))
   multihost_utils.sync_global_devices('jaxembed.workdir.save_model')
-
-
-def _write_model(target, model, sources, append_token, more):
-  target.mkdir(parents=True, exist_ok=True)
-  for source in sources:
-    carried.copy_settings(source, target)
-  if append_token:
-    data.append_token(target, append_token)
-  for name, content in more.items():
-    if content is not None:
-      write_json(target / name, dict(content))
-  # Last: its presence says that the folder is whole.
-  write_json(target / 'model_config.json', dataclasses.asdict(model))
 
 
 def load_model_config(path: str | pathlib.Path) -> config.ModelConfig:

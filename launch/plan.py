@@ -70,23 +70,20 @@ def _check(cfg: config.Config):
 
 
 def _padding(cfg: config.Config, stage: config.StageConfig, devices: int):
-  found = start.describe(cfg.model)
-  tokenizer = dataclasses.replace(
-      found, cfg=start.apply_spec(found.cfg, cfg.model)).load_tokenizer()
+  tokenizer = start.resolve(cfg.model).load_tokenizer()
   share = plan.padding(stage.data, tokenizer, cfg.seed, devices)
   print(f'  padding          {share:.1%} of the first batches')
 
 
 def _shape(spec: config.ModelSpec) -> config.ModelConfig:
-  name = _PRESET.value or spec.preset
-  if name:
-    return presets.get(name)
-  try:
-    return start.describe(spec).cfg
-  except FileNotFoundError:
-    if spec.source not in presets.PUBLISHED:
-      raise
-    return presets.get(presets.PUBLISHED[spec.source])
+  if not _PRESET.value:
+    try:
+      return start.describe(spec).cfg
+    except FileNotFoundError:
+      if spec.source not in presets.PUBLISHED:
+        raise
+  shape = presets.get(_PRESET.value or presets.PUBLISHED[spec.source])
+  return dataclasses.replace(shape, dtype='float32')  # as folders are opened
 
 
 def _read(path: str) -> str:

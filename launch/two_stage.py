@@ -18,7 +18,7 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
-from jaxembed import bundle, embedder, sharding, workdir
+from jaxembed import bundle, config, embedder, sharding, workdir
 from jaxembed.train import loop, start
 from launch import cli, tables
 from launch.score_card import ScoreCard
@@ -84,7 +84,9 @@ def _spread(runs: list[dict[str, float]]) -> dict[str, str]:
 
 def _untrained(cfg) -> embedder.Embedder:
   mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-  found = start.start(dataclasses.replace(cfg.model, pooling=''), 0, mesh)
+  source = config.ModelSpec(source=cfg.model.source, fallback=cfg.model.fallback,
+                            max_length=cfg.model.max_length)
+  found = start.start(source, 0, mesh)
   return embedder.Embedder(found, mesh=mesh)
 
 

@@ -27,6 +27,11 @@ ACCEPTED = {
         peak_lr={0.0}, head_lr={0.0}, end_lr={0.0}, warmup_steps={0}, b1={0.0},
         b2={0.0}, weight_decay={0.0}, clip_norm={0.0}, ema_decay={0.0},
         max_skipped={0}, freeze={''}),
+    config.ModelSpec: dict(
+        max_length={0}, lora_rank={0}, **{name: {''} for name in (
+            'source', 'fallback', 'preset', 'tokenizer', 'attention', 'dtype',
+            'precision', 'remat', 'prompt_pooling', 'eos_text', 'append_token',
+            'lora_targets')}),
     config.StageConfig: dict(token_budget={0}, name={''}),
     config.MeshConfig: {},
     config.EvalConfig: dict(every={0}, limit={0}, patience={0}),

@@ -2,45 +2,111 @@
 
 from dataclasses import InitVar, dataclass, field
 import math
-from typing import Optional
+from typing import Any, Optional
 
 from jaxembed.config.check import at_least, one_of, pattern, require, typed
 from jaxembed.config.data import DataConfig, SourceConfig
 from jaxembed.config.loss import LossConfig
+from jaxembed.config.model import (
+  ATTENTIONS,
+  DTYPES,
+  PRECISIONS,
+  PROMPT_POOLINGS,
+  READS,
+  REMATS,
+  LoraConfig,
+  PoolingConfig,
+)
+
+# What fields of ModelSpec held when nothing was asked, before they could say so.
+_UNASKED = {'latents': 512, 'heads': 8, 'head_dim': 0, 'ff_mult': 4,
+            'reads': 'layers_mean', 'dtype': 'float32', 'remat': 'none',
+            'lora_alpha': 32.0, 'lora_dropout': 0.0}
 
 
 @dataclass(kw_only=True)
 class ModelSpec:
-  """Which weights to start from, and what to put on top of them."""
+  """Which weights to start from, and what is asked of them.
 
-  # A Hugging Face or sentence-transformers folder, a jaxembed workdir, a hub id,
-  # or 'package:NAME/FOLDER' for files inside an installed Python package.
+  A field left as it is asks for nothing, and what the source has stays. What is asked
+  for is applied, with a line at start where it changes the source, or refused.
+
+  source: a Hugging Face or sentence-transformers folder, a PEFT adapter, a jaxembed
+    workdir, a hub id, or 'package:NAME/FOLDER' for files in an installed package.
+  fallback: used when the hub cannot be reached.
+  preset: a name in models.presets, for random weights instead of a source's.
+  tokenizer: of a preset: a folder or hub id with tokenizer.json.
+  pooling: a PoolingConfig, or the name of a kind. Another head than the source's is
+    drawn anew.
+  latents, heads, head_dim, ff_mult, reads: of that head, as in PoolingConfig.
+  append_token: a token of the vocabulary that the tokenizer is to put behind every
+    text, cut ones too, here and wherever the trained model goes ('</s>').
+  lora: new adapters; or lora_rank and the three below it, as in LoraConfig. Adapters
+    that the source has are trained on; of them the dropout alone can be changed.
+  The others are those of ModelConfig.
+  """
+
   source: str = ''
-  fallback: str = ''  # used when the hub cannot be reached
-  preset: str = ''  # a name in models.presets, for random initialisation
-  attention: str = ''  # '' keeps what the source says
+  fallback: str = ''
+  preset: str = ''
+  tokenizer: str = ''
+  attention: str = ''
   # A causal source made bidirectional loses the window that all of its layers have,
   # as NV-Embed's did; true: tokens go on seeing so many to either side.
   keep_window: bool = False
-  pooling: str = ''  # '' keeps what the source says
-  latents: int = 512
-  heads: int = 8
-  head_dim: int = 0
-  ff_mult: int = 4
-  reads: str = 'layers_mean'  # of layer_attention, as in PoolingConfig
-  max_length: int = 0  # 0 keeps what the source says
-  prompt_pooling: str = ''  # '' keeps what the source says
-  eos_text: str = ''  # '' keeps what the source says
-  # A token of the vocabulary that the tokenizer is to put behind every text, cut ones
-  # too, here and wherever the trained model goes ('</s>'); '': as the source has it.
+  pooling: object = ''  # PoolingConfig | str; flags can parse no such type
+  latents: Optional[int] = None
+  heads: Optional[int] = None
+  head_dim: Optional[int] = None
+  ff_mult: Optional[int] = None
+  reads: Optional[str] = None
+  max_length: int = 0
+  prompt_pooling: str = ''
+  eos_text: str = ''
   append_token: str = ''
-  dtype: str = 'float32'
-  precision: str = ''  # as ModelConfig has it; '' keeps what the source says
-  remat: str = 'none'  # as ModelConfig has it
-  lora_rank: int = 0  # 0: no adapters, everything is trained
-  lora_alpha: float = 32.0
-  lora_dropout: float = 0.0
-  lora_targets: str = ''  # regex over parameter paths; '': every projection
+  dtype: str = ''
+  precision: str = ''
+  remat: str = ''
+  lora: Optional[LoraConfig] = None
+  lora_rank: int = 0
+  lora_alpha: Optional[float] = None
+  lora_dropout: Optional[float] = None
+  lora_targets: str = ''  # regex over parameter paths
+
+  def __post_init__(self):
+    typed(self)
+    if isinstance(self.pooling, dict):  # from JSON
+      self.pooling = PoolingConfig(**self.pooling)
+    if self.pooling and not isinstance(self.pooling, PoolingConfig):
+      try:
+        PoolingConfig(kind=self.pooling)
+      except ValueError as e:
+        raise ValueError(f'ModelSpec.pooling: {e}') from e
+    for name, allowed in (('attention', ATTENTIONS), ('dtype', DTYPES),
+                          ('precision', PRECISIONS), ('remat', REMATS),
+                          ('prompt_pooling', PROMPT_POOLINGS)):
+      one_of(self, name, ('', *allowed))
+    if self.reads is not None:
+      one_of(self, 'reads', READS)
+    at_least(self, max_length=0, lora_rank=0)
+    for name, low in (('latents', 1), ('heads', 1), ('head_dim', 0), ('ff_mult', 1)):
+      if getattr(self, name) is not None:
+        at_least(self, **{name: low})
+    pattern(self, 'lora_targets', self.lora_targets)
+    if self.lora_alpha is not None:
+      require(self, 'lora_alpha', 0 < self.lora_alpha < math.inf, 'a number above 0')
+    if self.lora_dropout is not None:
+      require(self, 'lora_dropout', 0 <= self.lora_dropout < 1, '0 or more, below 1')
+    if self.tokenizer:
+      require(self, 'tokenizer', bool(self.preset), "'': a source brings its own")
+
+  @staticmethod
+  def upgraded(stored: dict[str, Any]) -> dict[str, Any]:
+    """Stored JSON without the values that, before `lora` was a field, asked nothing."""
+    if 'lora' in stored:
+      return stored
+    return {key: value for key, value in stored.items()
+            if key not in _UNASKED or value != _UNASKED[key]}
 
 
 @dataclass(kw_only=True)

@@ -16,6 +16,13 @@ from jaxembed.config.check import (
 # No model's sizes come near: vocabularies and positions; widths; layers and heads.
 _IDS, _WIDTH, _PARTS = 2**30, 2**20, 2**12
 
+READS = ('last_token', 'tokens', 'layers_last', 'layers_mean')
+ATTENTIONS = ('bidirectional', 'causal', 'prefix')
+DTYPES = ('float32', 'bfloat16', 'float16')
+PRECISIONS = ('default', 'high', 'highest')
+REMATS = ('none', 'full', 'residual', 'dots')
+PROMPT_POOLINGS = ('include', 'exclude', 'nv_embed')
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -174,7 +181,7 @@ class PoolingConfig:
     between(self, 0, _WIDTH, 'head_dim')
     if not (len(self.modes) > 1 and set(self.modes) <= set(POOLING_MODES)):
       one_of(self, 'kind', (*POOLING_MODES, 'latent_attention', 'layer_attention'))
-    one_of(self, 'reads', ('last_token', 'tokens', 'layers_last', 'layers_mean'))
+    one_of(self, 'reads', READS)
 
   @property
   def modes(self) -> tuple[str, ...]:
@@ -279,11 +286,11 @@ class ModelConfig:
   def __post_init__(self):
     typed(self)
     between(self, 1, _IDS, 'max_length')
-    one_of(self, 'prompt_pooling', ('include', 'exclude', 'nv_embed'))
-    one_of(self, 'attention', ('bidirectional', 'causal', 'prefix'))
-    one_of(self, 'dtype', ('float32', 'bfloat16', 'float16'))
-    one_of(self, 'precision', ('default', 'high', 'highest'))
-    one_of(self, 'remat', ('none', 'full', 'residual', 'dots'))
+    one_of(self, 'prompt_pooling', PROMPT_POOLINGS)
+    one_of(self, 'attention', ATTENTIONS)
+    one_of(self, 'dtype', DTYPES)
+    one_of(self, 'precision', PRECISIONS)
+    one_of(self, 'remat', REMATS)
 
   @property
   def embedding_dim(self) -> int:

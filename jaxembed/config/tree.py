@@ -66,6 +66,7 @@ def from_dict(cls, data: dict[str, Any], path: str = 'config'):
   hints = typing.get_type_hints(cls)
   if not isinstance(data, dict):
     raise ValueError(f'{path} is {short(data)}, not the fields of {cls.__name__}')
+  data = cls.upgraded(data) if hasattr(cls, 'upgraded') else data
   unknown = sorted(set(data) - set(hints))
   if unknown:
     near = difflib.get_close_matches(unknown[0], hints, n=1)

@@ -122,6 +122,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
   cfg = config.validate(cfg)
   mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor))
   _check_divides(cfg, mesh)
+  if not workdir.is_workdir(folder):
+    start.resolve(cfg.model)  # what is wrong with it is told before a folder is made
   folder = workdir.claim(folder, cfg)
   with (jax.set_mesh(mesh), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
@@ -140,6 +142,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
       for note in optim.notes(stage.optim, stage.steps):
         say(f'note       stages[{i}].{note}')
     if not resumed:
+      for line in start.changes(cfg.model):
+        say(line)
       begin = start.with_prompts(begin, cfg.stages, say)
       bundle.save_model(folder, begin, cfg.model.append_token)
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
-import warnings
 
 import jax
 
@@ -11,35 +10,73 @@ from jaxembed import bundle, config, data, sharding, workdir
 from jaxembed.bundle import Bundle
 from jaxembed.data import prompts
 from jaxembed.models import encoder, lora, presets
+from jaxembed.train import model_spec
+from jaxembed.train.model_spec import apply as apply_spec
 
 
 def start(spec: config.ModelSpec, seed: int, mesh) -> Bundle:
   """Opens `spec.source` (or draws `spec.preset`) and puts `spec` on top of it.
 
-  A head the source does not have is drawn from `seed`. Parameters lie on the mesh.
+  A head or adapters the source does not have are drawn from `seed`. Parameters lie on
+  the mesh.
+
+  Raises:
+    ValueError, FileNotFoundError: as `resolve`, before weights are read.
   """
-  shape = describe(spec)
-  if spec.append_token and shape.tokenizer_folder:
-    data.with_token(shape.tokenizer_folder, spec.append_token)
-  model, wanted = shape.cfg, apply_spec(shape.cfg, spec)
-  if spec.append_token and wanted.eos_text:
-    raise ValueError(f'config.model.append_token={spec.append_token!r}, and behind '
-                     f'every text the model has eos_text={wanted.eos_text!r} as well; '
-                     'leave one out')
+  wanted = resolve(spec)
   key = jax.random.key(seed)
-  begun = bundle.open(reachable(spec), mesh=mesh) if spec.source else shape
-  params = begun.params
   with jax.set_mesh(mesh):
     if not spec.source:
-      params = encoder.init_params(wanted, key)
-    elif wanted.pooling != model.pooling:
+      return dataclasses.replace(wanted, params=encoder.init_params(wanted.cfg, key))
+    begun = bundle.open(wanted.source, mesh=mesh)
+    params = begun.params
+    if model_spec.needs_new_head(begun.cfg, wanted.cfg):
       # Under jit the backbone that is not asked for is never drawn.
-      draw = jax.jit(lambda k: encoder.init_params(wanted, k).get('pooling', {}))
+      draw = jax.jit(lambda k: encoder.init_params(
+          dataclasses.replace(wanted.cfg, lora=None), k)['pooling'])
       params = params | {'pooling': draw(key)}
-    if wanted.lora and not model.lora:
-      params = lora.add(params, wanted.lora, jax.random.fold_in(key, 1))
+    elif 'pooling' in params and wanted.cfg.pooling != begun.cfg.pooling:
+      params = {name: x for name, x in params.items() if name != 'pooling'}
+    if wanted.cfg.lora and not begun.cfg.lora:
+      params = lora.add(params, wanted.cfg.lora, jax.random.fold_in(key, 1))
     return dataclasses.replace(
-        begun, cfg=wanted, params=sharding.place(params, mesh))
+        begun, cfg=wanted.cfg, params=sharding.place(params, mesh))
+
+
+def resolve(spec: config.ModelSpec) -> Bundle:
+  """The model that a run of `spec` starts from; `params` are shapes.
+
+  Nothing is written and no weights are read.
+
+  Raises:
+    FileNotFoundError: no such source, or a model without a tokenizer.
+    ValueError: something is asked of the source that cannot be (see model_spec).
+  """
+  found = describe(spec)
+  if found.tokenizer_folder is None and spec.source:
+    raise FileNotFoundError(
+        f'config.model.source={spec.source!r} has no tokenizer.json to train with; '
+        'AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one')
+  if found.tokenizer_folder is None:
+    raise ValueError(
+        f'config.model.preset={spec.preset!r} has no tokenizer to train with; name a '
+        'folder or hub id that has one as config.model.tokenizer, or a source')
+  if spec.append_token:
+    data.with_token(found.tokenizer_folder, spec.append_token)
+  wanted = dataclasses.replace(found, cfg=apply_spec(found.cfg, spec))
+  wanted.load_tokenizer()
+  return dataclasses.replace(wanted, params=encoder.param_shapes(wanted.cfg))
+
+
+def changes(spec: config.ModelSpec) -> list[str]:
+  """What a run of `spec` makes different from its source, one line each."""
+  found = describe(spec)
+  told = [f'model      {line}' for line in model_spec.changes(found.cfg, spec)]
+  if spec.preset and found.cfg.backbone.vocab_size != presets.get(
+      spec.preset).backbone.vocab_size:
+    told.append(f'model      a table of {found.cfg.backbone.vocab_size} tokens is '
+                f"drawn, as the tokenizer has; the preset's is smaller")
+  return told
 
 
 def with_prompts(model: Bundle, stages: Sequence[config.StageConfig],
@@ -75,7 +112,7 @@ def _shown(texts: Mapping[str, str]) -> str:
 
 
 def describe(spec: config.ModelSpec) -> Bundle:
-  """What a run of `spec` starts from, without its weights."""
+  """What a run of `spec` starts from, as it is there, without its weights."""
   if spec.source:
     found = bundle.open(reachable(spec), weights=False)
     plain = not (workdir.is_workdir(found.source)
@@ -86,7 +123,15 @@ def describe(spec: config.ModelSpec) -> Bundle:
           found, cfg=dataclasses.replace(found.cfg, normalize=True))
     return found
   model = presets.get(spec.preset)
-  return Bundle(params=encoder.param_shapes(model), cfg=model, source=spec.preset)
+  if not spec.tokenizer:
+    return Bundle(params=encoder.param_shapes(model), cfg=model, source=spec.preset)
+  folder = bundle.locate(spec.tokenizer)
+  size = data.Tokenizer.load(folder).vocab_size
+  if size > model.backbone.vocab_size:  # a table that is drawn can have any size
+    model = dataclasses.replace(
+        model, backbone=dataclasses.replace(model.backbone, vocab_size=size))
+  return Bundle(params=encoder.param_shapes(model), cfg=model, source=spec.preset,
+                tokenizer_folder=folder)
 
 
 def reachable(spec: config.ModelSpec) -> str:
@@ -108,33 +153,3 @@ def reachable(spec: config.ModelSpec) -> str:
 def resume(folder: pathlib.Path, mesh) -> Bundle:
   """The model of a run that has checkpoints: shapes and shardings, no weights."""
   return bundle.open(folder, mesh=mesh, weights=False)
-
-
-def apply_spec(model: config.ModelConfig, spec: config.ModelSpec
-               ) -> config.ModelConfig:
-  """`model` with every field that `spec` sets."""
-  pooling = model.pooling
-  if spec.pooling and spec.pooling != pooling.kind:
-    pooling = dataclasses.replace(
-        pooling, kind=spec.pooling, latents=spec.latents, heads=spec.heads,
-        head_dim=spec.head_dim, ff_mult=spec.ff_mult, reads=spec.reads)
-  adapters = model.lora
-  if spec.lora_rank and not adapters:
-    targets = {'targets': spec.lora_targets} if spec.lora_targets else {}
-    adapters = config.LoraConfig(rank=spec.lora_rank, alpha=spec.lora_alpha,
-                                 dropout=spec.lora_dropout, **targets)
-  if spec.attention == 'bidirectional' and not spec.keep_window:
-    two_way = config.bidirectional(model)
-    if two_way.backbone != model.backbone:
-      warnings.warn(
-          f'made bidirectional, every token sees the whole text: the source\'s window '
-          f'of {model.backbone.window} tokens is left out (keep it with '
-          'config.model.keep_window=True)', stacklevel=2)
-    model = two_way
-  return dataclasses.replace(
-      model, pooling=pooling, lora=adapters,
-      attention=spec.attention or model.attention,
-      max_length=spec.max_length or model.max_length, dtype=spec.dtype,
-      precision=spec.precision or model.precision,
-      remat=spec.remat, prompt_pooling=spec.prompt_pooling or model.prompt_pooling,
-      eos_text=spec.eos_text or model.eos_text)

@@ -1,0 +1,160 @@
+"""What an experiment asks of its source model: applied, or refused by name.
+
+One rule for every field of config.ModelSpec. Asked for and different from the source,
+it is applied (`changes` says how) or refused with a remedy; not asked, the source's own
+value stays.
+"""
+
+import dataclasses
+
+from jaxembed.config import (
+  LoraConfig,
+  ModelConfig,
+  ModelSpec,
+  PoolingConfig,
+  bidirectional,
+)
+from jaxembed.models import encoder, lora
+
+# Fields that shape each kind of head; every other kind has no parameters.
+_SHAPES = {'latent_attention': ('latents', 'heads', 'head_dim', 'ff_mult'),
+           'layer_attention': ('reads', 'latents', 'heads', 'head_dim', 'ff_mult')}
+_HEAD = _SHAPES['layer_attention']
+_LORA = {'lora_rank': 'rank', 'lora_alpha': 'alpha', 'lora_dropout': 'dropout',
+         'lora_targets': 'targets'}
+# Of ModelConfig, under the same name; '' and 0 ask for nothing.
+_PLAIN = ('attention', 'max_length', 'dtype', 'precision', 'remat', 'prompt_pooling',
+          'eos_text')
+
+
+def apply(model: ModelConfig, spec: ModelSpec) -> ModelConfig:
+  """`model` with everything that `spec` asks for.
+
+  Raises:
+    ValueError: a field that cannot be applied to this model; it is named, with what
+      to do instead.
+  """
+  plain = {name: value for name in _PLAIN if (value := getattr(spec, name))}
+  _check_length(model, spec)
+  if spec.attention == 'bidirectional' and not spec.keep_window:
+    model = bidirectional(model)
+  wanted = dataclasses.replace(
+      model, pooling=_pooling(model, spec), lora=_lora(model, spec), **plain)
+  if spec.append_token and wanted.eos_text:
+    raise ValueError(f'config.model.append_token={spec.append_token!r}, and behind '
+                     f'every text the model has eos_text={wanted.eos_text!r} as well; '
+                     'leave one out')
+  return wanted
+
+
+def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
+  """What `apply` makes different from the source, one line each."""
+  wanted, told = apply(model, spec), []
+  if needs_new_head(model, wanted):
+    told.append(f'a new head is drawn, {_described(wanted.pooling)}; the source has '
+                f'{_described(model.pooling)}')
+  elif wanted.pooling.kind != model.pooling.kind:
+    told.append(f'pooling is {wanted.pooling.kind}; the source has '
+                f'{_described(model.pooling)}')
+  if unused := [name for name in _asked(spec)
+                if name not in _SHAPES.get(wanted.pooling.kind, ())]:
+    told.append(f'{wanted.pooling.kind} pooling has no {" and no ".join(unused)}: '
+                'what is asked of them changes nothing')
+  if wanted.backbone != model.backbone:
+    told.append('made bidirectional, every token sees the whole text: the window of '
+                f'{model.backbone.window} tokens is left out (keep it with '
+                'config.model.keep_window=True)')
+  elif spec.keep_window and (spec.attention != 'bidirectional'
+                             or bidirectional(model).backbone == model.backbone):
+    told.append('keep_window changes nothing: no window would be left out')
+  if wanted.lora != model.lora:
+    told.append(f'new adapters of rank {wanted.lora.rank} are drawn'
+                if model.lora is None else 'the adapters go on with dropout '
+                f'{wanted.lora.dropout:g}, not {model.lora.dropout:g}')
+  told += [f'{name} is {now!r}; the source has {was!r}' for name in _PLAIN
+           if (now := getattr(wanted, name)) != (was := getattr(model, name))]
+  return told
+
+
+def needs_new_head(model: ModelConfig, wanted: ModelConfig) -> bool:
+  """Whether the parameters of the wanted pooling are not those of `model`."""
+  if wanted.pooling.kind not in _SHAPES:
+    return False
+  return _shape(wanted.pooling, wanted) != _shape(model.pooling, model)
+
+
+def _shape(pooling: PoolingConfig, model: ModelConfig):
+  names = _SHAPES.get(pooling.kind, ())
+  # A head as wide as the backbone may say so in two ways.
+  width = {'head_dim': pooling.head_dim or model.backbone.dim}
+  return pooling.kind, [width.get(n, getattr(pooling, n)) for n in names]
+
+
+def _described(pooling: PoolingConfig) -> str:
+  shape = ', '.join(f'{name}={getattr(pooling, name)}'
+                    for name in _SHAPES.get(pooling.kind, ()))
+  return f'{pooling.kind} ({shape})' if shape else pooling.kind
+
+
+def _asked(spec: ModelSpec) -> dict:
+  return {name: value for name in _HEAD
+          if (value := getattr(spec, name)) is not None}
+
+
+def _pooling(model: ModelConfig, spec: ModelSpec) -> PoolingConfig:
+  now, asked = model.pooling, _asked(spec)
+  if isinstance(spec.pooling, PoolingConfig):
+    wanted = dataclasses.replace(spec.pooling, **asked)
+  elif spec.pooling and spec.pooling != now.kind:
+    wanted = PoolingConfig(kind=spec.pooling, **asked)
+  else:
+    wanted = dataclasses.replace(now, **asked)
+  unused = set(asked) - set(_SHAPES.get(wanted.kind, ()))
+  if unused and not spec.pooling:
+    name = sorted(unused)[0]
+    raise ValueError(
+        f'config.model.{name}={asked[name]!r}, but the source has {now.kind} pooling, '
+        f'which knows no {name}; set config.model.pooling=latent_attention for a new '
+        'head, or leave it out')
+  if _shape(wanted, model) == _shape(now, model):
+    return now
+  return wanted
+
+
+def _lora(model: ModelConfig, spec: ModelSpec) -> LoraConfig | None:
+  now = model.lora
+  asked = {_LORA[name]: value for name in _LORA
+           if (value := getattr(spec, name)) not in (None, '')}
+  if not asked.get('rank'):  # 0 asks for no new adapters
+    asked.pop('rank', None)
+  if spec.lora is None and now is None and 'rank' not in asked:
+    if asked:
+      name = next(n for n in _LORA if _LORA[n] in asked)
+      raise ValueError(f'config.model.{name}={getattr(spec, name)!r}, but there are no '
+                       'adapters; set config.model.lora_rank, or leave it out')
+    return None
+  wanted = dataclasses.replace(spec.lora or now or LoraConfig(), **asked)
+  if now is None:
+    return wanted
+  for name in ('rank', 'alpha', 'rslora', 'targets'):
+    was, asks = getattr(now, name), getattr(wanted, name)
+    if was != asks and not (name == 'targets' and _same_targets(model, was, asks)):
+      raise ValueError(
+          f'config.model asks for LoRA with {name}={asks!r}, and the source has '
+          f'adapters with {name}={was!r}; leave it out to train those, or merge them '
+          'into the weights first (launch.convert) and start from what that writes')
+  return dataclasses.replace(now, dropout=wanted.dropout)
+
+
+def _same_targets(model: ModelConfig, *patterns: str) -> bool:
+  plain = encoder.param_shapes(dataclasses.replace(model, lora=None))
+  first, second = (lora.targets(plain, p) for p in patterns)
+  return first == second
+
+
+def _check_length(model: ModelConfig, spec: ModelSpec) -> None:
+  b = model.backbone
+  if b.position == 'learned' and spec.max_length > b.max_positions:
+    raise ValueError(f'config.model.max_length={spec.max_length}, but the source has '
+                     f'learned positions for {b.max_positions} tokens; give at most '
+                     'that')
