@@ -204,7 +204,12 @@ def _match(part: modules.Part, tensors: Mapping[str, Tensor], shapes,
            layers: int) -> dict[str, list[_Piece | None]]:
   """Parameter path -> a piece per layer (None where the layer has no tensor)."""
   table = part.table
-  left = _strip(tensors, table)
+  left = {}
+  for name, own in tables.base_names(tensors, table).items():
+    if own in left:
+      raise BadCheckpoint(f'{part.folder} has {own} twice, once as {name}; take one '
+                          'out')
+    left[own] = tensors[name]
   pieces: dict[str, list[_Piece | None]] = {}
   missing, misshaped = [], []
   for row, layer in tables.expand(table.rows, layers):
@@ -228,16 +233,6 @@ def _match(part: modules.Part, tensors: Mapping[str, Tensor], shapes,
   extra = [n for n in left if not any(re.search(p, n) for p in table.ignored)]
   _refuse(part.folder, missing, misshaped, extra)
   return pieces
-
-
-def _strip(tensors: Mapping[str, Tensor], table: tables.Table) -> dict[str, Tensor]:
-  """Names without the prefix that heads of other tasks put before them."""
-  out = {}
-  for name, tensor in tensors.items():
-    for prefix in table.prefixes:
-      name = name.removeprefix(prefix)
-    out[name] = tensor
-  return out
 
 
 def _file_shape(leaf, row: tables.Row, layer: int | None) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ on a leading axis. A matrix is stored [out, in] there and [in, out] here.
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import math
 
@@ -21,11 +21,12 @@ from jaxembed.types import Params
 
 __all__ = [
     'LATENT_ATTENTION', 'Row', 'Table', 'attention_from_hf', 'backbone_table',
-    'config_from_hf', 'config_to_hf', 'dense_table', 'expand', 'flatten',
-    'is_decoder', 'iter_hf', 'matrix_shape', 'to_hf', 'unflatten',
+    'base_names', 'config_from_hf', 'config_to_hf', 'dense_table', 'expand',
+    'flatten', 'is_decoder', 'iter_hf', 'matrix_shape', 'to_hf', 'unflatten',
 ]
 
 LAYERS = 'backbone/layers/'
+_OLD_NAMES = {'LayerNorm.gamma': 'LayerNorm.weight', 'LayerNorm.beta': 'LayerNorm.bias'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,29 @@ def backbone_table(cfg: BackboneConfig) -> Table:
   """The table of cfg.family."""
   make, prefixes, ignored = _FAMILIES[cfg.family]
   return Table(tuple(make(cfg)), prefixes, ignored)
+
+
+def base_names(names: Iterable[str], table: Table) -> dict[str, str]:
+  """Name in a file -> name in `table`.
+
+  Off come the prefix of a model for another task, one wrapper that stands before all
+  of the model ('encoder.', 'module.model.'), and TensorFlow's gamma and beta.
+  """
+  own = {}
+  for name in names:
+    short = name
+    for prefix in table.prefixes:
+      short = short.removeprefix(prefix)
+    for old, new in _OLD_NAMES.items():
+      if short.endswith(old):
+        short = short.removesuffix(old) + new
+    own[name] = short
+  anchor = table.rows[0].name
+  wrapped = {s.removesuffix(anchor) for s in own.values() if s.endswith('.' + anchor)}
+  if table.prefixes and anchor not in own.values() and len(wrapped) == 1:
+    (wrapper,) = wrapped
+    own = {name: s.removeprefix(wrapper) for name, s in own.items()}
+  return own
 
 
 def to_hf(params: Params, cfg: ModelConfig) -> dict[str, np.ndarray]:

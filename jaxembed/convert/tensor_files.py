@@ -112,11 +112,11 @@ def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:
       names a missing shard, a path outside the folder, or a tensor its shard
       does not hold.
   """
-  index = folder / INDEX
-  if index.is_file():
-    return _open_shards(folder, index)
+  # Before an index, as transformers does: one that lies beside it is of an older save.
   if (folder / SINGLE).is_file():
     return read_header(folder / SINGLE)
+  if (folder / INDEX).is_file():
+    return _open_shards(folder, folder / INDEX)
   raise BadCheckpoint(_without_weights(folder))
 
 

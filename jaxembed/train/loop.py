@@ -18,6 +18,7 @@ import tqdm
 
 from jaxembed import bundle, checkpoint, config, data, losses, sharding, types, workdir
 from jaxembed.config.check import divides
+from jaxembed.data import lengths
 from jaxembed.models import encoder
 from jaxembed.train import (
     chips,
@@ -139,6 +140,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
         encoder.check_packable(begin.model, begin.model.attention, stage.data.pack)
     say(describe(cfg, begin.model, begin.params, mesh))
     for i, stage in enumerate(cfg.stages):
+      for note in lengths.check(stage.data, begin.model):
+        say(f'note       stages[{i}]: {note}')
       for note in optim.notes(stage.optim, stage.steps):
         say(f'note       stages[{i}].{note}')
     if not resumed:

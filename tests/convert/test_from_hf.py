@@ -109,12 +109,13 @@ def test_dtype_is_the_callers(folder, dtype):
                loaded.params, wide.params)
 
 
-def test_names_of_language_models_are_understood(folder):
+@pytest.mark.parametrize('prefix', ['model.', 'encoder.', 'module.model.'])
+def test_names_of_language_models_and_wrappers_are_understood(folder, prefix):
   want = from_hf.load(folder).params
 
   def change(weights):
     for name in list(weights):
-      weights[f'model.{name}'] = weights.pop(name)
+      weights[f'{prefix}{name}'] = weights.pop(name)
     weights['lm_head.weight'] = np.zeros((4, 4), np.float32)
 
   _rewrite(folder, change)
@@ -126,6 +127,35 @@ def test_names_of_language_models_are_understood(folder):
     ({'architectures': ['MistralForCausalLM']}, 'causal', 'last'),
     ({'architectures': ['MistralForCausalLM'], 'is_causal': False},
      'bidirectional', 'mean')])
+def test_gamma_and_beta_of_tensorflow_are_weight_and_bias(tmp_path):
+  folder = _write(tmp_path / 'bert', 'bert')
+  want = from_hf.load(folder).params
+
+  def change(weights):
+    for name in list(weights):
+      new = name.replace('LayerNorm.weight', 'LayerNorm.gamma').replace(
+          'LayerNorm.bias', 'LayerNorm.beta')
+      weights['bert.' + new] = weights.pop(name)
+
+  _rewrite(folder, change)
+  jax.tree.map(np.testing.assert_array_equal, from_hf.load(folder).params, want)
+  _rewrite(folder, lambda w: w.update({
+      'embeddings.LayerNorm.weight': w['bert.embeddings.LayerNorm.gamma'] + 1}))
+  with pytest.raises(BadCheckpoint, match='has embeddings.LayerNorm.weight twice'):
+    from_hf.load(folder)
+
+
+def test_one_file_is_read_before_an_older_index(folder, tmp_path):
+  want = from_hf.load(folder).params
+  old = _write(tmp_path / 'old', shards=2)
+  for file in old.glob('model*'):
+    shutil.copy(file, folder)
+  _rewrite(folder, lambda w: w.update({'norm.weight': w['norm.weight'] + 1}))
+  got = from_hf.load(folder).params
+  np.testing.assert_array_equal(got['backbone']['norm']['scale'],
+                                want['backbone']['norm']['scale'] + 1)
+
+
 def test_plain_folders_pool_by_architecture(folder, fields, attention, pooling):
   """tests/convert/test_folders.py has sentence-transformers say the same."""
   _edit(folder, **fields)
