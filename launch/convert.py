@@ -16,7 +16,8 @@ import pathlib
 
 from absl import flags
 
-from jaxembed.convert import nv_embed, peft, to_sentence_transformers
+from jaxembed import workdir
+from jaxembed.convert import from_hf, nv_embed, peft, to_sentence_transformers
 from jaxembed.embedder import Embedder
 from jaxembed.models import lora
 from launch import cli
@@ -35,7 +36,8 @@ def export(source: str | pathlib.Path, target: str | pathlib.Path) -> dict:
   report = to_sentence_transformers.export(
       target, params, cfg, model.folder, prompts=model.prompts,
       default_prompt_name=model.default_prompt_name,
-      similarity_fn_name=model.similarity_fn_name)
+      similarity_fn_name=model.similarity_fn_name,
+      original=None if workdir.is_workdir(source) else from_hf.locate(source))
   print(f'{target}: torch computes the same vectors, largest difference '
         f'{report["max_difference"]:.1e} over {len(report["cases"])} cases')
   return report

@@ -51,11 +51,17 @@ class Mismatch(ValueError):
 
 def check(folder: str | os.PathLike, params: types.Params, cfg: config.ModelConfig,
           *, prompts: dict[str, str], include_prompt: bool,
+          original: str | os.PathLike | None = None,
           tolerance: float = TOLERANCE) -> dict:
   """Compares on every probe; the report: largest differences and conditions.
 
   A difference is that of two vectors scaled to length 1, so that it means the
   same for models that do not normalise.
+
+  Args:
+    original: the folder whose model this is, unchanged: where sentence-transformers
+      opens it, its vectors in torch are compared too, so that what was read of it is
+      checked by somebody else's reading. None: there is none, as after training.
 
   Raises:
     Mismatch: a difference is above `tolerance`, or not a number; the message
@@ -82,9 +88,34 @@ def check(folder: str | os.PathLike, params: types.Params, cfg: config.ModelConf
           f'torch and JAX differ by {difference[worst]:.3g} (allowed: '
           f'{tolerance:g}) on {texts[worst]!r:.60}, padding {side}, prompt '
           f'{prompt!r:.60}; the export was discarded')
+  source = {} if original is None else {
+      'source': _against(original, theirs, tried, _poolable(
+          tokenizer, '', cfg.max_length), tolerance)}
   return {'max_difference': max(c['max_difference'] for c in cases),
-          'tolerance': tolerance, 'dtype': 'float32', 'cases': cases,
+          'tolerance': tolerance, 'dtype': 'float32', 'cases': cases, **source,
           'versions': versions() | {'jax': jax.__version__}}
+
+
+def _against(original, theirs, tried, texts, tolerance: float) -> dict:
+  """The export in torch against its source in torch, each text on its own."""
+  if code := carried.code_named(original):
+    return {'compared': False, 'why': f'it needs code of its own: {sorted(code)}'}
+  try:
+    model = _torch_model(original)
+  except Exception as e:  # whatever keeps sentence-transformers from opening it
+    return {'compared': False, 'why': f'{type(e).__name__}: {e}'[:300]}
+  worst = 0.0
+  for prompt, text in itertools.product(tried, texts):
+    a, b = (_unit(m.encode([text], prompt=prompt, show_progress_bar=False))
+            for m in (model, theirs))
+    difference = np.abs(a - b).max() if a.shape == b.shape else np.inf
+    worst = max(worst, float(difference))
+    if not difference <= tolerance:
+      raise Mismatch(
+          f'the export and its source {original} differ in torch by {difference:.3g} '
+          f'(allowed: {tolerance:g}) on {text!r:.60}, prompt {prompt!r:.60}; something '
+          'of the source was read wrongly, and the export was discarded')
+  return {'compared': True, 'max_difference': worst}
 
 
 def versions() -> dict[str, str]:

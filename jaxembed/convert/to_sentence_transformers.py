@@ -29,6 +29,7 @@ def export(target: str | os.PathLike, params: types.Params,
            prompts: dict[str, str],
            default_prompt_name: str | None = None,
            similarity_fn_name: str = 'cosine',
+           original: str | os.PathLike | None = None,
            tolerance: float = parity.TOLERANCE) -> dict:
   """Writes the folder, checks it in torch, and returns the parity report.
 
@@ -41,6 +42,7 @@ def export(target: str | os.PathLike, params: types.Params,
     source: folder with the tokenizer and the Hugging Face config.json.
     prompts: stored under their names for encode(prompt_name=...).
     default_prompt_name, similarity_fn_name: stored for encode and similarity.
+    original: the folder whose model this is, unchanged; see parity.check.
     tolerance: largest difference of two unit vectors that passes.
 
   Raises:
@@ -71,7 +73,8 @@ def export(target: str | os.PathLike, params: types.Params,
         'default_prompt_name': default_prompt_name,
         'similarity_fn_name': similarity_fn_name})
     report = parity.check(partial, params, cfg, prompts=prompts,
-                          include_prompt=include_prompt, tolerance=tolerance)
+                          include_prompt=include_prompt, original=original,
+                          tolerance=tolerance)
     _write_json(partial / 'parity.json', report)
     (partial / 'README.md').write_text(
         model_card.render(target.name, cfg, prompts, include_prompt, report))

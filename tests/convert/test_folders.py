@@ -5,7 +5,9 @@ a layout, a padding side, a dtype and a prompt. The reference computes every tex
 its own, so that padding has no part in it.
 """
 
+import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -13,7 +15,8 @@ import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-from jaxembed import bundle
+from jaxembed import bundle, config, data
+from jaxembed.convert.fields import UnsupportedModel
 from jaxembed.models import encoder
 
 st = pytest.importorskip('sentence_transformers')
@@ -183,3 +186,164 @@ def _agree(folder, texts, prompt=''):
 def test_vectors_are_those_of_sentence_transformers(tmp_path, number):
   folder, prompt = _folder(tmp_path, number)
   _agree(folder, _TEXTS, prompt)
+
+
+def test_an_export_is_compared_with_its_source_in_torch(tmp_path):
+  """By what sentence-transformers reads, not by our reading of the same files."""
+  from jaxembed.convert import parity, to_sentence_transformers
+  from launch import convert
+
+  folder, _ = _folder(tmp_path, 3)
+  report = convert.export(folder, tmp_path / 'out')
+  assert report['source']['compared'] and report['source']['max_difference'] <= 1e-6
+  model = bundle.open(folder)
+  wrong = dataclasses.replace(model.cfg, dense=(), normalize=False, pooling=(
+      config.PoolingConfig(kind='max' if 'max' not in model.cfg.pooling.kind else 'cls')))
+  with pytest.raises(parity.Mismatch, match='its source .* differ in torch'):
+    to_sentence_transformers.export(
+        tmp_path / 'wrong', {'backbone': model.params['backbone']}, wrong, folder,
+        prompts={}, original=folder)
+  assert not (tmp_path / 'wrong').exists()
+
+
+def _plain(tmp_path, family='qwen2', architectures=None, **fields):
+  folder = _backbone(tmp_path / family, family, _bytes('$A </s>'), 0)
+  if architectures:
+    _edit(folder / 'config.json', architectures=[architectures], **fields)
+  return folder
+
+
+@pytest.mark.filterwarnings('ignore:.*has no modules.json')
+@pytest.mark.parametrize(('family', 'architectures', 'fields'), [
+    ('qwen2', None, {}), ('qwen2', 'Qwen2ForCausalLM', {}),
+    ('qwen2', 'Qwen2ForCausalLM', {'is_causal': False}), ('roberta', None, {})])
+def test_plain_folders(tmp_path, family, architectures, fields):
+  _agree(_plain(tmp_path, family, architectures, **fields), _TEXTS)
+
+
+def test_a_plain_decoder_says_how_it_pools(tmp_path):
+  with pytest.warns(UserWarning, match='no modules.json.*takes the mean'):
+    bundle.open(_plain(tmp_path), weights=False)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """One BERT with a Dense layer, whose files the tests below change in copies."""
+  from sentence_transformers.base.modules import Dense, Transformer
+  from sentence_transformers.sentence_transformer.modules import Pooling
+
+  root = tmp_path_factory.mktemp('one')
+  first = Transformer(str(_backbone(root / 'base', 'bert', _words('<s> $A </s>'), 0)))
+  st.SentenceTransformer(modules=[first, Pooling(_WIDTH, 'mean'), Dense(_WIDTH, 8)],
+                         device='cpu').save(str(root / 'model'))
+  return root / 'model'
+
+
+def _copy(folder, tmp_path):
+  return shutil.copytree(folder, tmp_path / 'copy')
+
+
+def _module(folder, kind):
+  entries = json.loads((folder / 'modules.json').read_text())
+  return next(folder / e['path'] for e in entries if e['type'].endswith(kind))
+
+
+@pytest.mark.parametrize(('file', 'fields', 'message'), [
+    ('sentence_bert_config.json', {'query_length': 8}, 'query_length=8'),
+    ('sentence_bert_config.json', {'document_length': 8}, 'document_length=8'),
+    ('sentence_bert_config.json', {'query_expansion': {'length': 8}}, 'query_expansion'),
+    ('sentence_bert_config.json', {'transformer_task': 'fill-mask'}, 'fill-mask'),
+    ('sentence_bert_config.json', {'processing_kwargs': {'text': {'max_length': 9}}},
+     'processing_kwargs'),
+    ('sentence_bert_config.json', {'tokenizer_args': {'do_lower_case': True}},
+     'tokenizer_args.do_lower_case=True.*tokenizer_config.json'),
+    ('sentence_bert_config.json', {'model_args': {'is_decoder': True}},
+     'model_args.is_decoder=True'),
+    ('sentence_bert_config.json', {'config_args': {'is_causal': False}},
+     'config_args.is_causal=False.*config.json'),
+    ('sentence_bert_config.json', {'surprise': 1}, 'surprise=1'),
+    ('config_sentence_transformers.json', {'model_type': 'SparseEncoder'},
+     'SparseEncoder'),
+    ('config.json', {'auto_map': {'AutoModel': 'mine.Model'}},
+     'auto_map.AutoModel=.*never run'),
+    ('tokenizer_config.json', {'auto_map': {'AutoTokenizer': ['mine.Tok', None]}},
+     'auto_map.AutoTokenizer'),
+    ('tokenizer_config.json', {'added_tokens_decoder': {'9999': {'content': '<new>'}}},
+     'added_tokens_decoder'),
+    ('Pooling', {'pooling_mode': 'median'}, 'pooling_mode'),
+    ('Pooling', {'surprise': True}, 'surprise=True'),
+    ('Dense', {'module_input_name': 'token_embeddings'}, 'module_input_name'),
+    ('Dense', {'activation_function': 'torch.nn.modules.activation.PReLU'}, 'PReLU'),
+    ('Dense', {'surprise': True}, 'surprise=True')])
+def test_keys_that_would_change_the_vectors_are_named(folder, tmp_path, file, fields,
+                                                      message):
+  copy = _copy(folder, tmp_path)
+  path = copy / file if '.json' in file else _module(copy, file) / 'config.json'
+  _edit(path, **fields)
+  with pytest.raises(ValueError, match=message):
+    bundle.open(copy, weights=False).load_tokenizer()
+
+
+@pytest.mark.parametrize(('types', 'message'), [
+    (['Transformer', 'Dense', 'Pooling'], 'Dense stands before Pooling'),
+    (['Transformer', 'Pooling', 'Pooling'], 'exactly one has to pool'),
+    (['Transformer', 'WeightedLayerPooling', 'Pooling'], 'WeightedLayerPooling'),
+    (['Router', 'Pooling'], 'does not begin with a Transformer'),
+    (['Transformer', 'Pooling', '!mine.Normalize'], 'mine.Normalize.*never run')])
+def test_modules_that_are_not_computed_are_named(folder, tmp_path, types, message):
+  copy = _copy(folder, tmp_path)
+  (copy / 'modules.json').write_text(json.dumps([
+      {'idx': i, 'name': str(i), 'path': '' if i == 0 else f'{i}_{t}'.replace('!', ''),
+       'type': t[1:] if t.startswith('!') else _OLD + t}
+      for i, t in enumerate(types)]))
+  for i, t in enumerate(types[1:], 1):
+    (copy / f'{i}_{t}'.replace('!', '')).mkdir(exist_ok=True)
+  with pytest.raises(UnsupportedModel, match=message):
+    bundle.open(copy, weights=False)
+
+
+def test_harmless_keys_change_nothing(folder, tmp_path):
+  copy = _copy(folder, tmp_path)
+  _edit(copy / 'sentence_bert_config.json', unpad_inputs=False, query_length=None,
+        model_args={'attn_implementation': 'sdpa', 'torch_dtype': 'float32'})
+  _edit(copy / 'tokenizer_config.json', legacy=False, chat_template='{{ x }}')
+  want, got = (bundle.open(f) for f in (folder, copy))
+  assert want.cfg == got.cfg
+  texts = [m.load_tokenizer().encode(_TEXTS, max_length=16).ids for m in (want, got)]
+  np.testing.assert_array_equal(*texts)
+
+
+@pytest.mark.parametrize(('settings', 'change'), [
+    ({'split_special_tokens': True}, None),
+    ({'cls_token': 'hello'}, None),  # a word becomes a special token
+    ({}, 'hello [WORLD]')])
+def test_settings_of_the_tokenizer_are_applied(tmp_path, settings, change):
+  folder = _backbone(tmp_path / 'plain', 'bert', _words('<s> $A </s>'), 0)
+  _edit(folder / 'tokenizer_config.json', **settings)
+  if change:  # a token that the settings alone know
+    size = transformers.AutoTokenizer.from_pretrained(folder).vocab_size
+    token = {'content': '[WORLD]', 'lstrip': False, 'rstrip': False, 'special': True,
+             'normalized': False, 'single_word': False}
+    _edit(folder / 'tokenizer_config.json', added_tokens_decoder={str(size): token})
+  texts = [*_TEXTS, 'hello </s> hello', 'hello [WORLD]']
+  want = transformers.AutoTokenizer.from_pretrained(folder)(texts)['input_ids']
+  ragged = data.Tokenizer.load(folder).encode(texts, max_length=512)
+  assert ragged.ids.tolist() == [i for row in want for i in row]
+
+
+@pytest.mark.parametrize('lower', [True, False])
+def test_berts_class_builds_its_normaliser_from_the_settings(tmp_path, lower):
+  folder = _backbone(tmp_path / 'plain', 'bert', _words('<s> $A </s>'), 0)
+  _edit(folder / 'tokenizer_config.json', tokenizer_class='BertTokenizer',
+        do_lower_case=lower, cls_token='<s>', sep_token='</s>')
+  texts = [*_TEXTS, 'PARIS Rome', 'Ärger']
+  want = transformers.AutoTokenizer.from_pretrained(folder)(texts)['input_ids']
+  ragged = data.Tokenizer.load(folder).encode(texts, max_length=512)
+  assert ragged.ids.tolist() == [i for row in want for i in row]
+
+
+def test_an_ending_that_versions_of_transformers_see_differently_is_told(tmp_path):
+  folder = _backbone(tmp_path / 'plain', 'mistral', _bytes('<s> $A'), 0)
+  _edit(folder / 'tokenizer_config.json', add_eos_token=True)
+  with pytest.warns(UserWarning, match='add_eos_token is true.*tokenizer.json decides'):
+    data.Tokenizer.load(folder)
