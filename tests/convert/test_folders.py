@@ -197,8 +197,9 @@ def test_an_export_is_compared_with_its_source_in_torch(tmp_path):
   report = convert.export(folder, tmp_path / 'out')
   assert report['source']['compared'] and report['source']['max_difference'] <= 1e-6
   model = bundle.open(folder)
-  wrong = dataclasses.replace(model.cfg, dense=(), normalize=False, pooling=(
-      config.PoolingConfig(kind='max' if 'max' not in model.cfg.pooling.kind else 'cls')))
+  other = 'cls' if 'max' in model.cfg.pooling.modes else 'max'
+  wrong = dataclasses.replace(model.cfg, dense=(), normalize=False,
+                              pooling=config.PoolingConfig(kind=other))
   with pytest.raises(parity.Mismatch, match='its source .* differ in torch'):
     to_sentence_transformers.export(
         tmp_path / 'wrong', {'backbone': model.params['backbone']}, wrong, folder,
@@ -251,7 +252,7 @@ def _module(folder, kind):
 @pytest.mark.parametrize(('file', 'fields', 'message'), [
     ('sentence_bert_config.json', {'query_length': 8}, 'query_length=8'),
     ('sentence_bert_config.json', {'document_length': 8}, 'document_length=8'),
-    ('sentence_bert_config.json', {'query_expansion': {'length': 8}}, 'query_expansion'),
+    ('sentence_bert_config.json', {'query_expansion': {'length': 8}}, 'expansion'),
     ('sentence_bert_config.json', {'transformer_task': 'fill-mask'}, 'fill-mask'),
     ('sentence_bert_config.json', {'processing_kwargs': {'text': {'max_length': 9}}},
      'processing_kwargs'),

@@ -122,11 +122,6 @@ def test_names_of_language_models_and_wrappers_are_understood(folder, prefix):
   jax.tree.map(np.testing.assert_array_equal, from_hf.load(folder).params, want)
 
 
-@pytest.mark.parametrize(('fields', 'attention', 'pooling'), [
-    ({}, 'causal', 'mean'),  # the base model, as AutoModel saves it
-    ({'architectures': ['MistralForCausalLM']}, 'causal', 'last'),
-    ({'architectures': ['MistralForCausalLM'], 'is_causal': False},
-     'bidirectional', 'mean')])
 def test_gamma_and_beta_of_tensorflow_are_weight_and_bias(tmp_path):
   folder = _write(tmp_path / 'bert', 'bert')
   want = from_hf.load(folder).params
@@ -156,6 +151,11 @@ def test_one_file_is_read_before_an_older_index(folder, tmp_path):
                                 want['backbone']['norm']['scale'] + 1)
 
 
+@pytest.mark.parametrize(('fields', 'attention', 'pooling'), [
+    ({}, 'causal', 'mean'),  # the base model, as AutoModel saves it
+    ({'architectures': ['MistralForCausalLM']}, 'causal', 'last'),
+    ({'architectures': ['MistralForCausalLM'], 'is_causal': False},
+     'bidirectional', 'mean')])
 def test_plain_folders_pool_by_architecture(folder, fields, attention, pooling):
   """tests/convert/test_folders.py has sentence-transformers say the same."""
   _edit(folder, **fields)
