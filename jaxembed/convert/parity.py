@@ -74,6 +74,8 @@ def check(folder: str | os.PathLike, params: types.Params, cfg: config.ModelConf
   tried = dict.fromkeys(['', *filter(None, prompts.values()), _PROBE_PROMPT])
   for side, prompt in itertools.product(('right', 'left'), tried):
     texts = _poolable(tokenizer, prompt, cfg.max_length)
+    if not texts:  # the prompt alone fills max_length, and is left out of the vector
+      continue
     ragged = tokenizer.encode(texts, prompt, max_length=cfg.max_length)
     tokens = tokenise.pad(ragged, int(ragged.lengths.max()),
                           pad_id=tokenizer.pad_id, side=side)
