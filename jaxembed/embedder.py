@@ -1,40 +1,36 @@
 """The user's object: texts in, vectors out."""
 
-import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+import contextlib
 import dataclasses
 import os
+from typing import Any
 import warnings
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from jaxembed import bundle, sharding, types
+from jaxembed import (
+  batch_runner,
+  bundle,
+  drop_in,
+  fingerprint,
+  quantize,
+  similarity,
+  texts,
+  types,
+)
 from jaxembed.bundle import Bundle
+from jaxembed.convert import to_torch
 from jaxembed.data import tokenise
-from jaxembed.data.length_batches import length_batches, padding_share
-from jaxembed.models import encoder
 
 # Texts tokenised, sorted and batched at a time: enough for near-perfect batches,
 # little enough that the host keeps ahead of the device in bounded memory.
 _CHUNK = 16384
-# Batches handed to the device before the oldest result is waited for.
-_IN_FLIGHT = 8
-_DOCUMENT_PROMPTS = ('document', 'passage', 'corpus')
-
-_encode = jax.jit(encoder.encode, static_argnames='cfg')
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodeReport:
-  """What the last call of `encode` did."""
-
-  texts: int
-  tokens: int
-  truncated: int  # texts cut to the model's max_length
-  padding: float  # share of the computed tokens that were padding
-  shapes: tuple[tuple[int, int], ...]  # (rows, tokens), each compiled once
+_MISSING: Any = object()  # an argument that was not given
+# What may be set beside the properties below.
+_ATTRIBUTES = ('bundle', 'params', 'cfg', 'tokenizer', 'mesh', 'prompts',
+               'default_prompt_name', 'folder', 'report')
 
 
 class Embedder:
@@ -45,6 +41,8 @@ class Embedder:
     prompts: texts to put in front, by name.
     default_prompt_name: which of them `encode` uses when told nothing.
     similarity_fn_name: cosine, dot, euclidean or manhattan.
+    truncate_dim: dimensions that `encode` keeps; None: all.
+    max_seq_length: cfg.max_length.
     bundle: the model as it was opened (jaxembed/bundle.py).
     folder: where the backbone's config.json lies; None for parts put together.
     report: EncodeReport of the last `encode`; None before.
@@ -70,8 +68,9 @@ class Embedder:
     self.prompts = dict(model.prompts)
     self.default_prompt_name = model.default_prompt_name
     self.similarity_fn_name = model.similarity_fn_name
+    self.truncate_dim = model.truncate_dim
     self.folder = model.config_folder
-    self.report: EncodeReport | None = None
+    self.report: batch_runner.EncodeReport | None = None
     self._shapes: set[tuple[int, int]] = set()
 
   @classmethod
@@ -97,170 +96,294 @@ class Embedder:
     """E, the width of what `encode` returns without truncate_dim."""
     return self.cfg.embedding_dim
 
-  def encode(self, inputs: str | Sequence[str], prompt_name: str | None = None,
-             prompt: str | None = None, batch_size: int = 32, *,
-             normalize: bool = True, truncate_dim: int | None = None,
-             show_progress_bar: bool | None = None) -> np.ndarray:
+  def get_embedding_dimension(self) -> int:
+    """The width of what `encode` returns: E, or the attribute truncate_dim."""
+    return self.truncate_dim or self.embedding_dim
+
+  get_sentence_embedding_dimension = get_embedding_dimension  # its older name
+
+  @property
+  def max_seq_length(self) -> int:
+    """The tokens of a text, specials included, beyond which it is cut."""
+    return self.cfg.max_length
+
+  @max_seq_length.setter
+  def max_seq_length(self, tokens: int):
+    _at_least_one('max_seq_length', tokens)
+    table = self.cfg.backbone.max_positions
+    if self.cfg.backbone.position == 'learned' and tokens > table:
+      raise ValueError(f'max_seq_length is {tokens}, but the model has embeddings of '
+                       f'{table} positions; choose {table} or less')
+    self.cfg = dataclasses.replace(self.cfg, max_length=int(tokens))
+
+  def get_max_seq_length(self) -> int:
+    """`max_seq_length`."""
+    return self.max_seq_length
+
+  @property
+  def truncate_dim(self) -> int | None:
+    """The dimensions that `encode` keeps when not told; None: all."""
+    return self._truncate_dim
+
+  @truncate_dim.setter
+  def truncate_dim(self, dim: int | None):
+    self._truncate_dim = None if dim is None else self._width(dim)
+
+  @contextlib.contextmanager
+  def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+    """Sets `truncate_dim` for the body of a with statement."""
+    before, self.truncate_dim = self.truncate_dim, truncate_dim
+    try:
+      yield
+    finally:
+      self.truncate_dim = before
+
+  @property
+  def similarity_fn_name(self) -> str:
+    """cosine, dot, euclidean or manhattan."""
+    return self._similarity_fn_name
+
+  @similarity_fn_name.setter
+  def similarity_fn_name(self, name: str | None):
+    self._similarity_fn_name = similarity.checked(
+        'cosine' if name is None else name)
+
+  @property
+  def device(self) -> str:
+    """Where the model computes, as torch names it: cpu, cuda or tpu."""
+    leaf = jax.tree.leaves(self.params)[0]
+    platform = next(iter(leaf.devices())).platform
+    return 'cuda' if platform == 'gpu' else platform
+
+  def encode(self, inputs: str | Iterable[str] = _MISSING,
+             prompt_name: str | None = None, prompt: str | None = None,
+             batch_size: int = 32, show_progress_bar: bool | None = None,
+             output_value: str | None = 'sentence_embedding',
+             precision: str | None = 'float32', convert_to_numpy: bool = True,
+             convert_to_tensor: bool = False, device: str | None = None,
+             normalize_embeddings: bool = False, truncate_dim: int | None = None,
+             pool: None = None, chunk_size: int | None = None, *,
+             sentences: str | Iterable[str] = _MISSING, normalize: bool | None = None,
+             **unknown):
     """One vector per text, in input order: float32 [n, d]; [d] for a single str.
 
-    Texts longer than cfg.max_length tokens are cut there, with a warning that
-    counts them. The vector of a text does not depend on its neighbours beyond
-    float32 rounding.
+    Arguments, their order and the numbers are sentence-transformers' 6. Whether
+    vectors have length 1 is the model's affair (modules.json) unless
+    `normalize_embeddings` asks for it. Texts longer than max_seq_length tokens are
+    cut there, with a warning that counts them; a text that leaves no token to pool
+    (an empty one, where no special tokens stand around a text) has the vector of no
+    tokens, zeros through the model's last layers, and is counted likewise. The
+    vector of a text does not depend on its neighbours beyond float32 rounding. All
+    texts are checked before the first is computed.
 
     Args:
-      inputs: a text or a sequence of texts.
+      inputs: a text or a sequence of texts (also called `sentences`).
       prompt_name: key of `prompts`, put in front of every text.
       prompt: the same, spelt out; beats `prompt_name`, which beats the default.
-      batch_size: texts of about 64 tokens per step over all devices; batches of
+      batch_size: tokens per step over all devices, in units of 64: batches of
         shorter texts are taller and of longer ones flatter.
-      normalize: to length 1. False gives the pooled vector as it is.
-      truncate_dim: keep the first so many dimensions (before normalising).
       show_progress_bar: None shows one on a terminal once it takes seconds.
+      output_value: 'sentence_embedding'; 'token_embeddings' for a list of the states
+        of each text's tokens, [tokens, D]; None for a dict per text with both,
+        'input_ids' and 'attention_mask'.
+      precision: float32, or the types of quantize.quantize.
+      convert_to_numpy: False gives a list of torch tensors.
+      convert_to_tensor: True gives one torch tensor.
+      device: where the model lives already; `load` chooses.
+      normalize_embeddings: scale vectors to length 1 (after truncate_dim).
+      truncate_dim: keep the first so many dimensions; None: the attribute's.
+      pool, chunk_size: of several processes, which a mesh replaces (`load`).
+      normalize: an older name of normalize_embeddings.
+
+    Returns:
+      numpy arrays unless tensors are asked for. Without any text: what
+      sentence-transformers gives, an array of shape [0].
 
     Raises:
-      TypeError: an input that is not a string.
-      ValueError: an unknown prompt_name, a truncate_dim outside 1 to d, or a text
-        that leaves nothing to pool.
+      TypeError: an input that is not a string, and what cannot be asked for here.
+      ValueError: an unknown prompt_name or precision, a truncate_dim outside 1 to
+        d, or a text that is not Unicode.
     """
-    single = isinstance(inputs, str)
-    texts = [inputs] if single else _as_list(inputs)
+    drop_in.refuse_unknown(self.encode, unknown)
+    self._check_place(device, pool)
+    normalize_embeddings = self._normalizes(normalize_embeddings, normalize)
+    _at_least_one('batch_size', batch_size)
+    if chunk_size is not None:
+      _at_least_one('chunk_size', chunk_size)
+    quantize.check(precision or 'float32')
+    dim = self._width(self.truncate_dim if truncate_dim is None else truncate_dim)
     prompt = self._prompt(prompt_name, prompt)
-    dim = self.embedding_dim if truncate_dim is None else truncate_dim
-    if not 1 <= dim <= self.embedding_dim:
-      raise ValueError(f'truncate_dim is {dim}, but the model gives '
-                       f'{self.embedding_dim} dimensions; choose 1 to that')
-    vectors = np.empty((len(texts), dim), np.float32)
-    quiet = None if show_progress_bar is None else not show_progress_bar
-    with tqdm(total=len(texts), unit='text', desc='encode', disable=quiet,
-              delay=3 if show_progress_bar is None else 0) as bar:
-      for rows, found in self._run(texts, prompt, batch_size):
-        found = np.asarray(found)[:len(rows), :dim]
-        vectors[rows] = unit(found) if normalize else found
-        bar.update(len(rows))
-    if self.report.truncated:
-      warnings.warn(
-          f'{self.report.truncated} of {len(texts)} texts are longer than '
-          f'{self.cfg.max_length} tokens and were cut there; split them, or raise '
-          'max_length if the model allows it', stacklevel=2)
-    return vectors[0] if single else vectors
+    if inputs is _MISSING:
+      inputs = sentences
+    if inputs is _MISSING:
+      raise TypeError('encode() needs texts: a str or a list of str')
+    items, single = texts.as_texts(inputs)
+    run = self._runner()
+    if output_value == 'sentence_embedding':
+      found = run.vectors(items, prompt, batch_size, dim, show_progress_bar)
+      found = similarity.unit(found) if normalize_embeddings else found
+      if len(items):
+        found = quantize.quantize(found, precision or 'float32')
+      else:
+        found = np.zeros(0, np.float32 if convert_to_tensor else np.float64)
+    else:
+      found = _per_token(run, items, prompt, batch_size, dim, output_value,
+                         precision or 'float32')
+    self.report = run.report
+    self._warn(len(items))
+    found = to_torch.as_asked(found, convert_to_numpy, convert_to_tensor)
+    return found[0] if single else found
 
-  def encode_query(self, inputs: str | Sequence[str],
-                   prompt_name: str | None = None, **kwargs) -> np.ndarray:
-    """`encode` with the prompt called 'query', where there is one."""
-    if prompt_name is None and 'query' in self.prompts:
+  def encode_query(self, inputs: str | Iterable[str] = _MISSING,
+                   prompt_name: str | None = None, prompt: str | None = None,
+                   *args, **kwargs):
+    """`encode` with the prompt called 'query'; without one, with no prompt."""
+    if prompt_name is None and prompt is None:
       prompt_name = 'query'
-    return self.encode(inputs, prompt_name, **kwargs)
+    return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
 
-  def encode_document(self, inputs: str | Sequence[str],
-                      prompt_name: str | None = None, **kwargs) -> np.ndarray:
-    """`encode` with the prompt 'document', else 'passage', else 'corpus'."""
-    if prompt_name is None:
-      prompt_name = next((p for p in _DOCUMENT_PROMPTS if p in self.prompts), None)
-    return self.encode(inputs, prompt_name, **kwargs)
+  def encode_document(self, inputs: str | Iterable[str] = _MISSING,
+                      prompt_name: str | None = None, prompt: str | None = None,
+                      *args, **kwargs):
+    """`encode` with the prompt called 'document'; without one, with no prompt.
+
+    sentence-transformers 6 does not fall back on 'passage' or 'corpus' either; a
+    model that has one of those alone gets a warning.
+    """
+    if prompt_name is None and prompt is None:
+      prompt_name = 'document'
+      other = next((p for p in ('passage', 'corpus') if self.prompts.get(p)), None)
+      if 'document' not in self.prompts and other:
+        warnings.warn(f'the model has no prompt called document, so none is put in '
+                      f'front; it has {other!r}: give prompt_name={other!r} to use it',
+                      stacklevel=2)
+    return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
+
+  def tokenize(self, texts_: Sequence[str], **unknown) -> dict[str, np.ndarray]:
+    """Token ids and mask of texts, cut and padded: {'input_ids', 'attention_mask'},
+    int64 [n, longest]."""
+    drop_in.refuse_unknown(self.tokenize, unknown)
+    items, _ = texts.as_texts(texts_)
+    ragged = self._runner().tokens(items, '')
+    tokens = self.tokenizer.pad(ragged, int(ragged.lengths.max(initial=0)))
+    return {'input_ids': tokens.ids.astype(np.int64),
+            'attention_mask': tokens.mask.astype(np.int64)}
+
+  preprocess = tokenize
 
   def similarity(self, a: types.Array, b: types.Array) -> np.ndarray:
     """Of every pair, more is nearer.  a [n,d], b [m,d] -> [n,m] float32."""
-    a, b = _matrix(a), _matrix(b)
-    if self.similarity_fn_name == 'cosine':
-      return unit(a) @ unit(b).T
-    if self.similarity_fn_name == 'dot':
-      return a @ b.T
-    return np.stack([self._pairwise(row[None], b) for row in a])
+    return similarity.matrix(self.similarity_fn_name, a, b)
 
   def similarity_pairwise(self, a: types.Array, b: types.Array) -> np.ndarray:
-    """Row by row.  a, b [n,d] -> [n] float32."""
-    a, b = _matrix(a), _matrix(b)
-    if a.shape != b.shape:
-      raise ValueError(f'rows are compared one to one, but {a.shape} is not {b.shape}')
-    return self._pairwise(a, b)
+    """Row by row.  a, b [n,d] -> [n] float32; of two vectors [d] a number."""
+    return similarity.pairwise(self.similarity_fn_name, a, b)
 
-  def _pairwise(self, a, b):
-    if self.similarity_fn_name == 'manhattan':
-      return -np.abs(a - b).sum(-1)
-    if self.similarity_fn_name == 'euclidean':
-      return -np.linalg.norm(a - b, axis=-1)
-    if self.similarity_fn_name == 'cosine':
-      a, b = unit(a), unit(b)
-    return np.einsum('ND,ND->N', a, b)
+  def fingerprint(self) -> str:
+    """Digest of all that vectors and scores depend on: weights, settings, tokenizer,
+    prompts."""
+    return fingerprint.of_settings({
+        'vectors': self.vector_fingerprint(), 'prompts': self.prompts,
+        'default': self.default_prompt_name, 'truncate_dim': self.truncate_dim,
+        'similarity': self.similarity_fn_name})
+
+  def vector_fingerprint(self) -> str:
+    """Digest of what the vector of a prompted text depends on."""
+    return fingerprint.of_settings({
+        'params': fingerprint.of_params(self.params),
+        'cfg': dataclasses.asdict(self.cfg), 'tokenizer': self.tokenizer.digest()})
+
+  def __setattr__(self, name: str, value):
+    if not (name.startswith('_') or name in _ATTRIBUTES or hasattr(type(self), name)):
+      raise AttributeError(
+          f'an Embedder has no attribute {name!r}, so setting it would change '
+          f'nothing{drop_in.nearest(name, dir(self))}')
+    object.__setattr__(self, name, value)
+
+  def __getattr__(self, name: str):
+    instead = drop_in.ELSEWHERE.get(name)
+    raise AttributeError(f'an Embedder has no {name!r}' + (
+        f': {instead}' if instead else drop_in.nearest(name, dir(self))))
 
   def _prompt(self, name: str | None, prompt: str | None) -> str:
     """The prompt to put in front; '' for none."""
     if prompt is not None:
+      texts.check_text(prompt, 'the prompt')
       return prompt
     name = self.default_prompt_name if name is None else name
     if name is None:
       return ''
-    if name not in self.prompts:
+    # sentence-transformers knows these two in every model.
+    if name not in self.prompts and name not in ('query', 'document'):
       raise ValueError(f'prompt {name!r} is unknown; this model has '
                        f'{sorted(self.prompts) or "no prompts"}. Give the text itself '
                        'as prompt=')
-    return self.prompts[name]
+    return self.prompts.get(name) or ''
 
-  def _run(self, texts: list[str], prompt: str, batch_size: int):
-    """Yields (rows, their vectors, still on the device, padded at the end)."""
-    cfg = dataclasses.replace(self.cfg, normalize=False)
-    pending = collections.deque()
-    tally = _Tally()
-    for start in range(0, len(texts), _CHUNK):
-      ragged = self.tokenizer.encode(
-          texts[start:start + _CHUNK], prompt, max_length=cfg.max_length)
-      plan = length_batches(
-          ragged.lengths, batch_size, cfg.max_length, known=self._shapes,
-          row_multiple=self._row_multiple)
-      tally.add(ragged, plan)
-      for rows, height, length in plan:
-        self._shapes.add((height, length))
-        tokens = self.tokenizer.pad(ragged.take(rows), length, rows=height)
-        pending.append((start + rows, self._dispatch(cfg, tokens)))
-        if len(pending) > _IN_FLIGHT:
-          yield pending.popleft()
-    self.report = tally.report(len(texts))
-    yield from pending
+  def _width(self, dim: int | None) -> int:
+    """`dim` within the width of the model's vectors; all of it for None."""
+    if dim is None:
+      return self.embedding_dim
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or not (
+        1 <= dim <= self.embedding_dim):
+      raise ValueError(f'truncate_dim is {dim!r}, but the model gives '
+                       f'{self.embedding_dim} dimensions; choose 1 to that')
+    return int(dim)
 
-  @property
-  def _row_multiple(self) -> int:
-    if self.mesh is None:
-      return 1
-    return int(np.prod([self.mesh.shape[axis] for axis in sharding.BATCH]))
+  def _normalizes(self, asked: bool, older: bool | None) -> bool:
+    if older is None:
+      return asked
+    if not older and self.cfg.normalize:
+      raise TypeError('normalize=False cannot take out the normalisation that the '
+                      "model's own modules end with; leave it out, or set cfg to "
+                      'dataclasses.replace(model.cfg, normalize=False)')
+    return bool(asked or older)
 
-  def _dispatch(self, cfg, tokens: types.Tokens) -> jax.Array:
-    """Starts one batch; returns at once."""
-    if self.mesh is None:
-      return _encode(self.params, cfg=cfg, tokens=tokens)
-    rows = jax.NamedSharding(self.mesh, jax.P(sharding.BATCH, None))
-    with jax.set_mesh(self.mesh):
-      return _encode(self.params, cfg=cfg, tokens=jax.device_put(tokens, rows))
+  def _check_place(self, device, pool):
+    if pool is not None or (isinstance(device, list | tuple) and len(device) > 1):
+      raise TypeError('several processes are not used here; devices share the rows of '
+                      'one process: Embedder.load(..., mesh=jaxembed.sharding.'
+                      'make_mesh())')
+    device = device[0] if isinstance(device, list | tuple) and device else device
+    if device is not None and str(device).partition(':')[0] not in (
+        self.device, 'gpu' if self.device == 'cuda' else ''):
+      raise TypeError(f'device is {str(device)!r}, but the model lives on '
+                      f'{self.device}; JAX chooses where (JAX_PLATFORMS), before the '
+                      'model is loaded')
 
+  def _runner(self) -> batch_runner.BatchRunner:
+    return batch_runner.BatchRunner(self.params, self.cfg, self.tokenizer, self.mesh,
+                                    self._shapes, _CHUNK)
 
-class _Tally:
-  """Sums over the chunks of one call."""
-
-  def __init__(self):
-    self.lengths, self.plan, self.truncated = [], [], 0
-
-  def add(self, ragged: tokenise.Ragged, plan):
-    self.lengths.append(ragged.lengths)
-    self.plan += plan
-    self.truncated += int(ragged.truncated.sum())
-
-  def report(self, texts: int) -> EncodeReport:
-    lengths = np.concatenate(self.lengths) if self.lengths else np.zeros(0, int)
-    return EncodeReport(
-        texts=texts, tokens=int(lengths.sum()), truncated=self.truncated,
-        padding=padding_share(lengths, self.plan),
-        shapes=tuple(sorted({(rows, length) for _, rows, length in self.plan})))
+  def _warn(self, count: int):
+    """Tells what was cut and what had nothing to pool."""
+    if self.report.truncated:
+      warnings.warn(
+          f'{self.report.truncated} of {count} texts are longer than '
+          f'{self.cfg.max_length} tokens and were cut there; split them, or raise '
+          'max_seq_length if the model allows it', stacklevel=3)
+    if self.report.empty:
+      warnings.warn(
+          f'{self.report.empty} of {count} texts leave no token to pool and have the '
+          'vector of an empty text', stacklevel=3)
 
 
-def unit(x: np.ndarray) -> np.ndarray:
-  """Rows scaled to length 1; a zero row stays zero.  [n,d] -> [n,d]."""
-  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+def _at_least_one(name: str, value) -> None:
+  if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+    raise ValueError(f'{name} {value!r} is no whole number from 1 on')
 
 
-def _as_list(inputs) -> list[str]:
-  if isinstance(inputs, bytes | Mapping) or not hasattr(inputs, '__iter__'):
-    raise TypeError(f'inputs is {type(inputs).__name__}; give a str or a list of str')
-  return list(inputs)
-
-
-def _matrix(x) -> np.ndarray:
-  return np.atleast_2d(np.asarray(x, np.float32))
+def _per_token(run: batch_runner.BatchRunner, items, prompt, batch_size, dim,
+               output_value, precision):
+  """For 'token_embeddings' a list of [tokens, D], for None a list of dicts."""
+  if output_value not in ('token_embeddings', None):
+    raise ValueError(f'output_value is {output_value!r}; choose '
+                     "'sentence_embedding', 'token_embeddings' or None")
+  if output_value is None and precision != 'float32':
+    raise TypeError(f'output_value=None gives all there is as it is, so precision '
+                    f'{precision!r} has nothing to act on; leave one of them out')
+  found = run.states(items, prompt, batch_size)
+  if output_value == 'token_embeddings':
+    return quantize.quantize_all([f[output_value] for f in found], precision)
+  vectors = run.vectors(items, prompt, batch_size, dim, False)
+  return [f | {'sentence_embedding': v} for f, v in zip(found, vectors)]

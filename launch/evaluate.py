@@ -10,9 +10,11 @@ PATH is a jaxembed workdir, a sentence-transformers or Hugging Face folder, or a
 hub id. A retrieval FOLDER has BEIR's form: corpus.jsonl, queries.jsonl,
 qrels/SPLIT.tsv; the others have train.jsonl (for classification) and SPLIT.jsonl,
 with rows of text and label. The TSV has the columns score, sentence1 and sentence2.
+Texts stand behind the model's own prompts unless others are named.
 """
 
 import json
+import math
 import pathlib
 import time
 
@@ -20,21 +22,29 @@ from absl import flags
 import jax
 
 from jaxembed import embedder, sharding
-from jaxembed.data import beir
-from jaxembed.evaluation import classification, clustering, metrics, retrieval, sts
+from jaxembed.evaluation import metrics, tasks
 from launch import cli
 
 _MODEL = flags.DEFINE_string('model', None, 'Folder or hub id of the model.')
-_TASK = flags.DEFINE_enum(
-    'task', None, ['retrieval', 'sts', 'classification', 'clustering'],
-    'What to score.')
+_TASK = flags.DEFINE_enum('task', None, tasks.NAMES, 'What to score.')
 _DATA = flags.DEFINE_string('data', None, 'Folder, or file (sts).')
-_SPLIT = flags.DEFINE_string('split', 'test', 'Which qrels or rows to score.')
-_CUTOFFS = flags.DEFINE_multi_integer('k', list(metrics.CUTOFFS), 'Ranks to cut at.')
-_DROP = flags.DEFINE_bool('drop_same_id', False, 'Ignore the document whose id is '
-                          "the query's own.")
-_BATCH = flags.DEFINE_integer('batch_size', 32, 'Texts per step, all devices.')
-_DIM = flags.DEFINE_integer('truncate_dim', None, 'Use the first so many dimensions.')
+_OPTIONS = {
+    'split': flags.DEFINE_string('split', 'test', 'Which qrels or rows to score.'),
+    'cutoffs': flags.DEFINE_multi_integer('k', list(metrics.CUTOFFS),
+                                          'Ranks to cut at.'),
+    'drop_same_id': flags.DEFINE_bool(
+        'drop_same_id', True, "Leave the document whose id is the query's own out of "
+        'its ranking, as BEIR does.'),
+    'batch_size': flags.DEFINE_integer('batch_size', 32, 'Texts a step, all devices.'),
+    'truncate_dim': flags.DEFINE_integer('truncate_dim', None,
+                                         'Use the first so many dimensions.'),
+} | {name: flags.DEFINE_string(name, None, help_) for name, help_ in (
+    ('query_prompt', 'Text in front of queries (retrieval).'),
+    ('query_prompt_name', "The model's prompt for queries, by name."),
+    ('document_prompt', 'Text in front of documents (retrieval).'),
+    ('document_prompt_name', "The model's prompt for documents, by name."),
+    ('prompt', 'Text in front of texts (other tasks).'),
+    ('prompt_name', "The model's prompt for texts, by name."))}
 _OUT = flags.DEFINE_string('out', None, 'JSON file to write.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace --out.')
 flags.mark_flags_as_required(['model', 'task', 'data'])
@@ -42,58 +52,34 @@ flags.mark_flags_as_required(['model', 'task', 'data'])
 
 def main():
   out = pathlib.Path(_OUT.value) if _OUT.value else None
-  if out and out.exists() and not _OVERWRITE.value:
+  if out and out.exists() and (out.is_dir() or not _OVERWRITE.value):
     raise FileExistsError(f'{out} exists; pass --overwrite or another --out')
+  options = tasks.Options(**{name: flag.value for name, flag in _OPTIONS.items()})
+  options.check(_TASK.value)
   mesh = sharding.make_mesh() if jax.device_count() > 1 else None
   model = embedder.Embedder.load(_MODEL.value, mesh=mesh)
   begun = time.perf_counter()
   try:
-    scores = _RUNNERS[_TASK.value](model)
+    scores = tasks.run(_TASK.value, model, _DATA.value, options)
   except ModuleNotFoundError as error:
     raise ValueError(f'--task={_TASK.value} needs {error.name}, which is not here; '
                      "pip install 'jaxembed[evaluation]'") from error
   seconds = time.perf_counter() - begun
   for name, score in scores.items():
     print(f'{name:>12} {score:.4f}')
+  given = {name: flag.value for name, flag in _OPTIONS.items()
+           if 'prompt' in name and flag.value is not None}
   result = {'model': _MODEL.value, 'task': _TASK.value, 'data': _DATA.value,
-            'split': _SPLIT.value, 'scores': scores, 'seconds': round(seconds, 1),
-            'padding': round(model.report.padding, 4)}
+            'split': options.split, 'similarity': model.similarity_fn_name, **given,
+            # JSON has no NaN: a figure that does not exist is null.
+            'scores': {k: v if math.isfinite(v) else None for k, v in scores.items()},
+            'seconds': round(seconds, 1), 'padding': round(model.report.padding, 4)}
   if out:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + '\n')
   print(f'{seconds:.0f} s, padding {model.report.padding:.1%} of the last batch of '
         f'texts{f", written to {out}" if out else ""}')
 
-
-def _retrieval(model):
-  task = beir.load(_DATA.value, _SPLIT.value)
-  return retrieval.evaluate(
-      model, task.corpus, task.queries, task.qrels, cutoffs=_CUTOFFS.value,
-      batch_size=_BATCH.value, truncate_dim=_DIM.value, drop_same_id=_DROP.value)
-
-
-def _sts(model):
-  pairs = beir.load_scored(_DATA.value)
-  return sts.evaluate(model, pairs.first, pairs.second, pairs.scores,
-                      batch_size=_BATCH.value, truncate_dim=_DIM.value)
-
-
-def _classification(model):
-  train = beir.load_labelled(_DATA.value, 'train')
-  test = beir.load_labelled(_DATA.value, _SPLIT.value)
-  return classification.evaluate(
-      model, train.texts, train.labels, test.texts, test.labels,
-      batch_size=_BATCH.value, truncate_dim=_DIM.value)
-
-
-def _clustering(model):
-  task = beir.load_labelled(_DATA.value, _SPLIT.value)
-  return clustering.evaluate(model, task.texts, task.labels,
-                             batch_size=_BATCH.value, truncate_dim=_DIM.value)
-
-
-_RUNNERS = {'retrieval': _retrieval, 'sts': _sts, 'classification': _classification,
-            'clustering': _clustering}
 
 if __name__ == '__main__':
   cli.run(main)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from jaxembed import bundle, checkpoint, sharding, types
-from jaxembed.embedder import Embedder, unit
+from jaxembed.embedder import Embedder
+from jaxembed.similarity import unit
 
 # Two float32 implementations of one network: measured 2e-7 to 4e-7; the bound leaves
 # room for other machines.
@@ -85,7 +86,7 @@ def test_one_string_gives_one_vector(embedder):
 
 
 def test_nothing_gives_an_empty_matrix(embedder):
-  assert embedder.encode([]).shape == (0, 384)
+  assert embedder.encode([]).shape == (0,)  # as in sentence-transformers
   assert embedder.report.padding == 0
 
 
@@ -136,15 +137,23 @@ def _counted(name: str):
     logger.removeHandler(handler)
 
 
-def test_truncate_dim_and_normalize(embedder):
+def test_vectors_have_the_length_that_the_modules_say(embedder, torch_model):
   texts = ['One.', 'Another text.']
   full = embedder.encode(texts)
   np.testing.assert_allclose(np.linalg.norm(full, axis=-1), 1, atol=1e-6)
-  short = embedder.encode(texts, truncate_dim=64)
-  np.testing.assert_allclose(short, unit(full[:, :64]), atol=ROUNDING)
-  raw = embedder.encode(texts, normalize=False)
-  np.testing.assert_allclose(unit(raw), full, atol=ROUNDING)
+  for asked in ({'truncate_dim': 64}, {'truncate_dim': 64, 'normalize_embeddings': 1}):
+    np.testing.assert_allclose(embedder.encode(texts, **asked),
+                               torch_model.encode(texts, **asked), atol=PARITY)
+  np.testing.assert_allclose(embedder.encode(texts, truncate_dim=64, normalize=True),
+                             unit(full[:, :64]), atol=ROUNDING)
+  bare = Embedder(dataclasses.replace(embedder.bundle, cfg=dataclasses.replace(
+      embedder.cfg, normalize=False)))
+  raw = bare.encode(texts, normalize=False)
   assert (np.linalg.norm(raw, axis=-1) > 1.5).all()
+  np.testing.assert_allclose(bare.encode(texts, normalize_embeddings=True), full,
+                             atol=ROUNDING)
+  with pytest.raises(TypeError, match='cannot take out the normalisation'):
+    embedder.encode(texts, normalize=False)
 
 
 @pytest.fixture(scope='module')
@@ -177,11 +186,32 @@ def test_prompts_are_sentence_transformers(prompted):
   assert not np.allclose(ours.encode_query(texts), ours.encode(texts), atol=1e-2)
 
 
-def test_documents_take_the_passage_prompt_where_there_is_no_other(embedder):
+@pytest.mark.parametrize('prompts, default', [
+    ({'query': 'ask for '}, 'query'), ({'x': 'ask for '}, 'x'), ({'query': None}, None),
+    ({'passage': 'passage: ', 'corpus': 'no: '}, None), ({}, None)])
+def test_prompts_of_queries_and_documents_are_the_references(
+    embedder, torch_model, monkeypatch, prompts, default):
+  ours = Embedder(dataclasses.replace(
+      embedder.bundle, prompts=prompts, default_prompt_name=default))
+  known = {'query': '', 'document': ''} | {k: v or '' for k, v in prompts.items()}
+  monkeypatch.setattr(torch_model, 'prompts', known)  # as its constructor makes them
+  monkeypatch.setattr(torch_model, 'default_prompt_name', default)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    for call in ('encode', 'encode_query', 'encode_document'):
+      np.testing.assert_allclose(getattr(ours, call)('bread'),
+                                 getattr(torch_model, call)('bread'), atol=PARITY)
+  np.testing.assert_allclose(ours.encode('bread', 'document'),
+                             torch_model.encode('bread', 'document'), atol=PARITY)
+
+
+def test_a_passage_prompt_that_is_not_used_is_told(embedder):
   model = Embedder(dataclasses.replace(
-      embedder.bundle, prompts={'passage': 'passage: ', 'corpus': 'no: '}))
-  np.testing.assert_allclose(
-      model.encode_document('a'), embedder.encode('passage: a'), atol=ROUNDING)
+      embedder.bundle, prompts={'passage': 'passage: '}))
+  with pytest.warns(UserWarning, match="it has 'passage'"):
+    model.encode_document('a')
+  np.testing.assert_allclose(model.encode_document('a', 'passage'),
+                             embedder.encode('passage: a'), atol=ROUNDING)
 
 
 @pytest.mark.parametrize('name', ['cosine', 'dot', 'euclidean', 'manhattan'])
@@ -220,6 +250,15 @@ def test_empty_text_is_its_special_tokens(embedder, torch_model):
       embedder.encode(texts), torch_model.encode(texts), rtol=0, atol=PARITY)
 
 
+def test_a_bad_text_is_found_before_any_is_computed(embedder, monkeypatch):
+  monkeypatch.setattr('jaxembed.embedder._CHUNK', 4)
+  monkeypatch.setattr('jaxembed.batch_runner._encode', None)  # would fail if called
+  texts = ['hello'] * 10
+  texts[7] = float('nan')
+  with pytest.raises(TypeError, match='text 7 is float nan'):
+    embedder.encode(texts)
+
+
 def test_a_million_characters_are_cut_with_a_warning(embedder):
   text = 'lorem ipsum ' * 90_000
   assert len(text) > 1_000_000
@@ -238,6 +277,14 @@ def test_bad_input_is_named(embedder, tmp_path):
     embedder.encode(None)
   with pytest.raises(TypeError, match='bytes'):
     embedder.encode(b'abc')
+  with pytest.raises(TypeError, match='table'):
+    embedder.encode(np.array([['a', 'b']]))
+  with pytest.raises(TypeError, match='whose order means nothing'):
+    embedder.encode({'a', 'b'})
+  with pytest.raises(TypeError, match='dict'):
+    embedder.encode({'a': 'b'})
+  with pytest.raises(ValueError, match='text 1 is not Unicode: character 1 is'):
+    embedder.encode(['a', 'b\ud83d'])
   with pytest.raises(ValueError, match="prompt 'qery' is unknown"):
     embedder.encode('a', 'qery')
   with pytest.raises(ValueError, match='truncate_dim is 385'):

@@ -8,6 +8,8 @@ length, says which tokens are pooled, and pads.
 from collections.abc import Sequence
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 import pathlib
 from typing import Any
@@ -209,7 +211,8 @@ class Tokenizer:
           'refused', stacklevel=3)
 
   def encode(self, texts: Sequence[str], prompts: str | Sequence[str] = '', *,
-             max_length: int | Sequence[int]) -> Ragged:
+             max_length: int | Sequence[int], keep_empty: bool = False,
+             first: int = 0) -> Ragged:
     """Tokenises `prompt + text`, cut to `max_length` tokens on truncation_side.
 
     `prompts` and `max_length` are one for all or one for each text.
@@ -217,6 +220,10 @@ class Tokenizer:
     Special tokens of the post-processor survive the cut. An empty text is its
     special tokens alone. Special tokens spelt out in a text are recognised, as
     Hugging Face does. `Ragged.truncated` tells which texts were cut.
+
+    keep_empty: a text that is whole and leaves no token to pool (an empty one, where
+      no special tokens are pooled) becomes a row of length 0 instead of an error.
+    first: the number of the first text, for messages.
 
     Raises:
       TypeError: a text or prompt is not a string.
@@ -231,7 +238,8 @@ class Tokenizer:
     for i, (text, prompt) in enumerate(zip(texts, prompts)):
       if not isinstance(text, str) or not isinstance(prompt, str):
         wrong = prompt if isinstance(text, str) else text
-        raise TypeError(f'text {i} is {type(wrong).__name__} {wrong!r:.60}, not str')
+        raise TypeError(f'text {first + i} is {type(wrong).__name__} {wrong!r:.60}, '
+                        'not str')
     longest = np.broadcast_to(np.asarray(max_length, np.int64), (len(texts),))
     room = longest - len(self._before) - len(self._after)
     if len(room) and room.min() < 1:
@@ -239,14 +247,26 @@ class Tokenizer:
           f'max_length {longest.min()} leaves no room for text beside '
           f'{len(self._before) + len(self._after)} special tokens; raise it')
     bodies, truncated = self._bodies(texts, prompts, room)
-    lengths = np.fromiter((len(b) for b in bodies), np.int64, len(bodies))
-    framed = [i for b in bodies for i in (*self._before, *b, *self._after)]
-    starts = _starts(lengths + len(self._before) + len(self._after))
+    framed = [[*self._before, *body, *self._after] for body in bodies]
+    lengths = np.fromiter(map(len, framed), np.int64, len(framed))
     pool_from = np.array([self._prompt_tokens(p) for p in prompts], np.int32)
-    ragged = Ragged(np.array(framed, np.int32), starts, pool_from, truncated)
-    _refuse_unpooled(ragged, texts, prompts, longest)
-    self._refuse_unknown(ragged, texts)
+    empty = pool_from >= lengths
+    refused = empty & truncated if keep_empty else empty
+    if refused.any():
+      i = int(np.flatnonzero(refused)[0])
+      _refuse_unpooled(first + i, texts[i], prompts[i], lengths[i], longest[i],
+                       pool_from[i])
+    ids = [i for row, none in zip(framed, empty) if not none for i in row]
+    ragged = Ragged(np.array(ids, np.int32), _starts(np.where(empty, 0, lengths)),
+                    np.where(empty, 0, pool_from).astype(np.int32), truncated)
+    self._refuse_unknown(ragged, texts, first)
     return ragged
+
+  def digest(self) -> str:
+    """Hexadecimal digest of all that decides the tokens of a text."""
+    rules = [self._fast.to_str(), self.pad_id, self.padding_side, self.prompt_pooling,
+             self.eos_text]
+    return hashlib.blake2b(json.dumps(rules).encode(), digest_size=16).hexdigest()
 
   def pad(self, ragged: Ragged, length: int, rows: int | None = None) -> types.Tokens:
     """`pad` with this tokenizer's pad token and side."""
@@ -264,13 +284,13 @@ class Tokenizer:
       return [b[max(len(b) - r, 0):] for b, r in zip(bodies, room)], truncated
     return [b[:r] for b, r in zip(bodies, room)], truncated
 
-  def _refuse_unknown(self, ragged: 'Ragged', texts) -> None:
+  def _refuse_unknown(self, ragged: 'Ragged', texts, first: int) -> None:
     if self.table_size is None or not (ragged.ids >= self.table_size).any():
       return
     at = int(np.argmax(ragged.ids >= self.table_size))
     i, number = int(np.searchsorted(ragged.starts, at, 'right')) - 1, ragged.ids[at]
     raise ValueError(
-        f'text {i} ({texts[i]!r:.60}) has the token {self._fast.id_to_token(number)!r} '
+        f'text {first + i} ({texts[i]!r:.60}) has the token {self._fast.id_to_token(number)!r} '
         f"of id {number}, but the model's token table has {self.table_size} rows; "
         'leave the token out, use the tokenizer that belongs to the model, or enlarge '
         'the table')
@@ -295,15 +315,12 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
   return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _refuse_unpooled(ragged: Ragged, texts, prompts, longest) -> None:
-  bad = np.flatnonzero(ragged.pool_from >= ragged.lengths)
-  if len(bad):
-    i = int(bad[0])
-    raise ValueError(
-        f'text {i} ({texts[i]!r:.60}) with prompt {prompts[i]!r:.80} leaves no token '
-        f'to pool: {ragged.lengths[i]} tokens after the cut to {longest[i]}, of which '
-        f'the prompt takes {ragged.pool_from[i]}; give a longer max_length, a '
-        'shorter prompt or a text that is not empty')
+def _refuse_unpooled(i, text, prompt, length, longest, pool_from) -> None:
+  raise ValueError(
+      f'text {i} ({text!r:.60}) with prompt {prompt!r:.80} leaves no token to pool: '
+      f'{length} tokens after the cut to {longest}, of which the prompt takes '
+      f'{pool_from}; give a longer max_length, a shorter prompt or a text that is not '
+      'empty')
 
 
 def _frame(fast: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:

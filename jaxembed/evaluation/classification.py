@@ -11,7 +11,8 @@ def evaluate(embedder: Embedder, train_texts: Sequence[str],
              train_labels: Sequence[Hashable], test_texts: Sequence[str],
              test_labels: Sequence[Hashable], *, samples_per_label: int = 8,
              experiments: int = 10, seed: int = 42, prompt_name: str | None = None,
-             batch_size: int = 32, truncate_dim: int | None = None,
+             prompt: str | None = None, batch_size: int = 32,
+             truncate_dim: int | None = None,
              show_progress_bar: bool | None = None) -> dict[str, float]:
   """{'accuracy': ..., 'f1': ...}: means over `experiments` draws; f1 is macro.
 
@@ -30,8 +31,9 @@ def evaluate(embedder: Embedder, train_texts: Sequence[str],
   used = np.unique(np.concatenate(taken))
   settings = {'batch_size': batch_size, 'truncate_dim': truncate_dim,
               'show_progress_bar': show_progress_bar}
-  known = embedder.encode([train_texts[i] for i in used], prompt_name, **settings)
-  asked = embedder.encode(list(test_texts), prompt_name, **settings)
+  known = embedder.encode(
+      [train_texts[i] for i in used], prompt_name, prompt, **settings)
+  asked = embedder.encode(list(test_texts), prompt_name, prompt, **settings)
   labels = np.asarray(train_labels)
   scores = [_probe(known[np.searchsorted(used, rows)], labels[rows], asked,
                    np.asarray(test_labels)) for rows in taken]

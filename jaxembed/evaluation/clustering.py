@@ -11,7 +11,8 @@ _BATCH = 500  # of MiniBatchKMeans, MTEB's
 
 def evaluate(embedder: Embedder, texts: Sequence[str], labels: Sequence[Hashable], *,
              set_size: int = 2000, seed: int = 42, prompt_name: str | None = None,
-             batch_size: int = 32, truncate_dim: int | None = None,
+             prompt: str | None = None, batch_size: int = 32,
+             truncate_dim: int | None = None,
              show_progress_bar: bool | None = None) -> dict[str, float]:
   """{'v_measure': ...}: the mean over consecutive sets of `set_size` texts.
 
@@ -21,8 +22,8 @@ def evaluate(embedder: Embedder, texts: Sequence[str], labels: Sequence[Hashable
   if len(texts) != len(labels):
     raise ValueError(f'every text needs a label, got {len(texts)} and {len(labels)}')
   vectors = embedder.encode(
-      list(texts), prompt_name, batch_size=batch_size, truncate_dim=truncate_dim,
-      show_progress_bar=show_progress_bar)
+      list(texts), prompt_name, prompt, batch_size=batch_size,
+      truncate_dim=truncate_dim, show_progress_bar=show_progress_bar)
   labels = np.asarray(labels)
   starts = range(0, max(1, len(texts) - set_size // 2 + 1), set_size)
   return {'v_measure': float(np.mean([

@@ -13,6 +13,7 @@ from jaxembed.data import prompts, sources, tokenise
 from jaxembed.data.records import Example
 from jaxembed.embedder import Embedder
 from jaxembed.evaluation import geometry, metrics, retrieval
+from jaxembed.similarity import unit
 
 CUTOFFS = (1, 10)
 
@@ -26,6 +27,9 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = ()
   are equal with their prompts are one document, and one that answers a query does so
   behind every prompt. A source without prompts takes the ones that all of `stages`
   train with. None without a `cfg.source`. The rows are read here, once.
+
+  Ranks are by what the last of `stages` compares by; the measures of geometry are
+  always those of vectors of length 1.
   """
   if cfg.source is None:
     return None
@@ -42,6 +46,7 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = ()
            for i, (_, passages) in enumerate(prompted)}
   number = {passage: i for i, passage in enumerate(corpus)}
   first = [number[passages[0]] for _, passages in prompted]
+  similarity = getattr(stages[-1].loss, 'similarity', 'cosine') if stages else 'cosine'
 
   def score(params: types.Params, model: config.ModelConfig,
             tokenizer: tokenise.Tokenizer, mesh) -> dict[str, float]:
@@ -50,8 +55,10 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = ()
     vectors = _encode(embedder, queries, cfg.batch_size)
     documents = _encode(embedder, corpus, cfg.batch_size)
     found = retrieval.rank(list(qrels), vectors, [str(i) for i in range(len(corpus))],
-                           documents, depth=min(max(CUTOFFS), len(corpus)), mesh=mesh)
+                           documents, depth=min(max(CUTOFFS), len(corpus)), mesh=mesh,
+                           similarity=similarity)
     scores = metrics.retrieval(qrels, found, CUTOFFS)
+    vectors, documents = unit(vectors), unit(documents)
     answers = documents[first]
     health = {'alignment': geometry.alignment(vectors, answers),
               'uniformity': geometry.uniformity(documents),

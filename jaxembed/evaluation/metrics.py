@@ -29,8 +29,7 @@ def retrieval(qrels: Qrels, run: Run,
         'every query of the qrels or remove its judgements')
   if not qrels:
     raise ValueError('no judged queries: the qrels are empty')
-  if not cutoffs or min(cutoffs) < 1:
-    raise ValueError(f'cutoffs are ranks from 1 on, got {tuple(cutoffs)}')
+  check_cutoffs(cutoffs)
   gains, ideal = _ranked_gains(qrels, run, max(cutoffs))
   scores = {}
   for name, metric in (('ndcg', ndcg), ('recall', recall),
@@ -38,6 +37,12 @@ def retrieval(qrels: Qrels, run: Run,
     for k in cutoffs:
       scores[f'{name}@{k}'] = float(np.mean(metric(gains, ideal, k)))
   return scores
+
+
+def check_cutoffs(cutoffs: Sequence[int]) -> None:
+  """Raises ValueError unless all are ranks to cut at, and there is one."""
+  if not cutoffs or min(cutoffs) < 1:
+    raise ValueError(f'cutoffs are ranks from 1 on, got {tuple(cutoffs)}')
 
 
 def ranking(scores: Mapping[str, float]) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jaxembed.config import SourceConfig
-from jaxembed.data import beir, files, sources
+from jaxembed.data import files, sources
 from jaxembed.data.records import BadRow
 
 
@@ -159,65 +159,3 @@ def test_joined_counts_through_empty_parts():
   assert list(joined) == [1, 2, 3]
   with pytest.raises(IndexError):
     joined[3]
-
-
-@pytest.fixture
-def folder(tmp_path):
-  (tmp_path / 'qrels').mkdir()
-  (tmp_path / 'corpus.jsonl').write_text(
-      '{"_id": "d1", "title": "T", "text": "x"}\n{"_id": 2, "text": "y"}\n')
-  (tmp_path / 'queries.jsonl').write_text(
-      '{"_id": "q1", "text": "a"}\n{"_id": "q2", "text": "b"}\n')
-  (tmp_path / 'qrels/test.tsv').write_text(
-      'query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\t2\t0\n')
-  return tmp_path
-
-
-def test_beir_folder(folder):
-  task = beir.load(folder)
-  assert task.corpus == {'d1': 'T x', '2': 'y'}
-  assert task.queries == {'q1': 'a'}
-  assert task.qrels == {'q1': {'d1': 2, '2': 0}}
-
-
-@pytest.mark.parametrize('file, text, says', [
-    ('corpus.jsonl', '{"_id": "d1", "text": "x"}\n' * 2, ':2: _id .d1. comes a second'),
-    ('corpus.jsonl', '{"_id": "d1"}', "jsonl:1: an object with '_id' and 'text'"),
-    ('queries.jsonl', '{"_id": "q9", "text": "a"}', "judges query 'q1'"),
-    ('corpus.jsonl', '{"_id": "d1", "text": "x"}', "document '2' of query 'q1'"),
-    ('qrels/test.tsv', 'a\tb\tc\nq1\td1\thigh\n', "'score' is 'high'"),
-    ('qrels/test.tsv', 'a\tb\n', 'three columns'),
-])
-def test_beir_mistakes(folder, file, text, says):
-  (folder / file).write_text(text)
-  with pytest.raises(BadRow, match=says):
-    beir.load(folder)
-
-
-def test_beir_missing_files(folder):
-  with pytest.raises(FileNotFoundError, match=r'qrels/dev\.tsv'):
-    beir.load(folder, 'dev')
-  (folder / 'corpus.jsonl').unlink()
-  with pytest.raises(FileNotFoundError, match=r'corpus\.jsonl \(or corpus\.jsonl\.gz'):
-    beir.load(folder)
-
-
-def test_real_sets_have_the_sizes_their_readme_says(shared_data):
-  task = beir.load(shared_data / 'retrieval/scifact')
-  assert (len(task.corpus), len(task.queries)) == (5183, 300)
-  assert sum(map(len, task.qrels.values())) == 339
-  train = beir.load(shared_data / 'retrieval/scifact', 'train')
-  assert (len(train.queries), sum(map(len, train.qrels.values()))) == (809, 919)
-  pairs = beir.load_scored(shared_data / 'sts/stsb/test.tsv')
-  assert len(pairs.first) == len(pairs.second) == len(pairs.scores) == 1379
-  assert 0 <= min(pairs.scores) <= max(pairs.scores) <= 5
-
-
-def test_scored_pairs_mistakes(tmp_path):
-  path = tmp_path / 'a.tsv'
-  path.write_text('score\tsentence1\n1\ta\n')
-  with pytest.raises(BadRow, match="no column 'sentence2'"):
-    beir.load_scored(path)
-  path.write_text('score\tsentence1\tsentence2\nx\ta\tb\n')
-  with pytest.raises(BadRow, match=r"a\.tsv:2: field 'score' is 'x'"):
-    beir.load_scored(path)

@@ -14,7 +14,7 @@ class _Clouds:
   def __init__(self, spread):
     self.spread, self.seen = spread, []
 
-  def encode(self, texts, prompt_name=None, **_):
+  def encode(self, texts, prompt_name=None, prompt=None, **_):
     self.seen += texts
     points = []
     for text in texts:

@@ -12,7 +12,7 @@ class _Named:
   def __init__(self, spread):
     self.spread = spread
 
-  def encode(self, texts, prompt_name=None, **_):
+  def encode(self, texts, prompt_name=None, prompt=None, **_):
     noise = np.random.default_rng(0).normal(size=(len(texts), 8))
     return np.eye(8, dtype=np.float32)[list(map(int, texts))] + self.spread * noise
 

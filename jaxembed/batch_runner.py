@@ -1,0 +1,135 @@
+"""The texts of one call through a model, in batches of few shapes."""
+
+import collections
+import dataclasses
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxembed import config, sharding, types
+from jaxembed.data import tokenise
+from jaxembed.data.length_batches import length_batches, padding_share
+from jaxembed.models import encoder
+
+# Batches handed to the device before the oldest result is waited for.
+_IN_FLIGHT = 8
+
+_encode = jax.jit(encoder.encode, static_argnames='cfg')
+_states = jax.jit(encoder.hidden_states, static_argnames='cfg')
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeReport:
+  """What the last call of `encode` did."""
+
+  texts: int
+  tokens: int
+  truncated: int  # texts cut to the model's max_length
+  padding: float  # share of the computed tokens that were padding
+  shapes: tuple[tuple[int, int], ...]  # (rows, tokens), each compiled once
+  empty: int = 0  # texts without a token to pool
+
+
+@dataclasses.dataclass
+class BatchRunner:
+  """Sorts texts by length, cuts them into batches and computes these.
+
+  Attributes:
+    known: shapes (rows, tokens) that are compiled already; new ones are added.
+    chunk: texts tokenised, sorted and batched at a time.
+    report: of the last run; None before.
+  """
+
+  params: types.Params
+  cfg: config.ModelConfig
+  tokenizer: tokenise.Tokenizer
+  mesh: jax.sharding.Mesh | None
+  known: set[tuple[int, int]]
+  chunk: int
+  report: EncodeReport | None = None
+
+  def vectors(self, items: list[str], prompt: str, batch_size: int, dim: int,
+              show_progress_bar: bool | None) -> np.ndarray:
+    """The first `dim` dimensions of every text's vector: [n, dim] float32."""
+    vectors = np.empty((len(items), dim), np.float32)
+    quiet = None if show_progress_bar is None else not show_progress_bar
+    with tqdm(total=len(items), unit='text', desc='encode', disable=quiet,
+              delay=3 if show_progress_bar is None else 0) as bar:
+      for rows, _, found in self._batches(items, prompt, batch_size, _encode):
+        vectors[rows] = np.asarray(found)[:len(rows), :dim]
+        bar.update(len(rows))
+    return vectors
+
+  def states(self, items: list[str], prompt: str, batch_size: int
+             ) -> list[dict[str, np.ndarray]]:
+    """Of every text: 'token_embeddings' [tokens, D] float32, 'input_ids' and
+    'attention_mask' [tokens] int64."""
+    found: list = [None] * len(items)
+    for rows, tokens, states in self._batches(items, prompt, batch_size, _states):
+      states = np.asarray(states, np.float32)
+      for place, row in enumerate(rows):
+        mask = np.asarray(tokens.mask[place])
+        found[row] = {'input_ids': tokens.ids[place][mask].astype(np.int64),
+                      'attention_mask': np.ones(mask.sum(), np.int64),
+                      'token_embeddings': states[place][mask]}
+    return found
+
+  def tokens(self, items: list[str], prompt: str, first: int = 0) -> tokenise.Ragged:
+    """Token ids of prompted texts, cut; a text without any has a row of length 0."""
+    return self.tokenizer.encode(
+        items, prompt, max_length=self.cfg.max_length, keep_empty=True, first=first)
+
+  def _batches(self, items: list[str], prompt: str, batch_size: int, compute):
+    """Yields (rows, tokens, compute's result, on the device and padded at the end)."""
+    pending = collections.deque()
+    stats = _EncodeStats()
+    for start in range(0, len(items), self.chunk):
+      ragged = self.tokens(items[start:start + self.chunk], prompt, start)
+      plan = length_batches(
+          np.maximum(ragged.lengths, 1), batch_size, self.cfg.max_length,
+          known=self.known, row_multiple=self._row_multiple)
+      stats.add(ragged, plan)
+      for rows, height, length in plan:
+        self.known.add((height, length))
+        tokens = self.tokenizer.pad(ragged.take(rows), length, rows=height)
+        pending.append((start + rows, tokens, self._dispatch(compute, tokens)))
+        if len(pending) > _IN_FLIGHT:
+          yield pending.popleft()
+    self.report = stats.report(len(items))
+    yield from pending
+
+  @property
+  def _row_multiple(self) -> int:
+    if self.mesh is None:
+      return 1
+    return int(np.prod([self.mesh.shape[axis] for axis in sharding.BATCH]))
+
+  def _dispatch(self, compute, tokens: types.Tokens) -> jax.Array:
+    """Starts one batch; returns at once."""
+    if self.mesh is None:
+      return compute(self.params, cfg=self.cfg, tokens=tokens)
+    rows = jax.NamedSharding(self.mesh, jax.P(sharding.BATCH, None))
+    with jax.set_mesh(self.mesh):
+      return compute(self.params, cfg=self.cfg, tokens=jax.device_put(tokens, rows))
+
+
+class _EncodeStats:
+  """Sums over the chunks of one call."""
+
+  def __init__(self):
+    self.lengths, self.plan, self.truncated, self.empty = [], [], 0, 0
+
+  def add(self, ragged: tokenise.Ragged, plan):
+    self.lengths.append(ragged.lengths)
+    self.plan += plan
+    self.truncated += int(ragged.truncated.sum())
+    self.empty += int((ragged.lengths == 0).sum())
+
+  def report(self, texts: int) -> EncodeReport:
+    lengths = np.concatenate(self.lengths) if self.lengths else np.zeros(0, int)
+    return EncodeReport(
+        texts=texts, tokens=int(lengths.sum()), truncated=self.truncated,
+        padding=padding_share(lengths, self.plan),
+        shapes=tuple(sorted({(rows, length) for _, rows, length in self.plan})),
+        empty=self.empty)

@@ -1,0 +1,50 @@
+"""What sentence-transformers has and jaxembed does elsewhere, in words for errors."""
+
+import difflib
+import inspect
+
+# Name of SentenceTransformer -> what to do here.
+ELSEWHERE = {
+    'encode_multi_process': 'devices share the rows of one process; load with mesh='
+                            'jaxembed.sharding.make_mesh() and call encode',
+    'start_multi_process_pool': 'no pool is needed; load with mesh='
+                                'jaxembed.sharding.make_mesh() and call encode',
+    'stop_multi_process_pool': 'there is no pool to stop',
+    'fit': 'python -m launch.train --config=EXPERIMENT.py --workdir=DIR trains',
+    'half': "load with dtype='float16'",
+    'bfloat16': "load with dtype='bfloat16'",
+    'float': "load with dtype='float32'",
+    'cuda': 'JAX chooses the device (JAX_PLATFORMS) before the model is loaded',
+    'cpu': 'JAX chooses the device (JAX_PLATFORMS) before the model is loaded',
+    'train': 'python -m launch.train --config=EXPERIMENT.py --workdir=DIR trains',
+    'evaluate': 'python -m launch.evaluate, or jaxembed.evaluation, scores a model',
+    'push_to_hub': 'save it, and upload the folder (hf upload REPO FOLDER)',
+    'save_to_hub': 'save it, and upload the folder (hf upload REPO FOLDER)',
+    'compile': 'programs are compiled as they are needed',
+    'state_dict': 'parameters are the nested dict `params`',
+    'parameters': 'parameters are the nested dict `params`',
+    'forward': 'jaxembed.encode(params, cfg, tokens) is the forward pass',
+    'dtype': 'cfg.dtype is that of activations',
+    'add_adapter': "a config's ModelSpec.lora adds adapters",
+    'load_adapter': 'Embedder.load opens an adapter folder with its base model',
+    'set_pooling_include_prompt': "set cfg to dataclasses.replace(model.cfg, "
+                                  "prompt_pooling='exclude') and load the tokenizer "
+                                  'with it',
+}
+
+
+def nearest(name: str, names) -> str:
+  """'; did you mean X?' of the most similar name, or ''."""
+  found = difflib.get_close_matches(
+      name, [n for n in names if not n.startswith('_')], 1)
+  return f'; did you mean {found[0]!r}?' if found else ''
+
+
+def refuse_unknown(call, unknown) -> None:
+  """Raises TypeError for keyword arguments that `call` does not have."""
+  if not unknown:
+    return
+  name = next(iter(unknown))
+  known = [n for n in inspect.signature(call).parameters if n != 'self']
+  raise TypeError(f'{call.__name__}() has no argument {name!r}{nearest(name, known)}; '
+                  f'it has {", ".join(n for n in known if n != "unknown")}')

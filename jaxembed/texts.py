@@ -1,0 +1,52 @@
+"""Texts as a caller may hand them over, checked before anything is computed."""
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+
+def as_texts(inputs: str | Iterable[str]) -> tuple[list[str], bool]:
+  """(texts in order, whether `inputs` is one text alone).
+
+  Lists, tuples, pandas Series, numpy arrays of strings, columns of datasets and
+  iterators are taken. What has no order of texts is refused: a set, a mapping, a
+  table.
+
+  Raises:
+    TypeError: no texts; names the first that is none.
+    ValueError: a text that is not Unicode.
+  """
+  if isinstance(inputs, str):
+    check_text(inputs, 'the text')
+    return [inputs], True
+  kind = type(inputs).__name__
+  if isinstance(inputs, bytes | bytearray) or not isinstance(inputs, Iterable):
+    raise TypeError(f'inputs is {kind}; give a str or a list of str')
+  if isinstance(inputs, Mapping):
+    raise TypeError(f'inputs is {kind}, which encodes to nothing in particular; give '
+                    'the texts themselves, for example list(inputs.values())')
+  if isinstance(inputs, Set):
+    raise TypeError(f'inputs is {kind}, whose order means nothing, so vectors could '
+                    'not be told apart; give sorted(inputs)')
+  if hasattr(inputs, 'columns') or getattr(inputs, 'ndim', 1) != 1:
+    raise TypeError(f'inputs is {kind} of several columns or dimensions; give one '
+                    "column of texts, for example table['text']")
+  texts = list(inputs)
+  for i, text in enumerate(texts):
+    check_text(text, f'text {i}')
+  return texts, False
+
+
+def check_text(text: Any, what: str) -> None:
+  """Raises unless `text` is a str that can be written as UTF-8."""
+  if not isinstance(text, str):
+    raise TypeError(f'{what} is {type(text).__name__} {text!r:.60}, not str')
+  if text.isascii():
+    return
+  try:
+    text.encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise ValueError(
+        f'{what} is not Unicode: character {error.start} is {text[error.start]!a}, '
+        "half of a surrogate pair (half an emoji from JSON's \\u escapes); mend it "
+        "with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+    ) from None
