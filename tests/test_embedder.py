@@ -297,11 +297,15 @@ def test_bad_input_is_named(embedder, tmp_path):
     Embedder.load(tmp_path)
 
 
-def test_a_tokenizer_of_another_model_is_refused(embedder):
+def test_a_token_that_the_model_does_not_have_is_refused(embedder):
+  row = int(embedder.tokenize(['yeast'])['input_ids'].max())
   small = dataclasses.replace(embedder.cfg, backbone=dataclasses.replace(
-      embedder.cfg.backbone, vocab_size=100))
-  with pytest.raises(ValueError, match='table has 100 rows'):
-    Embedder(dataclasses.replace(embedder.bundle, cfg=small))
+      embedder.cfg.backbone, vocab_size=row))
+  with pytest.warns(UserWarning, match=f'table has {row} rows'):
+    model = Embedder(dataclasses.replace(embedder.bundle, cfg=small))
+  model.tokenize(['bread'])
+  with pytest.raises(ValueError, match=rf"text 1 \('yeast'\).*of id {row}"):
+    model.encode(['bread', 'yeast'])
 
 
 def test_unknown_similarity_or_default_prompt_is_refused(embedder):

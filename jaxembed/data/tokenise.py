@@ -265,7 +265,7 @@ class Tokenizer:
   def digest(self) -> str:
     """Hexadecimal digest of all that decides the tokens of a text."""
     rules = [self._fast.to_str(), self.pad_id, self.padding_side, self.prompt_pooling,
-             self.eos_text]
+             self.eos_text, self.truncation_side]
     return hashlib.blake2b(json.dumps(rules).encode(), digest_size=16).hexdigest()
 
   def pad(self, ragged: Ragged, length: int, rows: int | None = None) -> types.Tokens:
@@ -290,7 +290,8 @@ class Tokenizer:
     at = int(np.argmax(ragged.ids >= self.table_size))
     i, number = int(np.searchsorted(ragged.starts, at, 'right')) - 1, ragged.ids[at]
     raise ValueError(
-        f'text {first + i} ({texts[i]!r:.60}) has the token {self._fast.id_to_token(number)!r} '
+        f'text {first + i} ({texts[i]!r:.60}) has the token '
+        f'{self._fast.id_to_token(number)!r} '
         f"of id {number}, but the model's token table has {self.table_size} rows; "
         'leave the token out, use the tokenizer that belongs to the model, or enlarge '
         'the table')
