@@ -27,10 +27,20 @@ class Case:
   bounded: bool = False
   hardness: tuple[float, float] = (0.0, 0.0)
   lone: bool = False  # a few pairs carry nearly the whole gradient
+  scales: bool = False  # each vector of the one direction's side has its own
+
+  @property
+  def scale(self):
+    """1/temperature, [] or a factor of 0.5 to 2 apart."""
+    if not self.scales:
+      return np.float32(1 / self.temperature)
+    size = self.b if 'row' in self.directions else self.n
+    return np.geomspace(0.5, 2, size, dtype=np.float32) / self.temperature
 
   def __str__(self):
     extra = [*self.masks, *self.directions, self.dtype, f't{self.temperature}']
     extra += ['bounded'] * self.bounded + ['hard'] * any(self.hardness)
+    extra += ['scales'] * self.scales
     return f'{self.b}x{self.n}x{self.d}-' + '-'.join(extra)
 
 
@@ -48,6 +58,9 @@ SMALL = [
     Case(128, 256, 256, temperature=0.01, positive=0.9, masks=('ids',)),
     Case(128, 256, 256, temperature=0.01, dtype='bfloat16', directions=('row',),
          lone=True),
+    Case(127, 130, 64, masks=MASKS, directions=('row',), scales=True,
+         hardness=(5.0, 1.0), dtype='bfloat16'),
+    Case(128, 250, 64, masks=MASKS, directions=('col',), scales=True, bounded=True),
 ]
 GRID = [Case(b, n, d, masks=m, dtype=t, temperature=tau, positive=s)
         for b, n in ((1, 7), (7, 1), (8, 127), (128, 1000), (1000, 1024), (1024, 128))
@@ -109,7 +122,9 @@ def build(case: Case, seed=0):
 def oracle(case: Case, q, p, k, row: Side, col: Side, weights):
   """Loss, dq, dk, dscale, kept counts in float64, from the definition."""
   q, p, k = np.float64(q), np.float64(p), np.float64(k)
-  scale = 1 / case.temperature
+  scale = np.float64(case.scale)
+  if case.scales:
+    scale = np.expand_dims(scale, 1 if 'row' in case.directions else 0)
   s = q @ k.T
   keep = np.ones_like(s, bool)
   for a, b in zip(row.ids, col.ids):
@@ -140,7 +155,7 @@ def oracle(case: Case, q, p, k, row: Side, col: Side, weights):
     with np.errstate(divide='ignore'):
       lse = np.logaddexp.reduce(z, axis)
     # Rows lose against their positive; columns against a constant.
-    anchor = scale * positive if axis else np.full(len(k), 1.0)
+    anchor = case.scale * positive if axis else np.full(len(k), 1.0)
     w = weights[0] if axis else weights[1]
     loss += (w * np.logaddexp(0, lse - anchor)).sum()
     g = w / (1 + np.exp(-np.maximum(lse - anchor, -700))) * np.isfinite(lse)
@@ -149,9 +164,14 @@ def oracle(case: Case, q, p, k, row: Side, col: Side, weights):
     safe = np.expand_dims(np.where(np.isfinite(lse), lse, 0), axis)
     dz += np.expand_dims(g, axis) * np.exp(z - safe)
     counts.append(kp.sum(axis))
-  dq = scale * (dz @ k + ds_pos[:, None] * p)
-  dk = scale * dz.T @ q
-  return loss, dq, dk, (dz * s).sum() + (ds_pos * positive).sum(), counts
+  dq = (scale * dz) @ k
+  if ds_pos.any():
+    dq += (case.scale * ds_pos)[:, None] * p
+  axis = None if not case.scales else 1 if 'row' in case.directions else 0
+  dscale = (dz * s).sum(axis)
+  if axis != 0:
+    dscale = dscale + (ds_pos * positive if axis else (ds_pos * positive).sum())
+  return loss, dq, (scale * dz).T @ q, dscale, counts
 
 
 def run(case: Case, impl, q, p, k, row, col, weights, **options):
@@ -160,14 +180,14 @@ def run(case: Case, impl, q, p, k, row, col, weights, **options):
                       directions=case.directions, bounded=case.bounded,
                       hardness=case.hardness, dtype=case.dtype, impl=impl, **options)
     total = 0.0
-    positive = scale * (q * p).sum(-1)
+    positive = (scale if 'row' in case.directions else 1.0) * (q * p).sum(-1)
     for part, anchor, w in zip(sums, (positive, 1.0), weights):
       if part is not None:
         total += (w * jax.nn.softplus(jnp.maximum(part.lse, -1e30) - anchor)).sum()
     return total, sums
 
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(
-      q, k, jnp.float32(1 / case.temperature))
+      q, k, jnp.asarray(case.scale))
 
 
 def distance(got, want):
@@ -203,8 +223,11 @@ def check(case: Case, impl, **options):
   assert distance(dq, wq) <= bound
   assert distance(dk, wk) <= bound
   # A sum that may cancel: relative to the sum of its terms' sizes.
+  sizes = np.abs(wq * q).sum()
+  if case.scales:
+    sizes = np.maximum(np.abs(wq * q).sum(), np.abs(wk * k).sum())
   np.testing.assert_allclose(dscale, wscale, rtol=bound,
-                             atol=bound * np.abs(wq * q).sum() * case.temperature)
+                             atol=bound * sizes * case.temperature)
 
 
 @pytest.mark.parametrize('case', SMALL, ids=str)
@@ -215,7 +238,7 @@ def test_equals_float64(case, impl):
 
 
 @pytest.mark.parametrize('case', [
-    case if i in (2, 6, 10) else pytest.param(case, marks=pytest.mark.slow)
+    case if i in (2, 6, 11) else pytest.param(case, marks=pytest.mark.slow)
     for i, case in enumerate(SMALL)], ids=str)
 def test_tpu_interpreted(case):
   check(case, 'tpu', tile_bytes=4 * 128 * 256, interpret=True)
@@ -225,6 +248,10 @@ def test_tpu_interpreted(case):
     Case(256, 256, 128, masks=MASKS, dtype='bfloat16'),
     pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('row',)),
                  marks=pytest.mark.slow),
+    pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('col',), scales=True,
+                      bounded=True, masks=('ids', 'owner')), marks=pytest.mark.slow),
+    pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('row',), scales=True,
+                      masks=MASKS), marks=pytest.mark.slow),
     pytest.param(Case(512, 256, 64, masks=('ids',), dtype='bfloat16', bounded=True),
                  marks=pytest.mark.slow),
     pytest.param(Case(256, 256, 256, masks=('owner', 'threshold'), dtype='bfloat16',
@@ -250,6 +277,43 @@ def arrays(b=6, n=5, d=8, dtype=jnp.float32):
   return (jnp.asarray(unit(rng, b, d), dtype), jnp.asarray(unit(rng, n, d), dtype))
 
 
+@pytest.mark.parametrize('bounded', [False, True])
+@pytest.mark.parametrize('impl', [
+    'reference', 'blockwise', pytest.param('tpu', marks=pytest.mark.slow),
+    pytest.param('gpu', marks=pytest.mark.slow)])
+def test_what_is_not_finite_is_never_no_candidate(impl, bounded):
+  """Rows that meet a NaN or an infinity say so, forward and backward; others do not."""
+  case = Case(256, 256, 64, dtype='bfloat16')
+  q, _, k = (np.array(x) for x in build(case)[:3])
+  # Two groups; the columns 3 (NaN) and 200 (inf) are of the second.
+  k[3], k[200, 5] = np.nan, np.inf
+  side = Side(group=(np.arange(256) % 2).astype(np.int32),
+              threshold=np.full(256, 2, np.float32))
+  side.group[200] = 1
+
+  def loss(q, k):
+    rows, cols = masked_lse(
+        q, k, scale=20.0, row=side, col=side, directions=('row', 'col'),
+        bounded=bounded, impl=impl, dtype=case.dtype, interpret=impl in ('tpu', 'gpu'),
+        tile_bytes=4 * 128 * 128)
+    return rows.lse.sum(), (rows, cols)
+
+  def run():
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(q, k)
+
+  if impl == 'gpu':
+    params = pytest.importorskip('jax._src.pallas.mosaic_gpu.interpret.params')
+    with params.force_gpu_interpret_mode(params.InterpretGPUParams()):
+      (_, (rows, cols)), dq = run()
+  else:
+    (_, (rows, cols)), dq = run()
+  meets = side.group == 1
+  np.testing.assert_array_equal(np.isfinite(rows.lse), ~meets)
+  np.testing.assert_array_equal(np.isnan(cols.lse)[[3, 4, 5]], [True, False, False])
+  assert not np.isfinite(cols.lse[200]) and (rows.kept > 0).all()
+  assert not np.isfinite(dq[meets]).any()
+
+
 def ids(n, dtype=jnp.int32):
   return jnp.arange(n, dtype=dtype)
 
@@ -267,6 +331,9 @@ BAD = [
     ({'directions': ('rows',)}, "must be 'row', 'col' or both"),
     ({'impl': 'cuda'}, 'choose one of'),
     ({'scale': 0.0}, 'must be above 0'),
+    ({'scale': np.full(5, 20.0)}, r'scale has shape \(5,\), not \(\) or \(6,\)'),
+    ({'scale': np.full(6, 20.0), 'directions': ('row', 'col')},
+     'ask for one direction'),
     ({'tile_bytes': -1}, 'at least 0'),
     ({'mode': 'tree'}, 'choose one of'),
     ({'axes': ('data',)}, 'not in the mesh in force'),

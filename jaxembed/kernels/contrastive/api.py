@@ -2,6 +2,7 @@
 
   s_ij   = <q_i, k_j>                    raw similarity
   z_ij   = scale * s_ij + bias_j         rows; with bias_i for columns
+           (scale_i where rows have their own, scale_j where columns have)
   row_i  = log sum_j keep_ij exp(z_ij)   col_j = log sum_i keep_ij exp(z_ij)
 
 Masks are vectors per side (`Side`) and are evaluated inside the tile. The VJP
@@ -9,6 +10,7 @@ covers both outputs and the scale; everything else about a loss is O(B*D) around
 it, with ordinary autodiff.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -33,7 +35,8 @@ def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
   q [B,D], k [N,D]: float32, bfloat16 or float64, of one type. Operands of the
   products are cast to `dtype` (default: left as they are); products are accumulated,
   sums kept and gradients formed in float32 (float64 for float64).
-  scale: [] float, differentiable. row, col: masks, not differentiable.
+  scale: [] float or, with one direction, a vector for its side ([B] for rows, [N] for
+    columns); differentiable. row, col: masks, not differentiable.
   directions: 'row', 'col' or both; one tile serves both.
   bounded: q and k have unit rows, so a constant replaces the running maximum;
     a row whose every logit underflows then has kept > 0 and lse = -inf.
@@ -63,13 +66,16 @@ def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
       tile_bytes=tile_bytes or blockwise.TILE_BYTES.get(
           where, blockwise.TILE_BYTES_DEFAULT))
   _check(q, k, row, col)
-  if tile_bytes < 0 or (not isinstance(scale, jax.core.Tracer) and not scale > 0):
-    raise ValueError(f'scale {scale} (1/temperature) must be above 0 and tile_bytes '
-                     f'{tile_bytes} at least 0')
+  _check_scale(scale, q, k, directions)
+  if tile_bytes < 0:
+    raise ValueError(f'tile_bytes is {tile_bytes}; give at least 0')
   run = exchange.Plan(impl=_pick(impl), axes=tuple(axes),
                       mode=exchange.pick(mode, axes, k))
-  q, k, row, col = exchange.split_rows((q, k, row, col), run.axes)
   scale = jnp.asarray(scale, jnp.promote_types(q.dtype, jnp.float32))
+  if scale.ndim:
+    row, col = _own_scales(scale, row, col, directions)
+    scale = jnp.ones((), scale.dtype)
+  q, k, row, col = exchange.split_rows((q, k, row, col), run.axes)
   return _masked_lse(opts, run, q, k, scale, row, col)
 
 
@@ -91,9 +97,18 @@ def _bwd(opts, run, residuals, cts):
       _IMPLS[run.impl].backward, run, q, k, scale, row, col, opts, lse, cts))
   # z depends on scale through scale*s alone, and sum_j ds_ij s_ij = <q_i,dq_i>.
   dscale = total / scale
-  no_grad = partial(jax.tree.map, _no_gradient)
   return (dq.astype(q.dtype), dk.astype(k.dtype), dscale.astype(scale.dtype),
-          no_grad(row), no_grad(col))
+          _side_gradients(row, q, dq, opts), _side_gradients(col, k, dk, opts))
+
+
+def _side_gradients(side: Side, x, dx, opts):
+  """Cotangents of a side: of its scales, as for the common one, row by row."""
+  out = jax.tree.map(_no_gradient, side)
+  if side.scale is None:
+    return out
+  x = x.astype(opts.dtype).astype(side.scale.dtype)
+  return dataclasses.replace(
+      out, scale=jnp.sum(x * dx, -1, dtype=side.scale.dtype) / side.scale)
 
 
 _masked_lse.defvjp(_fwd, _bwd)
@@ -115,6 +130,13 @@ def _no_gradient(x):
   if jnp.issubdtype(x.dtype, jnp.integer):
     return np.zeros(x.shape, jax.dtypes.float0)
   return jnp.zeros_like(x)
+
+
+def _own_scales(scale, row: Side, col: Side, directions):
+  """(row, col) with the scales of the one direction in use."""
+  if 'row' in directions:
+    return dataclasses.replace(row, scale=scale), col
+  return row, dataclasses.replace(col, scale=scale)
 
 
 def _pick(impl: str) -> str:
@@ -146,6 +168,8 @@ def _check(q, k, row: Side, col: Side):
   for where, side, size in (('row', row, q.shape[0]), ('col', col, k.shape[0])):
     named = {f'ids[{i}]': x for i, x in enumerate(side.ids)}
     named |= {f: getattr(side, f) for f in ('group', 'owner', 'threshold', 'bias')}
+    if side.scale is not None:
+      raise ValueError(f'{where}.scale is set; give masked_lse the vector as scale')
     for name, x in named.items():
       if x is None:
         continue
@@ -157,3 +181,17 @@ def _check(q, k, row: Side, col: Side):
       if not real and x.dtype != jnp.int32:
         raise ValueError(
             f'{where}.{name} is {x.dtype}; ids must be int32 (a 31-bit hash)')
+
+
+def _check_scale(scale, q, k, directions):
+  shape = jnp.shape(scale)
+  if not isinstance(scale, jax.core.Tracer) and not np.all(np.asarray(scale) > 0):
+    raise ValueError(f'scale {scale} (1/temperature) must be above 0')
+  if not shape:
+    return
+  if len(set(directions)) > 1:
+    raise ValueError(f'scale {shape} is a vector and directions are {directions}: the '
+                     'two sums want scales of their own; ask for one direction')
+  size = (q if 'row' in directions else k).shape[0]
+  if shape != (size,):
+    raise ValueError(f'scale has shape {shape}, not () or ({size},)')

@@ -64,15 +64,23 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
         part = tile.add(part, c, 0, opts)
       return rows, part
 
-    part = tile.start((bn,), acc, scale, opts) if opts.cols else None
+    part = (tile.start((bn,), acc, tile.side_scale(scale, cj), opts)
+            if opts.cols else None)
     rows, part = sweep(b, bm, cell, (rows, part))
     return rows, put_rows(cols, j, part) if opts.cols else None
 
-  rows = tile.start((b,), acc, scale, opts) if opts.rows else None
-  cols = tile.start((n,), acc, scale, opts) if opts.cols else None
+  rows, cols = start(b, n, scale, row, col, opts)
   rows, cols = sweep(n, bn, columns, (rows, cols))
   return (tile.finish(rows, opts) if opts.rows else None,
           tile.finish(cols, opts) if opts.cols else None)
+
+
+def start(b, n, scale, row: Side, col: Side, opts: Options):
+  """Empty running sums of all rows and of all columns (None where not asked)."""
+  return tuple(
+      tile.start((size,), scale.dtype, tile.side_scale(scale, side), opts)
+      if used else None
+      for used, size, side in ((opts.rows, b, row), (opts.cols, n, col)))
 
 
 def backward(q, k, scale, row: Side, col: Side, opts: Options,
@@ -84,8 +92,10 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
   pairs than are here. final: nothing will be added to dq and dk, so they may come
   in the types of q and k. `produce` makes dS of a tile, see `_ds`, the default.
   """
-  r_vec = tile.backward_vectors(row_lse, row_ct, scale, opts) if opts.rows else None
-  c_vec = tile.backward_vectors(col_lse, col_ct, scale, opts) if opts.cols else None
+  r_vec, c_vec = (
+      tile.backward_vectors(lse, ct, tile.side_scale(scale, side), opts)
+      if used else None for used, lse, ct, side in (
+          (opts.rows, row_lse, row_ct, row), (opts.cols, col_lse, col_ct, col)))
   kept = q.shape[0] * q.shape[1] * scale.dtype.itemsize
   narrow = q.dtype.itemsize < scale.dtype.itemsize
   passes = (_two_passes if final and narrow and kept > ACCUMULATOR_BYTES
@@ -111,10 +121,10 @@ def _one_pass(q, k, scale, rows, cols, opts, produce):
       p = produce(qi, kj, scale, row, col, opts)
       dqi = _dot(p, kj.astype(p.dtype), (1, 0), acc)
       dkj += _dot(p, qi.astype(p.dtype), (0, 0), acc)
-      return put_rows(dq, i, rows_at(dq, i, bm) + dqi * scale), dkj
+      return put_rows(dq, i, rows_at(dq, i, bm) + dqi), dkj
 
     dq, dkj = sweep(b, bm, cell, (dq, jnp.zeros((bn, d), acc)))
-    return dq, put_rows(dk, j, dkj * scale)
+    return dq, put_rows(dk, j, dkj)
 
   dq, dk = sweep(n, bn, columns, (jnp.zeros((b, d), acc), jnp.zeros((n, d), acc)))
   return dq, dk, jnp.sum(q.astype(acc) * dq)
@@ -140,7 +150,7 @@ def _two_passes(q, k, scale, rows, cols, opts, produce):
       return dqi + _dot(p, kj, (1, 0), acc)
 
     dq, total = carry
-    dqi = sweep(n, bn, cell, jnp.zeros((bm, d), acc)) * scale
+    dqi = sweep(n, bn, cell, jnp.zeros((bm, d), acc))
     qi = rows_at(q, i, bm).astype(opts.dtype).astype(acc)
     return put_rows(dq, i, dqi.astype(q.dtype)), total + jnp.sum(qi * dqi)
 
@@ -149,7 +159,7 @@ def _two_passes(q, k, scale, rows, cols, opts, produce):
       p, qi, _ = ds(i, bm, j, bn)
       return dkj + _dot(p, qi, (0, 0), acc)
 
-    dkj = sweep(b, bm, cell, jnp.zeros((bn, d), acc)) * scale
+    dkj = sweep(b, bm, cell, jnp.zeros((bn, d), acc))
     return put_rows(dk, j, dkj.astype(k.dtype))
 
   dq, total = sweep(b, bm, for_rows, (jnp.zeros_like(q), jnp.zeros((), acc)))
@@ -157,13 +167,14 @@ def _two_passes(q, k, scale, rows, cols, opts, produce):
 
 
 def _ds(q, k, scale, row, col, opts):
-  """dS/scale of one tile, [M,N], in the type its products want.
+  """dS of one tile, [M,N], in the type its products want.
 
   row, col: a side's masks, and its tile.backward_vectors or None.
   """
   (row, row_ct), (col, col_ct) = tile.stand(row), tile.lie(col)
   z = tile.logits(scores(q, k, scale.dtype), scale, row, col, opts)
-  p = tile.probabilities(z, scale, opts, row_ct, col_ct)
+  p = tile.probabilities(
+      z, tile.side_scale(scale, row, col), opts, row_ct, col_ct)
   return p.astype(opts.dtype if opts.round_ds else p.dtype)
 
 

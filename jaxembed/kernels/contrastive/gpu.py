@@ -15,6 +15,7 @@ accumulators in registers and evaluate masks and exponentials there. No atomics:
 every result has one writer.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -45,7 +46,8 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
     shapes += [jax.ShapeDtypeStruct((n // _BN, b), jnp.float32)] * 3
   if opts.cols:
     shapes += [jax.ShapeDtypeStruct((b // _ROWS, n), jnp.float32)] * 3
-  out = _product(q, k, scale, row, col, opts, shapes, _sums)
+  out = _product(q, k, _scaled(q, scale, row), _scaled(k, scale, col), opts, shapes,
+                 _sums)
   return (_merge(*out[:3], opts) if opts.rows else None,
           _merge(*out[-3:], opts) if opts.cols else None)
 
@@ -59,9 +61,17 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
 
 
 def _ds(q, k, scale, row, col, opts):
-  """dS/scale of a super-tile, [B,N] bfloat16."""
+  """dS of a super-tile, [B,N] bfloat16."""
   shape = jax.ShapeDtypeStruct((q.shape[0], k.shape[0]), jnp.bfloat16)
-  return _product(q, k, scale, row, col, opts, [shape], _ds_tile)[0]
+  row, col = (_scaled(x, scale, side, vectors)
+              for x, (side, vectors) in ((q, row), (k, col)))
+  return _product(q, k, row, col, opts, [shape], _ds_tile)[0]
+
+
+def _scaled(x, scale, side, *vectors):
+  """What comes with x's rows, their scales first: the common one comes as a vector."""
+  scale = jnp.broadcast_to(tile.side_scale(scale, side), x.shape[:1])
+  return scale, dataclasses.replace(side, scale=None), *vectors
 
 
 def _merge(top, total, kept, opts):
@@ -74,12 +84,10 @@ def _merge(top, total, kept, opts):
 # --- The product -------------------------------------------------------------
 
 
-def _product(q, k, scale, row, col, opts, shapes, epilogue):
+def _product(q, k, row, col, opts, shapes, epilogue):
   """Runs `epilogue` on every tile of q @ k.T; returns arrays of `shapes`."""
   q, k = q.astype(opts.dtype), k.astype(opts.dtype)
-  # The scale comes as vectors do, whole on both sides.
-  trees = tuple((jnp.broadcast_to(scale, x.shape[:1]), side)
-                for x, side in ((q, row), (k, col)))
+  trees = row, col
   rows, cols = (jax.tree.leaves(tree) for tree in trees)
   return plgpu.kernel(
       functools.partial(_kernel, jax.tree.structure(trees), len(rows), opts, epilogue),
@@ -131,9 +139,10 @@ def _kernel(structure, num_rows, opts, epilogue, q, k, *refs):
         run(acc)
         s = acc[...]
         plgpu.barrier_wait(arrived.at[group])
-        # The column's copy of the scale is for vectors; unused tiles would only
+        # One side's scales are a tile, of the direction in use; another would only
         # burden the search for register layouts.
-        tiles = [None if n == num_rows else
+        unused = num_rows if opts.rows else 0
+        tiles = [None if n == unused else
                  lax.broadcast_in_dim(smem[group], s.shape, [0 if n < num_rows else 1])
                  for n, smem in enumerate(vector_smem)]
         epilogue(s, *jax.tree.unflatten(structure, tiles), opts, out,
@@ -155,7 +164,8 @@ def _nothing(*_, **__):
 
 def _sums(s, row, col, opts, out, smem, scales, place):
   """Writes (maximum, sum, count) of the tile's rows and columns."""
-  (scale, row), (_, col) = row, col
+  (row_scale, row), (col_scale, col) = row, col
+  scale = row_scale if opts.rows else col_scale
   i, rows, j, cols = place
   directions = tile.logits(s, scale, row, col, opts)
   targets = [(1, (j, rows)), (0, (i, cols))]
@@ -188,7 +198,8 @@ def _sums_scratch(opts, _):
 def _ds_tile(s, row, col, opts, out, smem, scales, place):
   """Writes dS of the tile."""
   del scales
-  (scale, (row, row_ct)), (_, (col, col_ct)) = row, col
+  (row_scale, row, row_ct), (col_scale, col, col_ct) = row, col
+  scale = row_scale if opts.rows else col_scale
   _, rows, j, _ = place
   z = tile.logits(s, scale, row, col, opts)
   p = tile.probabilities(z, scale, opts, row_ct, col_ct).astype(jnp.bfloat16)

@@ -29,6 +29,7 @@ class Side:
   owner: jax.Array | None = None  # [N] int32
   threshold: jax.Array | None = None  # [N] float32, of this side's own sums
   bias: jax.Array | None = None  # [N] float32, added to logits the OTHER side sums
+  scale: jax.Array | None = None  # [N] float32, of this side's own sums, for `scale`
 
 
 NO_MASK = Side()
@@ -37,7 +38,7 @@ NO_MASK = Side()
 class Sums(NamedTuple):
   """One direction's result."""
 
-  lse: jax.Array  # [N] float32, -inf where every pair is masked
+  lse: jax.Array  # [N] float32, -inf where every pair is masked, NaN if a kept one is
   kept: jax.Array  # [N] int32, pairs that were not masked
   top: jax.Array | None  # [N] float32, largest kept logit; None in bounded mode
 

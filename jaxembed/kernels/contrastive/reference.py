@@ -34,15 +34,25 @@ def _logits(s, scale, row: Side, col: Side, opts: Options):
   if meet is not None:
     keep &= meet
   keep_r = keep_c = keep
-  if row.threshold is not None:
-    keep_r = keep & (s <= row.threshold[:, None])
+  if row.threshold is not None:  # a NaN is kept, and seen
+    keep_r = keep & ~(s > row.threshold[:, None])
   if col.threshold is not None:
-    keep_c = keep & (s <= col.threshold[None, :])
+    keep_c = keep & ~(s > col.threshold[None, :])
   alpha_own, alpha = opts.hardness
-  z = scale * s + (alpha if own is None else jnp.where(own, alpha_own, alpha)) * s
-  zr = z if col.bias is None else z + col.bias[None, :]
-  zc = z if row.bias is None else z + row.bias[:, None]
-  return zr, zc, keep_r & (zr > -jnp.inf), keep_c & (zc > -jnp.inf)
+  of_row, of_col = _scales(scale, row, col)
+  hard = (alpha if own is None else jnp.where(own, alpha_own, alpha)) * s
+  zr, zc = of_row * s + hard, of_col * s + hard
+  if col.bias is not None:
+    zr, keep_r = zr + col.bias[None, :], keep_r & (col.bias != -jnp.inf)[None, :]
+  if row.bias is not None:
+    zc, keep_c = zc + row.bias[:, None], keep_c & (row.bias != -jnp.inf)[:, None]
+  return zr, zc, keep_r, keep_c
+
+
+def _scales(scale, row: Side, col: Side):
+  """The scale of each row's and of each column's logits, to broadcast."""
+  return (scale if row.scale is None else row.scale[:, None],
+          scale if col.scale is None else col.scale[None, :])
 
 
 def _sums(z, keep, axis, bounded) -> Sums:
@@ -67,14 +77,15 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
   q, k = _round(q, scale, opts), _round(k, scale, opts)
   s = _scores(q, k)
   zr, zc, keep_r, keep_c = _logits(s, scale, row, col, opts)
+  of_row, of_col = _scales(scale, row, col)
   ds = jnp.zeros_like(s)
   if opts.rows:
     p = jnp.exp(jnp.where(keep_r, zr - row_lse[:, None], -jnp.inf))
-    ds += row_ct[:, None] * p
+    ds += of_row * row_ct[:, None] * p
   if opts.cols:
     p = jnp.exp(jnp.where(keep_c, zc - col_lse[None, :], -jnp.inf))
-    ds += col_ct[None, :] * p
+    ds += of_col * col_ct[None, :] * p
   exact = jax.lax.Precision.HIGHEST
-  dq = scale * jnp.einsum('BN,ND->BD', ds, k, precision=exact)
-  dk = scale * jnp.einsum('BN,BD->ND', ds, q, precision=exact)
+  dq = jnp.einsum('BN,ND->BD', ds, k, precision=exact)
+  dk = jnp.einsum('BN,BD->ND', ds, q, precision=exact)
   return dq, dk, jnp.sum(q * dq)

@@ -14,6 +14,14 @@ from jaxembed.kernels.contrastive.options import BOUND, MASKED, Options, Side, S
 FLOOR = -1e25
 
 
+def side_scale(scale, *sides: Side):
+  """The scale of a direction's logits: its side's own, if it has one.
+
+  Where a side has scales, its direction is the only one (api.masked_lse).
+  """
+  return next((x.scale for x in sides if x.scale is not None), scale)
+
+
 def logits(s, scale, row: Side, col: Side, opts: Options):
   """Masked logits of both directions.
 
@@ -31,6 +39,7 @@ def logits(s, scale, row: Side, col: Side, opts: Options):
     same = row.group == col.group
     meet = same if own is None else same | own
   keep = _both(keep, meet)
+  scale = side_scale(scale, row, col)
   alpha_own, alpha = opts.hardness
   if own is None or alpha_own == alpha:
     z = s * (scale + alpha)
@@ -50,10 +59,10 @@ def _both(a, b):
 
 def _direction(z, s, keep, threshold, bias):
   if threshold is not None:
-    keep = _both(keep, s <= threshold)
+    keep = _both(keep, ~(s > threshold))  # a NaN is kept, and seen
   if bias is not None:
     z = z + bias
-    keep = _both(keep, bias > -jnp.inf)
+    keep = _both(keep, bias != -jnp.inf)
   return (z if keep is None else jnp.where(keep, z, MASKED)), keep
 
 
@@ -63,7 +72,7 @@ def shift(scale, opts: Options):
 
 
 def probabilities(directions, scale, opts: Options, row_ct, col_ct):
-  """Gradient of the log-sum-exps with respect to the raw logits.  [M,N].
+  """Gradient of the log-sum-exps with respect to the raw similarities.  [M,N].
 
   row_ct, col_ct: `backward_vectors` as [M,1] and [1,N]. In bounded mode rows and
   columns subtract one constant and can share an exponential.
@@ -81,20 +90,24 @@ def probabilities(directions, scale, opts: Options, row_ct, col_ct):
 
 
 def backward_vectors(lse, ct, scale, opts: Options):
-  """(lse, cotangent) of one direction as `probabilities` wants them.
+  """(lse, cotangent * scale) of one direction as `probabilities` wants them.
 
-  In bounded mode (None, cotangent * exp(shift - lse)): the shift is a constant.
+  In bounded mode (None, cotangent * scale * exp(shift - lse)): the shift is a constant.
+  scale: [] or, as lse and its cotangent, [N].
   """
   empty = lse == -jnp.inf
-  lse, ct = jnp.where(empty, 0, lse), jnp.where(empty, 0, ct)
+  lse, ct = jnp.where(empty, 0, lse), jnp.where(empty, 0, ct * scale)
   return (None, ct * jnp.exp(shift(scale, opts) - lse)) if opts.bounded else (lse, ct)
 
 
 def start(shape, dtype, scale, opts: Options):
-  """Empty running sums: maximum (the shift in bounded mode), sum, count."""
+  """Empty running sums: maximum (the shift in bounded mode), sum, count.
+
+  scale: anything that broadcasts to `shape`.
+  """
   top = jnp.full(shape, FLOOR, dtype)
   if opts.bounded:
-    top = jnp.full(shape, shift(scale, opts), dtype)
+    top = jnp.broadcast_to(jnp.asarray(shift(scale, opts), dtype), shape)
   return top, jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
 
 
@@ -116,7 +129,8 @@ def add(running, direction, axis: int, opts: Options):
 def finish(running, opts: Options) -> Sums:
   """Log-sum-exps of the running sums."""
   top, total, kept = running
-  lse = jnp.where(total > 0, top + jnp.log(total), -jnp.inf)
+  # A sum that is NaN is not an empty one: the test is for 0.
+  lse = jnp.where(total == 0, -jnp.inf, top + jnp.log(total))
   best = None if opts.bounded else jnp.where(kept > 0, top, -jnp.inf)
   return Sums(lse.astype(top.dtype), kept, best)
 

@@ -74,8 +74,7 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
                       zip(cols, c, strict=True)))
     return blockwise.put_rows(rows, i, r) if opts.rows else None, cols
 
-  rows = tile.start((b,), jnp.float32, scale, opts) if opts.rows else None
-  cols = tile.start((n,), jnp.float32, scale, opts) if opts.cols else None
+  rows, cols = blockwise.start(b, n, scale, row, col, opts)
   rows, cols = blockwise.sweep(b, min(step, b), some_rows, (rows, cols))
   return (tile.finish(rows, opts) if opts.rows else None,
           tile.finish(cols, opts) if opts.cols else None)
@@ -118,7 +117,7 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
 
 
 def _ds(q, k, scale, row, col, opts):
-  """dS/scale of a super-tile, [B,N], in the operands' type."""
+  """dS of a super-tile, [B,N], in the operands' type."""
   (b, d), n = q.shape, k.shape[0]
   bm, bn = blocks(b, n, d, q.dtype.itemsize)
   sides, in_specs = _sides(row, col, bm, bn)
@@ -149,7 +148,8 @@ def _sums_kernel(structure, opts, b, n, scale_ref, q_ref, k_ref, *refs):
   scale = scale_ref[0]
   i, j = pl.program_id(0), pl.program_id(1)
   s = _dot(q_ref[...], k_ref[...].astype(opts.dtype))
-  rows, cols = tile.logits(s, scale, *_open(structure, sides), opts)
+  row, col = _open(structure, sides)
+  rows, cols = tile.logits(s, scale, row, col, opts)
   bm, bn = s.shape
   if opts.rows:
     # Blocks beyond the arrays hold whatever was there, NaNs included.
@@ -159,7 +159,7 @@ def _sums_kernel(structure, opts, b, n, scale_ref, q_ref, k_ref, *refs):
     @pl.when(j == 0)
     def _():
       for ref, x in zip(scratch, tile.start(
-          (bm, _LANES), jnp.float32, scale, opts), strict=True):
+          (bm, _LANES), jnp.float32, tile.side_scale(scale, row), opts), strict=True):
         ref[...] = x
 
     for ref, x in zip(scratch, _fold(scratch, rows, opts), strict=True):
@@ -177,7 +177,8 @@ def _sums_kernel(structure, opts, b, n, scale_ref, q_ref, k_ref, *refs):
     out = refs[3:6] if opts.rows else refs[:3]
     z, keep = _within(cols, b, i * bm, 0) if b % bm else cols
     if opts.bounded:
-      top = jnp.full((1, bn), tile.shift(scale, opts), jnp.float32)
+      top = jnp.broadcast_to(
+          tile.shift(tile.side_scale(scale, col), opts), (1, bn))
     else:
       top = jnp.maximum(z.max(0, keepdims=True), tile.FLOOR)
     kept = (jnp.full((1, bn), bm, jnp.int32) if keep is None
@@ -214,7 +215,8 @@ def _ds_kernel(structure, opts, scale_ref, q_ref, k_ref, *refs):
   *sides, out_ref = refs
   (row, row_ct), (col, col_ct) = _open(structure, sides)
   z = tile.logits(_dot(q_ref[...], k_ref[...]), scale_ref[0], row, col, opts)
-  p = tile.probabilities(z, scale_ref[0], opts, row_ct, col_ct)
+  scale = tile.side_scale(scale_ref[0], row, col)
+  p = tile.probabilities(z, scale, opts, row_ct, col_ct)
   out_ref[...] = p.astype(out_ref.dtype)
 
 
