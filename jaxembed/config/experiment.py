@@ -198,8 +198,6 @@ class StageConfig:
     if 0 < self.token_budget < row:
       raise ValueError(f'StageConfig.token_budget is {self.token_budget}, less than '
                        f'one row of {row} tokens; give {row} or more, or 0 (no chunks)')
-    if any(s.temperature for s in self.data.sources):
-      self.loss.check_row_temperatures()
 
 
 @dataclass(kw_only=True)

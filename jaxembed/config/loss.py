@@ -1,24 +1,39 @@
-"""What a batch of embeddings is asked to do."""
+"""What a batch of embeddings is asked to do: losses, negatives, temperatures."""
 
 from dataclasses import dataclass
+import math
 
-from jaxembed.config.check import one_of
+from jaxembed.config.check import at_least, one_of, require, typed
+
+# The highest 1/temperature (with hardness) of a constant shift by 0.27 of it: the
+# largest logit keeps 0.73 of the scale, float32 holds exp of 88.7, and sums of 4M
+# columns take 15.2 of that.
+_BOUNDED_SCALE = 100.0
+# The least temperature: float32 cosines carry no digit of such logits.
+_LEAST = 1e-6
 
 
 @dataclass(kw_only=True)
 class LossConfig:
-  """A contrastive loss: which pairs count as negatives, how, and computed where.
+  """A training loss: which pairs count as negatives, how, and computed where.
 
+  name: info_nce compares a query's positive with everything that is not; distill_kl
+    brings the distribution over a row's own passages close to the one of a teacher's
+    scores, which the rows carry.
+  similarity: cosine makes rows of length 1 of whatever the model gives; dot takes it
+    as it is.
   terms: the sums a row's positive competes with. qd: its query against passages
     (InfoNCE). qq: against other queries. dd: its positive against other
     positives. dq: its positive against other queries. GTE and Qwen3 use all.
   symmetric: mean of the query's loss and its positive's (CLIP); with qd alone.
   """
 
-  name: str = 'info_nce'
+  name: str = 'info_nce'  # info_nce | distill_kl
+  similarity: str = 'cosine'  # cosine | dot
   temperature: float = 0.05
   learn_temperature: bool = False
   max_scale: float = 100.0  # a learned 1/temperature stays in [1, max_scale]
+  teacher_temperature: float = 1.0  # divides a teacher's scores (distill_kl)
 
   # Which pairs.
   terms: tuple[str, ...] = ('qd',)
@@ -26,7 +41,9 @@ class LossConfig:
   negatives: str = 'batch'  # batch: as each row's in_batch says | own: none shared
   same_group: bool = False  # in-batch negatives from the row's own dataset only
   margin: float = float('inf')  # drop s > s_positive + margin
-  relative_margin: float = float('inf')  # drop s > relative_margin * s_positive
+  # Drop s > relative_margin * s_positive; of a negative s_positive: what lies above
+  # it by more than the same share of its size (below 1: less far below it).
+  relative_margin: float = float('inf')
 
   # How they count.
   decoupled: bool = False  # leave the positive out of the denominator
@@ -39,31 +56,102 @@ class LossConfig:
 
   # Computed how.
   dtype: str = 'float32'  # of the products; sums are float32 always
-  bounded: bool = False  # constant shift instead of running maxima
+  # A constant shift instead of running maxima, where the scale is in its range.
+  bounded: bool = False
   exchange: str = 'auto'  # gather | ring
   impl: str = 'auto'  # of kernels.contrastive
   tile_bytes: int = 0  # score tile; 0: the platform's default
 
-  def check_row_temperatures(self):
-    """Raises ValueError if rows cannot have temperatures of their own."""
-    if self.bounded or (self.hardness and self.negatives != 'own'):
-      raise ValueError(
-          'LossConfig.bounded and LossConfig.hardness (but for negatives = \'own\') '
-          'know one temperature for all rows; switch them off, or leave '
-          'SourceConfig.temperature at 0')
+  @property
+  def reads_scores(self) -> bool:
+    """Whether the loss reads a teacher's scores of the passages."""
+    return self.name == 'distill_kl'
+
+  @property
+  def highest_scale(self) -> float:
+    """The largest 1/temperature that the common temperature may have."""
+    return self.max_scale if self.learn_temperature else 1 / self.temperature
+
+  @property
+  def shift_is_constant(self) -> bool:
+    """Whether `bounded` holds: asked for, and every logit in the range of float32."""
+    return self.bounded and self.highest_scale + self.hardness <= _BOUNDED_SCALE * (
+        1 + 1e-6)
+
+  def notes(self, row_temperatures: bool = False) -> list[str]:
+    """What is asked for and has no effect, or another one, in words.
+
+    row_temperatures: some rows have temperatures of their own.
+    """
+    out = []
+    if self.bounded and (row_temperatures or not self.shift_is_constant):
+      why = ('rows have temperatures of their own' if row_temperatures else
+             f'1/temperature + hardness is {self.highest_scale + self.hardness:g} or '
+             f'less, and float32 ends at {_BOUNDED_SCALE:g}')
+      out.append(f'loss.bounded: {why}; running maxima are kept instead')
+    for name, meant, needs in (
+        ('hardness_on', self.hardness, 'hardness'),
+        ('focal_detach', self.focal_gamma, 'focal_gamma'),
+        ('max_scale', self.learn_temperature, 'learn_temperature'),
+        ('teacher_temperature', self.reads_scores, "name='distill_kl'"),
+        ('same_group', self.negatives == 'batch', "negatives='batch'")):
+      if getattr(self, name) != _default(name) and not meant:
+        out.append(f'loss.{name}={getattr(self, name)!r} means nothing without {needs}')
+    if self.hardness and self.negatives == 'own' and self.hardness_on == 'shared':
+      out.append("loss.hardness on 'shared' negatives: negatives='own' shares none")
+    return out
 
   def __post_init__(self):
-    one_of(self, 'name', ('info_nce',))
+    typed(self)
+    one_of(self, 'name', ('info_nce', 'distill_kl'))
+    one_of(self, 'similarity', ('cosine', 'dot'))
     one_of(self, 'negatives', ('batch', 'own'))
     one_of(self, 'hardness_on', ('own', 'shared', 'all'))
     one_of(self, 'dtype', ('float32', 'bfloat16'))
     one_of(self, 'exchange', ('auto', 'gather', 'ring'))
-    if not self.temperature > 0:
+    one_of(self, 'impl', ('auto', 'reference', 'blockwise', 'tpu', 'gpu'))
+    self._check_temperatures()
+    self._check_negatives()
+    self._check_weights()
+    at_least(self, tile_bytes=0)
+    require(self, 'dtype', self.impl != 'gpu' or self.dtype == 'bfloat16',
+            "bfloat16 with impl='gpu', which multiplies nothing else")
+    if self.similarity == 'dot':
+      self._only('similarity', bounded='vectors of length 1',
+                 margin='cosines', relative_margin='cosines')
+    if self.name == 'distill_kl':
+      own = "a row's own passages alone, weighed by their scores"
+      self._only('name', **dict.fromkeys((
+          'terms', 'symmetric', 'negatives', 'same_group', 'margin', 'relative_margin',
+          'decoupled', 'focal_gamma', 'hardness', 'bounded'), own))
+
+  def _only(self, field, **unmeant: str):
+    """Refuses fields that are not at their defaults, and says what `field` is over."""
+    for name, why in unmeant.items():
+      if getattr(self, name) != _default(name):
+        raise ValueError(
+            f'LossConfig.{name} is {getattr(self, name)!r} with '
+            f'{field}={getattr(self, field)!r}, but '
+            + (f'it is over {why}' if field == 'similarity'
+               else f'that loss is over {why}') + '; leave it out')
+
+  def _check_temperatures(self):
+    if not _LEAST <= self.temperature < math.inf:
       raise ValueError(
           f'LossConfig.temperature is {self.temperature}; it divides the scores and '
           'must be above 0 (0.01 to 0.1 is usual)')
-    if not self.max_scale > 1:
-      raise ValueError(f'LossConfig.max_scale is {self.max_scale}; give more than 1')
+    require(self, 'teacher_temperature',
+            _LEAST <= self.teacher_temperature < math.inf, 'a number above 0')
+    require(self, 'max_scale', 1 < self.max_scale <= 1 / _LEAST,
+            'more than 1, and a finite number')
+    lowest = 1 / self.max_scale
+    if self.learn_temperature and not lowest * (1 - 1e-6) <= self.temperature <= 1:
+      raise ValueError(
+          f'LossConfig.temperature is {self.temperature}, where a learned one starts; '
+          f'with max_scale={self.max_scale:g} it stays in [{lowest:g}, 1]: start it '
+          'there, or raise max_scale')
+
+  def _check_negatives(self):
     unknown = set(self.terms) - {'qd', 'qq', 'dd', 'dq'}
     if unknown or 'qd' not in self.terms or len(set(self.terms)) != len(self.terms):
       raise ValueError(
@@ -76,11 +164,25 @@ class LossConfig:
       raise ValueError(
           "LossConfig.negatives = 'own' leaves the term qd alone: set terms to "
           "('qd',) and symmetric to False")
-    if self.focal_gamma < 0:
-      raise ValueError(f'LossConfig.focal_gamma is {self.focal_gamma}; give 0 or more')
-    if any(w <= 0 for w in self.widths):
-      raise ValueError(f'LossConfig.widths is {self.widths}; all must be above 0')
+    require(self, 'margin', self.margin > -math.inf, 'a number, or inf for no limit')
+    require(self, 'relative_margin', self.relative_margin > 0,
+            'a share above 0 (0.95 is usual), or inf for no limit')
+
+  def _check_weights(self):
+    for name in ('focal_gamma', 'hardness'):
+      require(self, name, 0 <= getattr(self, name) < math.inf,
+              'a finite number, 0 or more')
+    require(self, 'widths', all(w > 0 for w in self.widths)
+            and len(set(self.widths)) == len(self.widths), 'widths above 0, each once')
     if self.width_weights and len(self.width_weights) != len(self.widths):
       raise ValueError(
           f'LossConfig.width_weights has {len(self.width_weights)} entries for '
           f'{len(self.widths)} widths')
+    require(self, 'width_weights', not self.width_weights or (
+        all(0 <= w < math.inf for w in self.width_weights)
+        and 0 < sum(self.width_weights) < math.inf),
+        'a finite number of 0 or more each, not all of them 0')
+
+
+def _default(name: str):
+  return LossConfig.__dataclass_fields__[name].default

@@ -1,4 +1,6 @@
-"""The contrastive loss: a query's positive against everything that is not.
+"""InfoNCE contrastive loss over in-batch and hard negatives.
+
+A query's positive against everything that is not:
 
   s_p    = <q_i, p_i> / temperature
   loss_i = log(1 + exp(lse_neg_i - s_p)) = softplus(lse_neg_i - s_p)
@@ -13,15 +15,15 @@ et al. 2022 (decoupled); Lin et al. 2017 (focal); Lan et al. 2025 (hardness).
 """
 
 import dataclasses
+import functools
 
-import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxembed import config, mesh, precision, types
 from jaxembed.kernels import contrastive
-from jaxembed.losses import masks, own, temperature
+from jaxembed.losses import checks, masks, own, temperature, vectors
+from jaxembed.losses.result import Result
 
 # Where a log-sum-exp of nothing is put before further arithmetic: softplus of it
 # and the gradient are exactly 0, and no infinity meets another.
@@ -33,8 +35,9 @@ def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
              ) -> tuple[jax.Array, types.Metrics]:
   """The mean loss over the global batch, [] float32, and its metrics.
 
-  query [Q,E], passage [C,E] float32 with unit rows: global arrays under an
-  Explicit mesh (rows are split over mesh.BATCH), or plain ones without a mesh.
+  query [Q,E], passage [C,E] float32: global arrays under an Explicit mesh (rows are
+  split over mesh.BATCH), or plain ones without a mesh. cfg.similarity says how
+  they are compared: by cosine, whatever their lengths, or by their product.
   Negatives are all passages that `losses.masks` lets pass; the mean runs over rows
   that have a positive. log_scale: [] the learned log(1/temperature), with
   cfg.learn_temperature. row_temperature: [Q] float32, a temperature of each row's
@@ -46,46 +49,30 @@ def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
   normalised anew (Kusupati et al. 2022), and metrics carry '@width' as well.
 
   Raises ValueError on shapes, types and options that do not fit, and, outside jit,
-  on embeddings that are not finite, naming their rows. Inside jit the metric
-  'loss/nonfinite_rows' counts them.
+  on embeddings that are not finite, naming their rows. Inside jit such a row makes
+  the losses that it enters not finite, and 'loss/nonfinite_rows' counts it.
   """
-  _check(query, passage, pairing, cfg)
-  if row_temperature is None:
-    row_temperature = pairing.temperature
+  checks.inputs(query, passage, pairing, cfg)
   if row_temperature is not None:
-    cfg.check_row_temperatures()
-    row_temperature = masks.replicate(jnp.asarray(row_temperature, jnp.float32))
+    pairing = dataclasses.replace(
+        pairing, temperature=jnp.asarray(row_temperature, jnp.float32))
   query, passage, pairing = jax.tree.map(jnp.asarray, (query, passage, pairing))
-  if not cfg.widths:
-    return _one_width(query, passage, pairing, cfg, log_scale, row_temperature)
-  weights = cfg.width_weights or (1.0,) * len(cfg.widths)
-  loss, rows, metrics = 0.0, 0.0, {}
-  for width, weight in zip(cfg.widths, weights, strict=True):
-    part, seen = _one_width(_prefix(query, width), _prefix(passage, width),
-                            pairing, cfg, log_scale, row_temperature)
-    share = weight / sum(weights)
-    loss, rows = loss + part * share, rows + seen['loss/of_rows'] * share
-    if width == max(cfg.widths):
-      metrics |= seen
-    metrics |= {f'{name}@{width}': seen[name] for name in
-                ('loss/info_nce', 'loss/accuracy@1') if name in seen}
-  return loss, metrics | {'loss/info_nce': loss, 'loss/of_rows': rows}
+  out = vectors.over_widths(functools.partial(
+      _one_width, pairing=pairing, cfg=cfg, log_scale=log_scale), query, passage, cfg)
+  return out.value, out.metrics | {'loss/of_rows': out.per_query}
 
 
-def _one_width(query, passage, pairing, cfg, log_scale, row_temperature):
+def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
   axes = mesh.BATCH if mesh.explicit() else ()
   lay = masks.layout(pairing, cfg)
-  query, passage = contrastive.split_rows((query, passage), axes)
-  broken = _nonfinite_rows(query) + _nonfinite_rows(passage)
-  query, passage = _rounded(query, cfg.dtype), _rounded(passage, cfg.dtype)
+  query, passage, broken = vectors.comparable(query, passage, pairing, cfg, axes)
   common, clamped = temperature.scale(cfg, log_scale)
-  scale = (common if row_temperature is None
-           else temperature.of_rows(common, row_temperature))
+  scale = temperature.of_rows(common, pairing.temperature)
 
   mode = contrastive.pick(cfg.exchange, axes, passage)
   positive = contrastive.take(
       passage, contrastive.split_rows(lay.positive, axes), axes, mode)
-  score = masks.replicate(jnp.einsum(  # cosine of query and positive, [Q]
+  score = mesh.replicate(jnp.einsum(  # similarity of query and positive, [Q]
       'QE,QE->Q', query, positive, precision=precision.of_dtype(cfg.dtype),
       preferred_element_type=jnp.float32))
   limit = masks.thresholds(score, cfg)
@@ -109,69 +96,57 @@ def _one_width(query, passage, pairing, cfg, log_scale, row_temperature):
   metrics = _metrics(sums, score, scale, mean, cfg) | _quantiles(
       'loss/positive_score', score, lay.valid) | {
       'loss/info_nce': loss,
-      'loss/of_rows': jnp.where(lay.valid, row, 0),
       'loss/temperature': 1 / common,
       'loss/temperature_clamped': clamped.astype(jnp.float32),
       'loss/nonfinite_rows': broken,
       'loss/rows_without_positive': (~lay.valid).sum()}
-  return loss, jax.lax.stop_gradient(metrics)
+  return Result(loss, *jax.lax.stop_gradient((jnp.where(lay.valid, row, 0), metrics)))
 
 
 def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
   """Sums over the negatives of each row by term, of [Q] arrays.
 
-  scale: [], or [Q] to give each row its own. The kernel knows one scale for all,
-  so theirs are multiplied into the side that the row stands on.
+  scale: [], or [Q] to give each row its own.
   """
   terms = ('qd', 'dq') if cfg.symmetric else tuple(cfg.terms)
-  shared = cfg.hardness if cfg.hardness_on != 'own' else 0.0
-  mine = cfg.hardness if cfg.hardness_on != 'shared' else 0.0
+  by_row = scale.ndim == 1
   options = {
-      'bounded': cfg.bounded, 'impl': cfg.impl, 'dtype': cfg.dtype,
-      'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode}
+      'bounded': cfg.shift_is_constant and not by_row, 'impl': cfg.impl,
+      'dtype': cfg.dtype, 'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode,
+      'hardness': (cfg.hardness if cfg.hardness_on != 'shared' else 0.0,
+                   cfg.hardness if cfg.hardness_on != 'own' else 0.0)}
   row, col = _limit(lay.row, limit), lay.col
   if limit is not None and 'dq' in terms:
-    everywhere = jnp.full(col.owner.shape, jnp.inf, jnp.float32)
-    at = jnp.where(lay.valid, lay.positive, everywhere.size)
-    col = _limit(col, everywhere.at[at].set(limit, mode='drop'))
-  options['hardness'] = mine, shared
-  each = scale.ndim == 1
-  left, side, rest = _fold(query, row, scale, axes)
+    col = _limit(col, _at_positives(lay, limit, jnp.inf))
+  together = 'dq' in terms and not by_row
   rows, cols = contrastive.masked_lse(
-      left, passage, scale=rest, row=side, col=col,
-      directions=('row', 'col') if 'dq' in terms and not each else ('row',), **options)
-  found = {'qd': jax.tree.map(masks.replicate, rows)}
-  if 'dq' in terms and each:
-    of_columns = jnp.ones(col.owner.shape, scale.dtype)
-    of_columns = of_columns.at[
-        jnp.where(lay.valid, lay.positive, of_columns.size)].set(scale, mode='drop')
-    right, side, rest = _fold(passage, col, of_columns, axes)
+      query, passage, scale=scale, row=row, col=col,
+      directions=('row', 'col') if together else ('row',), **options)
+  found = {'qd': jax.tree.map(mesh.replicate, rows)}
+  if 'dq' in terms and by_row:
     _, cols = contrastive.masked_lse(
-        query, right, scale=rest, row=row, col=side, directions=('col',), **options)
+        query, passage, scale=_at_positives(lay, scale, 1), row=row, col=col,
+        directions=('col',), **options)
   if 'dq' in terms:
-    found['dq'] = jax.tree.map(lambda x: masks.replicate(x)[lay.positive], cols)
+    found['dq'] = jax.tree.map(lambda x: mesh.replicate(x)[lay.positive], cols)
   # Qwen3-Embedding drops by margin where a query is compared, not in dd.
   for name, x, side in (('qq', query, _limit(lay.peer_row, limit)),
                         ('dd', positive, lay.peer_row)):
     if name in terms:
-      left, side, rest = _fold(x, side, scale, axes)
       found[name], _ = contrastive.masked_lse(
-          left, x, scale=rest, row=side, col=lay.peer_col, **options)
-      found[name] = jax.tree.map(masks.replicate, found[name])
+          x, x, scale=scale, row=side, col=lay.peer_col, **options)
+      found[name] = jax.tree.map(mesh.replicate, found[name])
   return {name: found[name] for name in terms}
-
-
-def _fold(x, side, scale, axes):
-  """(x, its side, the kernel's scale): scales of single rows go into x."""
-  if not scale.ndim:
-    return x, side, scale
-  if side.threshold is not None:
-    side = _limit(side, side.threshold * scale)
-  return x * contrastive.split_rows(scale, axes)[:, None], side, jnp.float32(1)
 
 
 def _limit(side, threshold):
   return dataclasses.replace(side, threshold=threshold)
+
+
+def _at_positives(lay, x, otherwise):
+  """[C]: the value in x [Q] of the row whose positive a passage is."""
+  out = jnp.full(lay.col.owner.shape, otherwise, x.dtype)
+  return out.at[jnp.where(lay.valid, lay.positive, out.size)].set(x, mode='drop')
 
 
 def _row_loss(lse, positive, cfg):
@@ -197,7 +172,7 @@ def _metrics(sums, score, scale, mean, cfg):
     out['loss/accuracy@1'] = mean(score * scale > sums['qd'].top)
     out |= _quantiles('loss/hardest_negative', sums['qd'].top / scale,
                       sums['qd'].top > -jnp.inf)
-  if cfg.bounded:
+  if cfg.bounded:  # rows whose every logit vanished under a constant shift
     lost = [(s.kept > 0) & (s.lse == -jnp.inf) for s in sums.values()]
     out['loss/underflow_rows'] = sum(x.sum() for x in lost)
   return out
@@ -207,59 +182,3 @@ def _quantiles(name, x, counts):
   """Deciles 1, 5 and 9 of x [Q] where it counts; NaN if it does nowhere."""
   found = jnp.nanquantile(jnp.where(counts, x, jnp.nan), jnp.float32((0.1, 0.5, 0.9)))
   return {f'{name}_p{p}': q for p, q in zip((10, 50, 90), found)}
-
-
-def _prefix(x, width):
-  x = x[:, :width]
-  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-24))
-
-
-def _rounded(x, dtype):
-  """x float32 as the kernel's products will see it; its gradient is not rounded."""
-  if dtype == 'float32':
-    return x
-  # A pair of casts would be optimised away (XLA allows excess precision).
-  return x + jax.lax.stop_gradient(jax.lax.reduce_precision(x, 8, 7) - x)
-
-
-def _nonfinite_rows(x):
-  return (~jnp.isfinite(x).all(-1)).sum()
-
-
-def _check(query, passage, pairing, cfg):
-  chex.assert_rank([query, passage], 2)
-  if query.shape[1] != passage.shape[1]:
-    raise ValueError(f'queries are {query.shape[1]} wide and passages '
-                     f'{passage.shape[1]}; one model must embed both')
-  if cfg.widths and max(cfg.widths) > query.shape[1]:
-    raise ValueError(f'widths {cfg.widths} exceed the embedding width '
-                     f'{query.shape[1]}; drop those above it')
-  _check_pairing(pairing, query.shape[0], passage.shape[0])
-  for name, x in (('query', query), ('passage', passage)):
-    if x.dtype != jnp.float32:
-      raise ValueError(f'{name} embeddings are {x.dtype}; give float32 (the '
-                       'products may still be bfloat16: LossConfig.dtype)')
-    if not isinstance(x, jax.core.Tracer):
-      bad = np.flatnonzero(~np.isfinite(np.asarray(x)).all(-1))
-      if bad.size:
-        raise ValueError(
-            f'{name} embeddings have NaN or inf in {bad.size} rows, first '
-            f'{bad[:8].tolist()}; look at those texts and at the learning rate')
-
-
-def _check_pairing(pairing, queries, passages):
-  rows = {'query_id': (queries, np.int32), 'group': (queries, np.int32),
-          'in_batch': (queries, np.bool_), 'owner': (passages, np.int32),
-          'is_positive': (passages, np.bool_), 'passage_id': (passages, np.int32),
-          'temperature': (queries, np.float32), 'score': (passages, np.float32),
-          'known': (queries, np.int32)}
-  for name, (size, dtype) in rows.items():
-    x = getattr(pairing, name)
-    if x is None and name in ('temperature', 'score', 'known'):
-      continue
-    want = (size, *x.shape[1:2]) if name == 'known' else (size,)
-    if x.shape != want or (name == 'known' and x.ndim != 2):
-      raise ValueError(f'pairing.{name} has shape {x.shape}, not '
-                       f'{f"({size}, P)" if name == "known" else want}')
-    if x.dtype != dtype:
-      raise ValueError(f'pairing.{name} is {x.dtype}; it must be {np.dtype(dtype)}')

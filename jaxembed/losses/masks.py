@@ -80,12 +80,14 @@ def _between_rows(query_id, positive_id, known):
 def thresholds(positive_score, cfg: config.LossConfig):
   """Highest similarity a negative may have, [Q] float32, or None if unlimited.
 
-  margin: Qwen3-Embedding (0.1). relative_margin: positive-aware mining (0.95).
+  margin: Qwen3-Embedding (0.1). relative_margin: positive-aware mining (0.95), the
+  positive's score times it where that is positive.
   """
   score = jax.lax.stop_gradient(positive_score)
   limits = []
   if cfg.margin < float('inf'):
     limits.append(score + cfg.margin)
   if cfg.relative_margin < float('inf'):
-    limits.append(score * cfg.relative_margin)
+    # Of its size: below 1 the limit is never above the positive, whatever its sign.
+    limits.append(score + (cfg.relative_margin - 1) * jnp.abs(score))
   return jnp.minimum(*limits) if len(limits) == 2 else limits[0] if limits else None

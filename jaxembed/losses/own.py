@@ -1,41 +1,53 @@
-"""Log-sum-exp over a row's own negatives: C products, no kernel needed."""
+"""Sums over a row's own passages: C products, no kernel needed."""
 
+import jax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from jaxembed import config, precision
+from jaxembed import config, mesh, precision
 from jaxembed.kernels import contrastive
 from jaxembed.losses import masks
+
+
+def similarities(query, passage, lay: masks.Layout, cfg: config.LossConfig, axes,
+                 mode) -> tuple[jax.Array, jax.Array]:
+  """(of each passage and its owner's query [C], the owner's row in range [C]).
+
+  Passages may be ragged, in any order and on any device.
+  """
+  at = jnp.clip(lay.col.owner, 0, lay.positive.shape[0] - 1)
+  theirs = contrastive.take(query, contrastive.split_rows(at, axes), axes, mode)
+  return mesh.replicate(jnp.einsum(
+      'CE,CE->C', theirs, passage, precision=precision.of_dtype(cfg.dtype),
+      preferred_element_type=jnp.float32)), at
+
+
+def log_sum_exp(z, keep, at, queries: int) -> contrastive.Sums:
+  """`Sums` [Q] of the logits z [C] that are kept, each in the row `at` [C]."""
+  to = jnp.where(keep, at, queries)  # out of range: dropped
+  top = jnp.full((queries,), -jnp.inf, z.dtype).at[to].max(
+      stop_gradient(z), mode='drop')
+  gap = jnp.where(keep, z - jnp.where(jnp.isfinite(top), top, 0)[at], 0)
+  total = jnp.zeros((queries,), z.dtype).at[to].add(jnp.exp(gap), mode='drop')
+  kept = jnp.zeros((queries,), jnp.int32).at[to].add(1, mode='drop')
+  some = kept > 0
+  lse = jnp.where(some, jnp.where(jnp.isfinite(top), top, 0) + jnp.log(
+      jnp.where(some, total, 1)), -jnp.inf)
+  return contrastive.Sums(lse, kept, top)
 
 
 def sums(query, passage, lay: masks.Layout, limit, scale, cfg: config.LossConfig,
          axes, mode) -> dict[str, contrastive.Sums]:
   """The term qd, `Sums` of [Q] arrays: each passage counts for its owner alone.
 
-  Passages may be ragged, in any order and on any device. scale: [] or [Q].
+  scale: [] or [Q].
   """
-  queries = lay.positive.shape[0]
-  owner = lay.col.owner
-  at = jnp.clip(owner, 0, queries - 1)
-  theirs = contrastive.take(
-      query, contrastive.split_rows(at, axes), axes, mode)
-  s = masks.replicate(jnp.einsum(  # [C]
-      'CE,CE->C', theirs, passage, precision=precision.of_dtype(cfg.dtype),
-      preferred_element_type=jnp.float32))
-  keep = owner >= 0
+  s, at = similarities(query, passage, lay, cfg, axes, mode)
+  keep = lay.col.owner >= 0
   for a, b in zip(lay.row.ids, lay.col.ids, strict=True):
     keep &= a[at] != b
   if limit is not None:
-    keep &= s <= limit[at]
+    keep &= ~(s > limit[at])  # a NaN is kept, and seen
   alpha = 0.0 if cfg.hardness_on == 'shared' else cfg.hardness
   z = s * (scale[at] if scale.ndim else scale) + alpha * stop_gradient(s)
-  to = jnp.where(keep, owner, queries)  # out of range: dropped
-  top = jnp.full((queries,), -jnp.inf, s.dtype).at[to].max(
-      stop_gradient(z), mode='drop')
-  gap = jnp.where(keep, z - jnp.where(jnp.isfinite(top), top, 0)[at], 0)
-  total = jnp.zeros((queries,), s.dtype).at[to].add(jnp.exp(gap), mode='drop')
-  kept = jnp.zeros((queries,), jnp.int32).at[to].add(1, mode='drop')
-  some = kept > 0
-  lse = jnp.where(some, jnp.where(some, top, 0) + jnp.log(
-      jnp.where(some, total, 1)), -jnp.inf)
-  return {'qd': contrastive.Sums(lse, kept, top)}
+  return {'qd': log_sum_exp(z, keep, at, lay.positive.shape[0])}

@@ -19,7 +19,7 @@ class Loss(Protocol):
   """A training loss.
 
   query [Q,E], passage [C,E]: float32, global arrays; rows are split over
-  sharding.BATCH under a mesh. What rows carry (owners, ids, temperatures, teacher
+  mesh.BATCH under a mesh. What rows carry (owners, ids, temperatures, teacher
   scores) is in `pairing`. `params` are the loss's own parameters, by name:
   {'log_scale': []} with cfg.learn_temperature, else {}. Called inside jit.
   """

@@ -1,6 +1,7 @@
 """The losses by name: LossConfig.name says which one a stage is trained on."""
 
 from jaxembed import config, types
+from jaxembed.losses.distill_kl import distill_kl
 from jaxembed.losses.info_nce import info_nce
 from jaxembed.losses.result import Loss, Result
 
@@ -11,4 +12,4 @@ def _info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
   return Result(value, metrics.pop('loss/of_rows'), metrics)
 
 
-LOSSES: dict[str, Loss] = {'info_nce': _info_nce}
+LOSSES: dict[str, Loss] = {'info_nce': _info_nce, 'distill_kl': distill_kl}

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxembed import config
+from jaxembed import config, mesh
 
 
 def initial_log_scale(cfg: config.LossConfig) -> jax.Array:
@@ -30,15 +30,22 @@ def scale(cfg: config.LossConfig, log_scale=None):
 
 
 def of_rows(common, temperature):
-  """1/temperature of each row, [Q]: its own where that is above 0, else `common`."""
+  """1/temperature of each row, [Q]: its own where that is above 0, else `common`.
+
+  [] `common` itself if temperature is None.
+  """
+  if temperature is None:
+    return common
+  temperature = mesh.replicate(temperature)
   own = temperature > 0
   return jnp.where(own, 1 / jnp.where(own, temperature, 1), common)
 
 
 @jax.custom_vjp
 def clamp(x, low, high):
-  """x clipped to [low, high]; outside, only gradients that lead back in pass."""
-  return jnp.clip(jnp.where(jnp.isnan(x), high, x), low, high)
+  """x clipped to [low, high]; outside, only gradients that lead back in pass. NaN
+  stays, and is seen."""
+  return jnp.clip(x, low, high)
 
 
 def _clamp_fwd(x, low, high):
@@ -48,7 +55,7 @@ def _clamp_fwd(x, low, high):
 def _clamp_bwd(residuals, ct):
   x, low, high = residuals
   # Descent moves against ct: above the range only ct > 0 leads back.
-  leads_out = ((x >= high) & (ct < 0)) | ((x <= low) & (ct > 0)) | jnp.isnan(x)
+  leads_out = ((x >= high) & (ct < 0)) | ((x <= low) & (ct > 0))
   return jnp.where(leads_out, 0, ct), None, None
 
 

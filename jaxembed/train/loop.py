@@ -142,7 +142,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     for i, stage in enumerate(cfg.stages):
       for note in lengths.check(stage.data, begin.model):
         say(f'note       stages[{i}]: {note}')
-      for note in optim.notes(stage.optim, stage.steps):
+      for note in (*optim.notes(stage.optim, stage.steps), *stage.loss.notes(
+          any(s.temperature for s in stage.data.sources))):
         say(f'note       stages[{i}].{note}')
     if not resumed:
       for line in start.changes(cfg.model):

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 import optax
 
 from jaxembed import config, losses, precision, sharding, types
-from jaxembed.losses import masks
+from jaxembed.mesh import replicate
 from jaxembed.models import encoder, transformer
 from jaxembed.train import ema, grad_cache, optim
 
@@ -60,10 +60,10 @@ def loss_and_metrics(params: types.Params, batch: types.Batch,
   loss = loss or losses.LOSSES[stage.loss.name]
   out = loss(query, passage, batch.pairing, stage.loss, params.get('loss', {}))
   # By source, for the record.
-  group, zeros = masks.replicate(batch.pairing.group), jnp.zeros(
+  group, zeros = replicate(batch.pairing.group), jnp.zeros(
       len(stage.data.sources))
   return out.value, out.metrics | {
-      'sources/loss': zeros.at[group].add(masks.replicate(out.per_query)),
+      'sources/loss': zeros.at[group].add(replicate(out.per_query)),
       'sources/rows': zeros.at[group].add(1)}
 
 

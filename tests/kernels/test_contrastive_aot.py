@@ -46,7 +46,8 @@ def lowered(where, b, n, d, *, impl, dtype='bfloat16', inputs=jnp.bfloat16,
     spec = jax.P(sharding.BATCH, *(None,) * (len(dims) - 1)) if dims else jax.P()
     return jax.ShapeDtypeStruct(dims, kind, sharding=jax.NamedSharding(where, spec))
 
-  args = (shape((b, d), inputs), shape((n, d), inputs), shape((), jnp.float32),
+  scales = shape((b,) if directions == ('row',) else (), jnp.float32)
+  args = (shape((b, d), inputs), shape((n, d), inputs), scales,
           shape((b,), jnp.int32), shape((n,), jnp.int32), shape((b,), jnp.float32),
           shape((n,), jnp.float32))
   with jax.set_mesh(where):
@@ -73,8 +74,10 @@ def test_tpu_kernels_compile(chip, d):
   assert 'contrastive_sums' in text and 'contrastive_ds' in text
 
 
-@pytest.mark.parametrize('bounded, masks', [(False, False), (True, True)])
-def test_gpu_kernels_lower(bounded, masks):
+@pytest.mark.parametrize('bounded, masks, directions', [
+    (False, False, ('row', 'col')), (True, True, ('row', 'col')),
+    (True, True, ('col',)), (False, True, ('row',))])
+def test_gpu_kernels_lower(bounded, masks, directions):
   where = jax.sharding.AbstractMesh(
       (1,), ('data',), axis_types=(jax.sharding.AxisType.Explicit,),
       abstract_device=jax.sharding.AbstractDevice(
@@ -82,10 +85,12 @@ def test_gpu_kernels_lower(bounded, masks):
   x = jax.ShapeDtypeStruct((1024, 768), jnp.bfloat16)
 
   def loss(q, k):
-    side = Side(ids=(jnp.arange(1024, dtype=jnp.int32),)) if masks else Side()
-    rows, cols = masked_lse(q, k, scale=20.0, impl='gpu', directions=('row', 'col'),
-                            row=side, col=side, bounded=bounded)
-    return rows.lse.sum() + cols.lse.sum()
+    side = Side(ids=(jnp.arange(1024, dtype=jnp.int32),),
+                threshold=jnp.ones(1024)) if masks else Side()
+    sums = masked_lse(q, k, impl='gpu', directions=directions,
+                      row=side, col=side, bounded=bounded,
+                      scale=20.0 if len(directions) == 2 else jnp.full(1024, 20.0))
+    return sum(x.lse.sum() for x in sums if x is not None)
 
   with jax.sharding.use_abstract_mesh(where):
     traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(x, x)

@@ -65,7 +65,7 @@ def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig, temperature=None):
 
   def limit(i):
     s = q[i] @ p[spot[i]]
-    return min(s + cfg.margin, s * cfg.relative_margin
+    return min(s + cfg.margin, s + abs(s) * (cfg.relative_margin - 1)
                if cfg.relative_margin < INF else INF)
 
   def sees(i, c):

@@ -59,7 +59,8 @@ def _both(a, b):
 
 def _direction(z, s, keep, threshold, bias):
   if threshold is not None:
-    keep = _both(keep, ~(s > threshold))  # a NaN is kept, and seen
+    # A NaN is kept, and seen. (Mosaic lowers no negation of a mask for GPUs.)
+    keep = _both(keep, (s <= threshold) | (s != s))
   if bias is not None:
     z = z + bias
     keep = _both(keep, bias != -jnp.inf)

@@ -1,0 +1,54 @@
+"""Shapes, types and values of what a loss is given."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxembed import config, types
+
+_MAY_BE_ABSENT = 'temperature', 'score', 'known'
+
+
+def inputs(query, passage, pairing: types.Pairing, cfg: config.LossConfig):
+  """Raises ValueError on what does not fit, and, outside jit, on embeddings that are
+  not finite, naming their rows."""
+  chex.assert_rank([query, passage], 2)
+  if query.shape[1] != passage.shape[1]:
+    raise ValueError(f'queries are {query.shape[1]} wide and passages '
+                     f'{passage.shape[1]}; one model must embed both')
+  if cfg.widths and max(cfg.widths) > query.shape[1]:
+    raise ValueError(f'widths {cfg.widths} exceed the embedding width '
+                     f'{query.shape[1]}; drop those above it')
+  _pairing(pairing, query.shape[0], passage.shape[0])
+  for name, x in (('query', query), ('passage', passage)):
+    if x.dtype != jnp.float32:
+      raise ValueError(f'{name} embeddings are {x.dtype}; give float32 (the '
+                       'products may still be bfloat16: LossConfig.dtype)')
+    if not isinstance(x, jax.core.Tracer):
+      bad = ~np.isfinite(np.asarray(x)).all(-1)
+      if name == 'passage' and not isinstance(pairing.owner, jax.core.Tracer):
+        bad &= np.asarray(pairing.owner) >= 0
+      bad = np.flatnonzero(bad)
+      if bad.size:
+        raise ValueError(
+            f'{name} embeddings have NaN or inf in {bad.size} rows, first '
+            f'{bad[:8].tolist()}; look at those texts and at the learning rate')
+
+
+def _pairing(pairing: types.Pairing, queries: int, passages: int):
+  rows = {'query_id': (queries, np.int32), 'group': (queries, np.int32),
+          'in_batch': (queries, np.bool_), 'owner': (passages, np.int32),
+          'is_positive': (passages, np.bool_), 'passage_id': (passages, np.int32),
+          'temperature': (queries, np.float32), 'score': (passages, np.float32),
+          'known': (queries, np.int32)}
+  for name, (size, dtype) in rows.items():
+    x = getattr(pairing, name)
+    if x is None and name in _MAY_BE_ABSENT:
+      continue
+    want = (size, *x.shape[1:2]) if name == 'known' else (size,)
+    if x.shape != want or (name == 'known' and x.ndim != 2):
+      raise ValueError(f'pairing.{name} has shape {x.shape}, not '
+                       f'{f"({size}, P)" if name == "known" else want}')
+    if x.dtype != dtype:
+      raise ValueError(f'pairing.{name} is {x.dtype}; it must be {np.dtype(dtype)}')

@@ -1,0 +1,100 @@
+"""What the losses compare: cosines of whatever a model gives, or its products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jaxembed import config, losses, types
+
+
+def rows(lengths=(0.01, 300.0), zero=(), queries=12, width=24):
+  """Queries and passages (a positive and a hard negative each) of any length."""
+  rng = np.random.default_rng(0)
+  q, noise = rng.normal(size=(queries, width)), rng.normal(size=(2 * queries, width))
+  p = noise + np.repeat(q, 2, 0) * (np.arange(2 * queries) % 2 == 0)[:, None]
+  q, p = ((x * rng.uniform(*lengths, (len(x), 1))).astype(np.float32) for x in (q, p))
+  q[list(zero)] = p[list(zero)] = 0
+  count = np.arange(2 * queries, dtype=np.int32)
+  return q, p, types.Pairing(
+      owner=count // 2, is_positive=count % 2 == 0,
+      query_id=count[:queries] + 1000, passage_id=count, group=count[:queries] * 0,
+      in_batch=np.ones(queries, bool))
+
+
+def value_and_gradients(cfg, q, p, pair):
+  return jax.jit(jax.value_and_grad(
+      lambda q, p: losses.info_nce(q, p, pair, cfg)[0], (0, 1)))(q, p)
+
+
+def in_torch(q, p, scale, cosine, widths=()):
+  """Cross entropy over all passages, as sentence-transformers computes it."""
+  q, p = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (q, p))
+  total = 0
+  for width in widths or (q.shape[1],):
+    a, b = q[:, :width], p[:, :width]
+    if cosine:
+      a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (a, b))
+    total += torch.nn.functional.cross_entropy(
+        a @ b.T * scale, 2 * torch.arange(len(q))) / len(widths or (0,))
+  total.backward()
+  return total.item(), q.grad.numpy(), p.grad.numpy()
+
+
+@pytest.mark.parametrize('similarity, lengths, scale, widths', [
+    ('cosine', (0.01, 300.0), 20.0, ()), ('cosine', (1e-3, 2.0), 20.0, (8, 24)),
+    ('dot', (0.2, 1.5), 1.0, ()), ('dot', (0.2, 1.5), 1.0, (24, 8))])
+def test_equals_cross_entropy_in_torch(similarity, lengths, scale, widths):
+  q, p, pair = rows(lengths)
+  cfg = config.LossConfig(similarity=similarity, temperature=1 / scale, widths=widths)
+  value, grads = value_and_gradients(cfg, q, p, pair)
+  want, *slopes = in_torch(q, p, scale, similarity == 'cosine', widths)
+  np.testing.assert_allclose(value, want, rtol=5e-6)
+  for got, slope in zip(grads, slopes, strict=True):
+    np.testing.assert_allclose(got, slope, rtol=1e-4, atol=1e-6 * np.abs(slope).max())
+
+
+def test_lengths_of_any_size_and_rows_of_zeros_are_defined():
+  q, p, pair = rows(zero=(3,))
+  want, grads = value_and_gradients(config.LossConfig(), q, p, pair)
+  assert np.isfinite(want) and all(np.isfinite(g).all() for g in grads)
+  assert np.asarray(grads[0])[3].any()  # it is led away from zero
+  scale = np.float32([1e25, 1e-12] * 6)[:, None]  # the first: squares beyond float32
+  value, _ = value_and_gradients(config.LossConfig(), q * scale, p, pair)
+  np.testing.assert_allclose(value, want, rtol=1e-5)
+
+
+def test_what_a_product_has_no_range_for_is_refused():
+  for field in ({'bounded': True}, {'margin': 0.1}, {'relative_margin': 0.95}):
+    with pytest.raises(ValueError, match=f'LossConfig.{next(iter(field))} is .* over'):
+      config.LossConfig(similarity='dot', **field)
+
+
+@pytest.mark.parametrize('temperature', [0.01, 0.005, 0.001])
+@pytest.mark.parametrize('learn', [False, True])
+def test_bounded_is_the_same_loss_at_any_temperature(temperature, learn):
+  """Beyond its range running maxima are kept, and the notes of the run say so."""
+  q, p, pair = rows()
+  out = []
+  for bounded in (False, True):
+    cfg = config.LossConfig(temperature=temperature, bounded=bounded, max_scale=1e3,
+                            learn_temperature=learn, relative_margin=0.2)
+    scale = jnp.float32(-np.log(temperature)) if learn else None
+    out.append(losses.info_nce(q, p, pair, cfg, scale)[0])
+  np.testing.assert_allclose(out[1], out[0], rtol=1e-5)
+  told = [note for note in cfg.notes() if 'running maxima' in note]
+  assert len(told) == (learn or temperature < 0.01)
+
+
+def test_a_relative_margin_never_keeps_what_is_above_the_positive():
+  q, p, pair = rows()
+  p[::2] -= 3 * np.float32(np.linalg.norm(p[::2], axis=-1, keepdims=True) * q
+                           / np.linalg.norm(q, axis=-1, keepdims=True))
+  cosine = (q / np.linalg.norm(q, axis=-1, keepdims=True)) @ (
+      p / np.linalg.norm(p, axis=-1, keepdims=True)).T
+  positive = np.diag(cosine[:, ::2])
+  assert (positive < 0).all()
+  _, metrics = losses.info_nce(q, p, pair, config.LossConfig(relative_margin=0.95))
+  below = cosine < (positive - 0.05 * np.abs(positive))[:, None]
+  np.testing.assert_allclose(metrics['loss/kept_negatives'], below.sum(1).mean())
