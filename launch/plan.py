@@ -61,17 +61,20 @@ def main():
 
 def _check(cfg: config.Config):
   """Reads the data of every stage; a fault is an error."""
-  for stage in cfg.stages:
+  for stage, mixture in zip(cfg.stages, data.open_stages(cfg.stages)):
     print(f'\n{stage.name}')
-    for source in stage.data.sources:
-      rows = data.load(source, stage.data.check_rows)
-      print(f'  {source.name:16} {len(rows)} rows')
-    _padding(cfg, stage, 1)
+    for source in mixture.sources:
+      print(f'  {source.cfg.name:16} {len(source.rows)} rows')
+    for note in mixture.notes():
+      print(f'  note: {note}')
+    _padding(cfg, stage, 1, mixture)
 
 
-def _padding(cfg: config.Config, stage: config.StageConfig, devices: int):
+def _padding(cfg: config.Config, stage: config.StageConfig, devices: int,
+             mixture: data.Mixture | None = None):
   tokenizer = start.resolve(cfg.model).load_tokenizer()
-  share = plan.padding(stage.data, tokenizer, cfg.seed, devices)
+  share = plan.padding(mixture or data.open_mixture(stage.data), tokenizer,
+                       cfg.seed, devices)
   print(f'  padding          {share:.1%} of the first batches')
 
 

@@ -1,14 +1,16 @@
 """Files to batches, on the host: numpy only.
 
-A row becomes an Example (records), its source a sequence of them (sources), order
-says which of them make up a step, tokenise and collate make a PairBatch, or with pack
-a PackedPairs whose texts share rows.
+A row becomes an Example (records), its source a sequence of them (sources), the sources
+of a stage a Mixture, opened once; order says which rows make up a step, choice what of
+them; tokenise and collate make a PairBatch, or with pack a PackedPairs whose texts
+share rows.
 """
 
 from jaxembed.data.beir import Retrieval, ScoredPairs
 from jaxembed.data.ending import append_token, with_token
 from jaxembed.data.feed import BatchInfo, batches
 from jaxembed.data.fingerprint import fingerprint
+from jaxembed.data.mixture import Mixture, open_mixture, open_stages
 from jaxembed.data.pack import most_rows
 from jaxembed.data.records import BadRow, Example, Passage, text_id
 from jaxembed.data.sources import load
@@ -18,6 +20,7 @@ __all__ = [
     'BadRow',
     'BatchInfo',
     'Example',
+    'Mixture',
     'Passage',
     'Ragged',
     'Retrieval',
@@ -28,6 +31,8 @@ __all__ = [
     'fingerprint',
     'load',
     'most_rows',
+    'open_mixture',
+    'open_stages',
     'text_id',
     'with_token',
 ]

@@ -60,8 +60,8 @@ class Bm25Rows(Sequence):
     match = self._index.scores(row.query)
     right = [p.text for p in row.positives]
     match[match > _BELOW * max(match[self._number[t]] for t in right)] = -1
-    mine = row.query, *right
-    out = set(mine).union(*(self._near.get(t, ()) for t in mine))
+    own = row.query, *right
+    out = set(own).union(*(self._near.get(t, ()) for t in own))
     match[[self._number[t] for t in out if t in self._number]] = -1
     # Ties (no word shared, for one) fall to other texts for every row.
     best = (np.argsort(-np.roll(match, -i), kind='stable')[:_DEPTH] + i) % len(match)

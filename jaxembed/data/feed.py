@@ -9,7 +9,8 @@ import numpy as np
 from jaxembed import types
 from jaxembed.config import DataConfig
 from jaxembed.config.check import divides
-from jaxembed.data import collate, order, pack, sources
+from jaxembed.data import collate, order, pack
+from jaxembed.data.mixture import Mixture, open_mixture
 from jaxembed.data.tokenise import Tokenizer
 
 
@@ -22,56 +23,58 @@ class BatchInfo:
   counts: collate.Counts  # of this process
 
 
-def batches(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int, start_step: int = 0,
-            mine: Sequence[int] | None = None, shards: int = 1,
+def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
+            start_step: int = 0, local_rows: Sequence[int] | None = None,
+            shards: int = 1, mine: Sequence[int] | None = None,
             ) -> Iterator[tuple[types.Batch, BatchInfo]]:
   """Yields this process's part of batch start_step, start_step + 1, ... for ever.
 
   A batch is a function of (cfg, seed, step): resuming is starting at a later
   step, and the parts of all processes make up the batch of one. Shapes are
-  [len(mine), T] queries and 1 + cfg.num_negatives times as many passages, T being one
-  of the configured lengths. With cfg.pack texts share rows with others of their device;
-  the number of rows takes one of a few values. Each source is shuffled anew whenever it
-  is used up.
+  [len(local_rows), T] queries and 1 + cfg.num_negatives times as many passages, T being
+  one of the configured lengths. With cfg.pack texts share rows with others of their
+  device; the number of rows takes one of a few values. Each source is shuffled anew
+  whenever it is used up.
 
   Args:
-    mine: this process's rows of the batch (sharding.local_rows); None: all.
+    cfg: a mixture, opened or to be opened here.
+    local_rows: this process's rows of the batch (sharding.local_rows); None: all.
     shards: devices that the batch is split over, in equal parts.
+    mine: the former name of local_rows.
 
   Raises:
     BadRow: a row cannot be used, with its file and line.
     ValueError: the batch does not divide among the devices, there is no source,
-      or the tokenizer was made for shorter texts.
+      prompts leave no room for texts, or the tokenizer was made for shorter ones.
   """
-  if not cfg.sources:
-    raise ValueError('DataConfig.sources is empty; name at least one dataset')
+  mixture = cfg if isinstance(cfg, Mixture) else None
+  cfg = mixture.cfg if mixture else cfg
   divides(f'batch_size {cfg.batch_size}', cfg.batch_size, shards)
   if tokenizer.model_max_length and cfg.longest > tokenizer.model_max_length:
     raise ValueError(
         f'DataConfig asks for texts of {cfg.longest} tokens, but the tokenizer '
         f'{tokenizer.name} is made for {tokenizer.model_max_length} '
         '(model_max_length); shorten query_lengths or passage_lengths')
-  rows = [sources.load(s, cfg.check_rows) for s in cfg.sources]
-  mine = np.arange(cfg.batch_size) if mine is None else np.asarray(mine)
+  mixture = mixture or open_mixture(cfg)
+  mixture.check_prompts(tokenizer)
+  same = mixture.same_ids(tokenizer)
+  local = local_rows if local_rows is not None else mine
+  local = np.arange(cfg.batch_size) if local is None else np.asarray(local)
   if cfg.pack:
-    pack.check_shares(mine, cfg.batch_size, shards)
+    pack.check_shares(local, cfg.batch_size, shards)
   # One shape at all processes: they look at all rows where it is not known before.
   open_shape = cfg.pack or len(cfg.query_lengths) > 1 or len(cfg.passage_lengths) > 1
-  wanted = np.arange(cfg.batch_size) if open_shape else mine
+  wanted = np.arange(cfg.batch_size) if open_shape else local
 
   def assemble(step: int, refs: list[order.Ref]):
-    chosen = []
-    for i in wanted.tolist():
-      group, row = refs[i]
-      source = cfg.sources[group]
-      negatives, rng = cfg.negatives_of(source), order.rng(seed, step, i)
-      example = sources.draw(rows[group], row, negatives, rng)
-      chosen.append(collate.choose(example, group, source, negatives, rng))
-    batch, counts = collate.collate(chosen, mine, cfg, tokenizer, shards)
+    chosen = [mixture.draw(refs[i], order.rng(seed, step, i)) for i in wanted.tolist()]
+    batch, counts = collate.collate(
+        chosen, local, cfg, tokenizer, shards, known=mixture.known,
+        scored=mixture.scored, same=same)
     info = BatchInfo(step, tuple((cfg.sources[g].name, r) for g, r in refs), counts)
     return batch, info
 
-  steps = order.batches([len(r) for r in rows], cfg.sources, cfg.batch_size, seed,
+  steps = order.batches(mixture.sizes, cfg.sources, cfg.batch_size, seed,
                         cfg.homogeneous)
   steps = steps.map_with_index(assemble)[start_step:]
   return iter(steps.to_iter_dataset(grain.ReadOptions(

@@ -94,8 +94,8 @@ def _modules(roots, split: str) -> list[tuple[str, pathlib.Path]]:
         stem = file.removesuffix('.py')
         if stem != file and not _SKIP.search(stem):
           found.setdefault('.'.join((*package, stem)), pathlib.Path(folder, file))
-  mine = [name for name in found if _side(name) == split]
-  return [(name, found[name]) for name in sorted(mine, key=_hash)]
+  names = [name for name in found if _side(name) == split]
+  return [(name, found[name]) for name in sorted(names, key=_hash)]
 
 
 def _side(name: str) -> str:

@@ -47,6 +47,11 @@ class Labelled(Sequence):
   def __len__(self) -> int:
     return len(self._rows)
 
+  @property
+  def instructions(self) -> list[str]:
+    """Of every row its own instruction, '' without one."""
+    return [self._instructions[i] for i in self._rows]
+
   def __getitem__(self, i: int) -> Example:
     """One of the row's examples, always the same one."""
     if not 0 <= i < len(self):

@@ -13,7 +13,7 @@ from jaxembed.data.tokenise import Ragged, within
 _STEPS = 32
 
 
-def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, mine: np.ndarray,
+def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, local: np.ndarray,
                shards: int, *, width: int, passages: int, pad_id: int
                ) -> tuple[types.Tokens, np.ndarray, np.ndarray]:
   """Lays the texts of each device's share of a batch into rows of their own.
@@ -21,12 +21,12 @@ def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, mine: np.ndarr
   Args:
     query, passage: texts of the whole batch.
     first: [Q+1] the first passage of each query, and the end.
-    mine: [M] the queries whose texts to lay, all of some devices (check_shares).
+    local: [M] the queries whose texts to lay, all of some devices (check_shares).
     shards: devices that share the batch; each has as many rows.
     passages: the most that a query can have.
 
   Returns:
-    Tokens [rows, width] of the devices that `mine` is on, one behind the other, and
+    Tokens [rows, width] of the devices that `local` is on, one behind the other, and
     the places of its queries and passages (types.PackedPairs), int32.
   """
   each, texts = len(query) // shards, []
@@ -36,7 +36,7 @@ def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, mine: np.ndarr
         passage.take(np.arange(first[own.start], first[own.stop]))))
   plans = [fit(t.lengths, width) for t in texts]
   rows = _rounded(max(p.rows for p in plans), each * (1 + passages))
-  here = mine[::each] // each
+  here = local[::each] // each
   texts, plans = ([x[s] for s in here] for x in (texts, plans))
   at = [(p.row * types.slots(width) + p.segment).astype(np.int32) for p in plans]
   return (_lay(texts, plans, rows, width, pad_id),
@@ -44,13 +44,13 @@ def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, mine: np.ndarr
           np.concatenate([a[each:] for a in at]))
 
 
-def check_shares(mine: np.ndarray, total: int, shards: int):
-  """Raises ValueError unless `mine`, of `total` rows, are all rows of some devices."""
+def check_shares(local: np.ndarray, total: int, shards: int):
+  """Raises ValueError unless `local`, of `total` rows, are all rows of some devices."""
   each = total // shards
-  whole = len(mine) % each == 0 and (
-      mine.reshape(-1, each) == mine[::each, None] + np.arange(each)).all()
-  if not (whole and (mine[::each] % each == 0).all()):
-    raise ValueError(f'{len(mine)} rows from {mine[0]} on are not the rows of whole '
+  whole = len(local) % each == 0 and (
+      local.reshape(-1, each) == local[::each, None] + np.arange(each)).all()
+  if not (whole and (local[::each] % each == 0).all()):
+    raise ValueError(f'{len(local)} rows from {local[0]} on are not the rows of whole '
                      f'devices, of {shards} that share {total} rows; texts share rows '
                      'with others of their device alone')
 

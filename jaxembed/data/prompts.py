@@ -73,6 +73,16 @@ def _stored(template: str, source: SourceConfig) -> str | None:
   return render(template, choose_instruction('', source.instructions))
 
 
+def rendered(template: str, source: SourceConfig) -> list[str]:
+  """What a template of a source makes of each of the source's instructions.
+
+  What rows make of their own is not among them.
+  """
+  if not needs_instruction(template):
+    return [template]
+  return [render(template, instruction) for instruction in source.instructions or ('',)]
+
+
 def check_instruction(source: SourceConfig, row: Example) -> None:
   """Raises BadRow if a prompt asks for an instruction and none is there."""
   if (needs_instruction(source.query_prompt + source.passage_prompt)

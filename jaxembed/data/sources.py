@@ -1,6 +1,6 @@
 """Opens what a SourceConfig names: a sequence of Examples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import pathlib
 
 import numpy as np
@@ -34,22 +34,23 @@ def load(cfg: SourceConfig, check_rows: int = 0) -> Sequence[Example]:
     raise BadRow(f'source {cfg.name!r} ({cfg.kind} {cfg.path!r}) has no rows'
                  + (f' with a score of {cfg.min_score} or more' if cfg.min_score
                     else ''))
-  for row in sample(rows, check_rows):
-    prompts.check_instruction(cfg, row)
+  if check_rows:
+    checked = plain(rows)
+    for i in spread(len(checked), check_rows):
+      prompts.check_instruction(cfg, checked[i])
   # Rows with BM25 negatives are turned round already, for negatives of their own.
   return _BothWays(rows) if cfg.symmetric and cfg.rows != 'bm25' else rows
 
 
-def sample(rows: Sequence[Example], count: int) -> Iterator[Example]:
-  """At most `count` rows, spread evenly, as they are before negatives are found.
+def plain(rows: Sequence[Example]) -> Sequence[Example]:
+  """Opened rows as they were read, without the negatives found for them."""
+  return (rows.examples if isinstance(rows, bm25_rows.Bm25Rows | _BothWays)
+          else rows)
 
-  Raises:
-    BadRow: one cannot be used.
-  """
-  if isinstance(rows, bm25_rows.Bm25Rows | _BothWays):
-    rows = rows.examples
-  if count:
-    yield from (rows[i] for i in range(0, len(rows), -(-len(rows) // count)))
+
+def spread(size: int, count: int) -> range:
+  """At most `count` (not 0) places out of `size`, the first and then evenly."""
+  return range(0, size, -(-size // count) or 1)
 
 
 def draw(rows: Sequence[Example], i: int, negatives: int,

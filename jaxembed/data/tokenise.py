@@ -272,6 +272,23 @@ class Tokenizer:
     """`pad` with this tokenizer's pad token and side."""
     return pad(ragged, length, pad_id=self.pad_id, side=self.padding_side, rows=rows)
 
+  @property
+  def frame(self) -> tuple[int, int]:
+    """How many special tokens stand before and behind every text."""
+    return len(self._before), len(self._after)
+
+  def count(self, text: str) -> int:
+    """Tokens of a text alone, without special tokens."""
+    return len(self._fast.encode(text, add_special_tokens=False).ids)
+
+  def words(self, ids: Sequence[int]) -> str:
+    """Tokens as the vocabulary spells them, with blanks between."""
+    return ' '.join(map(self._spellings.__getitem__, ids))
+
+  @functools.cached_property
+  def _spellings(self) -> dict[int, str]:
+    return {i: token for token, i in self._fast.get_vocab().items()}
+
   def _bodies(self, texts, prompts, room) -> tuple[list[list[int]], np.ndarray]:
     """Token ids without the frame, cut to `room` [B], and which were cut."""
     bodies: list[list[int]] = []

@@ -238,11 +238,12 @@ def program(stage: config.StageConfig) -> str:
                o.name, o.freeze, bool(o.ema_decay), bool(o.lr_factors)))
 
 
-def padding(cfg: config.DataConfig, tokenizer: data.Tokenizer, seed: int,
+def padding(mixture: data.Mixture, tokenizer: data.Tokenizer, seed: int,
             shards: int = 1, count: int = 4) -> float:
   """Share of padding in the first `count` batches of a stage."""
   real = padded = 0
-  now = dataclasses.replace(cfg, prefetch=0)
+  now = dataclasses.replace(
+      mixture, cfg=dataclasses.replace(mixture.cfg, prefetch=0))
   for batch, _ in itertools.islice(
       data.batches(now, tokenizer, seed=seed, shards=shards), count):
     for mask in batch.masks:

@@ -1,0 +1,62 @@
+"""What a step takes of a row: a positive, hard negatives and an instruction, drawn."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxembed.config import SourceConfig
+from jaxembed.data import prompts
+from jaxembed.data.records import Example, Passage
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """What one example contributes to one step: every choice is made."""
+
+  group: int  # place of its source in DataConfig.sources
+  query: str
+  passages: tuple[str, ...]  # the positive, then negatives
+  query_prompt: str
+  passage_prompt: str
+  dropped: int  # negatives that equal a positive
+  scores: tuple[float, ...] = ()  # for each passage a teacher's, NaN for none
+  known: tuple[str, ...] = ()  # the other positives
+  where: str = ''  # 'file:line'
+
+
+def choose(example: Example, group: int, source: SourceConfig, negatives: int,
+           rng: np.random.Generator) -> Row:
+  """Draws one positive, at most `negatives` negatives and an instruction.
+
+  A negative whose text or id is that of one of the row's positives is never taken.
+  With fewer negatives than room, none is repeated.
+  """
+  query, positives = example.query, example.positives
+  if example.interchangeable:
+    query, positives = _turned(example, int(rng.integers(1 + len(positives))))
+  positive = positives[rng.integers(len(positives))]
+  texts, ids = {p.text for p in positives}, {p.id for p in positives} - {''}
+  wrong = [n for n in example.negatives if n.text not in texts and n.id not in ids]
+  dropped = len(example.negatives) - len(wrong)
+  if len(wrong) > negatives:
+    wrong = [wrong[i] for i in np.sort(
+        rng.choice(len(wrong), negatives, replace=False))]
+  prompts.check_instruction(source, example)
+  instruction = prompts.choose_instruction(
+      example.instruction, source.instructions, rng)
+  passages = positive, *wrong
+  return Row(
+      group=group, query=query, passages=tuple(p.text for p in passages),
+      query_prompt=prompts.render(source.query_prompt, instruction),
+      passage_prompt=prompts.render(source.passage_prompt, instruction),
+      dropped=dropped,
+      scores=tuple(np.nan if p.score is None else p.score for p in passages),
+      known=tuple(dict.fromkeys(
+          p.text for p in positives if p.text != positive.text)),
+      where=example.where)
+
+
+def _turned(example: Example, k: int) -> tuple[str, tuple[Passage, ...]]:
+  """Text k of interchangeable ones as the query, the others as positives."""
+  texts = Passage(example.query, example.query_id), *example.positives
+  return texts[k].text, texts[:k] + texts[k + 1:]

@@ -1,0 +1,177 @@
+"""The mixture of a stage, opened once: rows, what they bring, fingerprints."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import numpy as np
+
+from jaxembed.config import DataConfig, SourceConfig, StageConfig
+from jaxembed.data import order, prompts, sources, survey
+from jaxembed.data.choice import Row, choose
+from jaxembed.data.fingerprint import fingerprint
+from jaxembed.data.records import Example
+from jaxembed.data.text_ids import text_ids
+from jaxembed.data.tokenise import Tokenizer
+
+# The fields of a source that say which rows there are.
+_CONTENT = ('kind', 'rows', 'path', 'split', 'data_dir', 'header', 'columns', 'limit',
+            'symmetric', 'min_score', 'max_negative_score')
+# Known positives of a row, from which on comparing them all is worth a word.
+_MANY = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+  """The rows that a source reads, whatever the rules of a stage for them."""
+
+  cfg: SourceConfig
+  rows: Sequence[Example]
+  seen: survey.Survey  # of the rows read at the start
+
+  @functools.cached_property
+  def fingerprint(self) -> dict[str, int | str]:
+    """See `data.fingerprint`; computed once."""
+    return fingerprint(self.cfg, self.rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A source of a mixture: its rows and its rules."""
+
+  cfg: SourceConfig
+  opened: Opened
+
+  @property
+  def rows(self) -> Sequence[Example]:
+    return self.opened.rows
+
+  @property
+  def seen(self) -> survey.Survey:
+    return self.opened.seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """What a stage is trained on.
+
+  Attributes:
+    sources: in the order of cfg.sources.
+    known: P, room for the positives of a row that a step does not draw.
+    scored: whether its passages carry a teacher's scores.
+  """
+
+  cfg: DataConfig
+  sources: tuple[Source, ...]
+
+  @property
+  def sizes(self) -> tuple[int, ...]:
+    """Rows of each source."""
+    return tuple(len(s.rows) for s in self.sources)
+
+  @property
+  def known(self) -> int:
+    if self.cfg.known_positives >= 0:
+      return self.cfg.known_positives
+    return max(0, *(s.seen.most_positives - 1 for s in self.sources))
+
+  @property
+  def scored(self) -> bool:
+    return any(s.seen.scored for s in self.sources)
+
+  @property
+  def fingerprints(self) -> dict[str, dict[str, int | str]]:
+    """By source name, what its rows were read from; the files are read once."""
+    return {s.cfg.name: s.opened.fingerprint for s in self.sources}
+
+  def draw(self, ref: order.Ref, rng: np.random.Generator) -> Row:
+    """Row `ref` (source, row) with all that a step draws for it."""
+    group, i = ref
+    source = self.sources[group]
+    negatives = self.cfg.negatives_of(source.cfg)
+    example = sources.draw(source.rows, i, negatives, rng)
+    return choose(example, group, source.cfg, negatives, rng)
+
+  def check_prompts(self, tokenizer: Tokenizer) -> None:
+    """Raises ValueError unless every text has room beside its source's prompt."""
+    for source in (s.cfg for s in self.sources):
+      for side, lengths in (('query', self.cfg.query_lengths),
+                            ('passage', self.cfg.passage_lengths)):
+        room = getattr(source, f'{side}_max_length') or lengths[-1]
+        for prompt in prompts.rendered(getattr(source, f'{side}_prompt'), source):
+          taken = sum(tokenizer.frame) + tokenizer.count(prompt)
+          if taken >= room:
+            raise ValueError(
+                f'source {source.name!r}: {side}_prompt {prompt!r:.60} and special '
+                f'tokens take {taken} tokens of the {room} that a {side} has, and '
+                f'leave no room for its text; raise {side}_max_length or DataConfig.'
+                f'{side}_lengths')
+
+  def same_ids(self, tokenizer: Tokenizer) -> dict[int, int]:
+    """Of texts to which the data gives one id: their hashes -> the hash of one."""
+    one: dict[int, int] = {}
+
+    def root(x: int) -> int:
+      while one.get(x, x) != x:
+        x = one[x]
+      return x
+
+    for source in self.sources:
+      cut = source.cfg.passage_max_length or self.cfg.passage_lengths[-1]
+      prompt = prompts.rendered(source.cfg.passage_prompt, source.cfg)[0]
+      for texts in source.seen.same_texts.values():
+        given = [prompt] * len(texts), [cut] * len(texts)
+        found = tokenizer.encode(texts, given[0], max_length=cut)
+        first, *others = text_ids(tokenizer, texts, *given, found).tolist()
+        for other in others:
+          one[root(other)] = root(first)
+    return {x: root(x) for x in one}
+
+  def notes(self, reads_scores: bool = False) -> list[str]:
+    """What rows bring and nothing uses, and the like, a sentence each.
+
+    Args:
+      reads_scores: whether the loss of the stage reads a teacher's scores.
+    """
+    found = [f'source {s.cfg.name!r}: {note}' for s in self.sources
+             for note in s.seen.notes(s.cfg, self.cfg.negatives_of(s.cfg),
+                                      reads_scores)]
+    if self.known > _MANY:
+      found.append(f'up to {self.known} known positives of a row are compared with '
+                   'every passage of a batch, which takes time')
+    if self.cfg.batch_size == 1 and not self.cfg.num_negatives:
+      found.append('batch_size is 1 and num_negatives 0: a row has nothing to be told '
+                   'apart from')
+    return found
+
+
+def open_mixture(cfg: DataConfig, opened: dict | None = None) -> Mixture:
+  """Opens the sources of a mixture and reads cfg.check_rows rows of each.
+
+  Args:
+    opened: sources that other stages have opened; those of this one are added.
+
+  Raises:
+    BadRow: a checked row cannot be used, or a source has none at all.
+    FileNotFoundError: a path names nothing.
+    ValueError: there is no source.
+  """
+  if not cfg.sources:
+    raise ValueError('DataConfig.sources is empty; name at least one dataset')
+  opened = {} if opened is None else opened
+  found = []
+  for source in cfg.sources:
+    key = tuple(str(getattr(source, name)) for name in _CONTENT), cfg.check_rows
+    if key not in opened:
+      rows = sources.load(source)
+      opened[key] = Opened(source, rows, survey.survey(rows, cfg.check_rows))
+    found.append(Source(source, opened[key]))
+    if cfg.check_rows and opened[key].seen.bare:
+      prompts.check_instruction(source, opened[key].seen.bare)
+  return Mixture(cfg, tuple(found))
+
+
+def open_stages(stages: Sequence[StageConfig]) -> list[Mixture]:
+  """The mixture of every stage; what several share is opened once."""
+  opened: dict = {}
+  return [open_mixture(stage.data, opened) for stage in stages]

@@ -1,0 +1,82 @@
+"""The types.Pairing of a batch: owners, ids, known positives, temperatures, scores."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxembed import types
+from jaxembed.config import DataConfig
+from jaxembed.data.choice import Row
+from jaxembed.data.records import BadRow
+from jaxembed.data.text_ids import text_ids
+from jaxembed.data.tokenise import Ragged, Tokenizer
+
+
+def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
+            query: Ragged, passage: Ragged, cfg: DataConfig, tokenizer: Tokenizer, *,
+            known: int = 0, scored: bool = False,
+            same: Mapping[int, int] | None = None) -> types.Pairing:
+  """Which passage belongs to which of `rows`, and which texts are the same.
+
+  Args:
+    queries: [Q] the global places of the rows, which `owner` counts.
+    places: [C] for every passage place the passage that stands there; -1: none.
+    query, passage: the rows' texts, tokenised.
+    known: P, room for positives that were not drawn.
+    scored: whether passages carry a teacher's scores.
+    same: ids that stand for others, as the data says that their texts are one.
+
+  Raises:
+    BadRow: a row has more than P positives that were not drawn.
+  """
+  group = [cfg.sources[r.group] for r in rows]
+  filled = places >= 0
+  owner = np.repeat(queries.astype(np.int32), len(places) // max(len(rows), 1))
+  cut = [s.query_max_length or cfg.query_lengths[-1] for s in group]
+  query_id = text_ids(tokenizer, [r.query for r in rows],
+                      [r.query_prompt for r in rows], cut, query)
+  passage_id, others = _passage_ids(rows, passage, cfg, tokenizer, known)
+  if same:
+    query_id, passage_id, others = (
+        np.vectorize(lambda x: same.get(x, x), otypes=[np.int32])(ids)
+        for ids in (query_id, passage_id, others))
+  scores = np.array([s for r in rows for s in r.scores], np.float32)
+  temperature = np.array([s.temperature for s in group], np.float32)
+  return types.Pairing(
+      owner=np.where(filled, owner, -1).astype(np.int32),
+      is_positive=np.arange(len(places)) % (len(places) // max(len(rows), 1)) == 0,
+      query_id=query_id,
+      passage_id=np.where(filled, passage_id[places], 0).astype(np.int32),
+      group=np.array([r.group for r in rows], np.int32),
+      in_batch=np.array([s.in_batch for s in group], bool),
+      temperature=temperature if any(s.temperature for s in cfg.sources) else None,
+      score=np.where(filled, scores[places], np.float32(np.nan)) if scored else None,
+      known=others if known else None)
+
+
+def _passage_ids(rows: Sequence[Row], passage: Ragged, cfg: DataConfig,
+                 tokenizer: Tokenizer, room: int) -> tuple[np.ndarray, np.ndarray]:
+  """Ids of all passages [sum] and of the other positives of each row [Q,P]."""
+  def ids(texts: list[tuple[str, Row]], found: Ragged | None = None) -> np.ndarray:
+    text = [t for t, _ in texts]
+    prompt = [r.passage_prompt for _, r in texts]
+    cut = [cfg.sources[r.group].passage_max_length or cfg.passage_lengths[-1]
+           for _, r in texts]
+    if found is None:
+      found = tokenizer.encode(text, prompt, max_length=cut)
+    return text_ids(tokenizer, text, prompt, cut, found)
+
+  for row in rows:
+    if len(row.known) > room:
+      raise BadRow(
+          f'{row.where}: {1 + len(row.known)} positives, but the rows checked at the '
+          f'start have at most {1 + room}, and none may serve as a negative; set '
+          f'DataConfig.known_positives to {len(row.known)} or more, or check_rows to '
+          'all rows')
+  found = ids([(p, r) for r in rows for p in r.passages], passage)
+  known = [(i, k, text) for i, r in enumerate(rows) for k, text in enumerate(r.known)]
+  others = np.full((len(rows), room), -1, np.int32)
+  if known:
+    places = [i for i, _, _ in known], [k for _, k, _ in known]
+    others[places] = ids([(text, rows[i]) for i, _, text in known])
+  return found, others

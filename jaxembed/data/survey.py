@@ -1,0 +1,104 @@
+"""What the rows of a source bring: read once at the start, to prepare and to tell."""
+
+import collections
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+
+from jaxembed.config import SourceConfig
+from jaxembed.data import labelled, prompts, sources
+from jaxembed.data.records import BadRow, Example, text_id
+
+# Rows looked at where none are to be checked; bad ones are passed over then.
+_UNCHECKED = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+  """Counts over the rows that were read."""
+
+  checked: int = 0
+  instructed: int = 0  # with an instruction of their own
+  bare: Example | None = None  # the first without one
+  with_negatives: int = 0
+  most_negatives: int = 0  # of a row
+  most_positives: int = 1
+  scored: int = 0  # with a teacher's scores
+  # Of the data's ids that stand for several texts, those texts.
+  same_texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+  def notes(self, source: SourceConfig, negatives: int, reads_scores: bool
+            ) -> list[str]:
+    """What rows bring and nothing uses; `negatives` is how many a row may have."""
+    found, of = [], f'of {self.checked} rows read'
+    if self.with_negatives and not negatives:
+      found.append(f'{self.with_negatives} {of} bring hard negatives (up to '
+                   f'{self.most_negatives}), and num_negatives=0 uses none of them; '
+                   'set num_negatives')
+    elif source.rows == 'bm25' and not negatives:
+      found.append("rows='bm25' finds hard negatives, and num_negatives=0 uses none of "
+                   'them; set num_negatives')
+    elif source.rows == 'pairs' and self.checked and self.most_negatives < negatives:
+      found.append(f'rows bring at most {self.most_negatives} hard negatives, and '
+                   f'num_negatives={negatives} makes room for more: empty places cost '
+                   'as much as texts')
+    template = source.query_prompt + source.passage_prompt
+    if self.instructed and not prompts.needs_instruction(template):
+      found.append(f'{self.instructed} {of} bring an instruction or prompt of their '
+                   "own, and no template asks for it; set query_prompt with "
+                   "'{instruction}'")
+    if self.scored and not reads_scores:
+      found.append(f'{self.scored} {of} bring scores of a teacher, which the loss does '
+                   'not read')
+    if self.same_texts:
+      found.append(f'{len(self.same_texts)} ids stand for several texts, which count '
+                   f'as one (first {next(iter(self.same_texts))!r:.60})')
+    return found
+
+
+def survey(rows: Sequence[Example], check_rows: int) -> Survey:
+  """Reads `check_rows` rows, spread evenly.
+
+  Without a number 1,000 are looked at and bad ones passed over.
+
+  Raises:
+    BadRow: a checked row cannot be used.
+  """
+  if isinstance(rows, labelled.Labelled):  # negatives are drawn, never too few
+    bare = [i for i, text in enumerate(rows.instructions) if not text]
+    return Survey(len(rows), len(rows) - len(bare), rows[bare[0]] if bare else None)
+  count = collections.Counter()
+  most_negatives, most_positives, bare = 0, 1, None
+  hashes: dict[str, int] = {}  # of an id's text
+  torn: set[str] = set()  # ids with several texts
+  for row in _read(rows, check_rows):
+    negatives = len(row.negatives)
+    count.update(checked=1, instructed=bool(row.instruction), scored=row.scored,
+                 with_negatives=negatives > 0)
+    most_negatives = max(most_negatives, negatives)
+    most_positives = max(most_positives, len(row.positives))
+    bare = bare or (None if row.instruction else row)
+    torn.update(p.id for p in row.positives + row.negatives
+                if p.id and hashes.setdefault(p.id, text_id(p.text)) != text_id(p.text))
+  return Survey(**count, bare=bare, most_negatives=most_negatives,
+                most_positives=most_positives,
+                same_texts=_texts_of(torn, _read(rows, check_rows)) if torn else {})
+
+
+def _texts_of(ids: Collection[str], rows: Iterable[Example]
+              ) -> dict[str, tuple[str, ...]]:
+  found = collections.defaultdict(dict)
+  for row in rows:
+    for passage in row.positives + row.negatives:
+      if passage.id in ids:
+        found[passage.id][passage.text] = None
+  return {key: tuple(texts) for key, texts in found.items()}
+
+
+def _read(rows: Sequence[Example], check_rows: int) -> Iterator[Example]:
+  rows = sources.plain(rows)
+  for i in sources.spread(len(rows), check_rows or _UNCHECKED):
+    try:
+      yield rows[i]
+    except BadRow:
+      if check_rows:
+        raise
