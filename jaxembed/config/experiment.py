@@ -43,6 +43,9 @@ class ModelSpec:
     text, cut ones too, here and wherever the trained model goes ('</s>').
   lora: new adapters; or lora_rank and the three below it, as in LoraConfig. Adapters
     that the source has are trained on; of them the dropout alone can be changed.
+  normalize: whether vectors end with length 1. Not asked, they do, whatever the
+    source's modules say: losses compare by cosine, and so should who uses the model.
+    False keeps their lengths; LossConfig.similarity='dot' wants a word on it.
   The others are those of ModelConfig.
   """
 
@@ -61,6 +64,7 @@ class ModelSpec:
   ff_mult: Optional[int] = None
   reads: Optional[str] = None
   max_length: int = 0
+  normalize: Optional[bool] = None
   prompt_pooling: str = ''
   eos_text: str = ''
   append_token: str = ''
@@ -268,3 +272,9 @@ class Config:
     typed(self)
     at_least(self, log_every=0)
     require(self, 'seed', 0 <= self.seed < 2**32, '0 or more, below 2**32')
+    dot = [i for i, s in enumerate(self.stages) if s.loss.similarity == 'dot']
+    if dot and self.model.normalize is None:
+      raise ValueError(
+          f"config.stages[{dot[0]}].loss.similarity is 'dot', and "
+          'config.model.normalize does not say what the vectors are: False keeps the '
+          'lengths that products reward, True makes products cosines')

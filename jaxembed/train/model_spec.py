@@ -35,6 +35,7 @@ def apply(model: ModelConfig, spec: ModelSpec) -> ModelConfig:
       to do instead.
   """
   plain = {name: value for name in _PLAIN if (value := getattr(spec, name))}
+  plain['normalize'] = spec.normalize is not False
   _check_length(model, spec)
   if spec.attention == 'bidirectional' and not spec.keep_window:
     model = bidirectional(model)
@@ -71,6 +72,11 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
     told.append(f'new adapters of rank {wanted.lora.rank} are drawn'
                 if model.lora is None else 'the adapters go on with dropout '
                 f'{wanted.lora.dropout:g}, not {model.lora.dropout:g}')
+  if wanted.normalize != model.normalize:
+    told.append('vectors are given length 1, as losses compare by cosine; the source '
+                'leaves them as they are (keep that with config.model.normalize=False)'
+                if wanted.normalize else
+                'vectors keep their lengths; the source gives them length 1')
   told += [f'{name} is {now!r}; the source has {was!r}' for name in _PLAIN
            if (now := getattr(wanted, name)) != (was := getattr(model, name))]
   return told

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from jaxembed import config, losses, types
+from jaxembed.models import presets
+from jaxembed.train import model_spec
 
 
 def rows(lengths=(0.01, 300.0), zero=(), queries=12, width=24):
@@ -98,3 +100,17 @@ def test_a_relative_margin_never_keeps_what_is_above_the_positive():
   _, metrics = losses.info_nce(q, p, pair, config.LossConfig(relative_margin=0.95))
   below = cosine < (positive - 0.05 * np.abs(positive))[:, None]
   np.testing.assert_allclose(metrics['loss/kept_negatives'], below.sum(1).mean())
+
+
+def test_a_model_trained_by_cosine_gives_vectors_of_length_1_unless_told_otherwise():
+  source = config.ModelConfig(backbone=presets.tiny('bert'), normalize=False)
+  for asked, gets, told in ((None, True, 'length 1, as losses compare by cosine'),
+                            (True, True, 'length 1'), (False, False, '')):
+    spec = config.ModelSpec(source='a', normalize=asked)
+    assert model_spec.apply(source, spec).normalize == gets
+    assert told in ' '.join(model_spec.changes(source, spec))
+  assert not model_spec.changes(source, spec)
+  stage = config.StageConfig(loss=config.LossConfig(similarity='dot'))
+  with pytest.raises(ValueError, match='config.model.normalize does not say'):
+    config.Config(stages=[stage])
+  config.Config(stages=[stage], model=config.ModelSpec(source='a', normalize=False))

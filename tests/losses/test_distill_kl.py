@@ -1,0 +1,116 @@
+"""KL to a teacher's scores: against loops, sentence-transformers, any mesh, a step."""
+
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from jaxembed import config, losses, sharding
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'train'))
+from info_nce_loops import example
+import tiny_step
+
+CFG = config.LossConfig(name='distill_kl', temperature=0.05, teacher_temperature=2.0)
+
+
+def scored(seed=0, missing=0.2):
+  """Rows with any number of passages, some without a score, in any order."""
+  q, p, pair = example(seed)
+  rng = np.random.default_rng(seed)
+  score = rng.normal(size=len(p)).astype(np.float32) * 5
+  score[rng.random(len(p)) < missing] = np.nan
+  return q, p, dataclasses.replace(pair, score=score)
+
+
+def oracle(q, p, pair, cfg, temperature):
+  q, p, rows = np.float64(q), np.float64(p), []
+  for i in range(len(q)):
+    mine = [c for c in range(len(p)) if pair.owner[c] == i
+            and not np.isnan(pair.score[c])]
+    if len(mine) > 1:
+      t = np.exp(np.float64(pair.score[mine]) / cfg.teacher_temperature)
+      s = np.exp(p[mine] @ q[i] / temperature[i])
+      t, s = t / t.sum(), s / s.sum()
+      rows.append((t * np.log(t / s)).sum())
+  return np.mean(rows)
+
+
+@pytest.mark.parametrize('own', [False, True])
+def test_equals_loops_on_any_mesh(own):
+  q, p, pair = scored()
+  temperature = np.full(16, CFG.temperature)
+  if own:
+    temperature = np.where(pair.group == 1, 0.3, temperature)
+    pair = dataclasses.replace(pair, temperature=np.float32(
+        np.where(pair.group == 1, 0.3, 0)))
+  run = jax.jit(jax.value_and_grad(lambda q, p, pair: losses.LOSSES['distill_kl'](
+      q, p, pair, CFG, {}).value, (0, 1)))
+  want = oracle(q, p, pair, CFG, temperature)
+  value, grads = run(q, p, pair)
+  np.testing.assert_allclose(value, want, rtol=1e-5)
+  rng, eps = np.random.default_rng(1), 1e-5
+  dq, dp = rng.normal(size=q.shape), rng.normal(size=p.shape)
+  up, down = (oracle(q + e * dq, p + e * dp, pair, CFG, temperature)
+              for e in (eps, -eps))
+  np.testing.assert_allclose(np.vdot(grads[0], dq) + np.vdot(grads[1], dp),
+                             (up - down) / (2 * eps), rtol=1e-4)
+  mesh = sharding.make_mesh((2, 2, 1), jax.devices()[:4])
+  with jax.set_mesh(mesh):
+    split, parts = run(*sharding.to_global(mesh, (q, p, pair)))
+  np.testing.assert_allclose(split, value, rtol=1e-6)
+  for got, ref in zip(parts, grads, strict=True):
+    assert np.linalg.norm(got - ref) <= 1e-6 * np.linalg.norm(ref)
+
+
+def test_equals_sentence_transformers():
+  from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
+  q, p, pair = scored(missing=0)
+  pair = dataclasses.replace(pair, owner=np.repeat(np.arange(16, dtype=np.int32), 4))
+  theirs = DistillKLDivLoss(None, student_temperature=0.05, teacher_temperature=2.0)
+  a, b = (torch.tensor(x, requires_grad=True) for x in (q, p))
+  want = theirs.compute_loss_from_embeddings(
+      [a, *b.reshape(16, 4, -1).unbind(1)], torch.tensor(pair.score).reshape(16, 4))
+  want.backward()
+  value, grads = jax.value_and_grad(lambda q, p: losses.LOSSES['distill_kl'](
+      q, p, pair, CFG, {}).value, (0, 1))(q, p)
+  np.testing.assert_allclose(value * 0.05**2, want.item(), rtol=1e-5)
+  for got, slope in zip(grads, (a.grad, b.grad), strict=True):
+    np.testing.assert_allclose(got * 0.05**2, slope, atol=1e-5 * slope.abs().max())
+
+
+def test_a_step_learns_the_teachers_order():
+  """In one piece and in chunks (GradCache), on one device and on four."""
+  model, (batch,) = tiny_step.model(), tiny_step.batches(1, negatives=3)
+  score = np.random.default_rng(0).normal(size=64).astype(np.float32)
+  batch = dataclasses.replace(
+      batch, pairing=dataclasses.replace(batch.pairing, score=score))
+  curves = []
+  for shape, budget in (((1, 1, 1), 0), ((2, 2, 1), 48)):
+    stage = dataclasses.replace(tiny_step.STAGE, loss=CFG, token_budget=budget)
+    curves.append(tiny_step.curve(model, stage, shape, [batch] * 6)[0])
+  np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
+  assert curves[0][-1] < 0.9 * curves[0][0]
+
+
+def test_rows_without_scores_are_refused_or_counted():
+  q, p, pair = scored()
+  with pytest.raises(ValueError, match='pairing.score is None; give rows pos_scores'):
+    losses.LOSSES['distill_kl'](q, p, dataclasses.replace(pair, score=None), CFG, {})
+  none = dataclasses.replace(pair, score=np.full_like(pair.score, np.nan))
+  out = losses.LOSSES['distill_kl'](q, p, none, CFG, {})
+  assert out.value == 0 and out.metrics['loss/rows_without_scores'] == 16
+  with pytest.raises(ValueError, match='LossConfig.symmetric is True with name='):
+    config.LossConfig(name='distill_kl', symmetric=True)
+
+
+def test_what_is_not_finite_is_seen():
+  q, p, pair = scored()
+  p[np.flatnonzero((pair.owner >= 0) & ~np.isnan(pair.score))[0]] = np.nan
+  out = jax.jit(lambda q, p: losses.LOSSES['distill_kl'](q, p, pair, CFG, {}))(q, p)
+  assert np.isnan(out.value) and out.metrics['loss/nonfinite_rows'] == 1
