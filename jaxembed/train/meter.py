@@ -28,7 +28,8 @@ class Meter:
 
   Attributes:
     totals: over all steps read, of queries, passages and what became of texts.
-    last_good: the newest step whose loss was finite; 0: none yet.
+    last_good: the newest step whose loss and update were finite; 0: none yet.
+    in_a_row: the updates after it that were left out.
   """
 
   def __init__(self, writer: metrics.Writer, bar, *, every: int, last: int,
@@ -37,7 +38,7 @@ class Meter:
     self._writer, self._bar, self._every, self._last = writer, bar, every, last
     self._sources, self._flops_of, self._peak = sources, flops, peak
     self._parts, self._pending = parts, None
-    self._max_skipped, self._in_a_row = max_skipped, 0
+    self._max_skipped, self.in_a_row = max_skipped, 0
     self.totals, self.last_good = collections.Counter(), 0
     self._begin()
 
@@ -78,7 +79,7 @@ class Meter:
     self._loss += np.asarray(values.pop('sources/loss'))
     self._rows += np.asarray(values.pop('sources/rows'))
     self._bar.update()
-    if now % self._every and now != self._last and now != 1:
+    if (not self._every or now % self._every) and now != self._last and now != 1:
       return
     rates = self._rates(time.perf_counter() - self._since)
     self._writer.write(now, jax.device_get(values) | rates)
@@ -94,18 +95,18 @@ class Meter:
     if not math.isfinite(loss):
       raise FloatingPointError(
           f'loss is {loss} at {where}; no checkpoint holds it. {remedy}')
-    self.last_good = now
     self._skipped += skipped
-    self._in_a_row = self._in_a_row + 1 if skipped else 0
+    self.in_a_row = self.in_a_row + 1 if skipped else 0
     if not skipped:
+      self.last_good = now
       return
     norm = float(values['train/grad_norm'])
     problem = (f'the gradient has norm {norm}' if not math.isfinite(norm) else
                'an embedding is not finite')
     self._bar.write(f'skipped    {where}: {problem}; the update was left out')
-    if self._in_a_row > self._max_skipped:
+    if self.in_a_row > self._max_skipped:
       raise FloatingPointError(
-          f'{problem} at {where}, and {self._in_a_row} updates in a row were left out '
+          f'{problem} at {where}, and {self.in_a_row} updates in a row were left out '
           f'(optim.max_skipped={self._max_skipped}); no checkpoint holds them. '
           f'{remedy}')
 
