@@ -23,7 +23,9 @@ _MOVED = re.compile(r'\.sources\[\d+\]\.(path|data_dir)$')
 
 
 @dataclasses.dataclass(frozen=True)
-class _Change:
+class Change:
+  """A leaf of two JSON values that is not the same in both."""
+
   path: str  # 'stages[0].optim.peak_lr'
   was: Any
   now: Any
@@ -45,8 +47,12 @@ def check(folder: pathlib.Path, cfg: config.Config, done: int, *,
   file = folder / 'config.json'
   if not file.exists():
     return []
-  stored, wanted = _filled(checked_json.read(file, finite=False)), _plain(cfg)
-  found = [c for c in _differences(stored, wanted, 'config')
+  raw, wanted = checked_json.read(file, finite=False), _plain(cfg)
+  stored = _filled(raw)
+  if 'lora' not in raw.get('model', {}):  # from before fields could ask for nothing
+    model = {k: v for k, v in wanted['model'].items() if k != 'lora' or v}
+    wanted = _filled(wanted | {'model': model})
+  found = [c for c in differences(stored, wanted, 'config')
            if not _FREE.match(c.path)]
   if not done:
     return [str(c) for c in found]
@@ -71,7 +77,7 @@ def write(folder: pathlib.Path, cfg: config.Config):
   workdir.write_json(folder / 'config.json', _plain(cfg))
 
 
-def _impossible(change: _Change, stored: dict, cfg: config.Config, done: int,
+def _impossible(change: Change, stored: dict, cfg: config.Config, done: int,
                 folder: pathlib.Path, extend: bool) -> str:
   """Why the run cannot go on with this change; '': it can."""
   if change.path.startswith('config.model.'):
@@ -94,7 +100,7 @@ def _impossible(change: _Change, stored: dict, cfg: config.Config, done: int,
   return ''
 
 
-def _harmless(change: _Change, stored: dict, cfg: config.Config, done: int,
+def _harmless(change: Change, stored: dict, cfg: config.Config, done: int,
               diverged: bool) -> bool:
   """Whether what is done means the same as before."""
   if change.path.startswith('config.model.'):
@@ -144,15 +150,15 @@ def _filled(stored: dict) -> dict:
     return stored
 
 
-def _differences(a, b, path: str) -> Iterator[_Change]:
+def differences(a, b, path: str) -> Iterator[Change]:
   """Every leaf of two JSON values that differs; stages are compared one by one."""
   if isinstance(a, dict) and isinstance(b, dict):
     for key in sorted(a.keys() | b.keys()):
-      yield from _differences(a.get(key), b.get(key), f'{path}.{key}')
+      yield from differences(a.get(key), b.get(key), f'{path}.{key}')
   elif isinstance(a, list) and isinstance(b, list) and (
       len(a) == len(b) or path == 'config.stages'):
     for i in range(max(len(a), len(b))):
-      yield from _differences(a[i] if i < len(a) else None,
+      yield from differences(a[i] if i < len(a) else None,
                               b[i] if i < len(b) else None, f'{path}[{i}]')
   elif a != b:
-    yield _Change(path, a, b)
+    yield Change(path, a, b)

@@ -272,7 +272,7 @@ class _Run:
     with contextlib.suppress(OSError):
       self.saved.wait()
     for at in [s for s in self.saved.steps() if s >= good]:
-      name = self.saved.set_aside(at, 'diverged')
+      name = self.saved.set_aside(at, f'diverged-{at}')
       self.say(f'diverged   the step after checkpoint {at} is not finite; set aside as '
                f'{name}')
     manifest.stopped(self.folder, now, 'diverged', error)

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from jaxembed import config, data, workdir
+from jaxembed.train import changes
 from jaxembed.train.stages import stages
 
 _PACKAGES = ('jaxembed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
@@ -53,9 +54,9 @@ def record(folder: pathlib.Path, cfg: config.Config, mesh, step: int, *,
       now['changes'] = list(told)
     last = {k: v for k, v in kept['starts'][-1].items()
             if k not in ('changes', 'stopped')}
-    told += workdir.differences(last | {'step': step},
-                                {k: v for k, v in now.items() if k != 'changes'},
-                                'start')
+    told += map(str, changes.differences(
+        last | {'step': step}, {k: v for k, v in now.items() if k != 'changes'},
+        'start'))
     told += [f'the run of {earlier} was changed at step {s["step"]}, which is not '
              f'repeated: {line}' for s in kept['starts'] if before is None
              for line in s.get('changes', ())]
