@@ -14,6 +14,7 @@ _ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu',
 # Sizes beyond any model's; below them nothing overflows before tensors are compared.
 _LARGEST = 2**30
 _MOST_LAYERS = 1000
+_WIDEST = 2**20
 _COUNTS = ('sliding_window', 'type_vocab_size', 'pad_token_id', 'max_window_layers')
 _SIZES = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers',
           'num_attention_heads', 'num_key_value_heads', 'head_dim',
@@ -73,6 +74,13 @@ class Fields:
     return self._read(
         key, default, lambda v: type(v) is int and low <= v <= high,
         f'a whole number from {low} to {high}')
+
+  def size(self, key: str) -> int:
+    """A width or count above 0 that must be there."""
+    value = self.whole(key, None, 1, _WIDEST)
+    if value is None:
+      raise UnsupportedModel(f'{self.file} lacks {key!r}')
+    return value
 
   def number(self, key: str, default: Any = None) -> Any:
     """A number above 0."""

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from jaxembed import known_keys
 from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
 from jaxembed.convert import tables
-from jaxembed.convert.fields import UnsupportedModel
+from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.tensor_files import inside, read_json
+from jaxembed.folder import short
 
 
 class PoolingName(NamedTuple):
@@ -65,7 +66,7 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
   for i, entry in enumerate(found):
     if not (isinstance(entry, dict) and isinstance(entry.get('type'), str)
             and isinstance(entry.get('path'), str)):
-      raise UnsupportedModel(f'{file}: module {i} is {entry!r:.80}, and needs a type '
+      raise UnsupportedModel(f'{file}: module {i} is {short(entry)}, and needs a type '
                              'and a path')
     known_keys.check(entry, known_keys.MODULES_ENTRY, f'{file}: module {i}')
   kinds = [kind(entry) for entry in found]
@@ -76,11 +77,11 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
       own = '' if entry['type'].startswith(_LIBRARY) else (
           ' (code of a folder is never run)')
       raise UnsupportedModel(
-          f'{file}: module {entry["type"]!r} is not supported{own}; known: '
+          f'{file}: module {short(entry["type"])} is not supported{own}; known: '
           f'Transformer, {", ".join(_READERS)}')
   if kinds.count('Pooling') + kinds.count('LatentAttentionPooling') != 1:
-    raise UnsupportedModel(f'{file}: modules {", ".join(kinds)} are not supported; '
-                           'exactly one has to pool')
+    raise UnsupportedModel(f'{file}: modules {short(", ".join(kinds))} are not '
+                           'supported; exactly one has to pool')
   return found
 
 
@@ -128,9 +129,11 @@ def _config(folder: pathlib.Path, table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pooling(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]:
   data = _config(folder, known_keys.POOLING)
+  fields = Fields(data, f'{folder}/config.json')
   named = data.get('pooling_mode')
   if named is None:  # the older keys; none of them is true: the mean
-    modes = [ours for ours, known in POOLING.items() if data.get(known.key)] or ['mean']
+    modes = [ours for ours, known in POOLING.items() if fields.flag(known.key)]
+    modes = modes or ['mean']
   else:
     by_name = {known.name: ours for ours, known in POOLING.items()}
     listed = [named] if isinstance(named, str) else named
@@ -138,29 +141,31 @@ def _pooling(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]
     if not modes or None in modes:
       raise UnsupportedModel(f'{folder}/config.json: pooling_mode {named!r:.80} is not '
                              f'supported; known: {", ".join(by_name)}')
-  for key in ('word_embedding_dimension', 'embedding_dimension'):
-    if data.get(key, cfg.backbone.dim) != cfg.backbone.dim:
-      raise UnsupportedModel(f"{folder}/config.json: {key}={data[key]!r} is not the "
+  widths = {key: data[key] for key in ('word_embedding_dimension',
+                                       'embedding_dimension') if key in data}
+  if not widths:  # every pooling has one; a folder without is cut short
+    raise UnsupportedModel(f'{folder}/config.json lacks word_embedding_dimension')
+  for key, width in widths.items():
+    if type(width) is not int or width != cfg.backbone.dim:
+      raise UnsupportedModel(f'{folder}/config.json: {key}={short(width)} is not the '
                              f"backbone's width {cfg.backbone.dim}")
   pooling = PoolingConfig(kind='+'.join(modes))
-  return _with_prompts(dataclasses.replace(cfg, pooling=pooling), data), None
+  return _with_prompts(dataclasses.replace(cfg, pooling=pooling), fields), None
 
 
 def _latent_attention(folder: pathlib.Path, cfg: ModelConfig):
   data = _config(folder, known_keys.LATENT_ATTENTION)
-  for key in ('num_latents', 'heads', 'head_dim', 'ff_mult'):
-    if type(data.get(key)) is not int or data[key] < 1:
-      raise UnsupportedModel(f'{folder}/config.json: {key}={data.get(key)!r} is no '
-                             'whole number above 0')
-  pooling = PoolingConfig(
-      kind='latent_attention', latents=data['num_latents'], heads=data['heads'],
-      head_dim=data['head_dim'], ff_mult=data['ff_mult'])
-  return (_with_prompts(dataclasses.replace(cfg, pooling=pooling), data),
+  fields = Fields(data, f'{folder}/config.json')
+  latents, heads, head_dim, ff_mult = (fields.size(key) for key in (
+      'num_latents', 'heads', 'head_dim', 'ff_mult'))
+  pooling = PoolingConfig(kind='latent_attention', latents=latents, heads=heads,
+                          head_dim=head_dim, ff_mult=ff_mult)
+  return (_with_prompts(dataclasses.replace(cfg, pooling=pooling), fields),
           Part(folder, tables.LATENT_ATTENTION))
 
 
-def _with_prompts(cfg: ModelConfig, data: Mapping[str, Any]) -> ModelConfig:
-  out = data.get('include_prompt') is False
+def _with_prompts(cfg: ModelConfig, fields: Fields) -> ModelConfig:
+  out = not fields.flag('include_prompt', True)
   return dataclasses.replace(cfg, prompt_pooling='exclude' if out else 'include')
 
 
@@ -176,24 +181,20 @@ def _dropout(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]
 
 def _dense(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, Part]:
   data = _config(folder, known_keys.DENSE)
-  spelling = data.get('activation_function', ACTIVATIONS['tanh'])
+  fields = Fields(data, f'{folder}/config.json')
+  spelling = fields.text('activation_function', ACTIVATIONS['tanh'])
   by_spelling = {spelling: ours for ours, spelling in ACTIVATIONS.items()}
   if spelling not in by_spelling:
     raise UnsupportedModel(
         f'{folder}/config.json: activation_function {spelling!r:.80} is not supported; '
         f'known: {", ".join(by_spelling)}')
   width = cfg.embedding_dim
-  if data.get('in_features') != width:
-    raise UnsupportedModel(f'{folder}/config.json: in_features='
-                           f'{data.get("in_features")!r}, but the vectors that come in '
-                           f'have {width} dimensions')
-  features = data.get('out_features')
-  if type(features) is not int or features < 1:
-    raise UnsupportedModel(f'{folder}/config.json: out_features={features!r} is no '
-                           'whole number above 0')
+  if fields.size('in_features') != width:
+    raise UnsupportedModel(f'{fields.file}: in_features={data["in_features"]}, but the '
+                           f'vectors that come in have {width} dimensions')
   layer = DenseConfig(
-      features=features, bias=data.get('bias', True) is True,
-      activation=by_spelling[spelling], residual=data.get('use_residual') is True,
+      features=fields.size('out_features'), bias=fields.flag('bias', True),
+      activation=by_spelling[spelling], residual=fields.flag('use_residual', False),
       normalize_input=cfg.normalize)
   part = Part(folder, tables.dense_table(len(cfg.dense), layer, width))
   return dataclasses.replace(cfg, dense=(*cfg.dense, layer), normalize=False), part

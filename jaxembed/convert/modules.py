@@ -13,7 +13,7 @@ import warnings
 from jaxembed import known_keys
 from jaxembed.config import ModelConfig, PoolingConfig
 from jaxembed.convert import head_modules, nv_embed, tables
-from jaxembed.convert.fields import UnsupportedModel
+from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.head_modules import Part
 from jaxembed.convert.tensor_files import inside, read_json
 
@@ -114,8 +114,8 @@ def _plain(folder: pathlib.Path) -> Found:
   hf = read_json(file)
   known_keys.check(hf, known_keys.CONFIG, str(file))
   backbone = tables.config_from_hf(hf)
-  names = hf.get('architectures') or ['']
-  last = str(names[0]).endswith('ForCausalLM') and hf.get('is_causal', True)
+  names = Fields(hf, str(file)).texts('architectures') or ['']
+  last = names[0].endswith('ForCausalLM') and hf.get('is_causal', True)
   cfg = ModelConfig(
       backbone=backbone, attention=tables.attention_from_hf(hf), normalize=False,
       pooling=PoolingConfig(kind='last' if last else 'mean'),
@@ -143,7 +143,7 @@ def _tokens(limit, positions: int, where: str) -> int | None:
   """A limit of tokens; 10^30 is how transformers writes that there is none."""
   if limit is None:
     return None
-  if type(limit) not in (int, float) or not limit >= 1:
+  if type(limit) not in (int, float) or not limit >= 1 or limit != int(limit):
     raise UnsupportedModel(f'{where} is {limit!r:.80}, which is no number of tokens; '
                            'write one, or null for no limit')
   return int(min(limit, positions))

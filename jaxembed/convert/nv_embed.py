@@ -17,7 +17,9 @@ import numpy as np
 from jaxembed import carried, checked_json
 from jaxembed.config import BackboneConfig, ModelConfig, PoolingConfig
 from jaxembed.convert import configs, tables, tensor_files
+from jaxembed.convert.fields import Fields
 from jaxembed.convert.tables import Row, Table
+from jaxembed.folder import short
 from jaxembed.models import encoder
 from jaxembed.types import Params
 
@@ -50,24 +52,27 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
   The window of its text_config is not applied: the reference gives attention an
   explicit mask without a band, so every token sees the whole text.
   """
-  text = hf.get('text_config')
-  if not text or text.get('model_type') != 'bidir_mistral':
+  fields = Fields(hf)
+  text = fields.object('text_config', {})
+  if text.get('model_type') != 'bidir_mistral':
     raise configs.UnsupportedModel(
         "config.json of model_type 'nvembed' needs a text_config of model_type "
-        f"'bidir_mistral', not {(text or {}).get('model_type')!r}")
+        f"'bidir_mistral', not {short(text.get('model_type'))}")
   backbone = configs.config_from_hf(
       {**text, 'model_type': 'mistral', 'sliding_window': None})
-  head = _HEAD_DEFAULTS | (hf.get('latent_attention_config') or {})
+  head = Fields(_HEAD_DEFAULTS | fields.object('latent_attention_config', {}),
+                'config.json: latent_attention_config')
   for key in ('hidden_dim', 'latent_dim'):
-    if head.get(key, backbone.dim) != backbone.dim:
+    if head.whole(key, backbone.dim) != backbone.dim:
       raise configs.UnsupportedModel(
-          f'config.json: latent_attention_config.{key}={head[key]} is not the '
-          f"backbone's width {backbone.dim}")
+          f"{head.file}: {key}={head.data[key]} is not the backbone's width "
+          f'{backbone.dim}')
   pooling = PoolingConfig(
-      kind='latent_attention', latents=head['num_latents_value'],
-      heads=head['num_cross_heads'], head_dim=head['cross_dim_head'], ff_mult=4)
+      kind='latent_attention', latents=head.size('num_latents_value'),
+      heads=head.size('num_cross_heads'), head_dim=head.size('cross_dim_head'),
+      ff_mult=4)
   return ModelConfig(backbone=backbone, pooling=pooling, attention='bidirectional',
-                     normalize=head['output_normalize'],
+                     normalize=head.flag('output_normalize', True),
                      max_length=backbone.max_positions,
                      prompt_pooling='nv_embed', eos_text=EOS_TEXT)
 

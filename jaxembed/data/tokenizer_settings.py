@@ -23,6 +23,20 @@ _NAMED = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_
 _BERT = ('BertTokenizer', 'DistilBertTokenizer', 'ElectraTokenizer', 'MPNetTokenizer')
 _BY_MODEL_TYPE = {'bert': 'BertTokenizer', 'mpnet': 'MPNetTokenizer',
                   'roberta': 'RobertaTokenizer', 'xlm-roberta': 'XLMRobertaTokenizer'}
+_FLAG = (lambda v: isinstance(v, bool), 'true or false')
+_SIDE = (lambda v: v in ('left', 'right'), 'left or right')
+_TOKEN = (lambda v: _is_token(v), 'a text, or an object with its content')
+_TOKENS = (lambda v: (isinstance(v, list | dict) and all(
+    map(_is_token, v.values() if isinstance(v, dict) else v))), 'a list of tokens')
+# key -> (whether a value has its type, the type in words)
+_TYPES = {
+    **dict.fromkeys((
+        'do_lower_case', 'tokenize_chinese_chars', 'strip_accents', 'add_prefix_space',
+        'add_bos_token', 'add_eos_token', 'split_special_tokens'), _FLAG),
+    **dict.fromkeys(('padding_side', 'truncation_side'), _SIDE),
+    **dict.fromkeys(_NAMED, _TOKEN),
+    **dict.fromkeys(('extra_special_tokens', 'additional_special_tokens'), _TOKENS),
+    'tokenizer_class': (lambda v: isinstance(v, str), 'a text')}
 _GENERIC = ('PreTrainedTokenizer', 'TokenizersBackend', '')
 
 
@@ -35,7 +49,19 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   """
   settings = checked_json.read(folder / FILE, absent={})
   known_keys.check(settings, known_keys.TOKENIZER, str(folder / FILE))
-  return checked_json.read(folder / 'special_tokens_map.json', absent={}) | settings
+  beside = checked_json.read(folder / 'special_tokens_map.json', absent={})
+  for data, file in ((beside, folder / 'special_tokens_map.json'),
+                     (settings, folder / FILE)):
+    for key, value in data.items():
+      holds, wanted = _TYPES.get(key, (None, ''))
+      if holds and value is not None and not holds(value):
+        raise BadCheckpoint(f'{file}: {key} is {short(value)}; it must be {wanted}')
+  return beside | settings
+
+
+def _is_token(value: Any) -> bool:
+  return isinstance(value, str) or (
+      isinstance(value, dict) and isinstance(value.get('content'), str))
 
 
 def apply(fast: tokenizers.Tokenizer, settings: Mapping[str, Any],
@@ -69,7 +95,8 @@ def apply(fast: tokenizers.Tokenizer, settings: Mapping[str, Any],
   if lower_case:
     before = [] if fast.normalizer is None else [fast.normalizer]
     fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
-  return _side(fast, settings, file)
+  return settings.get('truncation_side') or (
+      fast.truncation or {}).get('direction') or 'right'
 
 
 def _class(settings: Mapping[str, Any], folder: pathlib.Path) -> str:
@@ -148,11 +175,3 @@ def _tell_of_ends(fast: tokenizers.Tokenizer, settings, file) -> None:
           'the other (jaxembed.data.append_token writes an ending into it)',
           stacklevel=5)
 
-
-def _side(fast: tokenizers.Tokenizer, settings, file) -> str:
-  side = settings.get('truncation_side') or (fast.truncation or {}).get('direction')
-  side = side or 'right'
-  if side not in ('left', 'right'):
-    raise BadCheckpoint(f'{file}: truncation_side is {short(side)}, neither left nor '
-                        'right')
-  return side
