@@ -221,7 +221,7 @@ def test_backbone_in_a_subfolder(folder, tmp_path):
   shutil.move(folder, root / '0_Transformer')
   _modules(root, ('0_Transformer', _OLD + 'Transformer'),
            ('1_Pooling', _OLD + 'Pooling'))
-  _pooling(root, pooling_mode_mean_tokens=True)
+  _pooling(root, word_embedding_dimension=32, pooling_mode_mean_tokens=True)
   loaded = from_hf.load(root)
   assert loaded.folder == root
   assert loaded.backbone_folder == root / '0_Transformer'
