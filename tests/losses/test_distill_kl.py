@@ -1,6 +1,7 @@
 """KL to a teacher's scores: against loops, sentence-transformers, any mesh, a step."""
 
 import dataclasses
+import json
 import pathlib
 import sys
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from jaxembed import config, losses, sharding
+from jaxembed import config, data, losses, sharding
+from jaxembed.models import encoder
+from jaxembed.train import step
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'train'))
@@ -114,3 +117,30 @@ def test_what_is_not_finite_is_seen():
   p[np.flatnonzero((pair.owner >= 0) & ~np.isnan(pair.score))[0]] = np.nan
   out = jax.jit(lambda q, p: losses.LOSSES['distill_kl'](q, p, pair, CFG, {}))(q, p)
   assert np.isnan(out.value) and out.metrics['loss/nonfinite_rows'] == 1
+
+
+def test_from_a_row_with_scores_to_a_metric(minilm, tmp_path):
+  """FlagEmbedding's form; row i scores its passages 10i, 10i + 1, ..."""
+  lines = [{'query': f'what is {i}', 'pos': [f'{i} it is'],
+            'neg': [f'{i} not {j}' for j in range(1 + i % 2)], 'pos_scores': [10.0 * i],
+            'neg_scores': [10.0 * i + 1 + j for j in range(1 + i % 2)]}
+           for i in range(8)]
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('\n'.join(map(json.dumps, lines)))
+  source = config.SourceConfig(name='a', path=str(path))
+  stage = config.StageConfig(loss=CFG, data=config.DataConfig(
+      sources=[source], batch_size=8, num_negatives=2, query_lengths=(8,),
+      passage_lengths=(8,), prefetch=0))
+  batch, _ = next(data.batches(stage.data, data.Tokenizer.load(minilm), seed=0))
+  model = dataclasses.replace(tiny_step.model(), backbone=dataclasses.replace(
+      tiny_step.model().backbone, vocab_size=30522))
+  params = encoder.init_params(model, jax.random.key(0))
+  pair = batch.pairing
+  _, metrics = step.loss_and_metrics(params, batch, model, stage, jax.random.key(0))
+  q, p = (np.asarray(encoder.encode(params, model, x))
+          for x in (batch.query, batch.passage))
+  np.testing.assert_allclose(metrics['loss/distill_kl'], oracle(
+      q, p, pair, CFG, np.full(8, CFG.temperature)), rtol=1e-4)
+  by_row = {tuple(sorted(s for s in pair.score[pair.owner == i] if not np.isnan(s)))
+            for i in range(8)}
+  assert by_row == {(*x['pos_scores'], *x['neg_scores']) for x in lines}
