@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxembed import config, sharding, types
+from jaxembed import config, quantize, sharding, types
 from jaxembed.data import tokenise
 from jaxembed.data.length_batches import length_batches, padding_share
 from jaxembed.models import encoder
@@ -133,3 +133,19 @@ class _EncodeStats:
         padding=padding_share(lengths, self.plan),
         shapes=tuple(sorted({(rows, length) for _, rows, length in self.plan})),
         empty=self.empty)
+
+
+def per_token(run: BatchRunner, items: list[str], prompt: str, batch_size: int,
+              dim: int, output_value: str | None, precision: str) -> list:
+  """For 'token_embeddings' a list of [tokens, D], for None a list of dicts."""
+  if output_value not in ('token_embeddings', None):
+    raise ValueError(f'output_value is {output_value!r}; choose '
+                     "'sentence_embedding', 'token_embeddings' or None")
+  if output_value is None and precision != 'float32':
+    raise TypeError(f'output_value=None gives all there is as it is, so precision '
+                    f'{precision!r} has nothing to act on; leave one of them out')
+  found = run.states(items, prompt, batch_size)
+  if output_value == 'token_embeddings':
+    return quantize.quantize_all([f[output_value] for f in found], precision)
+  vectors = run.vectors(items, prompt, batch_size, dim, False)
+  return [f | {'sentence_embedding': v} for f, v in zip(found, vectors)]

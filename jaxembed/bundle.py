@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxembed import sharding, workdir
+from jaxembed import sharding, similarity, workdir
 from jaxembed.config import ModelConfig
 from jaxembed.convert import from_hf
 from jaxembed.convert.tensor_files import BadCheckpoint, read_json
@@ -22,7 +22,6 @@ from jaxembed.data.tokenise import Tokenizer
 from jaxembed.models import encoder
 from jaxembed.types import Params
 
-SIMILARITIES = ('cosine', 'dot', 'euclidean', 'manhattan')
 SETTINGS = 'config_sentence_transformers.json'
 
 
@@ -45,6 +44,7 @@ class Bundle:
     base: where the weights beneath LoRA adapters can be had, as PEFT names a base
       model; '': nowhere, or unknown.
     step: training steps behind the parameters; None outside workdirs.
+    original: the folder whose model this is, unchanged; None after training.
   """
 
   params: Params
@@ -59,12 +59,14 @@ class Bundle:
   source: str = ''
   base: str = ''
   step: int | None = None
+  original: pathlib.Path | None = None
 
   def __post_init__(self):
     here = f'{self.source or "the model"}: '
-    if self.similarity_fn_name not in SIMILARITIES:
-      raise ValueError(f'{here}similarity {self.similarity_fn_name!r} is unknown; '
-                       f'choose one of {", ".join(SIMILARITIES)}')
+    try:
+      similarity.checked(self.similarity_fn_name)
+    except ValueError as e:
+      raise ValueError(f'{here}{e}') from e
     name = self.default_prompt_name
     if name is not None and name not in self.prompts:
       raise ValueError(f'{here}the default prompt {name!r} is unknown; its prompts are '
@@ -123,8 +125,10 @@ def open(source: str | os.PathLike, *, mesh=None, dtype: str | None = None,
   loaded = from_hf.load(source, dtype=dtype or 'float32', mesh=mesh, weights=weights)
   return Bundle(
       params=loaded.params, cfg=loaded.cfg, source=str(source), base=loaded.base,
+      original=loaded.adapter_folder or loaded.folder,
       tokenizer_folder=loaded.tokenizer_folder, config_folder=loaded.backbone_folder,
-      folders=tuple(dict.fromkeys((loaded.folder, loaded.backbone_folder))),
+      folders=tuple(dict.fromkeys(filter(None, (
+          loaded.folder, loaded.backbone_folder, loaded.adapter_folder)))),
       **read_settings(loaded.settings_folder))
 
 
@@ -198,7 +202,7 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any]:
   data, fields = read_json(file), {}
   for key, kind, means in (
       ('prompts', dict, 'texts by name'), ('default_prompt_name', str, 'a name'),
-      ('similarity_fn_name', str, f'one of {", ".join(SIMILARITIES)}'),
+      ('similarity_fn_name', str, f'one of {", ".join(similarity.NAMES)}'),
       ('truncate_dim', int, 'a number of dimensions')):
     value = data.get(key)
     if value is None:

@@ -134,10 +134,10 @@ class Checkpoints:
         shutil.rmtree(self.folder / str(step))
     self._ckptr.reload()
 
-  def set_aside(self, step: int, why: str) -> str:
+  def set_aside(self, step: int, name: str) -> str:
     """Renames a checkpoint, so that it is no longer used; returns its new name."""
-    taken = len(list(self.folder.glob(f'{step}.{why}*')))
-    name = f'{step}.{why}' + (f'_{taken + 1}' if taken else '')
+    if taken := len(list(self.folder.glob(f'{name}*'))):
+      name = f'{name}_{taken + 1}'
     if jax.process_index() == 0:
       (self.folder / str(step)).rename(self.folder / name)
     self._ckptr.reload()
@@ -169,7 +169,7 @@ class Checkpoints:
         return damage.patiently(attempt, self.folder / str(step),
                                 lambda step=step, w=wanted: self._refuse_other(step, w))
       except Damaged as e:
-        name = self.set_aside(step, 'unreadable')
+        name = self.set_aside(step, f'{step}.unreadable')
         say(f'checkpoint {self.folder}/{step} {e}; set aside as {name}, using the one '
             'before')
     if steps:

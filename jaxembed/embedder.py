@@ -21,7 +21,7 @@ from jaxembed import (
   types,
 )
 from jaxembed.bundle import Bundle
-from jaxembed.convert import to_torch
+from jaxembed.convert import exporters, to_torch
 from jaxembed.data import tokenise
 
 # Texts tokenised, sorted and batched at a time: enough for near-perfect batches,
@@ -90,6 +90,23 @@ class Embedder:
         another model.
     """
     return cls(bundle.open(path, mesh=mesh, dtype=dtype), mesh=mesh)
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes the new folder `path` in the layout of sentence-transformers.
+
+    `Embedder.load` and `SentenceTransformer` read it. LoRA adapters are merged. It
+    appears once torch has computed the same vectors from it (convert/exporters.py),
+    for which torch and sentence-transformers are needed.
+    """
+    before = self.bundle
+    same = self.cfg == before.cfg and self.params is before.params
+    exporters.export(dataclasses.replace(
+        before, params=self.params, cfg=self.cfg, prompts=self.prompts,
+        default_prompt_name=self.default_prompt_name, truncate_dim=self.truncate_dim,
+        similarity_fn_name=self.similarity_fn_name,
+        original=before.original if same else None), path)
+
+  save_pretrained = save  # sentence-transformers' name
 
   @property
   def embedding_dim(self) -> int:
@@ -227,8 +244,8 @@ class Embedder:
       else:
         found = np.zeros(0, np.float32 if convert_to_tensor else np.float64)
     else:
-      found = _per_token(run, items, prompt, batch_size, dim, output_value,
-                         precision or 'float32')
+      found = batch_runner.per_token(run, items, prompt, batch_size, dim,
+                                     output_value, precision or 'float32')
     self.report = run.report
     self._warn(len(items))
     found = to_torch.as_asked(found, convert_to_numpy, convert_to_tensor)
@@ -371,19 +388,3 @@ class Embedder:
 def _at_least_one(name: str, value) -> None:
   if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
     raise ValueError(f'{name} {value!r} is no whole number from 1 on')
-
-
-def _per_token(run: batch_runner.BatchRunner, items, prompt, batch_size, dim,
-               output_value, precision):
-  """For 'token_embeddings' a list of [tokens, D], for None a list of dicts."""
-  if output_value not in ('token_embeddings', None):
-    raise ValueError(f'output_value is {output_value!r}; choose '
-                     "'sentence_embedding', 'token_embeddings' or None")
-  if output_value is None and precision != 'float32':
-    raise TypeError(f'output_value=None gives all there is as it is, so precision '
-                    f'{precision!r} has nothing to act on; leave one of them out')
-  found = run.states(items, prompt, batch_size)
-  if output_value == 'token_embeddings':
-    return quantize.quantize_all([f[output_value] for f in found], precision)
-  vectors = run.vectors(items, prompt, batch_size, dim, False)
-  return [f | {'sentence_embedding': v} for f, v in zip(found, vectors)]

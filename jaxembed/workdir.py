@@ -25,60 +25,6 @@ def is_workdir(path: str | pathlib.Path) -> bool:
   return (pathlib.Path(path) / 'model' / 'model_config.json').is_file()
 
 
-def claim(path: str | pathlib.Path, cfg: config.Config) -> pathlib.Path:
-  """Makes the folder this run's, or finds it to be so already.
-
-  Raises:
-    ValueError: it holds a run of another configuration; the differing fields are
-      named. How often to log, evaluate and save may change between runs.
-  """
-  path = pathlib.Path(path).absolute()
-  file = path / 'config.json'
-  wanted = _plain(cfg)
-  if file.exists():
-    raw = checked_json.read(file, finite=False)
-    stored = _filled(raw)
-    if 'lora' not in raw.get('model', {}):  # from before fields could ask for nothing
-      model = {k: v for k, v in wanted['model'].items() if k != 'lora' or v}
-      wanted = _filled(wanted | {'model': model})
-    free = ('config.log_every', 'config.eval', 'config.checkpoint', 'config.mesh',
-            'config.repeats')
-    diff = [d for d in differences(stored, wanted, 'config')
-            if not d.startswith(free)]
-    if diff:
-      raise ValueError(
-          f'{path} holds a run with another configuration: {"; ".join(diff[:5])}'
-          '. Use a fresh --workdir, or the configuration in its config.json')
-  elif jax.process_index() == 0:
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(file, wanted)
-  return path
-
-
-def _plain(cfg: config.Config) -> dict:
-  return json.loads(json.dumps(config.to_dict(cfg)))
-
-
-def _filled(stored: dict) -> dict:
-  """A stored configuration with the defaults of fields that came after it."""
-  try:
-    return _plain(config.from_dict(config.Config, stored))
-  except ValueError:  # a field that is gone: `differences` names it
-    return stored
-
-
-def differences(a, b, path: str):
-  """Yields 'PATH was A, is B' for every leaf of two JSON values that differs."""
-  if isinstance(a, dict) and isinstance(b, dict):
-    for key in sorted(a.keys() | b.keys()):
-      yield from differences(a.get(key), b.get(key), f'{path}.{key}')
-  elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-    for i, (x, y) in enumerate(zip(a, b)):
-      yield from differences(x, y, f'{path}[{i}]')
-  elif a != b:
-    yield f'{path} was {a!r}, is {b!r}'
-
-
 def save_model(path: pathlib.Path, model: config.ModelConfig, *,
                folders: Sequence[pathlib.Path], tokenizer: pathlib.Path | None,
                settings: Mapping[str, Any], origin: Mapping[str, Any],

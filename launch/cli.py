@@ -1,5 +1,6 @@
 """What every launcher shares: errors a person can act on, without a traceback."""
 
+from collections.abc import Callable
 import pathlib
 import re
 import signal
@@ -76,8 +77,19 @@ def _repeats(argv: list[str]) -> list[str]:
   return found
 
 
-def stop_on_sigterm():
-  """A function that answers whether SIGTERM has come (a preemption notice)."""
+def stop_on_signals() -> Callable[[], bool]:
+  """A function that answers whether SIGTERM (a preemption notice) or Ctrl-C has come.
+
+  The first Ctrl-C is such a notice, and says so; the second one interrupts.
+  """
   told = threading.Event()
+
+  def interrupted(*_):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    told.set()
+    print('Ctrl-C: saving after the step in flight; once more to stop at once',
+          file=sys.stderr)
+
   signal.signal(signal.SIGTERM, lambda *_: told.set())
+  signal.signal(signal.SIGINT, interrupted)
   return told.is_set

@@ -6,54 +6,32 @@
 sentence-transformers  a folder that SentenceTransformer loads: reloaded in torch,
                        vectors compared (parity.json); it appears only if equal
 nv-embed               NV-Embed's published layout, float16
-peft                   the adapters alone, for peft.PeftModel
+peft                   the adapters alone with the head, prompts and tokenizer, for
+                       peft.PeftModel and SentenceTransformer; they name their base
+                       model, which is that of the run or the one of --base
 
 WORKDIR is a jaxembed workdir, or any folder that Embedder.load reads; adapters are
-merged, except for peft. DIR must not exist.
+merged, except for peft. DIR must not exist; it appears whole and checked, or not at
+all.
 """
-
-import pathlib
 
 from absl import flags
 
-from jaxembed import workdir
-from jaxembed.convert import from_hf, nv_embed, peft, to_sentence_transformers
-from jaxembed.embedder import Embedder
-from jaxembed.models import lora
+from jaxembed import bundle
+from jaxembed.convert import exporters
 from launch import cli
 
 _SOURCE = flags.DEFINE_string('source', None, 'Workdir or folder of the model.')
 _TARGET = flags.DEFINE_string('target', None, 'Folder to make.')
 _FORMAT = flags.DEFINE_enum(
-    'format', 'sentence-transformers', ['sentence-transformers', 'nv-embed', 'peft'],
-    'Layout of the folder.')
-
-
-def export(source: str | pathlib.Path, target: str | pathlib.Path) -> dict:
-  """Writes `source` as a sentence-transformers folder; the parity report."""
-  model = Embedder.load(source)
-  params, cfg = lora.merge(model.params, model.cfg)
-  report = to_sentence_transformers.export(
-      target, params, cfg, model.folder, prompts=model.prompts,
-      default_prompt_name=model.default_prompt_name,
-      similarity_fn_name=model.similarity_fn_name,
-      original=None if workdir.is_workdir(source) else from_hf.locate(source))
-  print(f'{target}: torch computes the same vectors, largest difference '
-        f'{report["max_difference"]:.1e} over {len(report["cases"])} cases')
-  return report
+    'format', 'sentence-transformers', list(exporters.FORMATS), 'Layout of the folder.')
+_BASE = flags.DEFINE_string('base', '', 'Of peft: the weights beneath the adapters.')
 
 
 def main():
-  source, target = _SOURCE.value, pathlib.Path(_TARGET.value)
-  if _FORMAT.value == 'sentence-transformers':
-    export(source, target)
-    return
-  model = Embedder.load(source)
-  if _FORMAT.value == 'peft':
-    peft.write(target, model.params, model.cfg, tokenizer=model.folder)
-  else:
-    nv_embed.write(target, *lora.merge(model.params, model.cfg), model.folder)
-  print(f'wrote {target}')
+  report = exporters.export(
+      bundle.open(_SOURCE.value), _TARGET.value, _FORMAT.value, _BASE.value)
+  print(f'{_TARGET.value}: {report["told"]}')
 
 
 if __name__ == '__main__':

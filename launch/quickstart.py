@@ -13,12 +13,13 @@ import time
 from absl import flags
 from ml_collections import config_flags
 
-from jaxembed import search
+from jaxembed import bundle, search
+from jaxembed.convert import exporters
 from jaxembed.data import sources
 from jaxembed.embedder import Embedder
 from jaxembed.evaluation import held_out
 from jaxembed.train import loop, metrics
-from launch import cli, convert
+from launch import cli
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', 'configs/quickstart.py', 'Experiment file.')
@@ -33,12 +34,12 @@ def main():
   begun = time.perf_counter()
   cfg, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
   loop.train(cfg, folder, evaluate=held_out.scorer(cfg.eval, cfg.stages),
-             stop=cli.stop_on_sigterm())
+             stop=cli.stop_on_signals())
   scores = [r['eval/ndcg@10'] for r in metrics.read(folder) if 'eval/ndcg@10' in r]
 
   exported = folder / 'sentence-transformers'
   if not exported.exists():
-    convert.export(folder, exported)
+    exporters.export(bundle.open(folder), exported)
   parity = json.loads((exported / 'parity.json').read_text())
 
   show_searches(Embedder.load(folder), cfg)

@@ -4,7 +4,9 @@
       [--config.stages[0].optim.peak_lr=1e-4 ...]
 
 The same command with the same workdir continues where the run was stopped, be it
-by SIGKILL; SIGTERM saves first. --config=DIR/manifest.json repeats the run in DIR in
+by SIGKILL; SIGTERM and Ctrl-C save first. More steps, more stages and data that moved
+need no word; --extend goes on with another rate, schedule, loss or other data of the
+stage under way (train/changes.py). --config=DIR/manifest.json repeats the run in DIR in
 a new workdir. --profile_steps=A:B traces the steps A to B into DIR/profile.
 """
 
@@ -20,6 +22,8 @@ from launch import cli, wandb_log
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _PROFILE = flags.DEFINE_string('profile_steps', None, 'A:B, first and last to trace.')
+_EXTEND = flags.DEFINE_bool(
+    'extend', False, 'Go on with what the experiment changes of the stage under way.')
 _WANDB = flags.DEFINE_string('wandb_project', None, 'Weights & Biases, if installed.')
 flags.mark_flags_as_required(['config', 'workdir'])
 
@@ -28,7 +32,8 @@ def main():
   cli.join_hosts()
   cfg = _CONFIG.value
   loop.train(cfg, _WORKDIR.value, evaluate=held_out.scorer(cfg.eval, cfg.stages),
-             stop=cli.stop_on_sigterm(), profile=_steps(_PROFILE.value),
+             stop=cli.stop_on_signals(), extend=_EXTEND.value,
+             profile=_steps(_PROFILE.value),
              watch=wandb_log.watch(_WANDB.value, cfg, _WORKDIR.value))
 
 

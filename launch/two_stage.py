@@ -37,7 +37,7 @@ def main():
     folder = folder / 'small'
     for stage in cfg.stages:
       stage.steps, stage.optim.warmup_steps = 2, 0
-  stop = cli.stop_on_sigterm()
+  stop = cli.stop_on_signals()
   source = cfg.stages[0].data.sources[0].path  # FOLDER/train/NAME
   card = ScoreCard(pathlib.Path(source).parents[1], _SMALL.value)
   rows = [{'pooling': 'mean', 'after': 'no training', **_spread([_kept(

@@ -24,6 +24,8 @@ FLOORS = (
     ('jaxembed.workdir', 'jaxembed.fingerprint'),
     ('jaxembed.train', 'jaxembed.convert'),
     ('jaxembed.bundle',),
+    ('jaxembed.convert.to_sentence_transformers',),
+    ('jaxembed.convert.exporters',),
     ('jaxembed.embedder',),
     ('jaxembed.evaluation', 'jaxembed.corpus'),
     ('jaxembed.train.start', 'jaxembed.train.average', 'jaxembed.train.report'),

@@ -41,6 +41,7 @@ class Loaded:
   tokenizer_folder: pathlib.Path
   settings_folder: pathlib.Path  # of config_sentence_transformers.json, if any
   base: str  # the weights beneath adapters, as PEFT would name them
+  adapter_folder: pathlib.Path | None = None
 
 
 def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
@@ -132,7 +133,7 @@ def _adapted(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loaded:
       ('tokenizer_folder', 'tokenizer.json'),
       ('settings_folder', 'config_sentence_transformers.json'))
          if (folder / file).is_file()}
-  return dataclasses.replace(base, params=params, cfg=cfg, **own)
+  return dataclasses.replace(base, params=params, cfg=cfg, adapter_folder=folder, **own)
 
 
 def _with_head(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loaded:

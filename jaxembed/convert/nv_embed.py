@@ -204,9 +204,11 @@ def _cast(name: str, x: np.ndarray, dtype) -> np.ndarray:
 
 def _carry(source: pathlib.Path | None, target: pathlib.Path, cfg: ModelConfig):
   """The tokenizer and settings of `source`; config.json where it has none."""
-  if source is not None:
-    carried.copy_settings(source, target)
   hf = {} if source is None else checked_json.read(source / 'config.json', absent={})
+  if hf.get('model_type') == 'nvembed':
+    carried.copy_settings(source, target)
+  elif source is not None:  # its modules would describe another head
+    carried.copy(source, target)
   if hf.get('model_type') != 'nvembed':
     hf = config_to_hf(cfg)
   kept = carried.without_code(hf)

@@ -153,6 +153,7 @@ def _torch_model(folder):
   model = SentenceTransformer(
       os.fspath(pathlib.Path(folder)), device='cpu', trust_remote_code=_is_ours(folder),
       model_kwargs={'torch_dtype': 'float32'}, local_files_only=True)
+  model.truncate_dim = None  # all dimensions are compared
   return model.eval()
 
 

@@ -3,19 +3,19 @@
 That layout is what sentence-transformers of any age, text-embeddings-inference,
 vLLM and llama.cpp read. Poolers without parameters become plain modules; latent
 attention becomes one Python file in the folder's root (torch_twin.py) and its
-weights. The folder appears whole or not at all: it is written beside its place,
-reloaded in torch, compared, and only then renamed.
+weights. Its check (parity.py) opens the folder in torch and compares vectors.
 """
 
 import json
-import os
 import pathlib
 import re
 import shutil
+from typing import Any
 
 import numpy as np
 
-from jaxembed import carried, checked_json, config, data, types
+from jaxembed import carried, checked_json, data
+from jaxembed.bundle import Bundle
 from jaxembed.convert import head_modules, model_card, parity, tables, tensor_files
 
 _WITH_POOLER = ('bert', 'roberta', 'xlm-roberta', 'mpnet')
@@ -24,82 +24,55 @@ _MODULES = 'sentence_transformers.models.'
 _TWIN = 'latent_attention_pooling'
 
 
-def export(target: str | os.PathLike, params: types.Params,
-           cfg: config.ModelConfig, source: pathlib.Path, *,
-           prompts: dict[str, str],
-           default_prompt_name: str | None = None,
-           similarity_fn_name: str = 'cosine',
-           original: str | os.PathLike | None = None,
-           tolerance: float = parity.TOLERANCE) -> dict:
-  """Writes the folder, checks it in torch, and returns the parity report.
-
-  Args:
-    target: folder to create.
-    params: float32 arrays or wider than the stored dtype is meant to be; they
-      are written as they are.
-    cfg: of `params`; LoRA must be merged before. cfg.eos_text becomes a part of the
-      tokenizer, which keeps it behind texts that are cut as well.
-    source: folder with the tokenizer and the Hugging Face config.json.
-    prompts: stored under their names for encode(prompt_name=...).
-    default_prompt_name, similarity_fn_name: stored for encode and similarity.
-    original: the folder whose model this is, unchanged; see parity.check.
-    tolerance: largest difference of two unit vectors that passes.
-
-  Raises:
-    FileExistsError: target exists; nothing is touched.
-    parity.Mismatch: torch computes other vectors; nothing is left behind.
-    ValueError: the model has parts that the layout cannot hold.
-  """
-  target = pathlib.Path(target).absolute()
-  if target.exists():
-    raise FileExistsError(f'{target} exists; choose another target, or remove it')
-  if cfg.lora is not None:
+def refuse(model: Bundle) -> None:
+  """Raises ValueError for a model that the layout cannot hold."""
+  if model.cfg.lora is not None:
     raise ValueError('the model has LoRA adapters; merge them before exporting')
-  if cfg.pooling.kind == 'layer_attention' or cfg.prepend is not None:
+  if model.cfg.pooling.kind == 'layer_attention' or model.cfg.prepend is not None:
     raise ValueError('sentence-transformers has no module for layer_attention pooling '
                      'or a prepended state; keep the run, and load it with '
                      'Embedder.load')
-  include_prompt = cfg.prompt_pooling == 'include'
-  target.parent.mkdir(parents=True, exist_ok=True)
-  partial = target.with_name(f'.{target.name}.{os.getpid()}.partial')
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir()
-  try:
-    write(partial, params, cfg, source, include_prompt=include_prompt)
-    _write_json(partial / 'config_sentence_transformers.json', {
-        'model_type': 'SentenceTransformer',
-        '__version__': parity.versions(),
-        'prompts': prompts,
-        'default_prompt_name': default_prompt_name,
-        'similarity_fn_name': similarity_fn_name})
-    report = parity.check(partial, params, cfg, prompts=prompts,
-                          include_prompt=include_prompt, original=original,
-                          tolerance=tolerance)
-    _write_json(partial / 'parity.json', report)
-    (partial / 'README.md').write_text(
-        model_card.render(target.name, cfg, prompts, include_prompt, report))
-    partial.rename(target)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
-  return report
 
 
-def write(folder: pathlib.Path, params: types.Params, cfg: config.ModelConfig,
-          source: pathlib.Path, *, include_prompt: bool):
-  """Writes weights, tokenizer, configuration and modules into `folder`."""
-  source = pathlib.Path(source)
-  weights = tables.to_hf(params, cfg)
+def write(folder: pathlib.Path, model: Bundle) -> None:
+  """Writes weights, tokenizer, configuration and modules into the new `folder`.
+
+  Parameters are written as they are. cfg.eos_text becomes a part of the tokenizer,
+  which keeps it behind texts that are cut as well.
+
+  Raises:
+    ValueError: as `refuse`.
+    FileNotFoundError: the model has no tokenizer.
+  """
+  refuse(model)
+  folder.mkdir(parents=True)
+  weights = tables.to_hf(model.params, model.cfg)
   _save_weights(folder, weights)
-  _write_json(folder / 'config.json', _hf_config(source, cfg, weights))
-  _copy_tokenizer(source, folder, cfg.max_length)
+  _write_json(folder / 'config.json', _hf_config(model, weights))
+  write_text_rules(folder, model)
+  write_modules(folder, model)
+
+
+def write_text_rules(folder: pathlib.Path, model: Bundle) -> None:
+  """Writes tokenizer, prompts, similarity and the length of texts."""
+  cfg = model.cfg
+  _copy_tokenizer(model, folder)
   if cfg.eos_text:
     data.append_token(folder, cfg.eos_text)
   settings = {'max_seq_length': cfg.max_length, 'do_lower_case': cfg.lower_case}
   if cfg.backbone.family in _WITH_POOLER:  # unused here; torch would draw one
     settings['model_args'] = {'add_pooling_layer': False}
   _write_json(folder / 'sentence_bert_config.json', settings)
-  parts = [('', _MODULES + 'Transformer'),
-           _pooling(folder, params, cfg, include_prompt)]
+  _write_json(folder / 'config_sentence_transformers.json', {
+      'model_type': 'SentenceTransformer', '__version__': parity.versions(),
+      **model.settings})
+
+
+def write_modules(folder: pathlib.Path, model: Bundle) -> None:
+  """Writes modules.json, and the modules after the backbone with their weights."""
+  cfg, params = model.cfg, model.params
+  parts = [('', _MODULES + 'Transformer'), _pooling(
+      folder, params, cfg, cfg.prompt_pooling == 'include')]
   for i, layer in enumerate(cfg.dense):
     if layer.normalize_input:
       parts.append(_normalize(folder, len(parts)))
@@ -109,6 +82,34 @@ def write(folder: pathlib.Path, params: types.Params, cfg: config.ModelConfig,
   _write_json(folder / 'modules.json', [
       {'idx': i, 'name': str(i), 'path': path, 'type': kind}
       for i, (path, kind) in enumerate(parts)])
+
+
+def check(folder: pathlib.Path, model: Bundle,
+          tolerance: float = parity.TOLERANCE) -> dict[str, Any]:
+  """Compares `folder` in torch with `model`; adds parity.json and the card.
+
+  Raises:
+    parity.Mismatch: torch computes other vectors.
+  """
+  include_prompt = model.cfg.prompt_pooling == 'include'
+  report = parity.check(folder, model.params, model.cfg, prompts=dict(model.prompts),
+                        include_prompt=include_prompt, original=model.original,
+                        tolerance=tolerance)
+  told = (f'torch computes the same vectors, largest difference '
+          f'{report["max_difference"]:.1e} over {len(report["cases"])} cases')
+  if model.cfg.prompt_pooling == 'nv_embed':
+    told += ('; prompts are left out of the vector as sentence-transformers counts '
+             "their tokens, NV-Embed's own rule counts one less")
+  report |= {'told': told}
+  _write_json(folder / 'parity.json', report)
+  return report
+
+
+def write_card(folder: pathlib.Path, name: str, model: Bundle, report: dict) -> None:
+  """Writes README.md for the folder that will be called `name`."""
+  (folder / 'README.md').write_text(model_card.render(
+      name, model.cfg, dict(model.prompts), model.cfg.prompt_pooling == 'include',
+      report), 'utf-8')
 
 
 def _pooling(folder, params, cfg, include_prompt):
@@ -182,11 +183,12 @@ def _save_weights(folder: pathlib.Path, weights: dict[str, np.ndarray]):
         'weight_map': {k: n for n, keys in zip(names, shards) for k in keys}})
 
 
-def _hf_config(source: pathlib.Path, cfg: config.ModelConfig, weights) -> dict:
+def _hf_config(model: Bundle, weights) -> dict[str, Any]:
   """config.json of the base model, the source's own where there is one."""
+  cfg = model.cfg
   derived = tables.config_to_hf(cfg.backbone, cfg.attention)
-  file = source / 'config.json'
-  hf = carried.without_code(checked_json.read(file, absent=derived))
+  hf = derived if model.config_folder is None else carried.without_code(
+      checked_json.read(model.config_folder / 'config.json', absent=derived))
   if hf.get('model_type') != derived['model_type']:  # a wrapper such as NV-Embed's
     hf = dict(derived)
   hf['architectures'] = [
@@ -208,15 +210,18 @@ def _hf_config(source: pathlib.Path, cfg: config.ModelConfig, weights) -> dict:
   return hf
 
 
-def _copy_tokenizer(source: pathlib.Path, folder: pathlib.Path, max_length: int):
-  carried.copy(source, folder)
+def _copy_tokenizer(model: Bundle, folder: pathlib.Path):
+  source = model.tokenizer_folder
+  if source is not None:
+    carried.copy(source, folder)
   file = folder / 'tokenizer_config.json'
   if not (folder / 'tokenizer.json').is_file() or not file.is_file():
     raise FileNotFoundError(
-        f'{source} needs tokenizer.json and tokenizer_config.json to export; '
-        'AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes both')
+        f'{source or "the model"} needs tokenizer.json and tokenizer_config.json to '
+        'export; AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes '
+        'both')
   settings = checked_json.read(file)
-  _write_json(file, settings | {'model_max_length': max_length})
+  _write_json(file, settings | {'model_max_length': model.cfg.max_length})
 
 
 def _write_json(file: pathlib.Path, data):

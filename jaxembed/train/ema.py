@@ -1,4 +1,4 @@
-"""Running means of the parameters that move.
+"""Running means of the trained parameters.
 
 What is evaluated, handed to the next stage and exported is their mean over the
 last updates, about 1 / (1 - decay) of them: less noise than the last update's, at
@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jaxembed import types
 
 
-def init(moving: types.Params) -> types.Params:
+def init(trained: types.Params) -> types.Params:
   """float32 copies."""
-  return jax.tree.map(lambda x: jnp.array(x, jnp.float32), moving)
+  return jax.tree.map(lambda x: jnp.array(x, jnp.float32), trained)
 
 
-def update(means: types.Params, moving: types.Params, count, decay: float
+def update(means: types.Params, trained: types.Params, count, decay: float
            ) -> types.Params:
   """The means after update number `count` ([] int32, from 1) of a stage.
 
@@ -26,4 +26,4 @@ def update(means: types.Params, moving: types.Params, count, decay: float
   keep = jnp.minimum(decay, (1 + count) / (10 + count)).astype(jnp.float32)
   return jax.tree.map(
       lambda mean, x: keep * mean + (1 - keep) * x.astype(jnp.float32),
-      means, moving)
+      means, trained)

@@ -7,13 +7,11 @@ for bit.
 """
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
-import itertools
 import pathlib
-import time
 
 import jax
-import jax.numpy as jnp
 import tqdm
 
 from jaxembed import bundle, checkpoint, config, data, losses, sharding, types, workdir
@@ -21,7 +19,10 @@ from jaxembed.config.check import divides
 from jaxembed.data import lengths
 from jaxembed.models import encoder
 from jaxembed.train import (
+    best,
+    changes,
     chips,
+    forecast,
     manifest,
     meter,
     metrics,
@@ -32,136 +33,66 @@ from jaxembed.train import (
     start,
     step,
 )
+from jaxembed.train.stages import Stage, stages
 
 # evaluate(params, model, tokenizer, mesh) -> scores by name, 'eval/...'
 Evaluate = Callable[..., dict[str, float]]
-# Share of a bare matmul's speed that a whole step reaches, for the forecast.
-_EFFICIENCY = 0.5
 # Embeddings that keep a smaller share of their effective rank have collapsed.
 _KEPT_RANK = 0.25
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """A StageConfig with its place in the run."""
-
-  index: int
-  first: int  # steps done when it begins
-  last: int  # and when it ends
-  cfg: config.StageConfig
-
-
-def stages(cfg: config.Config) -> list[Stage]:
-  ends = list(itertools.accumulate(s.steps for s in cfg.stages))
-  return [Stage(i, end - s.steps, end, s)
-          for i, (s, end) in enumerate(zip(cfg.stages, ends))]
-
-
-def describe(cfg: config.Config, model: config.ModelConfig,
-             params: types.Params, mesh) -> str:
-  """The plan, in words, before anything is spent."""
-  size = sum(x.size for x in jax.tree.leaves(params))
-  dense = sum(x.size for path, x in jax.tree.leaves_with_path(params)
-              if 'kernel' in jax.tree_util.keystr(path))
-  b = model.backbone
-  lines = [
-      f'run        {cfg.name}: {cfg.model.source or cfg.model.preset}',
-      f'model      {b.num_layers} layers x {b.dim}, {model.attention}, '
-      f'{model.pooling.kind} pooling, {size / 1e6:.1f} M parameters',
-      f'mesh       {dict(mesh.shape)} on {mesh.size} x '
-      f'{jax.devices()[0].device_kind}, activations {model.dtype}'
-      + (f', products {model.precision}' if model.dtype == 'float32' else '')]
-  flops = 0
-  for s in stages(cfg):
-    d = s.cfg.data
-    group = 1 + d.num_negatives
-    pairs = sum(len(data.load(source)) for source in d.sources)
-    tokens = d.batch_size * (d.query_lengths[-1] + group * d.passage_lengths[-1])
-    flops += 6 * dense * tokens * s.cfg.steps
-    lines.append(
-        f'stage      {s.cfg.name}: {s.cfg.steps} steps of {d.batch_size} queries out '
-        f'of {pairs} pairs; {d.batch_size * group} candidates per query, '
-        f'{d.batch_size * (1 + group)} texts or at most {tokens} tokens per step')
-  minutes = flops / (mesh.size * _matmul_rate() * _EFFICIENCY) / 60
-  lines.append(f'time       about {minutes:.0f} min at most, and compilation '
-               f'({flops:.1e} FLOP, half the speed of a bare matmul)')
-  return '\n'.join(lines)
-
-
-def _matmul_rate(width: int = 1024) -> float:
-  """FLOP/s of one device on a float32 product, measured now."""
-  x = jnp.ones((width, width), out_sharding=sharding.spec(None, None))
-  product = jax.jit(lambda x: x @ x)
-  product(x).block_until_ready()
-  begun = time.perf_counter()
-  for _ in range(3):
-    x = product(x)
-  x.block_until_ready()
-  return 3 * 2 * width**3 / (time.perf_counter() - begun)
 
 
 def train(cfg: config.Config, folder: str | pathlib.Path, *,
           evaluate: Evaluate | None = None, say: Callable[[str], None] = print,
           stop: Callable[[], bool] = lambda: False,
           profile: tuple[int, int] | None = None, watch: metrics.Watch | None = None,
-          loss: losses.Loss | None = None
+          loss: losses.Loss | None = None, extend: bool = False
           ) -> tuple[types.TrainState, config.ModelConfig]:
   """Runs, or resumes, the experiment in `folder`; returns the final state.
 
-  `evaluate` scores the parameters before, during (config.eval.every) and after.
-  Once `stop()` is true (a preemption notice), the state is saved after the step in
-  flight, and the run returns early. `profile` are the first and the last step to
-  trace into folder/profile. `watch` is told every record of metrics as well.
-  `loss`, a losses.Loss of the caller's own, takes the place of the one that
-  StageConfig.loss.name names, in every stage.
+  `evaluate` scores the parameters before, during (config.eval.every) and after; the
+  checkpoint that is best by config.checkpoint.best is kept, and config.eval.patience
+  ends the run early. Once `stop()` is true (a preemption notice), the state is saved
+  after the step in flight, and the run returns early. `profile` are the first and the
+  last step to trace into folder/profile. `watch` is told every record of metrics as
+  well. `loss`, a losses.Loss of the caller's own, takes the place of the one that
+  StageConfig.loss.name names, in every stage. `extend`: go on from the newest
+  checkpoint with what `cfg` changes of the stage under way (train/changes.py).
+
+  An error or Ctrl-C saves what was trained before it is raised.
 
   Raises:
     ValueError: the configuration, the data or the folder do not fit; before any
       work is done.
-    FloatingPointError: the loss is not finite; step and rows are named.
+    data.BadRow: a row cannot be used; once it is mended the run goes on.
+    FloatingPointError: the loss, or too many updates in a row, are not finite; step
+      and rows are named.
   """
   cfg = config.validate(cfg)
   mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor))
   _check_divides(cfg, mesh)
+  folder = pathlib.Path(folder).absolute()
   if not workdir.is_workdir(folder):
     start.resolve(cfg.model)  # what is wrong with it is told before a folder is made
-  folder = workdir.claim(folder, cfg)
   with (jax.set_mesh(mesh), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
-    resumed = workdir.is_workdir(folder) and bool(saved.steps())
-    newest, last = max(saved.steps(), default=0), stages(cfg)[-1].last
-    if newest < last:
-      for line in manifest.record(folder, cfg, mesh, newest):
-        say(f'differs    {line}')
-    begin = (start.resume(folder, mesh) if resumed
-             else start.start(cfg.model, cfg.seed, mesh))
-    for stage in cfg.stages:
-      if stage.data.pack:
-        encoder.check_packable(begin.model, begin.model.attention, stage.data.pack)
-    say(describe(cfg, begin.model, begin.params, mesh))
-    for i, stage in enumerate(cfg.stages):
-      for note in lengths.check(stage.data, begin.model):
-        say(f'note       stages[{i}]: {note}')
-      for note in (*optim.notes(stage.optim, stage.steps), *stage.loss.notes(
-          any(s.temperature for s in stage.data.sources))):
-        say(f'note       stages[{i}].{note}')
-    if not resumed:
-      for line in start.changes(cfg.model):
-        say(line)
-      begin = start.with_prompts(begin, cfg.stages, say)
-      bundle.save_model(folder, begin, cfg.model.append_token)
+    begin, state = _open(cfg, folder, saved, mesh, say, extend)
+    done, last = int(state.step) if state else 0, stages(cfg)[-1].last
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
+    writer = metrics.Writer(folder, done if state else -1, watch)
     trace = profiler.Profiler(folder / 'profile', profile)
-    run = _Run(cfg, begin.model, saved, evaluate, tokenizer, mesh, stop, trace,
-               loss)
-    state = _restore(cfg, begin, saved, mesh, say) if resumed else None
-    done = int(state.step) if state else 0
-    if done == last:
-      say(f'finished   {done} steps were done before; nothing to train. '
-          'Use a fresh --workdir to train again')
-      return state, begin.model
-    writer = metrics.Writer(folder, done, watch)
+    run = _Run(cfg, folder, begin.model, saved, evaluate, tokenizer, mesh, say, stop,
+               trace, loss, writer, best.of_records(
+                   cfg.checkpoint.best, metrics.read(folder)))
+    patience = cfg.eval.patience
     try:
+      if state is not None:
+        run.catch_up(state)
+      if done == last or run.best.ended(patience):
+        if jax.process_index() == 0 and not (folder / 'report.png').exists():
+          report.plot(folder, cfg.name)
+        say(f'finished   {done} steps were done before; nothing to train. Give more '
+            'steps to go on, or a fresh --workdir to train again')
+        return state, begin.model
       for stage in stages(cfg):
         if done >= stage.last:
           continue
@@ -169,14 +100,21 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           params = begin.params if state is None else state.averaged
           carried = state.opt_state if stage.cfg.optim.keep_optimizer_state else None
           state = step.init_state(params, stage.cfg, stage.first, carried)
-        state = run.stage(stage, state, writer)
+        state = run.stage(stage, state)
         done = int(state.step)
+        if run.best.ended(patience):
+          say(f'stopped    early after step {done}: {patience} evaluations in a row '
+              f'were no better than the best')
+          break
         if done < stage.last:
           say(f'stopped    after step {done}, saved; the same command continues')
-          break
+          return state, begin.model
     finally:
       trace.close()
       writer.close()
+    saved.trim()
+    if run.best.step is not None:
+      say(f'best       {run.best}')
     if jax.process_index() == 0:
       say(f'trained    {done} steps; {report.plot(folder, cfg.name)}')
     return state, begin.model
@@ -187,6 +125,46 @@ def _check_divides(cfg: config.Config, mesh):
     size = s.data.batch_size
     divides(f'config.stages[{i}].data.batch_size={size}', size,
             sharding.batch_shards(mesh))
+
+
+def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoints, mesh,
+          say, extend: bool) -> tuple[bundle.Bundle, types.TrainState | None]:
+  """The model of a run that begins or goes on, and its newest state, if any.
+
+  The folder is this run's afterwards: what differs from its last start was checked,
+  told, and written down.
+  """
+  resumed = workdir.is_workdir(folder) and bool(saved.steps())
+  newest = max(saved.steps()) if resumed else 0
+  changed = changes.check(folder, cfg, newest, extend=extend,
+                          diverged=manifest.last_stop(folder) == 'diverged')
+  if newest < stages(cfg)[-1].last:
+    for line in manifest.record(folder, cfg, mesh, newest, changed=changed,
+                                extend=extend):
+      say(f'differs    {line}')
+  begin = (start.resume(folder, mesh) if resumed
+           else start.start(cfg.model, cfg.seed, mesh))
+  for stage in cfg.stages:
+    if stage.data.pack:
+      encoder.check_packable(begin.model, begin.model.attention, stage.data.pack)
+  say(forecast.describe(cfg, begin.model, begin.params, mesh))
+  for i, stage in enumerate(cfg.stages):
+    for note in lengths.check(stage.data, begin.model):
+      say(f'note       stages[{i}]: {note}')
+    for note in (*optim.notes(stage.optim, stage.steps), *stage.loss.notes(
+        any(s.temperature for s in stage.data.sources))):
+      say(f'note       stages[{i}].{note}')
+  state = None
+  if resumed:
+    state = _restore(cfg, begin, saved, mesh, say)
+  else:
+    for line in start.changes(cfg.model):
+      say(line)
+    begin = start.with_prompts(begin, cfg.stages, say)
+    bundle.save_model(folder, begin, cfg.model.append_token)
+  if jax.process_index() == 0:
+    changes.write(folder, cfg)
+  return begin, state
 
 
 def _restore(cfg, begin: bundle.Bundle, saved, mesh, say) -> types.TrainState:
@@ -205,19 +183,49 @@ class _Run:
   """What stays the same from stage to stage."""
 
   cfg: config.Config
+  folder: pathlib.Path
   model: config.ModelConfig
   saved: checkpoint.Checkpoints
   evaluate: Evaluate | None
   tokenizer: data.Tokenizer
   mesh: jax.sharding.Mesh
+  say: Callable[[str], None]
   stop: Callable[[], bool]
   trace: profiler.Profiler
   loss: losses.Loss | None
+  writer: metrics.Writer
+  best: best.Best
 
-  def stage(self, stage: Stage, state: types.TrainState,
-            writer: metrics.Writer) -> types.TrainState:
+  def catch_up(self, state: types.TrainState):
+    """What a kill left undone: the evaluation that was due, the mark of the best."""
+    if self.best.step in self.saved.steps():
+      self.saved.keep_best(self.best.step, self.best.metric, self.best.score)
+    now = int(state.step)
+    stage = next(s for s in stages(self.cfg) if now <= s.last)
+    if self._due(now, stage, self.cfg.eval.every) and not any(
+        r['step'] == now and any(k.startswith('eval/') for k in r)
+        for r in metrics.read(self.folder)):
+      self._score(now, state, stage, self.say)
+
+  def stage(self, stage: Stage, state: types.TrainState) -> types.TrainState:
     """Trains from wherever `state` stands to the end of the stage."""
     begun = int(state.step)
+    bar = tqdm.tqdm(total=stage.last, initial=begun, desc=stage.cfg.name,
+                    unit='step', disable=jax.process_index() > 0)
+    seen = self._meter(stage, bar)
+    try:
+      state = self._steps(stage, state, seen, bar)
+      bar.close()
+      self.saved.wait()
+    finally:
+      bar.close()
+    if told := _texts(seen.totals):
+      self.say(f'texts      {stage.cfg.name}: {told}')
+    return state
+
+  def _steps(self, stage: Stage, state: types.TrainState, seen: meter.Meter, bar
+             ) -> types.TrainState:
+    begun = now = int(state.step)
     update = step.make_update(
         self.model, stage.cfg, seed=self.cfg.seed, first_step=stage.first,
         loss=self.loss)
@@ -226,53 +234,118 @@ class _Run:
         start_step=begun - stage.first,
         mine=sharding.local_rows(self.mesh, stage.cfg.data.batch_size),
         shards=sharding.batch_shards(self.mesh))
-    bar = tqdm.tqdm(total=stage.last, initial=begun, desc=stage.cfg.name,
-                    unit='step', disable=jax.process_index() > 0)
-    seen = self._meter(stage, writer, bar)
-    if begun == 0:
-      self._score(0, state, writer, bar)
-    for now, (batch, _) in zip(range(begun + 1, stage.last + 1), batches):
-      self.trace.before(now)
-      state, values = update(state, sharding.to_global(self.mesh, batch))
-      self.trace.after(now, state)
-      seen.read(now, values, batch)
-      stopping = self.stop()
-      if stopping or self._due(now, stage, self.cfg.checkpoint.every):
-        seen.flush()  # a state is saved only once its loss was seen to be finite
-        self.saved.save(now, state, {'stage': stage.index})
-      if stopping:
-        break
-      if self._due(now, stage, self.cfg.eval.every):
-        seen.flush()
-        self._score(now, state, writer, bar)
-    bar.close()
-    self.saved.wait()
+    try:
+      if begun == 0:
+        self._score(0, state, stage, bar.write)
+      for now, (batch, info) in zip(range(begun + 1, stage.last + 1), batches):
+        self.trace.before(now)
+        state, values = update(state, sharding.to_global(self.mesh, batch))
+        self.trace.after(now, state)
+        seen.read(now, values, batch, _counts(info))
+        stopping = self.stop()
+        if stopping or self._due(now, stage, self.cfg.checkpoint.every):
+          seen.flush()  # a state is saved only once its loss was seen to be finite
+          if stopping or now == stage.last or not seen.in_a_row:
+            self.saved.save(now, state, {'stage': stage.index})
+        if stopping:
+          break
+        if self._due(now, stage, self.cfg.eval.every):
+          seen.flush()
+          self._score(now, state, stage, bar.write)
+          if self.best.ended(self.cfg.eval.patience):
+            self.saved.save(now, state, {'stage': stage.index})
+            break
+    except FloatingPointError as e:
+      self._go_back(now, max(begun, seen.last_good), e)
+      raise
+    except BaseException as e:  # a bad row, Ctrl-C: no step that was done is lost
+      self._save_what_is_good(stage, state, begun, seen, e)
+      raise
     return state
 
-  def _meter(self, stage: Stage, writer, bar) -> meter.Meter:
+  def _go_back(self, now: int, good: int, error: FloatingPointError):
+    """Sets aside the states that led to numbers that are not finite.
+
+    A state is known to be good once the step after it was; `good` is the last step
+    that was.
+    """
+    with contextlib.suppress(OSError):
+      self.saved.wait()
+    for at in [s for s in self.saved.steps() if s >= good]:
+      name = self.saved.set_aside(at, f'diverged-{at}')
+      self.say(f'diverged   the step after checkpoint {at} is not finite; set aside as '
+               f'{name}')
+    manifest.stopped(self.folder, now, 'diverged', error)
+
+  def _save_what_is_good(self, stage: Stage, state: types.TrainState, begun: int,
+                         seen: meter.Meter, error: BaseException):
+    if isinstance(error, data.BadRow):
+      manifest.stopped(self.folder, seen.last_good, 'bad row', error)
+    whole = not any(x.is_deleted() for x in jax.tree.leaves(state))
+    # Several processes would have to agree that all of them save.
+    if not whole or jax.process_count() > 1:
+      return
+    try:
+      seen.flush()
+      now = int(state.step)
+      if now > begun:
+        self.saved.save(now, state, {'stage': stage.index})
+        self.saved.wait()
+        self.say(f'saved      step {now}, which the same command continues from')
+    except (FloatingPointError, OSError) as e:
+      self.say(f'not saved  {e}')
+
+  def _meter(self, stage: Stage, bar) -> meter.Meter:
     chip = chips.of(self.mesh.devices.flat[0].device_kind)
     total = stage.cfg.data.batch_size
     return meter.Meter(
-        writer, bar, every=self.cfg.log_every, last=stage.last,
+        self.writer, bar, every=self.cfg.log_every, last=stage.last,
         sources=[s.name for s in stage.cfg.data.sources],
         flops=lambda batch: plan.model_flops(
             self.model, batch, stage.cfg.optim.freeze),
         peak=chip.flops * self.mesh.size if chip else 0.0,
-        parts=total / len(sharding.local_rows(self.mesh, total)))
+        parts=total / len(sharding.local_rows(self.mesh, total)),
+        max_skipped=stage.cfg.optim.max_skipped)
 
   def _due(self, now: int, stage: Stage, every: int) -> bool:
     return now == stage.last or (bool(every) and now % every == 0)
 
-  def _score(self, now: int, state: types.TrainState, writer, bar):
-    if self.evaluate:
-      scores = self.evaluate(
-          state.averaged, self.model, self.tokenizer, self.mesh)
-      writer.write(now, scores)
-      bar.write(f'step {now}: ' + '  '.join(
-          f'{k} {v:.4f}' for k, v in scores.items()))
-      rank, first = (s.get('eval/effective_rank') or 0.0
-                     for s in (scores, writer.first))
-      if rank < _KEPT_RANK * first:
-        bar.write(f'collapse   effective rank fell from {first:.1f} to {rank:.1f}: '
-                  'different texts get ever the same vector; lower optim.peak_lr, or '
-                  'look at the data')
+  def _score(self, now: int, state: types.TrainState, stage: Stage, log):
+    """Evaluates; keeps the state that is the best so far."""
+    if not self.evaluate:
+      return
+    scores = self.evaluate(state.averaged, self.model, self.tokenizer, self.mesh)
+    self.writer.write(now, scores)
+    log(f'step {now}: ' + '  '.join(f'{k} {v:.4f}' for k, v in scores.items()))
+    if not now and self.best.name not in scores and self.best.name:
+      log(f'note       no score is called {self.best.name} (checkpoint.best); no best '
+          f'checkpoint is kept. There are: {", ".join(scores)}')
+    if self.best.see(now, scores):
+      self.saved.save(now, state, {'stage': stage.index})
+      self.saved.keep_best(now, self.best.metric, self.best.score)
+    rank, first = (s.get('eval/effective_rank') or 0.0
+                   for s in (scores, self.writer.first))
+    if rank < _KEPT_RANK * first:
+      log(f'collapse   effective rank fell from {first:.1f} to {rank:.1f}: '
+          'different texts get ever the same vector; lower optim.peak_lr, or '
+          'look at the data')
+
+
+def _counts(info: data.BatchInfo) -> dict[str, int]:
+  """What became of a batch's texts, by name."""
+  return {k: v for k, v in dataclasses.asdict(info.counts).items()
+          if isinstance(v, int)}
+
+
+def _texts(totals: dict[str, float]) -> str:
+  """What became of the texts of a stage, in words; '': all were taken whole."""
+  told = []
+  for side in ('queries', 'passages'):
+    if cut := totals.get(f'truncated_{side}'):
+      told.append(f'{cut:.0f} of {totals[side]:.0f} {side} were longer than '
+                  f'{"query" if side == "queries" else "passage"}_lengths allow '
+                  'and were cut')
+  told += [f'{name.replace("_", " ")}: {n:.0f}' for name, n in totals.items()
+           if n and name not in ('queries', 'passages')
+           and not name.startswith('truncated_')]
+  return '; '.join(told)

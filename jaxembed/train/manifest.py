@@ -1,13 +1,15 @@
 """What a run was made of: enough to repeat it, or to say why it cannot be.
 
     config   the resolved experiment, as at the first start
-    data     stages[I]/SOURCE -> rows and sha256, of everything trained on
-    starts   one record per start and resume: versions, code, mesh, machines
+    data     stages[I]/SOURCE -> rows and sha256, of what is trained on now
+    starts   one record per start and resume: versions, code, mesh, machines; what this
+             start changed, with what was before; and the error that ended it, if any
 
-config and data never change; starts grows. launch/train.py takes the file as its
---config.
+config never changes once a step is done; starts grows. launch/train.py takes the file
+as its --config.
 """
 
+from collections.abc import Sequence
 import importlib.metadata
 import json
 import pathlib
@@ -18,34 +20,84 @@ from typing import Any
 import jax
 
 from jaxembed import config, data, workdir
+from jaxembed.train import changes
+from jaxembed.train.stages import stages
 
 _PACKAGES = ('jaxembed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
              'tokenizers', 'grain')
 
 
-def record(folder: pathlib.Path, cfg: config.Config, mesh, step: int) -> list[str]:
+def record(folder: pathlib.Path, cfg: config.Config, mesh, step: int, *,
+           changed: Sequence[str] = (), extend: bool = False) -> list[str]:
   """Writes folder/manifest.json, or adds this start at `step` to it.
 
+  changed: what differs from the configuration before. extend: other data is asked for.
   Returns what differs between this start and the one it follows or repeats.
 
   Raises:
-    ValueError: the data is not that of the manifest here, or of cfg.repeats.
+    ValueError: the data is not that of the manifest here, or of cfg.repeats. It may be
+      another while no step is done, for stages that have not begun, and after a row
+      that could not be used had ended the run.
   """
   path = folder / 'manifest.json'
   now, found = _start(mesh, step), fingerprints(cfg)
-  mine = path.exists()
-  told = []
-  if mine or cfg.repeats:
-    earlier = path if mine else pathlib.Path(cfg.repeats)
-    before = json.loads(earlier.read_text())
-    _check(before['data'], found, earlier)
-    told = list(workdir.differences(
-        before['starts'][-1] | {'step': step}, now, 'start'))
+  before, told = _read(path), [*changed]
+  if before is None and not cfg.repeats:
+    kept = {'config': config.to_dict(cfg), 'data': found, 'starts': []}
+  else:
+    earlier = pathlib.Path(cfg.repeats) if before is None else path
+    kept = before or _read(earlier)
+    free = before is not None and (extend or not step or _mended(before))
+    begun = {s.index for s in stages(cfg) if s.first < step or before is None}
+    told += _check(kept['data'], found, earlier, begun, free)
+    if told and step:
+      now['changes'] = list(told)
+    last = {k: v for k, v in kept['starts'][-1].items()
+            if k not in ('changes', 'stopped')}
+    told += map(str, changes.differences(
+        last | {'step': step}, {k: v for k, v in now.items() if k != 'changes'},
+        'start'))
+    told += [f'the run of {earlier} was changed at step {s["step"]}, which is not '
+             f'repeated: {line}' for s in kept['starts'] if before is None
+             for line in s.get('changes', ())]
+    if before is None or not step:
+      kept = {'config': config.to_dict(cfg), 'starts': kept['starts'] if before else []}
+    kept = kept | {'data': found}
   if jax.process_index() == 0:
-    kept = before if mine else {
-        'config': config.to_dict(cfg), 'data': found, 'starts': []}
     workdir.write_json(path, kept | {'starts': [*kept['starts'], now]})
   return told
+
+
+def stopped(folder: pathlib.Path, step: int, why: str, error: BaseException):
+  """Notes that an error ended this start after `step` steps.
+
+  why: 'diverged' (its numbers were not finite) or 'bad row'.
+  """
+  path = folder / 'manifest.json'
+  kept = _read(path)
+  if kept is None or jax.process_index() > 0:
+    return
+  end = {'step': step, 'why': why, 'error': str(error)[:1000]}
+  kept['starts'][-1]['stopped'] = end
+  workdir.write_json(path, kept)
+
+
+def last_stop(folder: pathlib.Path) -> str:
+  """Why the start before this one ended, as `stopped` was told; '' without an error."""
+  return _why(_read(folder / 'manifest.json'))
+
+
+def _why(kept: dict | None) -> str:
+  starts = kept['starts'] if kept else []
+  return starts[-1].get('stopped', {}).get('why', '') if starts else ''
+
+
+def _mended(kept: dict) -> bool:
+  return _why(kept) == 'bad row'
+
+
+def _read(path: pathlib.Path) -> dict | None:
+  return json.loads(path.read_text()) if path.exists() else None
 
 
 def fingerprints(cfg: config.Config) -> dict[str, dict[str, Any]]:
@@ -61,15 +113,21 @@ def fingerprints(cfg: config.Config) -> dict[str, dict[str, Any]]:
   return found
 
 
-def _check(stored: dict, found: dict, where):
+def _check(stored: dict, found: dict, where, begun: set[int], free: bool) -> list[str]:
+  """What of the data differs, where it may."""
+  told = []
   for name, print_ in found.items():
-    if name in stored and stored[name] != print_:
-      was, now = ('{rows} rows, sha256 {sha256:.12}...'.format(**p)
-                  for p in (stored[name], print_))
+    if name not in stored or stored[name] == print_:
+      continue
+    was, now = ('{rows} rows, sha256 {sha256:.12}...'.format(**p)
+                for p in (stored[name], print_))
+    if not free and int(name[len('stages['):name.index(']')]) in begun:
       raise ValueError(
           f'the data of {name} is not what {where} was made with: it was {was}, and is '
-          f'{now}. Restore the data, or train in a fresh --workdir with '
-          "--config.repeats=''")
+          f'{now}. Restore the data, go on with this one by --extend (extend=True), or '
+          "train in a fresh --workdir with --config.repeats=''")
+    told.append(f'the data of {name} was {was}, is {now}')
+  return told
 
 
 def _start(mesh, step: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Optimisers: which parameters move, and how, decided by their paths."""
+"""Optimisers: which parameters are trained, and how, decided by their paths."""
 
 import re
 
@@ -52,13 +52,13 @@ def notes(cfg: config.OptimConfig, steps: int) -> list[str]:
 
 
 def trainable(params: types.Params, cfg: config.OptimConfig) -> types.Params:
-  """Tree of bools: which parameters move.
+  """Tree of bools: which parameters are trained.
 
   All but those that cfg.freeze matches; where there are adapters, the rest of the
   backbone stays as well.
 
   Raises:
-    ValueError: nothing would move, or cfg.freeze matches nothing.
+    ValueError: nothing would be trained, or cfg.freeze matches nothing.
   """
   names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
   adapted = any(name.endswith(('lora_a', 'lora_b')) for name in names)
@@ -82,18 +82,18 @@ def trainable(params: types.Params, cfg: config.OptimConfig) -> types.Params:
 
 def split(params: types.Params, mask: types.Params
           ) -> tuple[types.Params, types.Params]:
-  """(parameters that move, the others); None stands where the other has one."""
+  """(trained parameters, frozen ones); None stands where the other has one."""
   return (jax.tree.map(lambda p, m: p if m else None, params, mask),
           jax.tree.map(lambda p, m: None if m else p, params, mask))
 
 
-def join(moving: types.Params, fixed: types.Params) -> types.Params:
+def join(trained: types.Params, frozen: types.Params) -> types.Params:
   """Inverse of `split`."""
-  return jax.tree.map(lambda a, b: b if a is None else a, moving, fixed,
+  return jax.tree.map(lambda a, b: b if a is None else a, trained, frozen,
                       is_leaf=lambda x: x is None)
 
 
-def make_optimizer(cfg: config.OptimConfig, steps: int, moving: types.Params
+def make_optimizer(cfg: config.OptimConfig, steps: int, trained: types.Params
                    ) -> optax.GradientTransformation:
   """Clips by the global norm, then updates body and head each their way.
 
@@ -106,19 +106,19 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, moving: types.Params
            'head': rule(cfg, make_schedule(cfg, steps, cfg.head_lr or None))}
   labels = jax.tree.map_with_path(
       lambda path, _: 'body' if _name(path).startswith('backbone/') else 'head',
-      moving)
+      trained)
   if cfg.name == 'muon':
     rules['matrices'] = _muon(cfg, make_schedule(cfg, steps))
     labels = jax.tree.map_with_path(
         lambda path, label: 'matrices' if _is_matrix(path) else label, labels)
     if 'matrices' not in jax.tree.leaves(labels):
       raise ValueError("optim.name='muon' is for kernels of the layers, and none of "
-                       "them moves here (adapters or freeze); use 'adamw'")
+                       "them is trained here (adapters or freeze); use 'adamw'")
   tx = optax.chain(
       optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm
       else optax.identity(),
       optax.partition(rules, labels))
-  return _scaled(tx, _factors(cfg, moving)) if cfg.lr_factors else tx
+  return _scaled(tx, _factors(cfg, trained)) if cfg.lr_factors else tx
 
 
 def _scaled(tx, factors: types.Params) -> optax.GradientTransformation:
@@ -131,7 +131,7 @@ def _scaled(tx, factors: types.Params) -> optax.GradientTransformation:
   return optax.GradientTransformation(tx.init, update)
 
 
-def _factors(cfg: config.OptimConfig, moving: types.Params) -> types.Params:
+def _factors(cfg: config.OptimConfig, trained: types.Params) -> types.Params:
   """The factor of each parameter."""
   rules = cfg.lr_factors
 
@@ -139,10 +139,10 @@ def _factors(cfg: config.OptimConfig, moving: types.Params) -> types.Params:
     return next((i for i, (pattern, _) in enumerate(rules)
                  if re.search(pattern, _name(path))), -1)
 
-  which = jax.tree.map_with_path(deciding, moving)
+  which = jax.tree.map_with_path(deciding, trained)
   if unused := set(range(len(rules))) - set(jax.tree.leaves(which)):
     raise ValueError(f'optim.lr_factors: {rules[min(unused)][0]!r} decides for no '
-                     'parameter that moves; mend the pattern, or leave it out')
+                     'trained parameter; mend the pattern, or leave it out')
   return jax.tree.map(lambda i: rules[i][1] if i >= 0 else 1.0, which)
 
 
@@ -159,10 +159,19 @@ def carry(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:
                      'parameters, or by another optimiser; give both the same '
                      'optim.name, optim.freeze and loss.learn_temperature, or set it '
                      'to False')
-  counter = optax.ScaleByScheduleState
   return jax.tree.map(
-      lambda x: jax.tree.map(jnp.zeros_like, x) if isinstance(x, counter) else x,
-      before, is_leaf=lambda x: isinstance(x, counter))
+      lambda x: jax.tree.map(jnp.zeros_like, x) if _is_counter(x) else x,
+      before, is_leaf=_is_counter)
+
+
+def _is_counter(x) -> bool:
+  return isinstance(x, optax.ScaleByScheduleState)
+
+
+def updates_done(state: optax.OptState) -> jax.Array:
+  """[] int32, the updates that an optimiser's state has seen since its start."""
+  return next(s.count for s in jax.tree.leaves(state, is_leaf=_is_counter)
+              if _is_counter(s))
 
 
 def norms(grads: types.Params) -> types.Metrics:

@@ -40,7 +40,7 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Bundle:
     if wanted.cfg.lora and not begun.cfg.lora:
       params = lora.add(params, wanted.cfg.lora, jax.random.fold_in(key, 1))
     return dataclasses.replace(
-        begun, cfg=wanted.cfg, params=sharding.place(params, mesh))
+        begun, cfg=wanted.cfg, original=None, params=sharding.place(params, mesh))
 
 
 def resolve(spec: config.ModelSpec) -> Bundle:

@@ -30,12 +30,12 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0,
   params = {k: v for k, v in params.items() if k != 'loss'}
   if stage.loss.learn_temperature:
     params |= {'loss': learned}
-  moving, _, tx = _optimizer(params, stage)
-  means = jax.jit(ema.init)(moving) if stage.optim.ema_decay else None
+  trained, _, tx = _optimizer(params, stage)
+  means = jax.jit(ema.init)(trained) if stage.optim.ema_decay else None
   if carried is None:
-    opt_state = jax.jit(tx.init)(moving)
+    opt_state = jax.jit(tx.init)(trained)
   else:
-    opt_state = optim.carry(carried, jax.eval_shape(tx.init, moving))
+    opt_state = optim.carry(carried, jax.eval_shape(tx.init, trained))
   return types.TrainState(jnp.asarray(step, jnp.int32), params, opt_state, means)
 
 
@@ -54,6 +54,7 @@ def loss_and_metrics(params: types.Params, batch: types.Batch,
                      ) -> tuple[jax.Array, types.Metrics]:
   """([] float32, metrics) of a global batch; `key` drives dropout alone.
 
+  'train/finite' tells whether the loss and every text's embedding are finite.
   loss: in place of the one that stage.loss.name names.
   """
   query, passage = _embed(params, model, batch, stage, key)
@@ -62,7 +63,11 @@ def loss_and_metrics(params: types.Params, batch: types.Batch,
   # By source, for the record.
   group, zeros = replicate(batch.pairing.group), jnp.zeros(
       len(stage.data.sources))
+  real = batch.pairing.owner >= 0
+  finite = (jnp.isfinite(query).all()
+            & (jnp.isfinite(passage).all(-1) | ~real).all())
   return out.value, out.metrics | {
+      'train/finite': finite & jnp.isfinite(out.value),
       'sources/loss': zeros.at[group].add(replicate(out.per_query)),
       'sources/rows': zeros.at[group].add(1)}
 
@@ -76,38 +81,46 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
   `loss` takes the place of the one that stage.loss.name names.
   Metrics hold the learning rate, the gradient's norm before clipping, whole and by
   layer, and, as arrays [source], the sum of its rows' losses and their number.
+
+  An update whose loss, embeddings or gradient's norm are not finite leaves all but
+  `step` as it was; 'train/skipped' is then 1.
   """
   schedule = optim.make_schedule(stage.optim, stage.steps)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def update(state: types.TrainState, batch: types.Batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    moving, fixed, tx = _optimizer(state.params, stage)
+    trained, frozen, tx = _optimizer(state.params, stage)
 
-    def loss_of(moving):
-      return loss_and_metrics(optim.join(moving, fixed), batch, model, stage, key,
+    def loss_of(trained):
+      return loss_and_metrics(optim.join(trained, frozen), batch, model, stage, key,
                               loss)
 
     with precision.scope(model):  # Muon's products as well
-      (value, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(moving)
-      updates, opt_state = tx.update(grads, state.opt_state, moving)
-    moving = optax.apply_updates(moving, updates)
-    means = state.ema
+      (value, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+      updates, opt_state = tx.update(grads, state.opt_state, trained)
+    moved, means = optax.apply_updates(trained, updates), state.ema
     if means is not None:
-      means = ema.update(means, moving, state.step - first_step + 1,
+      means = ema.update(means, moved, state.step - first_step + 1,
                          stage.optim.ema_decay)
-    metrics |= {'train/loss': value, 'train/grad_norm': optax.tree.norm(grads),
-                'train/lr': schedule(state.step - first_step)} | optim.norms(grads)
-    params = optim.join(moving, fixed)
+    norm = optax.tree.norm(grads)
+    good = metrics.pop('train/finite') & jnp.isfinite(norm)
+    moved, opt_state, means = jax.tree.map(
+        functools.partial(jax.lax.select, good), (moved, opt_state, means),
+        (trained, state.opt_state, state.ema))
+    metrics |= {'train/loss': value, 'train/grad_norm': norm, 'train/skipped': 1 - good,
+                'train/lr': schedule(optim.updates_done(state.opt_state)),
+                } | optim.norms(grads)
+    params = optim.join(moved, frozen)
     return types.TrainState(state.step + 1, params, opt_state, means), metrics
 
   return update
 
 
 def _optimizer(params: types.Params, stage: config.StageConfig):
-  """(the parameters that move, the others, the optimiser of those that move)."""
-  moving, fixed = optim.split(params, optim.trainable(params, stage.optim))
-  return moving, fixed, optim.make_optimizer(stage.optim, stage.steps, moving)
+  """(the trained parameters, the frozen ones, the optimiser of those trained)."""
+  trained, frozen = optim.split(params, optim.trainable(params, stage.optim))
+  return trained, frozen, optim.make_optimizer(stage.optim, stage.steps, trained)
 
 
 def _embed(params, model, batch: types.Batch, stage: config.StageConfig, key):

@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from jaxembed import bundle, config, data
-from jaxembed.convert import from_hf, model_card, parity, to_sentence_transformers
+from jaxembed.convert import exporters, from_hf, model_card, parity
 from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets
 
@@ -60,7 +60,9 @@ def _model(family: str, pooling: config.PoolingConfig, **changes):
 
 def _export(target, source, params, cfg, **options):
   options = {'prompts': {'query': 'find: '}} | options
-  return to_sentence_transformers.export(target, params, cfg, source, **options)
+  return exporters.export(bundle.Bundle(
+      params=params, cfg=cfg, tokenizer_folder=source, config_folder=source, **options),
+      target)
 
 
 @pytest.mark.parametrize('family, attention', [
@@ -215,12 +217,14 @@ def test_existing_target_is_refused_and_untouched(tmp_path, source):
 
 def test_a_difference_fails_loudly_and_leaves_nothing(tmp_path, source, monkeypatch):
   params, cfg = _model('bert', config.PoolingConfig())
-  write = to_sentence_transformers.write
+  ours = exporters.FORMATS['sentence-transformers']
 
-  def broken(folder, params, cfg, *args, **kwargs):
-    write(folder, jax.tree.map(lambda x: x + 1e-3, params), cfg, *args, **kwargs)
+  def broken(folder, model):
+    ours.write(folder, dataclasses.replace(
+        model, params=jax.tree.map(lambda x: x + 1e-3, model.params)))
 
-  monkeypatch.setattr(to_sentence_transformers, 'write', broken)
+  monkeypatch.setitem(exporters.FORMATS, 'sentence-transformers',
+                      dataclasses.replace(ours, write=broken))
   with pytest.raises(parity.Mismatch, match=r'torch and JAX differ by .* padding'):
     _export(tmp_path / 'out', source, params, cfg)
   assert not list(tmp_path.iterdir())
@@ -237,9 +241,6 @@ def test_not_a_number_is_a_difference(tmp_path, source):
 
 def test_what_the_layout_cannot_hold_is_refused(tmp_path, source):
   params, cfg = _model('bert', config.PoolingConfig())
-  with pytest.raises(ValueError, match='merge them'):
-    _export(tmp_path / 'out', source, params,
-            dataclasses.replace(cfg, lora=config.LoraConfig()))
   for fields in ({'pooling': config.PoolingConfig(kind='layer_attention')},
                  {'prepend': config.PrependConfig(token_id=1, start=0, stop=1)}):
     with pytest.raises(ValueError, match='no module for layer_attention'):

@@ -190,20 +190,19 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path, number):
 
 def test_an_export_is_compared_with_its_source_in_torch(tmp_path):
   """By what sentence-transformers reads, not by our reading of the same files."""
-  from jaxembed.convert import parity, to_sentence_transformers
-  from launch import convert
+  from jaxembed.convert import exporters, parity
 
   folder, _ = _folder(tmp_path, 3)
-  report = convert.export(folder, tmp_path / 'out')
-  assert report['source']['compared'] and report['source']['max_difference'] <= 1e-6
   model = bundle.open(folder)
+  report = exporters.export(model, tmp_path / 'out')
+  assert report['source']['compared'] and report['source']['max_difference'] <= 1e-6
   other = 'cls' if 'max' in model.cfg.pooling.modes else 'max'
   wrong = dataclasses.replace(model.cfg, dense=(), normalize=False,
                               pooling=config.PoolingConfig(kind=other))
   with pytest.raises(parity.Mismatch, match='its source .* differ in torch'):
-    to_sentence_transformers.export(
-        tmp_path / 'wrong', {'backbone': model.params['backbone']}, wrong, folder,
-        prompts={}, original=folder)
+    params = {'backbone': model.params['backbone']}
+    exporters.export(dataclasses.replace(model, params=params, cfg=wrong),
+                     tmp_path / 'wrong')
   assert not (tmp_path / 'wrong').exists()
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -66,9 +67,194 @@ def test_a_finished_run_is_left_alone(finished, tiny, rows):
   assert _params_bytes(finished) == before
 
 
-def test_another_configuration_does_not_enter_the_folder(finished, tiny, rows):
-  with pytest.raises(ValueError, match='another configuration: .*steps was 6, is 7'):
-    loop.train(tiny_run.experiment(tiny, rows, steps=7), finished, say=lambda _: None)
+def test_what_changes_the_stage_under_way_is_asked_for(finished, tiny, rows, tmp_path):
+  """And the model, the steps that are done and the optimiser stay in any case."""
+  def refused(message, extend=False, steps=9, **optim):
+    cfg = tiny_run.experiment(tiny, rows, steps=steps)
+    cfg.stages[0].optim = dataclasses.replace(cfg.stages[0].optim, **optim)
+    for path, value in change.items():
+      setattr(cfg.model, path, value)
+    with pytest.raises(ValueError, match=message):
+      loop.train(cfg, finished, say=lambda _: None, extend=extend)
+
+  before = sorted(p.read_bytes() for p in finished.glob('*.json'))
+  change = {}
+  refused(r'peak_lr was 0\.001, is 0\.0001\. Give --extend', peak_lr=1e-4)
+  refused('6 steps of this stage are done; give no fewer', steps=5, extend=True)
+  change = {'pooling': 'cls'}
+  refused('config.model.source=.*finished', extend=True)
+  change = {}
+  assert sorted(p.read_bytes() for p in finished.glob('*.json')) == before
+  shutil.copytree(finished, tmp_path / 'run')
+  finished = tmp_path / 'run'
+  refused('belongs to another optimiser', name='sgd', extend=True)
+
+
+def test_a_run_goes_on_with_more_steps_stages_and_another_rate(tiny, rows, tmp_path):
+  """More steps in the end are the steps of a longer run, bit for bit; data that lies
+  elsewhere is the same data; --extend is recorded and keeps the optimiser's state."""
+  def experiment(steps, data=rows, **optim):
+    return tiny_run.experiment(tiny, data, steps=steps, schedule='constant', **optim)
+
+  run, quiet = tmp_path / 'run', {'say': lambda _: None}
+  loop.train(experiment(6), tmp_path / 'whole', **quiet)
+  loop.train(experiment(4), run, **quiet)
+  moved = shutil.copy(rows, tmp_path / 'rows.jsonl')
+  loop.train(experiment(6, moved), run, **quiet)
+  assert _params_bytes(run) == _params_bytes(tmp_path / 'whole')
+  made = json.loads((run / 'manifest.json').read_text())
+  assert made['config']['stages'][0]['steps'] == 4
+  assert 'config.stages[0].steps was 4, is 6' in made['starts'][1]['changes']
+  assert json.loads((run / 'config.json').read_text())['stages'][0]['steps'] == 6
+
+  longer = experiment(8, moved)
+  longer.stages[0].optim.weight_decay = 0.0
+  longer.stages.append(dataclasses.replace(longer.stages[0], name='more', steps=2))
+  said = []
+  state, _ = loop.train(longer, run, say=said.append, extend=True)
+  assert int(state.step) == 10
+  assert any('weight_decay was 0.01, is 0.0' in s for s in said)
+  assert metrics.read(run)[-1]['step'] == 10
+  with pytest.raises(ValueError, match=r'stages\[0\].*All steps of this stage'):
+    loop.train(dataclasses.replace(longer, stages=[
+        dataclasses.replace(longer.stages[0], steps=9), longer.stages[1]]), run)
+
+
+def test_other_data_for_the_stage_under_way_is_asked_for(
+    finished, tiny, tmp_path):
+  run, more = tmp_path / 'run', tiny_run.write_rows(tmp_path / 'rows.jsonl', 48)
+  shutil.copytree(finished, run)
+  cfg = tiny_run.experiment(tiny, more, steps=7)
+  with pytest.raises(ValueError, match='40 rows.* 48 rows.*--extend'):
+    loop.train(cfg, run, say=lambda _: None)
+  loop.manifest.record(run, cfg, loop.sharding.make_mesh(), 6, extend=True)
+  start = json.loads((run / 'manifest.json').read_text())['starts'][-1]
+  assert any('48 rows' in c for c in start['changes'])
+
+
+def test_a_run_that_met_a_bad_row_goes_on_once_it_is_mended(tiny, tmp_path):
+  """With no step lost, and to the bits of a run that never met it."""
+  path = tiny_run.write_rows(tmp_path / 'rows.jsonl', 40)
+  good = path.read_text().splitlines(keepends=True)
+  cfg = tiny_run.experiment(tiny, path, steps=6)
+  cfg.checkpoint.every, cfg.stages[0].data.check_rows = 100, 0
+  loop.train(cfg, tmp_path / 'whole', say=lambda _: None)
+  drawn = loop.data.batches(cfg.stages[0].data, loop.bundle.open(
+      tmp_path / 'whole', weights=False).load_tokenizer(), seed=0)
+  *_, (_, info) = (next(drawn) for _ in range(4))
+  bad = info.rows[0][1]  # first met in step 4
+  path.write_text(''.join('{"query": "a", "positive": 5}\n' if i == bad else line
+                          for i, line in enumerate(good)))
+  said = []
+  with pytest.raises(loop.data.BadRow, match=f'rows.jsonl:{bad + 1}'):
+    loop.train(cfg, tmp_path / 'run', say=said.append)
+  assert any('saved      step 3' in s for s in said)
+  with pytest.raises(loop.data.BadRow):  # still there: no step is lost again
+    loop.train(cfg, tmp_path / 'run', say=lambda _: None)
+  path.write_text(''.join(good))
+  loop.train(cfg, tmp_path / 'run', say=said.append)
+  assert any('resumed    at step 3' in s for s in said)
+  assert _params_bytes(tmp_path / 'run') == _params_bytes(tmp_path / 'whole')
+
+
+def test_a_state_that_leads_to_nan_is_set_aside_and_a_lower_rate_goes_on(
+    finished, tiny, rows, tmp_path):
+  """The loss of step 1 is finite, its update far too large, the loss of step 2 NaN."""
+  cfg = tiny_run.experiment(tiny, rows)
+  cfg.stages[0].optim.peak_lr, cfg.checkpoint.every = 1e30, 1
+  said = []
+  for _ in range(2):
+    with pytest.raises(FloatingPointError, match='at step 2 .*Lower optim.peak_lr'):
+      loop.train(cfg, tmp_path, say=said.append)
+    assert loop.checkpoint.steps(tmp_path / 'checkpoints') == []
+  assert any('set aside as diverged-1_2' in s for s in said)
+  cfg.stages[0].optim.peak_lr, cfg.checkpoint.every = 1e-3, 3
+  loop.train(cfg, tmp_path, say=lambda _: None, stop=lambda: True)
+  cfg.stages[0].optim.peak_lr = 1e30  # diverges again, now with a step to go back to
+  with pytest.raises(FloatingPointError):
+    loop.train(cfg, tmp_path, say=lambda _: None, extend=True)
+  assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [1]
+  cfg.stages[0].optim.peak_lr = 1e-3
+  loop.train(cfg, tmp_path, say=lambda _: None)  # as the message says, and no more
+  assert _params_bytes(tmp_path) == _params_bytes(finished)
+
+
+def test_an_update_that_ruins_the_parameters_is_never_saved(
+    finished, tiny, rows, tmp_path, monkeypatch):
+  """Whatever lies between a finite loss and a state that is not."""
+  make = loop.step.make_update
+
+  def ruined(*args, **kwargs):
+    update = make(*args, **kwargs)
+
+    def run(state, batch):
+      state, values = update(state, batch)
+      if int(state.step) == 4:
+        state = dataclasses.replace(state, params=jax.tree.map(
+            lambda x: x * np.inf, state.params))
+      return state, values
+    return run
+
+  monkeypatch.setattr(loop.step, 'make_update', ruined)
+  with pytest.raises(FloatingPointError, match='after step 4 .* was not saved'):
+    loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=lambda _: None)
+  assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [2]
+  monkeypatch.undo()
+  loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=lambda _: None)
+  assert _params_bytes(tmp_path) == _params_bytes(finished)
+
+
+def test_the_best_is_kept_patience_ends_a_run_and_a_kill_loses_no_score(
+    tiny, rows, tmp_path):
+  scores = iter([0.5, 0.3, 0.9, 0.6, KeyboardInterrupt(), 0.4, 0.7, 0.95])
+  asked = []
+
+  def evaluate(params, *_):
+    score = next(scores)
+    if isinstance(score, BaseException):
+      raise score
+    asked.append(score)
+    return {'eval/ndcg@10': score}
+
+  cfg = tiny_run.experiment(tiny, rows, steps=9)
+  cfg.eval = config.EvalConfig(every=1, patience=2)
+  cfg.checkpoint = config.CheckpointConfig(every=4, keep=1)
+  said = []
+  train = lambda: loop.train(cfg, tmp_path, evaluate=evaluate, say=said.append)
+  with pytest.raises(KeyboardInterrupt):  # in the evaluation of step 4
+    train()
+  train()
+  assert asked == [0.5, 0.3, 0.9, 0.6, 0.4]
+  evaluated = [r['step'] for r in metrics.read(tmp_path) if 'eval/ndcg@10' in r]
+  assert evaluated == [0, 1, 2, 3, 4]
+  assert any('nothing to train' in s for s in said)
+  assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [2, 4]
+  assert loop.checkpoint.best(tmp_path / 'checkpoints') == {
+      'step': 2, 'metric': 'eval/ndcg@10', 'score': 0.9}
+  _, step = loop.checkpoint.load_params(tmp_path / 'checkpoints', 'best')
+  assert step == 2 and (tmp_path / 'report.png').exists()
+  cfg.eval.patience, cfg.eval.every, cfg.stages[0].steps = 0, 3, 6
+  state, _ = train()  # without patience it goes on
+  assert int(state.step) == 6 and asked[-1] == 0.7
+  assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [2, 6]
+  assert any('best       eval/ndcg@10 0.9000 at step 2 (0.5000' in s for s in said)
+
+
+def test_an_interrupt_saves_what_was_done(finished, tiny, rows, tmp_path):
+  count = iter(range(9))
+
+  def interrupt():
+    if next(count) == 2:
+      raise KeyboardInterrupt
+    return False
+
+  cfg = tiny_run.experiment(tiny, rows)
+  cfg.checkpoint.every = 0
+  with pytest.raises(KeyboardInterrupt):
+    loop.train(cfg, tmp_path, say=lambda _: None, stop=interrupt)
+  assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [3]
+  loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=lambda _: None)
+  assert _params_bytes(tmp_path) == _params_bytes(finished)
 
 
 def test_a_damaged_last_checkpoint_costs_only_its_steps(

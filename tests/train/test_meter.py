@@ -23,7 +23,7 @@ class _Records(list):
 def _batch(rows=4, length=6):
   tokens = types.Tokens(*(np.ones((rows, length), bool),) * 3)
   return types.PairBatch(tokens, tokens, python_types.SimpleNamespace(
-      query_id=np.arange(rows)))
+      query_id=np.arange(rows), owner=np.arange(rows)))
 
 
 def _values(loss, rows):
@@ -46,6 +46,26 @@ def test_losses_of_sources_are_means_over_the_rows_since_the_last_record():
   np.testing.assert_allclose(second['loss_of/a'], (3 * 1 + 1 * 3) / 4)
   np.testing.assert_allclose(second['loss_of/b'], (5 * 3 + 1 * 1) / 4)
   assert 'loss_of/c' not in second and 'train/mfu' not in second
+
+
+def test_texts_that_were_cut_are_counted_and_updates_left_out():
+  records = _Records()
+  seen = meter.Meter(records, tqdm.tqdm(disable=True), every=2, last=9, sources=['a'],
+                     flops=lambda _: 0, parts=2.0, max_skipped=1)
+  counts = {'truncated_queries': 1, 'truncated_passages': 3}
+  bad = {'train/skipped': jnp.float32(1), 'train/grad_norm': jnp.float32(np.inf)}
+  for now, more in enumerate(({}, {}, bad, {}), 1):
+    seen.read(now, _values([1], [4]) | more, _batch(), counts)
+  seen.flush()
+  assert [r['train/skipped'] for _, r in records] == [0, 0, 1]
+  assert [r['data/truncated_passages'] for _, r in records] == [6, 6, 12]
+  assert seen.totals == {'queries': 32, 'passages': 32, 'truncated_queries': 8,
+                         'truncated_passages': 24}
+  assert seen.last_good == 4
+  seen.read(5, _values([1], [4]) | bad, _batch())
+  seen.read(6, _values([1], [4]) | bad, _batch())
+  with pytest.raises(FloatingPointError, match='2 updates in a row .*max_skipped=1'):
+    seen.flush()
 
 
 def test_mfu_is_work_over_time_over_peak(monkeypatch):

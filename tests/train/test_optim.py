@@ -61,7 +61,7 @@ def test_a_path_has_its_own_learning_rate(name):
     np.testing.assert_allclose(got['backbone'][part[0]][part[1]],
                                factor * plain['backbone'][part[0]][part[1]], rtol=1e-6)
   chex.assert_trees_all_equal(got['pooling'], plain['pooling'])
-  with pytest.raises(ValueError, match="'bakbone' decides for no parameter"):
+  with pytest.raises(ValueError, match="'bakbone' decides for no trained parameter"):
     updates(lr_factors=(('bakbone', 2.0),))
   with pytest.raises(ValueError, match='give one above 0, or freeze'):
     updates(lr_factors=(('backbone', 0.0),))

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from jaxembed import config
+from jaxembed import bundle, config
 from jaxembed.bundle import Bundle
+from jaxembed.convert import exporters
 from jaxembed.data import prompts
 from jaxembed.embedder import Embedder
 from jaxembed.evaluation import held_out
 from jaxembed.models import presets
 from jaxembed.train import loop, start
-from launch import convert
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import tiny_run
@@ -87,7 +87,7 @@ def test_the_export_asks_with_the_prompt_it_was_trained_with(run, tmp_path):
   st = pytest.importorskip('sentence_transformers')
   ours = Embedder.load(run[1])
   assert ours.prompts == {'query': ASK, 'document': ''}
-  convert.export(run[1], tmp_path / 'out')
+  exporters.export(bundle.open(run[1]), tmp_path / 'out')
   theirs = st.SentenceTransformer(str(tmp_path / 'out'), device='cpu')
   texts = ['what is number 3', 'a']
   asked = theirs.encode_query(texts)

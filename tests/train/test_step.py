@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxembed import config, sharding
+from jaxembed import config, losses, sharding
+from jaxembed.losses import masks
 from jaxembed.models import encoder, transformer
 from jaxembed.train import grad_cache, step
 
@@ -49,6 +50,77 @@ def test_packing_changes_no_update(pooling, shape, chunks):
   want, _ = tiny_step.curve(model, tiny_step.STAGE, (1, 1, 1), steps)
   got, _ = tiny_step.curve(model, stage, shape, shared)
   np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+
+
+@jax.custom_vjp
+def _zero(x, slope):
+  """0, with a gradient of `slope` in x, be it NaN."""
+  return jnp.zeros(())
+
+
+_zero.defvjp(lambda x, slope: (jnp.zeros(()), (x, slope)),
+             lambda kept, g: (jnp.full_like(kept[0], g * kept[1]), None))
+
+
+@pytest.mark.parametrize('name, shape, bad', [
+    ('adamw', (4, 2, 1), 'gradient'), ('muon', (1, 1, 1), 'gradient'),
+    ('adafactor', (1, 1, 1), 'loss')])
+def test_an_update_that_is_not_finite_leaves_the_state_as_it_was(name, shape, bad):
+  model, where = tiny_step.model(), tiny_step.mesh(shape)
+  stage = dataclasses.replace(tiny_step.STAGE, optim=config.OptimConfig(
+      name=name, peak_lr=1e-2, warmup_steps=2, ema_decay=0.9))
+
+  def loss(query, passage, pairing, cfg, params):
+    """InfoNCE but in batches whose first query has the id 77."""
+    out = losses.LOSSES['info_nce'](query, passage, pairing, cfg, params)
+    wrong = jnp.where(masks.replicate(pairing.query_id)[0] == 77, jnp.nan, 0.0)
+    more = wrong if bad == 'loss' else _zero(out.value, wrong)
+    return out._replace(value=out.value + more)
+
+  with jax.set_mesh(where):
+    host = tiny_step.batches(2)
+    ids = np.where(np.arange(tiny_step.Q) == 0, 77, host[0].pairing.query_id)
+    poisoned = dataclasses.replace(host[0], pairing=dataclasses.replace(
+        host[0].pairing, query_id=ids.astype(np.int32)))
+    first, second, poisoned = (
+        sharding.to_global(where, b) for b in (*host, poisoned))
+    update = step.make_update(model, stage, seed=0, loss=loss)
+    state = step.init_state(encoder.init_params(model, jax.random.key(1)), stage)
+    state, metrics = update(state, first)
+    assert metrics['train/skipped'] == 0
+    before = jax.tree.map(np.asarray, state)
+    state, metrics = update(state, poisoned)
+    assert metrics['train/skipped'] == 1 and int(state.step) == 2
+    assert np.isfinite(metrics['train/loss']) == (bad != 'loss')
+    for part in ('params', 'opt_state', 'ema'):
+      jax.tree.map(np.testing.assert_array_equal, getattr(state, part),
+                   getattr(before, part))
+    state, metrics = update(state, second)
+    assert metrics['train/skipped'] == 0
+    assert float(metrics['train/lr']) == pytest.approx(1e-2)  # its second, not third
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+def test_a_text_whose_embedding_is_not_finite_is_noticed_whatever_the_loss_says():
+  model, batch = tiny_step.model(), tiny_step.batches(1)[0]
+  params = encoder.init_params(model, jax.random.key(1))
+  token = batch.passage.ids[3, 0]
+  table = params['backbone']['embed']['token'].at[token].set(jnp.inf)
+  ruined = params | {'backbone': params['backbone'] | {'embed': {'token': table}}}
+  blind = lambda query, passage, pairing, cfg, params: losses.Result(
+      jnp.zeros(()), jnp.zeros(len(query)), {})
+
+  def finite(params, batch):
+    _, metrics = step.loss_and_metrics(
+        params, batch, model, tiny_step.STAGE, jax.random.key(0), blind)
+    return bool(metrics['train/finite'])
+
+  stray = dataclasses.replace(batch, pairing=dataclasses.replace(
+      batch.pairing, owner=np.full_like(batch.pairing.owner, -1)))
+  hidden = dataclasses.replace(stray, query=dataclasses.replace(
+      batch.query, ids=np.where(batch.query.ids == token, token - 1, batch.query.ids)))
+  assert finite(params, batch) and not finite(ruined, batch)
+  assert finite(ruined, hidden)  # places that no row fills do not count
 
 
 def test_a_chunk_that_keeps_its_sums_computes_less_again():
