@@ -117,6 +117,16 @@ class Embedder:
     """The width of what `encode` returns: E, or the attribute truncate_dim."""
     return self.truncate_dim or self.embedding_dim
 
+  def width(self, truncate_dim: int | None = None) -> int:
+    """The width of what `encode` returns with this truncate_dim.
+
+    Raises:
+      ValueError: it is outside 1 to E.
+    """
+    if truncate_dim is None:
+      return self.get_embedding_dimension()
+    return self._checked_dim(truncate_dim)
+
   get_sentence_embedding_dimension = get_embedding_dimension  # its older name
 
   @property
@@ -144,7 +154,7 @@ class Embedder:
 
   @truncate_dim.setter
   def truncate_dim(self, dim: int | None):
-    self._truncate_dim = None if dim is None else self._width(dim)
+    self._truncate_dim = None if dim is None else self._checked_dim(dim)
 
   @contextlib.contextmanager
   def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
@@ -228,8 +238,8 @@ class Embedder:
     if chunk_size is not None:
       _at_least_one('chunk_size', chunk_size)
     quantize.check(precision or 'float32')
-    dim = self._width(self.truncate_dim if truncate_dim is None else truncate_dim)
-    prompt = self._prompt(prompt_name, prompt)
+    dim = self.width(truncate_dim)
+    prompt = self.prompt_text(prompt_name, prompt)
     if inputs is _MISSING:
       inputs = sentences
     if inputs is _MISSING:
@@ -322,8 +332,8 @@ class Embedder:
     raise AttributeError(f'an Embedder has no {name!r}' + (
         f': {instead}' if instead else drop_in.nearest(name, dir(self))))
 
-  def _prompt(self, name: str | None, prompt: str | None) -> str:
-    """The prompt to put in front; '' for none."""
+  def prompt_text(self, name: str | None, prompt: str | None) -> str:
+    """What `encode` puts in front, told this much; '' for nothing."""
     if prompt is not None:
       texts.check_text(prompt, 'the prompt')
       return prompt
@@ -337,10 +347,7 @@ class Embedder:
                        'as prompt=')
     return self.prompts.get(name) or ''
 
-  def _width(self, dim: int | None) -> int:
-    """`dim` within the width of the model's vectors; all of it for None."""
-    if dim is None:
-      return self.embedding_dim
+  def _checked_dim(self, dim: int) -> int:
     if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or not (
         1 <= dim <= self.embedding_dim):
       raise ValueError(f'truncate_dim is {dim!r}, but the model gives '

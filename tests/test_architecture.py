@@ -22,6 +22,7 @@ FLOORS = (
     ('jaxembed.models',),
     ('jaxembed.checkpoint', 'jaxembed.search', 'jaxembed.batch_runner'),
     ('jaxembed.workdir', 'jaxembed.fingerprint'),
+    ('jaxembed.vector_file',),
     ('jaxembed.train', 'jaxembed.convert'),
     ('jaxembed.bundle',),
     ('jaxembed.convert.to_sentence_transformers',),

@@ -1,7 +1,9 @@
 """A corpus on disk: in order, resumed exactly, never half there."""
 
+import errno
 import gzip
 import json
+import os
 
 import numpy as np
 import pytest
@@ -88,7 +90,7 @@ def test_a_finished_target_is_refused(embedder, source, tmp_path):
 
 def test_half_precision_and_fewer_dimensions(embedder, source, tmp_path):
   vectors = corpus.encode_file(embedder, source, tmp_path / 'o.npy', field='body',
-                               dtype='float16', truncate_dim=32)
+                               dtype='float16', truncate_dim=32, normalize=True)
   assert vectors.dtype == np.float16 and vectors.shape == (ROWS, 32)
   # Half precision keeps 11 bits of numbers below 1.
   np.testing.assert_allclose(np.linalg.norm(
@@ -105,7 +107,10 @@ def test_lines_of_a_gzipped_text_file(tmp_path):
     ('{"body": "a"}', r"texts.jsonl:2: field 'text' holds no text.*body"),
     ('{"text": 3}', r"texts.jsonl:2: field 'text' holds no text"),
     ('[1]', 'texts.jsonl:2.*list'),
-    ('{"text": ', 'texts.jsonl:2: not a JSON object'),
+    ('{"text": ' + '[' * 100000 + ']' * 100000 + '}', 'texts.jsonl:2.*too deeply'),
+    ('{"text": "a", "n": ' + '9' * 5000 + '}', 'texts.jsonl:2: not JSON'),
+    ('{"text": "\\ud83d"}', "texts.jsonl:2: field 'text' is not Unicode"),
+    ('{"text": ', 'texts.jsonl:2: not JSON'),
 ])
 def test_a_bad_row_is_named(tmp_path, row, message):
   file = tmp_path / 'texts.jsonl'
@@ -123,3 +128,110 @@ def test_bad_arguments_are_named(embedder, tmp_path):
     corpus.encode_file(embedder, empty, tmp_path / 'o.bin')
   with pytest.raises(ValueError, match="'int8' is not stored"):
     corpus.encode_file(embedder, empty, tmp_path / 'o.npy', dtype='int8')
+  for wrong in ({'part': 0}, {'part': 2.0}, {'batch_size': 0}, {'truncate_dim': 0},
+                {'truncate_dim': 999}, {'field': ''}, {'prompt_name': 'no such'}):
+    with pytest.raises(ValueError, match=next(iter(wrong)).removesuffix('_name')):
+      corpus.encode_file(embedder, empty, tmp_path / 'o.npy', **wrong)
+  with pytest.raises(ValueError, match=r'\.csv files are not read'):
+    corpus.encode_file(embedder, tmp_path / 'a.csv', tmp_path / 'o.npy')
+
+
+@pytest.mark.parametrize('name, data, says', [
+    ('a.txt', b'a\n\xff\xfe\n', r'a\.txt:2: not UTF-8'),
+    ('a.jsonl', b'{"text": "a"}\n{"text": "\xff"}\n', r'a\.jsonl:2: not UTF-8'),
+    ('a.txt.gz', gzip.compress(os.urandom(3000).hex().encode())[:2000],
+     'not a whole gzip file'),
+    ('a.txt.gz', b'no gzip at all', 'not a whole gzip file'),
+    ('a.jsonl', b'\n\n', 'is empty'),
+])
+def test_a_damaged_source_is_named_before_any_row_is_encoded(
+    tmp_path, name, data, says):
+  (tmp_path / name).write_bytes(data)
+  with pytest.raises(ValueError, match=says):
+    corpus._fingerprint(tmp_path / name, 'text')
+
+
+def test_a_mark_in_front_and_blank_lines_are_no_text(tmp_path):
+  for name, text in (('a.txt', '\ufeffone\ntwo'), (
+      'a.jsonl', '\ufeff{"text": "one"}\n\n{"text": "two"}\n\n')):
+    (tmp_path / name).write_text(text)
+    assert list(corpus.read_texts(tmp_path / name)) == ['one', 'two']
+
+
+@pytest.fixture(scope='module')
+def unfinished(embedder, tmp_path_factory):
+  """Makes work of nine rows of which six are done: (source, target)."""
+  whole = embedder.encode([f'Text number {i}.' for i in range(ROWS)])
+  folder = tmp_path_factory.mktemp('unfinished')
+
+  def make(name):
+    source, target = folder / f'{name}.txt', folder / f'{name}.npy'
+    source.write_text(''.join(f'Text number {i}.\n' for i in range(ROWS)))
+    with pytest.MonkeyPatch.context() as m, pytest.raises(KeyboardInterrupt):
+      _stop_after(embedder, 2, m)
+      corpus.encode_file(embedder, source, target, part=3)
+    return source, target
+
+  return make, whole
+
+
+def _edit(change):
+  def write(partial, progress):
+    progress.write_text(json.dumps(change(json.loads(progress.read_text()))))
+  return write
+
+
+@pytest.mark.parametrize('damage, outcome', [
+    (lambda p, g: p.write_bytes(p.read_bytes()[:128 + 1536 * 4]), '2 rows|3 rows'),
+    (lambda p, g: os.truncate(p, 128), '6 rows'), (lambda p, g: p.unlink(), '6 rows'),
+    (lambda p, g: p.write_bytes(b'x' * 9 + p.read_bytes()[9:]), '6 rows'),
+    (lambda p, g: p.write_bytes(
+        p.read_bytes()[:6000] + b'\1' * 8 + p.read_bytes()[6008:]), '3 rows'),
+    (lambda p, g: g.write_text('{"do'), ValueError),
+    (lambda p, g: g.write_text('[]'), ValueError),
+    (_edit(lambda d: d | {'done': 99}), ValueError),
+    (_edit(lambda d: d | {'parts': [[-3, '']]}), ValueError),
+    (_edit(lambda d: d | {'parts': [[99, 'a']]}), '99 rows'),
+], ids=range(10))
+def test_damaged_work_is_computed_again_or_refused(
+    embedder, unfinished, request, damage, outcome):
+  make, whole = unfinished
+  source, target = make(request.node.callspec.id)
+  partial = target.with_name(target.name + '.partial')
+  damage(partial, target.with_name(target.name + '.progress.json'))
+  if outcome is ValueError:
+    with pytest.raises(ValueError, match=r'progress\.json is damaged'):
+      corpus.encode_file(embedder, source, target, part=3)
+    vectors = corpus.encode_file(embedder, source, target, part=3, overwrite=True)
+  else:
+    with pytest.warns(UserWarning, match=f'({outcome}).*computed again'):
+      vectors = corpus.encode_file(embedder, source, target, part=3)
+  np.testing.assert_allclose(vectors, whole, atol=ROUNDING)
+
+
+def test_a_full_disk_is_an_error_that_keeps_what_is_done(
+    embedder, unfinished, monkeypatch):
+  make, whole = unfinished
+  source, target = make('full')
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  for broken in ('posix_fallocate', 'fsync'):
+    with monkeypatch.context() as m, pytest.raises(
+        OSError, match=r'full\.npy cannot be written \(No space left on device\)'):
+      m.setattr(os, broken, full)
+      corpus.encode_file(embedder, source, target, part=3)
+  with monkeypatch.context() as m:
+    calls = _stop_after(embedder, 9, m)
+    vectors = corpus.encode_file(embedder, source, target, part=3)
+  assert len(calls) == 1  # six of nine rows were kept
+  np.testing.assert_allclose(vectors, whole, atol=ROUNDING)
+
+
+def test_a_vector_that_the_file_cannot_hold_is_refused():
+  batch = [('a', 'f:1'), ('b', 'f:2')]
+  with pytest.raises(ValueError, match='f:2: its vector is beyond float16'):
+    corpus._stored(np.array([[1.0], [1e5]], np.float32), 'float16', batch)
+  with pytest.raises(ValueError, match='f:1: its vector is not finite'):
+    corpus._stored(np.array([[np.nan], [1]], np.float32), 'float32', batch)

@@ -56,6 +56,51 @@ def test_memory_mapped_corpus(tmp_path):
   np.testing.assert_array_equal(rows, _sorted_search(queries, corpus, 7)[1])
 
 
+@pytest.mark.parametrize('similarity', ['cosine', 'euclidean', 'manhattan'])
+@pytest.mark.parametrize('devices', [0, 8])
+def test_other_similarities_equal_a_full_sort(similarity, devices):
+  rng = np.random.default_rng(0)
+  queries, corpus = rng.normal(size=(5, 8)), rng.normal(size=(70, 8)) * 3
+  mesh = sharding.make_mesh((devices, 1, 1)) if devices else None
+  scores, rows = search.top_k(queries, corpus, 9, block=4, mesh=mesh,
+                              similarity=similarity)
+  score = {'cosine': lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b),
+           'euclidean': lambda a, b: -np.linalg.norm(a - b),
+           'manhattan': lambda a, b: -np.abs(a - b).sum()}[similarity]
+  wanted = np.array([[score(a, b) for b in corpus] for a in queries])
+  order = np.argsort(-wanted, axis=1, kind='stable')[:, :9]
+  np.testing.assert_array_equal(rows, order)
+  np.testing.assert_allclose(scores, np.take_along_axis(wanted, order, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize('similarity', ['dot', 'euclidean', 'manhattan'])
+def test_scores_at_the_edge_of_float32_are_right_or_refused(similarity):
+  edge = np.array([[8e18, 0], [-8e18, 0], [0, 1]])
+  scores, rows = search.top_k(edge, edge, 3, similarity=similarity)
+  assert np.isfinite(scores).all() and sorted(rows[0]) == [0, 1, 2]
+  for bad in (1e20, 3e38, 1e39):
+    with pytest.raises(ValueError, match='corpus vector 1 .*(overflow|beyond float32)'):
+      search.top_k(np.ones((1, 2)), np.array([[1, 1], [bad, -bad]]), 1,
+                   similarity=similarity)
+  scores, _ = search.top_k(edge * 1e18, edge * 1e18, 1, similarity='cosine')
+  np.testing.assert_allclose(scores, 1, rtol=1e-6)
+
+
+def test_what_are_no_vectors_is_refused():
+  real = np.ones((2, 3))
+  for bad in (real.astype(complex), np.full((2, 3), 'a'), real.astype(object)):
+    for pair in ((bad, real), (real, bad)):
+      with pytest.raises(ValueError, match='real numbers'):
+        search.top_k(*pair, 1)
+  with pytest.raises(ValueError, match='no dimensions'):
+    search.top_k(np.ones((1, 0)), np.ones((2, 0)), 1)
+  for wrong in ({'k': 1.5}, {'k': True}, {'k': 1, 'block': 2.0}):
+    with pytest.raises(ValueError, match='whole number'):
+      search.top_k(real, real, **wrong)
+  with pytest.raises(ValueError, match="'l3' is unknown"):
+    search.top_k(real, real, 1, similarity='l3')
+
+
 def test_no_queries():
   scores, rows = search.top_k(np.zeros((0, 4)), np.ones((3, 4)), 2)
   assert scores.shape == rows.shape == (0, 2)
