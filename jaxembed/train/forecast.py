@@ -1,5 +1,6 @@
 """A run in words and minutes, before anything is spent."""
 
+from collections.abc import Sequence
 import time
 
 import jax
@@ -13,8 +14,8 @@ _EFFICIENCY = 0.5
 
 
 def describe(cfg: config.Config, model: config.ModelConfig,
-             params: types.Params, mesh) -> str:
-  """The plan, in words, before anything is spent."""
+             params: types.Params, mesh, mixtures: Sequence[data.Mixture]) -> str:
+  """The plan, in words; mixtures: of every stage."""
   size = sum(x.size for x in jax.tree.leaves(params))
   dense = sum(x.size for path, x in jax.tree.leaves_with_path(params)
               if 'kernel' in jax.tree_util.keystr(path))
@@ -30,7 +31,7 @@ def describe(cfg: config.Config, model: config.ModelConfig,
   for s in stages(cfg):
     d = s.cfg.data
     group = 1 + d.num_negatives
-    pairs = sum(len(data.load(source)) for source in d.sources)
+    pairs = sum(mixtures[s.index].sizes)
     tokens = d.batch_size * (d.query_lengths[-1] + group * d.passage_lengths[-1])
     flops += 6 * dense * tokens * s.cfg.steps
     lines.append(

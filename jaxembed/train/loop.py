@@ -6,7 +6,7 @@ state and step are all a resumed run needs to repeat the uninterrupted one bit
 for bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import pathlib
@@ -75,7 +75,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     start.resolve(cfg.model)  # what is wrong with it is told before a folder is made
   with (jax.set_mesh(mesh), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
-    begin, state = _open(cfg, folder, saved, mesh, say, extend)
+    begin, state, mixtures = _open(cfg, folder, saved, mesh, say, extend)
     done, last = int(state.step) if state else 0, stages(cfg)[-1].last
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
     writer = metrics.Writer(folder, done if state else -1, watch)
@@ -93,6 +93,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
         say(f'finished   {done} steps were done before; nothing to train. Give more '
             'steps to go on, or a fresh --workdir to train again')
         return state, begin.model
+      mixtures = mixtures or data.open_stages(cfg.stages)
       for stage in stages(cfg):
         if done >= stage.last:
           continue
@@ -100,7 +101,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           params = begin.params if state is None else state.averaged
           carried = state.opt_state if stage.cfg.optim.keep_optimizer_state else None
           state = step.init_state(params, stage.cfg, stage.first, carried)
-        state = run.stage(stage, state)
+        state = run.stage(stage, state, mixtures[stage.index])
         done = int(state.step)
         if run.best.ended(patience):
           say(f'stopped    early after step {done}: {patience} evaluations in a row '
@@ -128,8 +129,10 @@ def _check_divides(cfg: config.Config, mesh):
 
 
 def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoints, mesh,
-          say, extend: bool) -> tuple[bundle.Bundle, types.TrainState | None]:
-  """The model of a run that begins or goes on, and its newest state, if any.
+          say, extend: bool
+          ) -> tuple[bundle.Bundle, types.TrainState | None, list[data.Mixture]]:
+  """The model of a run that begins or goes on, its newest state, if any, and the
+  mixture of every stage; none where no step is left to train.
 
   The folder is this run's afterwards: what differs from its last start was checked,
   told, and written down.
@@ -138,22 +141,21 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   newest = max(saved.steps()) if resumed else 0
   changed = changes.check(folder, cfg, newest, extend=extend,
                           diverged=manifest.last_stop(folder) == 'diverged')
+  mixtures = []
   if newest < stages(cfg)[-1].last:
+    mixtures = data.open_stages(cfg.stages)
     for line in manifest.record(folder, cfg, mesh, newest, changed=changed,
-                                extend=extend):
+                                extend=extend, mixtures=mixtures):
       say(f'differs    {line}')
   begin = (start.resume(folder, mesh) if resumed
            else start.start(cfg.model, cfg.seed, mesh))
   for stage in cfg.stages:
     if stage.data.pack:
       encoder.check_packable(begin.model, begin.model.attention, stage.data.pack)
-  say(forecast.describe(cfg, begin.model, begin.params, mesh))
-  for i, stage in enumerate(cfg.stages):
-    for note in lengths.check(stage.data, begin.model):
-      say(f'note       stages[{i}]: {note}')
-    for note in (*optim.notes(stage.optim, stage.steps), *stage.loss.notes(
-        any(s.temperature for s in stage.data.sources))):
-      say(f'note       stages[{i}].{note}')
+  if mixtures:
+    say(forecast.describe(cfg, begin.model, begin.params, mesh, mixtures))
+    for line in _notes(cfg, begin.model, mixtures):
+      say(f'note       {line}')
   state = None
   if resumed:
     state = _restore(cfg, begin, saved, mesh, say)
@@ -164,7 +166,19 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
     bundle.save_model(folder, begin, cfg.model.append_token)
   if jax.process_index() == 0:
     changes.write(folder, cfg)
-  return begin, state
+  return begin, state, mixtures
+
+
+def _notes(cfg: config.Config, model: config.ModelConfig,
+           mixtures: Sequence[data.Mixture]) -> Iterator[str]:
+  """What the stages ask for and will not get, or may not mean."""
+  for i, (stage, mixture) in enumerate(zip(cfg.stages, mixtures)):
+    own = any(s.temperature for s in stage.data.sources)
+    for note in (*optim.notes(stage.optim, stage.steps), *stage.loss.notes(own)):
+      yield f'stages[{i}].{note}'
+    for note in (*lengths.check(stage.data, model),
+                 *mixture.notes(stage.loss.reads_scores)):
+      yield f'stages[{i}]: {note}'
 
 
 def _restore(cfg, begin: bundle.Bundle, saved, mesh, say) -> types.TrainState:
@@ -207,14 +221,15 @@ class _Run:
         for r in metrics.read(self.folder)):
       self._score(now, state, stage, self.say)
 
-  def stage(self, stage: Stage, state: types.TrainState) -> types.TrainState:
+  def stage(self, stage: Stage, state: types.TrainState, mixture: data.Mixture
+            ) -> types.TrainState:
     """Trains from wherever `state` stands to the end of the stage."""
     begun = int(state.step)
     bar = tqdm.tqdm(total=stage.last, initial=begun, desc=stage.cfg.name,
                     unit='step', disable=jax.process_index() > 0)
     seen = self._meter(stage, bar)
     try:
-      state = self._steps(stage, state, seen, bar)
+      state = self._steps(stage, state, mixture, seen, bar)
       bar.close()
       self.saved.wait()
     finally:
@@ -223,16 +238,16 @@ class _Run:
       self.say(f'texts      {stage.cfg.name}: {told}')
     return state
 
-  def _steps(self, stage: Stage, state: types.TrainState, seen: meter.Meter, bar
-             ) -> types.TrainState:
+  def _steps(self, stage: Stage, state: types.TrainState, mixture: data.Mixture,
+             seen: meter.Meter, bar) -> types.TrainState:
     begun = now = int(state.step)
     update = step.make_update(
         self.model, stage.cfg, seed=self.cfg.seed, first_step=stage.first,
         loss=self.loss)
     batches = data.batches(
-        stage.cfg.data, self.tokenizer, seed=self.cfg.seed + stage.index,
+        mixture, self.tokenizer, seed=self.cfg.seed + stage.index,
         start_step=begun - stage.first,
-        mine=sharding.local_rows(self.mesh, stage.cfg.data.batch_size),
+        local_rows=sharding.local_rows(self.mesh, stage.cfg.data.batch_size),
         shards=sharding.batch_shards(self.mesh))
     try:
       if begun == 0:

@@ -28,10 +28,12 @@ _PACKAGES = ('jaxembed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', '
 
 
 def record(folder: pathlib.Path, cfg: config.Config, mesh, step: int, *,
-           changed: Sequence[str] = (), extend: bool = False) -> list[str]:
+           changed: Sequence[str] = (), extend: bool = False,
+           mixtures: Sequence[data.Mixture] | None = None) -> list[str]:
   """Writes folder/manifest.json, or adds this start at `step` to it.
 
   changed: what differs from the configuration before. extend: other data is asked for.
+  mixtures: of every stage; None: they are opened here.
   Returns what differs between this start and the one it follows or repeats.
 
   Raises:
@@ -40,7 +42,7 @@ def record(folder: pathlib.Path, cfg: config.Config, mesh, step: int, *,
       that could not be used had ended the run.
   """
   path = folder / 'manifest.json'
-  now, found = _start(mesh, step), fingerprints(cfg)
+  now, found = _start(mesh, step), fingerprints(cfg, mixtures)
   before, told = _read(path), [*changed]
   if before is None and not cfg.repeats:
     kept = {'config': config.to_dict(cfg), 'data': found, 'starts': []}
@@ -100,17 +102,12 @@ def _read(path: pathlib.Path) -> dict | None:
   return json.loads(path.read_text()) if path.exists() else None
 
 
-def fingerprints(cfg: config.Config) -> dict[str, dict[str, Any]]:
+def fingerprints(cfg: config.Config, mixtures: Sequence[data.Mixture] | None = None
+                 ) -> dict[str, dict[str, Any]]:
   """stages[I]/SOURCE -> its fingerprint; what several stages share is read once."""
-  found, known = {}, {}
-  for i, stage in enumerate(cfg.stages):
-    for source in stage.data.sources:
-      key = (source.kind, source.path, source.split, source.data_dir, source.limit,
-             source.rows, source.min_score, source.max_negative_score, source.symmetric)
-      if key not in known:
-        known[key] = data.fingerprint(source)
-      found[f'stages[{i}]/{source.name}'] = known[key]
-  return found
+  mixtures = data.open_stages(cfg.stages) if mixtures is None else mixtures
+  return {f'stages[{i}]/{name}': mark for i, mixture in enumerate(mixtures)
+          for name, mark in mixture.fingerprints.items()}
 
 
 def _check(stored: dict, found: dict, where, begun: set[int], free: bool) -> list[str]:
