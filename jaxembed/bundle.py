@@ -210,6 +210,9 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any]:
     if not isinstance(value, kind) or isinstance(value, bool):
       raise BadCheckpoint(f'{file}: {key} is {value!r:.60}; it must be {means}')
     fields[key] = value
+  if 'prompts' in fields:  # null is an empty prompt, as in sentence-transformers
+    fields['prompts'] = {name: '' if text is None else text
+                         for name, text in fields['prompts'].items()}
   for name, text in fields.get('prompts', {}).items():
     if not isinstance(text, str):
       raise BadCheckpoint(f'{file}: the prompt {name!r} is {text!r:.60}, not a text')

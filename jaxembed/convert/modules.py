@@ -96,9 +96,10 @@ def _with_settings(home: pathlib.Path, cfg: ModelConfig) -> ModelConfig:
   arguments = data.get('processor_kwargs') or data.get('tokenizer_args') or {}
   limit = arguments.get('model_max_length') or data.get('max_seq_length')
   length = _tokens(limit, cfg.backbone.max_positions, f'{file}: max_seq_length')
+  if length is None and (home / 'tokenizer_config.json').is_file():
+    length = max_length(home, cfg.backbone.max_positions)
   return dataclasses.replace(
-      cfg, lower_case=bool(lower),
-      max_length=length or max_length(home, cfg.backbone.max_positions))
+      cfg, lower_case=bool(lower), max_length=length or cfg.max_length)
 
 
 def _plain(folder: pathlib.Path) -> Found:

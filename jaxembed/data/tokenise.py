@@ -18,7 +18,7 @@ import warnings
 import numpy as np
 import tokenizers
 
-from jaxembed import config, types
+from jaxembed import config, known_keys, types
 from jaxembed.data import prefix, tokenizer_file, tokenizer_settings
 from jaxembed.folder import BadCheckpoint, short
 
@@ -112,6 +112,9 @@ class Tokenizer:
     pad_id, padding_side: how its rows are padded.
     model_max_length: the longest text it was made for; None when it says none.
     special_ids: the ids of its special tokens.
+    truncation_side: where long texts are cut.
+    table_size: rows of the model's token table, if known.
+    has_types: it gives tokens of one text a token type other than 0.
   """
 
   def __init__(self, fast: tokenizers.Tokenizer, *, pad_id: int,
@@ -143,6 +146,7 @@ class Tokenizer:
     self.special_ids = frozenset(
         i for i, token in fast.get_added_tokens_decoder().items() if token.special)
     self._before, self._after = _frame(fast)
+    self.has_types = any(fast.encode('a').type_ids)
     self._prompt_tokens = functools.lru_cache(maxsize=4096)(self._count_prompt)
 
   @classmethod
@@ -154,9 +158,15 @@ class Tokenizer:
     Raises as `load`.
     """
     side = 'right' if cfg.backbone.position == 'learned' else None
-    return cls.load(folder, table_size=cfg.backbone.vocab_size, padding_side=side,
-                    prompt_pooling=cfg.prompt_pooling, eos_text=cfg.eos_text,
-                    lower_case=cfg.lower_case)
+    tokenizer = cls.load(
+        folder, table_size=cfg.backbone.vocab_size, padding_side=side,
+        prompt_pooling=cfg.prompt_pooling, eos_text=cfg.eos_text,
+        lower_case=cfg.lower_case)
+    if cfg.backbone.type_vocab_size and tokenizer.has_types:
+      raise known_keys.UnsupportedModel(
+          f'{folder}/tokenizer.json: its post_processor gives tokens of a single text '
+          'a token type other than 0, which is not supported')
+    return tokenizer
 
   @classmethod
   def load(cls, folder: str | os.PathLike, *, table_size: int | None = None,

@@ -17,8 +17,10 @@ from jaxembed import checked_json, known_keys
 from jaxembed.folder import BadCheckpoint, short
 
 FILE = 'tokenizer_config.json'
+_OLDER = 'added_tokens.json'
 _NAMED = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token',
           'mask_token')
+_FLAGS = ('lstrip', 'rstrip', 'normalized', 'single_word')
 # Classes that build their normaliser from the settings, whatever tokenizer.json has.
 _BERT = ('BertTokenizer', 'DistilBertTokenizer', 'ElectraTokenizer', 'MPNetTokenizer')
 _BY_MODEL_TYPE = {'bert': 'BertTokenizer', 'mpnet': 'MPNetTokenizer',
@@ -56,7 +58,10 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
       holds, wanted = _TYPES.get(key, (None, ''))
       if holds and value is not None and not holds(value):
         raise BadCheckpoint(f'{file}: {key} is {short(value)}; it must be {wanted}')
-  return beside | settings
+  merged = beside | settings
+  if 'added_tokens_decoder' not in merged:  # where older releases kept such tokens
+    merged[_OLDER] = checked_json.read(folder / _OLDER, absent={})
+  return merged
 
 
 def _is_token(value: Any) -> bool:
@@ -111,7 +116,7 @@ def _class(settings: Mapping[str, Any], folder: pathlib.Path) -> str:
 
 def _add_tokens(fast: tokenizers.Tokenizer, settings: Mapping[str, Any], file) -> None:
   """Tokens that stand in the settings alone: those become whole tokens too."""
-  listed = settings.get('added_tokens_decoder') or {}
+  listed = settings.get('added_tokens_decoder') or _older(fast, settings)
   try:
     rows = sorted(((int(number), tokenizers.AddedToken(**token))
                    for number, token in listed.items()), key=lambda row: row[0])
@@ -126,20 +131,33 @@ def _add_tokens(fast: tokenizers.Tokenizer, settings: Mapping[str, Any], file) -
           f'but the tokenizer has {fast.token_to_id(token.content)}; write the token '
           'into added_tokens of tokenizer.json')
   known = {t.content for t in fast.get_added_tokens_decoder().values()}
-  missing = [t for t in dict.fromkeys(_special(settings))
-             if t not in known and fast.token_to_id(t) is not None]
-  fast.add_tokens([tokenizers.AddedToken(t, special=True) for t in missing])
+  fast.add_tokens([t for t in _special(settings) if t.content not in known])
 
 
-def _special(settings: Mapping[str, Any]) -> Iterator[str]:
-  """Spellings of the special tokens that the settings name."""
+def _older(fast: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> dict[int, dict]:
+  """Tokens of added_tokens.json that tokenizer.json lacks, as newer releases list
+  them."""
+  special = {token.content for token in _special(settings)}
+  known = {t.content for t in fast.get_added_tokens_decoder().values()}
+  return {number: {'content': token, 'special': token in special,
+                   'normalized': token not in special}
+          for token, number in settings.get(_OLDER, {}).items() if token not in known}
+
+
+def _special(settings: Mapping[str, Any]) -> Iterator[tokenizers.AddedToken]:
+  """The special tokens that the settings name, in the order in which those that the
+  vocabulary lacks get their ids."""
   more = (settings.get('extra_special_tokens')
           or settings.get('additional_special_tokens') or [])
   more = more.values() if isinstance(more, dict) else more
-  for token in (*(settings.get(key) for key in _NAMED), *more):
-    text = token.get('content') if isinstance(token, dict) else token
-    if isinstance(text, str) and text:
-      yield text
+  others = [settings[key] for key in settings if key.endswith('_token')
+            and key not in (*_NAMED, 'add_bos_token', 'add_eos_token')]
+  for token in (*(settings.get(key) for key in _NAMED), *others, *more):
+    if isinstance(token, str) and token:
+      yield tokenizers.AddedToken(token, special=True)
+    elif isinstance(token, dict) and isinstance(token.get('content'), str):
+      flags = {k: token[k] for k in _FLAGS if isinstance(token.get(k), bool)}
+      yield tokenizers.AddedToken(token['content'], special=True, **flags)
 
 
 def _check_prefix_space(fast: tokenizers.Tokenizer, settings, file) -> None:

@@ -59,7 +59,7 @@ def _bytes(single: str, **settings):
 
 
 def _wrapped(fast, single, **settings):
-  names = [t for t in ('<s>', '</s>') if t in single.split()]
+  names = [t for t in ('<s>', '</s>') if t in single]
   if names:
     fast.post_processor = processors.TemplateProcessing(
         single=single, special_tokens=[(t, fast.token_to_id(t)) for t in names])
@@ -313,18 +313,23 @@ def test_harmless_keys_change_nothing(folder, tmp_path):
   np.testing.assert_array_equal(*texts)
 
 
-@pytest.mark.parametrize(('settings', 'change'), [
-    ({'split_special_tokens': True}, None),
-    ({'cls_token': 'hello'}, None),  # a word becomes a special token
-    ({}, 'hello [WORLD]')])
-def test_settings_of_the_tokenizer_are_applied(tmp_path, settings, change):
+_TOKEN = {'content': '[WORLD]', 'lstrip': False, 'rstrip': False, 'special': True,
+          'normalized': False, 'single_word': False}
+
+
+@pytest.mark.parametrize('settings', [
+    {'split_special_tokens': True},
+    {'cls_token': 'hello'},  # a word becomes a special token
+    {'mask_token': '[WORLD]'}, {'extra_special_tokens': ['[WORLD]']},
+    {'added_tokens_decoder': _TOKEN}, {'added_tokens.json': True}])
+def test_settings_of_the_tokenizer_are_applied(tmp_path, settings):
   folder = _backbone(tmp_path / 'plain', 'bert', _words('<s> $A </s>'), 0)
+  size = transformers.AutoTokenizer.from_pretrained(folder).vocab_size
+  if settings.pop('added_tokens.json', False):
+    _edit(folder / 'added_tokens.json', **{'[WORLD]': size})
+  if 'added_tokens_decoder' in settings:
+    settings = {'added_tokens_decoder': {str(size): _TOKEN}}
   _edit(folder / 'tokenizer_config.json', **settings)
-  if change:  # a token that the settings alone know
-    size = transformers.AutoTokenizer.from_pretrained(folder).vocab_size
-    token = {'content': '[WORLD]', 'lstrip': False, 'rstrip': False, 'special': True,
-             'normalized': False, 'single_word': False}
-    _edit(folder / 'tokenizer_config.json', added_tokens_decoder={str(size): token})
   texts = [*_TEXTS, 'hello </s> hello', 'hello [WORLD]']
   want = transformers.AutoTokenizer.from_pretrained(folder)(texts)['input_ids']
   ragged = data.Tokenizer.load(folder).encode(texts, max_length=512)
@@ -340,6 +345,12 @@ def test_berts_class_builds_its_normaliser_from_the_settings(tmp_path, lower):
   want = transformers.AutoTokenizer.from_pretrained(folder)(texts)['input_ids']
   ragged = data.Tokenizer.load(folder).encode(texts, max_length=512)
   assert ragged.ids.tolist() == [i for row in want for i in row]
+
+
+def test_token_types_of_a_single_text_are_refused(tmp_path):
+  folder = _backbone(tmp_path / 'plain', 'bert', _words('<s>:0 $A:1 </s>:1'), 0)
+  with pytest.raises(UnsupportedModel, match='token type other than 0'):
+    bundle.open(folder).load_tokenizer()
 
 
 def test_an_ending_that_versions_of_transformers_see_differently_is_told(tmp_path):
