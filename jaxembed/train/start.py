@@ -23,7 +23,7 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Bundle:
   Raises:
     ValueError, FileNotFoundError: as `resolve`, before weights are read.
   """
-  wanted = resolve(spec)
+  wanted = resolve(spec, tokenizer=False)
   key = jax.random.key(seed)
   with jax.set_mesh(mesh):
     if not spec.source:
@@ -43,28 +43,30 @@ def start(spec: config.ModelSpec, seed: int, mesh) -> Bundle:
         begun, cfg=wanted.cfg, original=None, params=sharding.place(params, mesh))
 
 
-def resolve(spec: config.ModelSpec) -> Bundle:
+def resolve(spec: config.ModelSpec, *, tokenizer: bool = True) -> Bundle:
   """The model that a run of `spec` starts from; `params` are shapes.
 
-  Nothing is written and no weights are read.
+  Nothing is written and no weights are read. `tokenizer` False: the model may be
+  without one.
 
   Raises:
     FileNotFoundError: no such source, or a model without a tokenizer.
     ValueError: something is asked of the source that cannot be (see model_spec).
   """
   found = describe(spec)
-  if found.tokenizer_folder is None and spec.source:
+  if found.tokenizer_folder is None and spec.source and tokenizer:
     raise FileNotFoundError(
         f'config.model.source={spec.source!r} has no tokenizer.json to train with; '
         'AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one')
-  if found.tokenizer_folder is None:
+  if found.tokenizer_folder is None and tokenizer:
     raise ValueError(
         f'config.model.preset={spec.preset!r} has no tokenizer to train with; name a '
         'folder or hub id that has one as config.model.tokenizer, or a source')
   if spec.append_token:
     data.with_token(found.tokenizer_folder, spec.append_token)
   wanted = dataclasses.replace(found, cfg=apply_spec(found.cfg, spec))
-  wanted.load_tokenizer()
+  if tokenizer:
+    wanted.load_tokenizer()
   return dataclasses.replace(wanted, params=encoder.param_shapes(wanted.cfg))
 
 

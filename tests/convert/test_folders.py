@@ -264,10 +264,6 @@ def _module(folder, kind):
     ('sentence_bert_config.json', {'surprise': 1}, 'surprise=1'),
     ('config_sentence_transformers.json', {'model_type': 'SparseEncoder'},
      'SparseEncoder'),
-    ('config.json', {'auto_map': {'AutoModel': 'mine.Model'}},
-     'auto_map.AutoModel=.*never run'),
-    ('tokenizer_config.json', {'auto_map': {'AutoTokenizer': ['mine.Tok', None]}},
-     'auto_map.AutoTokenizer'),
     ('tokenizer_config.json', {'added_tokens_decoder': {'9999': {'content': '<new>'}}},
      'added_tokens_decoder'),
     ('Pooling', {'pooling_mode': 'median'}, 'pooling_mode'),
@@ -281,6 +277,15 @@ def test_keys_that_would_change_the_vectors_are_named(folder, tmp_path, file, fi
   path = copy / file if '.json' in file else _module(copy, file) / 'config.json'
   _edit(path, **fields)
   with pytest.raises(ValueError, match=message):
+    bundle.open(copy, weights=False).load_tokenizer()
+
+
+@pytest.mark.parametrize(('file', 'key'), [
+    ('config.json', 'AutoModel'), ('tokenizer_config.json', 'AutoTokenizer')])
+def test_code_of_a_folder_is_told_of(folder, tmp_path, file, key):
+  copy = _copy(folder, tmp_path)
+  _edit(copy / file, auto_map={key: 'mine.Class'})
+  with pytest.warns(UserWarning, match=f'auto_map.{key}.*never run'):
     bundle.open(copy, weights=False).load_tokenizer()
 
 
