@@ -60,7 +60,8 @@ def show_searches(embedder: Embedder, cfg, top: int = 3):
   code = [rows[i].positives[0].text for i in range(count)]
   vectors = embedder.encode(code, show_progress_bar=False)
   values, hits = search.top_k(
-      embedder.encode(list(SEARCHES)), vectors, k=min(top, len(code)))
+      embedder.encode(list(SEARCHES)), vectors, k=min(top, len(code)),
+      similarity=embedder.similarity_fn_name)
   for query, value, hit in zip(SEARCHES, values, hits):
     print(f'\n"{query}"  ({len(code)} functions)')
     for score, i in zip(value, hit):

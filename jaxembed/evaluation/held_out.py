@@ -46,7 +46,7 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = ()
            for i, (_, passages) in enumerate(prompted)}
   number = {passage: i for i, passage in enumerate(corpus)}
   first = [number[passages[0]] for _, passages in prompted]
-  similarity = getattr(stages[-1].loss, 'similarity', 'cosine') if stages else 'cosine'
+  similarity = stages[-1].loss.similarity if stages else 'cosine'
 
   def score(params: types.Params, model: config.ModelConfig,
             tokenizer: tokenise.Tokenizer, mesh) -> dict[str, float]:
