@@ -116,9 +116,6 @@ DENSE = {
 }
 NORMALIZE = {'module_input_name': _VECTOR, 'module_output_name': _VECTOR}
 DROPOUT = {'dropout': HARMLESS}
-LATENT_ATTENTION = dict.fromkeys(  # our own: convert/torch_twin.py
-    ('embedding_dimension', 'num_latents', 'heads', 'head_dim', 'ff_mult',
-     'include_prompt'), APPLIED)
 
 # Arguments for the hub and for memory, which every from_pretrained takes.
 _LOADING = dict.fromkeys((

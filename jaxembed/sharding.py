@@ -12,8 +12,10 @@ from jaxembed import types
 from jaxembed.config.check import divides
 from jaxembed.mesh import AXES, BATCH, explicit, spec
 from jaxembed.paths import is_stacked, mapped
+from jaxembed.pooling import heads
 
-# Where each parameter lies: the first pattern that matches its path decides.
+# Where each parameter lies: the first pattern that matches its path decides. Poolings
+# bring rows of their own (pooling.head.Head.rules).
 # Paths under layers/ carry a leading layer axis, which is never split. A matrix
 # [in, out] is split over 'tensor' on the side that attention heads or
 # feed-forward channels are on, over 'fsdp' on the other.
@@ -28,14 +30,7 @@ RULES = (
     (r'layers/(attn/o|mlp/down)/lora_a$', P('tensor', None)),
     (r'layers/(attn/o|mlp/down)/lora_b$', P(None, 'fsdp')),
     (r'backbone/relative$', P()),
-    (r'norm(_context)?/(scale|bias)$', P()),
-    (r'pooling/(latents|layer)$', P()),
-    (r'pooling/[qkv]/kernel$', P('fsdp', 'tensor', None)),
-    (r'pooling/out/kernel$', P('tensor', None, 'fsdp')),
-    (r'pooling/mlp/(up|gate)/kernel$', P('fsdp', 'tensor')),
-    (r'pooling/mlp/(up|gate)/bias$', P('tensor')),
-    (r'pooling/mlp/down/kernel$', P('tensor', 'fsdp')),
-    (r'pooling/mlp/down/bias$', P()),
+    (r'backbone/.*norm/(scale|bias)$', P()),
     (r'dense/\d+/(kernel|bias|residual)$', P()),
     (r'loss/log_scale$', P()),
 )
@@ -189,8 +184,8 @@ def abstract(params: types.Params, mesh) -> types.Params:
 
 
 def _rule(path: str) -> P:
-  for pattern, axes in RULES:
+  for pattern, axes in (*RULES, *heads.rules()):
     if re.search(pattern, path):
       return P(None, *axes) if is_stacked(path) else axes
   raise ValueError(f'no sharding rule matches parameter {path!r}; '
-                   'add a row to sharding.RULES')
+                   'add a row to sharding.RULES, or to Head.rules')

@@ -153,19 +153,14 @@ class BackboneConfig:
                 f'{width // 2} numbers, one per frequency')
 
 
-# Poolings without parameters.
-POOLING_MODES = ('mean', 'cls', 'last', 'weighted_mean', 'max', 'mean_sqrt')
-
-
 @dataclass(frozen=True, kw_only=True)
 class PoolingConfig:
   """How token states become one vector. The lower fields shape the two kinds with
   parameters; their defaults are NV-Embed's."""
 
-  # mean | cls | last | weighted_mean | max | mean_sqrt (the sum over the square root
-  # of the count), or several of these side by side, joined by '+' ('cls+mean'), or
-  # latent_attention: tokens attend to latents (NV-Embed);
-  # layer_attention: latents attend to states (pooling/layer_attention.py).
+  # A name in pooling.heads.HEADS: mean | cls | last | weighted_mean | max | mean_sqrt
+  # | latent_attention | layer_attention; or several without parameters, whose vectors
+  # stand side by side, joined by '+' ('cls+mean').
   kind: str = 'mean'
   # Of layer_attention: the last token | all tokens (of the last layer), or the
   # last token | mean of every layer.
@@ -179,21 +174,13 @@ class PoolingConfig:
     typed(self)
     between(self, 1, _WIDTH, 'latents', 'heads', 'ff_mult')
     between(self, 0, _WIDTH, 'head_dim')
-    if not (len(self.modes) > 1 and set(self.modes) <= set(POOLING_MODES)):
-      one_of(self, 'kind', (*POOLING_MODES, 'latent_attention', 'layer_attention'))
+    require(self, 'kind', bool(self.kind), 'the name of a pooling')
     one_of(self, 'reads', READS)
 
   @property
   def modes(self) -> tuple[str, ...]:
     """The kinds whose vectors stand side by side; one for most models."""
     return tuple(self.kind.split('+'))
-
-  @property
-  def per_layer(self) -> str:
-    """What is kept of every layer: '' | last | mean."""
-    if self.kind != 'layer_attention' or not self.reads.startswith('layers_'):
-      return ''
-    return self.reads.removeprefix('layers_')
 
 
 DENSE_ACTIVATIONS = ('identity', 'tanh', 'relu', 'gelu', 'silu', 'sigmoid',

@@ -4,10 +4,10 @@ Pooling comes first; Dense and Normalize follow in any order and number, and the
 order is kept: ModelConfig.dense says of each layer whether its input is normalised.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxembed import known_keys
 from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
@@ -15,25 +15,16 @@ from jaxembed.convert import tables
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.tensor_files import inside, read_json
 from jaxembed.folder import short
+from jaxembed.pooling import heads
+from jaxembed.pooling.head import Head, Mode
 
 
-class PoolingName(NamedTuple):
-  """How sentence-transformers calls a pooling: its mode, and the older key."""
+def library_modes() -> dict[str, Mode]:
+  """The poolings of sentence-transformers, in the order in which several stand side
+  by side when the older keys name them."""
+  return {kind: head.mode for kind, head in heads.HEADS.items() if head.mode}
 
-  name: str
-  key: str
 
-
-# In the order in which several stand side by side when the older keys name them.
-POOLING = {
-    'cls': PoolingName('cls', 'pooling_mode_cls_token'),
-    'max': PoolingName('max', 'pooling_mode_max_tokens'),
-    'mean': PoolingName('mean', 'pooling_mode_mean_tokens'),
-    'mean_sqrt': PoolingName('mean_sqrt_len_tokens',
-                             'pooling_mode_mean_sqrt_len_tokens'),
-    'weighted_mean': PoolingName('weightedmean', 'pooling_mode_weightedmean_tokens'),
-    'last': PoolingName('lasttoken', 'pooling_mode_lasttoken'),
-}
 # Activations of dense layers, as torch spells their classes.
 _IN_TORCH = 'torch.nn.modules.activation.'
 ACTIVATIONS = {
@@ -43,7 +34,6 @@ ACTIVATIONS = {
     'elu': _IN_TORCH + 'ELU', 'selu': _IN_TORCH + 'SELU', 'mish': _IN_TORCH + 'Mish',
     'softplus': _IN_TORCH + 'Softplus', 'softsign': _IN_TORCH + 'Softsign'}
 _LIBRARY = 'sentence_transformers.'
-LATENT_ATTENTION = 'latent_attention_pooling.LatentAttentionPooling'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +62,15 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
   kinds = [kind(entry) for entry in found]
   if not found or kinds[0] != 'Transformer':
     raise UnsupportedModel(f'{file} does not begin with a Transformer')
+  readers = _readers()
   for entry, name in zip(found[1:], kinds[1:]):
-    if name not in _READERS:
+    if name not in readers:
       own = '' if entry['type'].startswith(_LIBRARY) else (
           ' (code of a folder is never run)')
       raise UnsupportedModel(
           f'{file}: module {short(entry["type"])} is not supported{own}; known: '
-          f'Transformer, {", ".join(_READERS)}')
-  if kinds.count('Pooling') + kinds.count('LatentAttentionPooling') != 1:
+          f'Transformer, {", ".join(readers)}')
+  if sum(name == 'Pooling' or name not in _OF_THE_LIBRARY for name in kinds[1:]) != 1:
     raise UnsupportedModel(f'{file}: modules {short(", ".join(kinds))} are not '
                            'supported; exactly one has to pool')
   return found
@@ -87,9 +78,8 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 def kind(entry: Mapping[str, Any]) -> str:
   """The class of a module of the library itself; of others, all of their name."""
-  if entry['type'] == LATENT_ATTENTION or entry['type'].startswith(_LIBRARY):
-    return entry['type'].rpartition('.')[2]
-  return entry['type']
+  own = entry['type'].startswith(_LIBRARY)
+  return entry['type'].rpartition('.')[2] if own else entry['type']
 
 
 def read(folder: pathlib.Path, after: Sequence[Mapping[str, Any]], cfg: ModelConfig
@@ -108,14 +98,14 @@ def read(folder: pathlib.Path, after: Sequence[Mapping[str, Any]], cfg: ModelCon
     UnsupportedModel: a key, a value or an order that would not be computed exactly.
   """
   cfg = dataclasses.replace(cfg, dense=(), normalize=False)
-  parts, pooled = [], False
+  parts, pooled, readers = [], False, _readers()
   for entry in after:
     name, place = kind(entry), inside(folder, entry['path'])
     if not pooled and name in ('Dense', 'Normalize'):
       raise UnsupportedModel(f'{folder}/modules.json: {name} stands before Pooling; '
                              'only modules of the pooled vector are computed')
     pooled = True
-    cfg, part = _READERS[name](place, cfg)
+    cfg, part = readers[name](place, cfg)
     parts += [part] if part else []
   return cfg, tuple(parts)
 
@@ -132,10 +122,11 @@ def _pooling(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]
   fields = Fields(data, f'{folder}/config.json')
   named = data.get('pooling_mode')
   if named is None:  # the older keys; none of them is true: the mean
-    modes = [ours for ours, known in POOLING.items() if fields.flag(known.key)]
+    modes = [ours for ours, known in library_modes().items()
+             if fields.flag(known.key)]
     modes = modes or ['mean']
   else:
-    by_name = {known.name: ours for ours, known in POOLING.items()}
+    by_name = {known.name: ours for ours, known in library_modes().items()}
     listed = [named] if isinstance(named, str) else named
     modes = [by_name.get(str(m)) for m in listed] if isinstance(listed, list) else []
     if not modes or None in modes:
@@ -153,15 +144,19 @@ def _pooling(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]
   return _with_prompts(dataclasses.replace(cfg, pooling=pooling), fields), None
 
 
-def _latent_attention(folder: pathlib.Path, cfg: ModelConfig):
-  data = _config(folder, known_keys.LATENT_ATTENTION)
-  fields = Fields(data, f'{folder}/config.json')
-  latents, heads, head_dim, ff_mult = (fields.size(key) for key in (
-      'num_latents', 'heads', 'head_dim', 'ff_mult'))
-  pooling = PoolingConfig(kind='latent_attention', latents=latents, heads=heads,
-                          head_dim=head_dim, ff_mult=ff_mult)
-  return (_with_prompts(dataclasses.replace(cfg, pooling=pooling), fields),
-          Part(folder, tables.LATENT_ATTENTION))
+def _twin(head: Head):
+  """The reader of the torch module that an export of `head` brings."""
+  def read_module(folder: pathlib.Path, cfg: ModelConfig):
+    keys = dict.fromkeys(('embedding_dimension', 'include_prompt', 'num_layers',
+                          *(key for key, _ in head.twin.keys)), known_keys.APPLIED)
+    fields = Fields(_config(folder, keys), f'{folder}/config.json')
+    pooling = PoolingConfig(kind=head.kind, **{
+        name: (fields.size(key) if isinstance(getattr(cfg.pooling, name), int)
+               else fields.text(key)) for key, name in head.twin.keys})
+    return (_with_prompts(dataclasses.replace(cfg, pooling=pooling), fields),
+            Part(folder, tables.head_table(head, pooling)))
+
+  return read_module
 
 
 def _with_prompts(cfg: ModelConfig, fields: Fields) -> ModelConfig:
@@ -200,5 +195,11 @@ def _dense(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, Part]:
   return dataclasses.replace(cfg, dense=(*cfg.dense, layer), normalize=False), part
 
 
-_READERS = {'Pooling': _pooling, 'LatentAttentionPooling': _latent_attention,
-            'Dense': _dense, 'Normalize': _normalize, 'Dropout': _dropout}
+_OF_THE_LIBRARY = {'Pooling': _pooling, 'Dense': _dense, 'Normalize': _normalize,
+                   'Dropout': _dropout}
+
+
+def _readers() -> dict[str, Callable]:
+  """The reader of each module, by what `kind` says."""
+  return {head.twin.type: _twin(head) for head in heads.HEADS.values()
+          if head.twin} | _OF_THE_LIBRARY

@@ -1,19 +1,16 @@
 """The README.md of an exported folder: what it is, how to load, who can serve."""
 
 from jaxembed import config
-
-_KIND = {'mean': 'the mean of its tokens', 'cls': 'its first token',
-         'last': 'its last token', 'max': 'the maximum over its tokens',
-         'mean_sqrt': 'the sum of its tokens over the square root of their number',
-         'weighted_mean': 'a position-weighted mean of its tokens',
-         'latent_attention': 'latent attention over its tokens, then their mean'}
+from jaxembed.pooling import heads
+from jaxembed.pooling.head import Twin
 
 
 def render(name: str, cfg: config.ModelConfig, prompts: dict[str, str],
            include_prompt: bool, report: dict) -> str:
   """The card of a model exported as `name`, with its parity report."""
-  latent = cfg.pooling.kind == 'latent_attention'
-  trust = ', trust_remote_code=True' if latent else ''
+  found = heads.of(cfg.pooling)
+  twin = found[0].twin
+  trust = ', trust_remote_code=True' if twin else ''
   named = ''.join(f'- `{key}`: `{text!r}`\n' for key, text in prompts.items() if text)
   return f"""---
 library_name: sentence-transformers
@@ -25,7 +22,7 @@ tags: [sentence-transformers, sentence-similarity, feature-extraction, jaxembed]
 
 A text-embedding model trained and exported with jaxembed. A text becomes
 {cfg.embedding_dim} numbers by \
-{' beside '.join(_KIND[mode] for mode in cfg.pooling.modes)}\
+{' beside '.join(head.words for head in found)}\
 {'; vectors have length 1' if cfg.normalize else ''}. Texts are read up to
 {cfg.max_length} tokens.
 
@@ -44,7 +41,7 @@ print(model.similarity(vectors, vectors))
 
 ## Where it runs
 
-{_servers(latent, bool(prompts) and not include_prompt)}
+{_servers(twin, bool(prompts) and not include_prompt)}
 
 ## Checked
 
@@ -62,15 +59,15 @@ def _prompt_note(prompts, include_prompt: bool) -> str:
           '(`include_prompt: false`).')
 
 
-def _servers(latent: bool, masks_prompt: bool) -> str:
-  if latent:
-    return """\
+def _servers(twin: Twin | None, masks_prompt: bool) -> str:
+  if twin:
+    return f"""\
 | program | works |
 | --- | --- |
 | sentence-transformers 5.1 or newer | yes, with `trust_remote_code=True` |
-| text-embeddings-inference, vLLM, SGLang, llama.cpp | no: none has latent attention |
+| text-embeddings-inference, vLLM, SGLang, llama.cpp | no: none has this pooling |
 
-The pooling is the file `latent_attention_pooling.py` in this folder's root. Some
+The pooling is the file `{twin.module}.py` in this folder's root. Some
 releases of sentence-transformers save a copy of the model with that file in the
 module's sub-folder; it then has to be put back into the root to load again."""
   note = ('\n\nOnly sentence-transformers leaves prompt tokens out of the vector; '

@@ -19,6 +19,8 @@ from jaxembed import carried, config, types
 from jaxembed.data import tokenise
 from jaxembed.folder import BadCheckpoint
 from jaxembed.models import encoder
+from jaxembed.pooling import heads
+from jaxembed.pooling.head import Twin
 
 # Of two unit vectors in float32: an ulp of 1 is 1.2e-7, and a network of a few
 # dozen layers adds its roundings in another order.
@@ -38,11 +40,6 @@ PROBES = (
 )
 _encode = jax.jit(encoder.encode, static_argnums=1)
 _PROBE_PROMPT = 'Represent this sentence for searching: '
-
-
-# Latent attention as a module of sentence-transformers, beside the weights.
-TWIN_FILE = 'latent_attention_pooling.py'
-TWIN_CLASS = 'latent_attention_pooling.LatentAttentionPooling'
 
 
 class Mismatch(ValueError):
@@ -164,14 +161,20 @@ def _is_ours(folder) -> bool:
     BadCheckpoint: it names any other, and must not be opened in torch.
   """
   code = set(carried.code_named(folder))
-  twin = pathlib.Path(__file__).with_name('torch_twin.py').read_bytes()
   if not code:
     return False
-  if (code != {TWIN_FILE, f'modules.json: {TWIN_CLASS!r}'}
-      or (pathlib.Path(folder) / TWIN_FILE).read_bytes() != twin):
-    raise BadCheckpoint(f'{folder} names code that is not ours: '
-                        f'{", ".join(sorted(code))}; refused')
-  return True
+  for twin in (head.twin for head in heads.HEADS.values() if head.twin):
+    name = f'{twin.module}.py'
+    if (code == {name, f'modules.json: {twin.type!r}'} and twin_file(twin).read_bytes()
+        == (pathlib.Path(folder) / name).read_bytes()):
+      return True
+  raise BadCheckpoint(f'{folder} names code that is not ours: '
+                      f'{", ".join(sorted(code))}; refused')
+
+
+def twin_file(twin: Twin) -> pathlib.Path:
+  """The torch module of a pooling, as it lies here."""
+  return pathlib.Path(__file__).parent / twin.source
 
 
 def _torch_vectors(model, texts, prompt: str, side: str) -> np.ndarray:

@@ -12,17 +12,18 @@ import math
 
 import numpy as np
 
-from jaxembed.config import BackboneConfig, DenseConfig, ModelConfig
+from jaxembed.config import BackboneConfig, DenseConfig, ModelConfig, PoolingConfig
 from jaxembed.convert.configs import attention_from_hf, config_from_hf
 from jaxembed.convert.write_config import config_to_hf
 from jaxembed.models import presets
 from jaxembed.paths import flatten, unflatten
+from jaxembed.pooling.head import Head
 from jaxembed.types import Params
 
 __all__ = [
-    'LATENT_ATTENTION', 'Row', 'Table', 'attention_from_hf', 'backbone_table',
-    'base_names', 'config_from_hf', 'config_to_hf', 'dense_table', 'expand',
-    'flatten', 'is_decoder', 'iter_hf', 'matrix_shape', 'to_hf', 'unflatten',
+    'Row', 'Table', 'attention_from_hf', 'backbone_table', 'base_names',
+    'config_from_hf', 'config_to_hf', 'dense_table', 'expand', 'flatten', 'head_table',
+    'is_decoder', 'iter_hf', 'matrix_shape', 'to_hf', 'unflatten',
 ]
 
 LAYERS = 'backbone/layers/'
@@ -267,21 +268,12 @@ def dense_table(index: int, cfg: DenseConfig, width: int) -> Table:
   return Table(rows, prefixes=())
 
 
-def _latent_attention() -> Iterator[Row]:
-  yield Row('latents', ('pooling/latents',))
-  for name in ('norm', 'norm_context', 'mlp_norm'):
-    yield Row(f'{name}.weight', (f'pooling/{name}/scale',))
-    yield Row(f'{name}.bias', (f'pooling/{name}/bias',))
-  for name in 'qkv':  # [D,N,H] here
-    yield Row(f'{name}.weight', (f'pooling/{name}/kernel',), transpose=True,
-              out_axes=2)
-  yield Row('out.weight', ('pooling/out/kernel',), transpose=True)
-  for name in ('up', 'gate', 'down'):
-    yield from _linear(name, True, f'pooling/mlp/{name}')
+def head_table(head: Head, cfg: PoolingConfig) -> Table:
+  """The torch module of a pooling."""
+  return Table(tuple(
+      Row(t.name, (f'pooling/{t.path}',), transpose=t.transpose, out_axes=t.out_axes)
+      for t in head.tensors(cfg)), prefixes=())
 
-
-# Of convert/torch_twin.py.
-LATENT_ATTENTION = Table(tuple(_latent_attention()), prefixes=())
 
 _DECODER_JUNK = (r'^lm_head\.', r'^score\.', r'rotary_emb\.inv_freq$')
 _BERT_JUNK = (r'^pooler\.', r'^cls\.', r'^lm_head\.', r'^classifier\.',

@@ -1,11 +1,12 @@
 """A jaxembed model as a sentence-transformers folder, in the legacy layout.
 
 That layout is what sentence-transformers of any age, text-embeddings-inference,
-vLLM and llama.cpp read. Poolers without parameters become plain modules; latent
-attention becomes one Python file in the folder's root (torch_twin.py) and its
-weights. Its check (parity.py) opens the folder in torch and compares vectors.
+vLLM and llama.cpp read. Poolings that sentence-transformers has become plain modules;
+another becomes one Python file in the folder's root (Head.twin) and its weights. Its
+check (parity.py) opens the folder in torch and compares vectors.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -17,21 +18,23 @@ import numpy as np
 from jaxembed import carried, checked_json, data
 from jaxembed.bundle import Bundle
 from jaxembed.convert import head_modules, model_card, parity, tables, tensor_files
+from jaxembed.pooling import heads
 
 _WITH_POOLER = ('bert', 'roberta', 'xlm-roberta', 'mpnet')
 _SHARD = 5_000_000_000  # bytes, the hub's habit
 _MODULES = 'sentence_transformers.models.'
-_TWIN = 'latent_attention_pooling'
 
 
 def refuse(model: Bundle) -> None:
   """Raises ValueError for a model that the layout cannot hold."""
   if model.cfg.lora is not None:
     raise ValueError('the model has LoRA adapters; merge them before exporting')
-  if model.cfg.pooling.kind == 'layer_attention' or model.cfg.prepend is not None:
-    raise ValueError('sentence-transformers has no module for layer_attention pooling '
-                     'or a prepended state; keep the run, and load it with '
-                     'Embedder.load')
+  found = heads.of(model.cfg.pooling)
+  missing = [f'{head.kind} pooling' for head in found if not (head.mode or head.twin)]
+  missing += ['a prepended state'] if model.cfg.prepend is not None else []
+  if missing:
+    raise ValueError(f'sentence-transformers has no module for {" or ".join(missing)}; '
+                     'keep the run, and load it with Embedder.load')
 
 
 def write(folder: pathlib.Path, model: Bundle) -> None:
@@ -114,12 +117,13 @@ def write_card(folder: pathlib.Path, name: str, model: Bundle, report: dict) -> 
 
 def _pooling(folder, params, cfg, include_prompt):
   """Writes the pooling module; returns its (path, type)."""
-  if cfg.pooling.kind == 'latent_attention':
-    return _latent_attention(folder, params, cfg, include_prompt)
+  head, *others = heads.of(cfg.pooling)
+  if head.twin and not others:
+    return _twin(folder, params, cfg, head, include_prompt)
   path, modes = '1_Pooling', cfg.pooling.modes
   (folder / path).mkdir()
   # Several modes stand side by side in the order of the keys; another needs a list.
-  known = head_modules.POOLING
+  known = head_modules.library_modes()
   named = [known[mode].name for mode in modes]
   in_order = [known[ours].name for ours in known if ours in modes]
   _write_json(folder / path / 'config.json', {
@@ -130,19 +134,21 @@ def _pooling(folder, params, cfg, include_prompt):
   return path, _MODULES + 'Pooling'
 
 
-def _latent_attention(folder, params, cfg, include_prompt):
-  path = '1_LatentAttentionPooling'
+def _twin(folder, params, cfg, head, include_prompt):
+  """Writes the torch module of a pooling, its weights and its settings."""
+  twin, path = head.twin, f'1_{head.twin.cls}'
   (folder / path).mkdir()
-  pooling = cfg.pooling
+  pooling = dataclasses.replace(
+      cfg.pooling, head_dim=cfg.pooling.head_dim or cfg.backbone.dim)
   _write_json(folder / path / 'config.json', {
-      'embedding_dimension': cfg.backbone.dim, 'num_latents': pooling.latents,
-      'heads': pooling.heads, 'head_dim': pooling.head_dim or cfg.backbone.dim,
-      'ff_mult': pooling.ff_mult, 'include_prompt': include_prompt})
-  rows = tables.LATENT_ATTENTION.rows
+      'embedding_dimension': cfg.backbone.dim,
+      **{key: getattr(pooling, field) for key, field in twin.keys},
+      **({'num_layers': cfg.backbone.num_layers} if heads.of_layer(pooling) else {}),
+      'include_prompt': include_prompt})
+  rows = tables.head_table(head, pooling).rows
   _save_weights(folder / path, dict(tables.iter_hf(params, cfg, rows)))
-  shutil.copyfile(pathlib.Path(__file__).with_name('torch_twin.py'),
-                  folder / f'{_TWIN}.py')
-  return path, f'{_TWIN}.LatentAttentionPooling'
+  shutil.copyfile(parity.twin_file(twin), folder / f'{twin.module}.py')
+  return path, twin.type
 
 
 def _normalize(folder, place: int):
@@ -197,6 +203,8 @@ def _hf_config(model: Bundle, weights) -> dict[str, Any]:
   (dtype,) = {str(w.dtype) for w in weights.values()}
   hf.pop('dtype', None)
   hf['torch_dtype'] = dtype  # the name that old and new transformers read
+  if heads.of_layer(model.cfg.pooling):
+    hf['output_hidden_states'] = True
   if 'use_cache' in hf:
     hf['use_cache'] = False
   if tables.is_decoder(cfg.backbone):

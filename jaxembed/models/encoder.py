@@ -18,7 +18,8 @@ from jaxembed.functional import ACTIVATIONS
 from jaxembed.mesh import BATCH, along_last, reshard, spec
 from jaxembed.models import lora
 from jaxembed.models.transformer import Backbone
-from jaxembed.pooling import latent_attention, layer_attention, pool as poolers
+from jaxembed.pooling import heads
+from jaxembed.pooling.head import States, Vectors
 from jaxembed.types import Array, Params, Tokens
 
 # Below the norm of any embedding that carries information; keeps the zero vector
@@ -87,17 +88,11 @@ def encode(params: Params, cfg: ModelConfig, tokens: Tokens, *,
 
 
 def _encode(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
-  of_text, text = _pool_masks(tokens)
-  tokens = dataclasses.replace(tokens, pool=of_text.any(1))
-  x, kept = _backbone(params, cfg, tokens, attention, prefix, key)
-  if tokens.segment is None:
-    v = _pool(params, cfg, x, kept, reshard(tokens.pool, BATCH, None),
-              reshard(text.any(1), BATCH, None))
-  else:
-    v = _pool_packed(params, cfg, x, reshard(of_text, BATCH, None, None),
-                     reshard(text, BATCH, None, None))
-    v = lax.reshape(v, (v.shape[0] * v.shape[1], v.shape[2]),
-                    out_sharding=spec(BATCH, None))
+  found = _vectors(params, cfg, tokens, attention, prefix, key)
+  if isinstance(found, Vectors):
+    raise ValueError(f'{cfg.pooling.kind} pooling gives several vectors for a text; '
+                     'call encode_vectors')
+  v = _texts_in_rows(found)
   for i, layer in enumerate(cfg.dense):
     v = _dense(params['dense'][str(i)], layer, unit(v) if layer.normalize_input else v)
   return unit(v) if cfg.normalize else v
@@ -127,7 +122,8 @@ def check_packable(cfg: ModelConfig, mode: str, width: int):
   """Raises ValueError if texts cannot share rows of `width` tokens."""
   scaling = cfg.backbone.rope_scaling
   unable = {"attention 'prefix'": mode == 'prefix',
-            'layer_attention pooling': bool(cfg.pooling.per_layer),
+            f'{cfg.pooling.kind} pooling': not all(
+                head.packs for head in heads.of(cfg.pooling)),
             'a prepended state': cfg.prepend is not None,
             'LongRoPE\'s choice by length': scaling is not None and (
                 scaling.kind == 'longrope' and width > scaling.original_positions)}
@@ -137,38 +133,52 @@ def check_packable(cfg: ModelConfig, mode: str, width: int):
                        'give each its own (DataConfig.pack=0)')
 
 
-def _pool_masks(tokens: Tokens) -> tuple[Array, Array]:
-  """tokens.pool inside each text (the whole text where that is empty), and each
-  text: both [B,S,T]."""
-  text = jnp.asarray(tokens.mask)[:, None]
-  if tokens.segment is not None:
+def encode_vectors(params: Params, cfg: ModelConfig, tokens: Tokens, *,
+                   key: Array | None = None) -> Vectors:
+  """The vectors of a pooling that gives several for a text, as they are.
+
+  Tokens [B,T] -> values [B*S,M,E] float32 and mask [B*S,M]; of other poolings M is 1.
+  """
+  with precision.scope(cfg):
+    found = _vectors(params, cfg, tokens, None, None, key)
+    if not isinstance(found, Vectors):
+      found = Vectors(found[:, :, None], jnp.ones((*found.shape[:2], 1), bool))
+    return Vectors(*map(_texts_in_rows, found))
+
+
+def _vectors(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
+  """What the pooling makes of the token states: [B,S,E] float32, or Vectors."""
+  segment, text = _segments(tokens)
+  tokens = dataclasses.replace(tokens, pool=segment >= 0)
+  x, layers = _backbone(params, cfg, tokens, attention, prefix, key)
+  states = States(hidden=x, segment=reshard(segment, BATCH, None),
+                  text=reshard(text, BATCH, None), slots=tokens.slots, layers=layers)
+  return heads.apply(params.get('pooling'), cfg.pooling, states)
+
+
+def _segments(tokens: Tokens) -> tuple[Array, Array]:
+  """The text that each token counts for, and the one it belongs to; -1: none.
+
+  Where no token of a text counts, all of them do.  Both [B,T] int32.
+  """
+  mask = jnp.asarray(tokens.mask)
+  counts = mask & jnp.asarray(tokens.pool)
+  if tokens.segment is None:
+    text = jnp.where(mask, 0, -1)
+    counts |= mask & ~counts.any(1, keepdims=True)
+  else:
+    text = jnp.where(mask, jnp.asarray(tokens.segment), -1)
     number = jnp.arange(tokens.slots, dtype=jnp.int32)[:, None]
-    text = text & (jnp.asarray(tokens.segment)[:, None] == number)
-  pool = text & jnp.asarray(tokens.pool)[:, None]
-  return jnp.where(pool.any(2, keepdims=True), pool, text), text
+    inside = text[:, None] == number  # [B,S,T]
+    empty = ~(inside & counts[:, None]).any(2, keepdims=True)
+    counts |= (inside & empty).any(1)
+  return jnp.where(counts, text, -1), text
 
 
-def _pool(params, cfg: ModelConfig, x: Array, kept: Array | None, pool: Array,
-          text: Array) -> Array:
-  """x [B,T,D], kept [L,B,D] or None; pool, text [B,T] -> [B,E] float32."""
-  kind = cfg.pooling.kind
-  if kind == 'latent_attention':
-    return latent_attention.apply(params['pooling'], cfg.pooling, x, pool)
-  if kind == 'layer_attention':
-    return layer_attention.apply(params['pooling'], cfg.pooling, x, kept, pool)
-  return poolers.apply(cfg.pooling.modes, x, pool, text)
-
-
-def _pool_packed(params, cfg: ModelConfig, x: Array, of_text: Array, text: Array):
-  """x [B,T,D]; of_text, text [B,S,T] -> [B,S,E] float32."""
-  kind = cfg.pooling.kind
-  if kind == 'latent_attention':
-    number = jnp.arange(of_text.shape[1], dtype=jnp.int32)[:, None]
-    segment = jnp.where(of_text, number, -1).max(1)
-    return latent_attention.apply_packed(
-        params['pooling'], cfg.pooling, x, segment, of_text.shape[1])
-  return jax.vmap(functools.partial(poolers.apply, cfg.pooling.modes),
-                  (None, 1, 1), 1)(x, of_text, text)
+def _texts_in_rows(x: Array) -> Array:
+  """[B,S,...] -> [B*S,...], rows split over BATCH."""
+  return lax.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]),
+                     out_sharding=spec(BATCH, *(None,) * (x.ndim - 2)))
 
 
 def unit(v: Array) -> Array:
@@ -202,11 +212,9 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   tokens = jax.tree.map(lambda x: reshard(x, BATCH, None), tokens)
   plain = Backbone(dataclasses.replace(cfg, lora=None))
   params = {'backbone': plain.init(keys[0], tokens, 'bidirectional', None)['params']}
-  if cfg.pooling.kind == 'latent_attention':
-    params['pooling'] = latent_attention.init(cfg.pooling, cfg.backbone.dim, keys[1])
-  elif cfg.pooling.kind == 'layer_attention':
-    params['pooling'] = layer_attention.init(
-        cfg.pooling, cfg.backbone.dim, cfg.backbone.num_layers, keys[1])
+  head = heads.init(cfg.pooling, cfg.backbone.dim, cfg.backbone.num_layers, keys[1])
+  if head is not None:
+    params['pooling'] = head
   for i, (layer, width, k) in enumerate(
       zip(cfg.dense, cfg.widths, jax.random.split(keys[2], max(len(cfg.dense), 1)))):
     p = {'kernel': jax.random.normal(k, (width, layer.features)) * width**-0.5}

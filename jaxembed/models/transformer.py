@@ -11,6 +11,7 @@ from jaxembed.mesh import reshard
 from jaxembed.models import rope
 from jaxembed.models.attention import Attention, attention_mask, relative_buckets
 from jaxembed.models.layers import Embedding, FeedForward, Norm
+from jaxembed.pooling import heads
 from jaxembed.pooling.pool import POOLERS
 from jaxembed.types import Array, Tokens
 
@@ -70,7 +71,7 @@ class Backbone(nn.Module):
     positions = _positions(cfg, tokens)
     x = Embedding(cfg, self.cfg.dtype, name='embed')(tokens.ids, positions)
     shared = _shared(cfg, mode, tokens, positions, prefix)
-    if self.cfg.pooling.per_layer:
+    if heads.of_layer(self.cfg.pooling):
       shared['pool'] = tokens.pool
     if self.cfg.prepend is not None:
       shared |= {'mask': tokens.mask,
@@ -143,7 +144,7 @@ def _per_layer(model: ModelConfig) -> dict[str, Array]:
 
 def _layer_output(cfg: ModelConfig, x: Array, shared: dict) -> Array | None:
   """What the pooling keeps of one layer's states.  x [B,T,D] -> [B,D] float32."""
-  kind = cfg.pooling.per_layer
+  kind = heads.of_layer(cfg.pooling)
   return POOLERS[kind](x, shared['pool']) if kind else None
 
 

@@ -28,6 +28,8 @@ from jaxembed.kernels.latent_pool import (
   reference,
 )
 from jaxembed.mesh import BATCH, explicit, reshard
+from jaxembed.pooling import cross_attention
+from jaxembed.pooling.head import Head, States, Twin
 
 
 def init(
@@ -161,3 +163,17 @@ def _gather(params, specs):
   if isinstance(specs, P):
     return jax.tree.map(lambda x: jax.sharding.reshard(x, specs), params)
   return jax.tree.map(jax.sharding.reshard, params, specs)
+
+
+def _pool(params: types.Params, cfg: config.PoolingConfig, states: States):
+  return apply_packed(params, cfg, states.hidden, states.segment, states.slots)
+
+
+HEAD = Head(
+    kind='latent_attention', apply=_pool,
+    words='latent attention over its tokens, then their mean',
+    init=lambda cfg, dim, layers, key: init(cfg, dim, key),
+    fields=cross_attention.FIELDS, rules=cross_attention.RULES,
+    tensors=lambda cfg: cross_attention.TENSORS,
+    twin=Twin('torch_latent_attention.py', 'latent_attention_pooling',
+              'LatentAttentionPooling', cross_attention.KEYS))

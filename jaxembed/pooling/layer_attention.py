@@ -25,11 +25,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from jaxembed.config import PoolingConfig
 from jaxembed.functional import geglu, layer_norm
 from jaxembed.mesh import BATCH, along_last, for_each_row, reshard, spec
-from jaxembed.pooling import pool as poolers
+from jaxembed.pooling import cross_attention, pool as poolers
+from jaxembed.pooling.head import Head, States, Tensor, Twin
 from jaxembed.types import Array, Params
 
 _MASKED = -1e30
@@ -60,9 +62,14 @@ def init(cfg: PoolingConfig, dim: int, layers: int, key: Array) -> Params:
       'mlp': {'up': linear(dim, inner), 'gate': linear(dim, inner),
               'down': linear(inner, dim)},
   }
-  if cfg.per_layer:
+  if per_layer(cfg):
     params['layer'] = jnp.zeros((layers, dim))
   return params
+
+
+def per_layer(cfg: PoolingConfig) -> str:
+  """What is kept of every layer: '' | last | mean."""
+  return (cfg.reads.removeprefix('layers_') if cfg.reads.startswith('layers_') else '')
 
 
 def apply(params: Params, cfg: PoolingConfig, hidden: Array, layers: Array | None,
@@ -121,3 +128,19 @@ def _feed_forward(p: Params, y: Array) -> Array:
 
 def _whole(x: Array) -> Array:
   return reshard(x, *(None,) * x.ndim).astype(jnp.float32)
+
+
+def _pool(params: Params, cfg: PoolingConfig, states: States) -> Array:
+  pooled = apply(params, cfg, states.hidden, states.layers, states.segment == 0)
+  return pooled[:, None]
+
+
+HEAD = Head(
+    kind='layer_attention', apply=_pool, packs=False, of_layer=per_layer, init=init,
+    words='trained latents that attend to its tokens or layers',
+    fields=('reads', *cross_attention.FIELDS),
+    rules=((r'pooling/layer$', P()), *cross_attention.RULES),
+    tensors=lambda cfg: (*((Tensor('layer', 'layer'),) if per_layer(cfg) else ()),
+                         *cross_attention.TENSORS),
+    twin=Twin('torch_layer_attention.py', 'layer_attention_pooling',
+              'LayerAttentionPooling', (('reads', 'reads'), *cross_attention.KEYS)))

@@ -4,10 +4,9 @@
 without any counting token gives zeros, never NaN.
 """
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 
+from jaxembed.pooling.head import Head, Mode, of_each_text
 from jaxembed.types import Array
 
 
@@ -58,15 +57,29 @@ POOLERS = {'mean': mean, 'cls': cls, 'last': last, 'mean_sqrt': mean_sqrt,
            'weighted_mean': weighted_mean, 'max': maximum}
 
 
-def apply(modes: Sequence[str], x: Array, pool: Array, text: Array) -> Array:
-  """The vectors of several poolers side by side.
+def _head(kind: str, words: str, mode: str, key: str) -> Head:
+  def apply(params, cfg, states):
+    del params, cfg
+    pooler = POOLERS[kind]
+    if kind != 'weighted_mean':  # the one that asks where the text begins
+      return of_each_text(lambda x, pool, text: pooler(x, pool), states)
+    return of_each_text(pooler, states)
 
-  x [B,T,D]; pool, text [B,T]: tokens that count, and all of the text's
-  -> [B,D * len(modes)] float32.
-  """
-  parts = [weighted_mean(x, pool, text) if mode == 'weighted_mean'
-           else POOLERS[mode](x, pool) for mode in modes]
-  return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+  return Head(kind=kind, apply=apply, words=words,
+              mode=Mode(mode, f'pooling_mode_{key}'))
+
+
+# In the order in which sentence-transformers puts several side by side.
+HEADS = (
+    _head('cls', 'its first token', 'cls', 'cls_token'),
+    _head('max', 'the maximum over its tokens', 'max', 'max_tokens'),
+    _head('mean', 'the mean of its tokens', 'mean', 'mean_tokens'),
+    _head('mean_sqrt', 'the sum of its tokens over the square root of their number',
+          'mean_sqrt_len_tokens', 'mean_sqrt_len_tokens'),
+    _head('weighted_mean', 'a position-weighted mean of its tokens', 'weightedmean',
+          'weightedmean_tokens'),
+    _head('last', 'its last token', 'lasttoken', 'lasttoken'),
+)
 
 
 def _weighted(x: Array, weights: Array) -> Array:

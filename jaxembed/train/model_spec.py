@@ -15,11 +15,10 @@ from jaxembed.config import (
   bidirectional,
 )
 from jaxembed.models import encoder, lora
+from jaxembed.pooling import heads
 
-# Fields that shape each kind of head; every other kind has no parameters.
-_SHAPES = {'latent_attention': ('latents', 'heads', 'head_dim', 'ff_mult'),
-           'layer_attention': ('reads', 'latents', 'heads', 'head_dim', 'ff_mult')}
-_HEAD = _SHAPES['layer_attention']
+# Of PoolingConfig, under the same name.
+_HEAD = ('reads', 'latents', 'heads', 'head_dim', 'ff_mult')
 _LORA = {'lora_rank': 'rank', 'lora_alpha': 'alpha', 'lora_dropout': 'dropout',
          'lora_targets': 'targets'}
 # Of ModelConfig, under the same name; '' and 0 ask for nothing.
@@ -58,7 +57,7 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
     told.append(f'pooling is {wanted.pooling.kind}; the source has '
                 f'{_described(model.pooling)}')
   if unused := [name for name in _asked(spec)
-                if name not in _SHAPES.get(wanted.pooling.kind, ())]:
+                if name not in heads.fields(wanted.pooling)]:
     told.append(f'{wanted.pooling.kind} pooling has no {" and no ".join(unused)}: '
                 'what is asked of them changes nothing')
   if wanted.backbone != model.backbone:
@@ -84,13 +83,13 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
 
 def needs_new_head(model: ModelConfig, wanted: ModelConfig) -> bool:
   """Whether the parameters of the wanted pooling are not those of `model`."""
-  if wanted.pooling.kind not in _SHAPES:
+  if not heads.has_parameters(wanted.pooling):
     return False
   return _shape(wanted.pooling, wanted) != _shape(model.pooling, model)
 
 
 def _shape(pooling: PoolingConfig, model: ModelConfig):
-  names = _SHAPES.get(pooling.kind, ())
+  names = heads.fields(pooling)
   # A head as wide as the backbone may say so in two ways.
   width = {'head_dim': pooling.head_dim or model.backbone.dim}
   return pooling.kind, [width.get(n, getattr(pooling, n)) for n in names]
@@ -98,7 +97,7 @@ def _shape(pooling: PoolingConfig, model: ModelConfig):
 
 def _described(pooling: PoolingConfig) -> str:
   shape = ', '.join(f'{name}={getattr(pooling, name)}'
-                    for name in _SHAPES.get(pooling.kind, ()))
+                    for name in heads.fields(pooling))
   return f'{pooling.kind} ({shape})' if shape else pooling.kind
 
 
@@ -115,7 +114,7 @@ def _pooling(model: ModelConfig, spec: ModelSpec) -> PoolingConfig:
     wanted = PoolingConfig(kind=spec.pooling, **asked)
   else:
     wanted = dataclasses.replace(now, **asked)
-  unused = set(asked) - set(_SHAPES.get(wanted.kind, ()))
+  unused = set(asked) - set(heads.fields(wanted))
   if unused and not spec.pooling:
     name = sorted(unused)[0]
     raise ValueError(

@@ -87,6 +87,18 @@ def test_torch_computes_the_same(tmp_path, source, family, attention, pooling):
   assert back.prompts == {'query': 'find: '}
 
 
+@pytest.mark.parametrize('reads', ['layers_mean', 'layers_last', 'tokens'])
+def test_a_head_over_layers_leaves_with_its_torch_module(tmp_path, source, reads):
+  pooling = dataclasses.replace(_LATENT, kind='layer_attention', reads=reads)
+  family = 'mistral' if reads == 'layers_last' else 'bert'
+  params, cfg = _model(family, pooling, prompt_pooling='exclude')
+  report = _export(tmp_path / 'out', source, params, cfg)
+  assert report['max_difference'] <= 1e-5
+  back = Embedder.load(tmp_path / 'out')
+  jax.tree.map(np.testing.assert_array_equal, back.params, params)
+  assert back.cfg.pooling == pooling
+
+
 def test_dense_layers_and_no_normalisation(tmp_path, source):
   dense = (config.DenseConfig(features=24, activation='tanh', residual=True),
            config.DenseConfig(features=16, bias=False, normalize_input=True))
@@ -241,10 +253,9 @@ def test_not_a_number_is_a_difference(tmp_path, source):
 
 def test_what_the_layout_cannot_hold_is_refused(tmp_path, source):
   params, cfg = _model('bert', config.PoolingConfig())
-  for fields in ({'pooling': config.PoolingConfig(kind='layer_attention')},
-                 {'prepend': config.PrependConfig(token_id=1, start=0, stop=1)}):
-    with pytest.raises(ValueError, match='no module for layer_attention'):
-      _export(tmp_path / 'out', source, params, dataclasses.replace(cfg, **fields))
+  with pytest.raises(ValueError, match='no module for a prepended state'):
+    _export(tmp_path / 'out', source, params, dataclasses.replace(
+        cfg, prepend=config.PrependConfig(token_id=1, start=0, stop=1)))
   bare = tmp_path / 'bare'
   bare.mkdir()
   shutil.copyfile(source / 'tokenizer.json', bare / 'tokenizer.json')
@@ -257,7 +268,7 @@ def test_card_warns_where_servers_differ():
   report = {'versions': {'sentence_transformers': '6', 'jax': '1'},
             'max_difference': 1e-7}
   _, cfg = _model('mistral', _LATENT)
-  assert 'none has latent attention' in model_card.render('m', cfg, {}, True, report)
+  assert 'none has this pooling' in model_card.render('m', cfg, {}, True, report)
   cfg = dataclasses.replace(cfg, pooling=config.PoolingConfig())
   card = model_card.render('m', cfg, {'query': 'q: '}, False, report)
   assert 'Only sentence-transformers leaves prompt tokens out' in card

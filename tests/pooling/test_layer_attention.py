@@ -28,7 +28,7 @@ def _inputs(reads, rows=3):
   hidden = rng.normal(size=(rows, 6, DIM)).astype(np.float32)
   pool = np.arange(6) < np.array([6, 2, 4, 1, 3, 5, 6, 2])[:rows, None]
   kept = rng.normal(size=(LAYERS, rows, DIM)).astype(np.float32)
-  return cfg, params, hidden, kept if cfg.per_layer else None, pool
+  return cfg, params, hidden, kept if layer_attention.per_layer(cfg) else None, pool
 
 
 def _loop(p, x):

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxembed.pooling import pool
+from jaxembed.config import PoolingConfig
+from jaxembed.pooling import heads, pool
+from jaxembed.pooling.head import States
 
 
 def _case(side):
@@ -55,7 +57,9 @@ def test_weights_count_from_the_first_token_of_the_text():
   x, mask = _case('left')
   some = mask.copy()
   some[0, :4] = False
-  got = np.asarray(pool.apply(('weighted_mean', 'cls'), x, some, mask))
+  number = [np.where(m, 0, -1) for m in (some, mask)]
+  got = np.asarray(heads.apply(None, PoolingConfig(kind='weighted_mean+cls'), States(
+      hidden=x, segment=number[0], text=number[1], slots=1)))[:, 0]
   want = np.average(x[0, 4:].astype(np.float64), axis=0, weights=[5, 6, 7])
   np.testing.assert_allclose(got[0], np.concatenate([want, x[0, 4]]), atol=1e-6)
 
