@@ -15,6 +15,7 @@ from jaxembed import bundle, checkpoint, config, sharding
 from jaxembed.convert import from_hf, peft, tables
 from jaxembed.convert.tensor_files import BadCheckpoint
 from jaxembed.models import lora
+from jaxembed.train import start
 from tests.train import tiny_run
 
 
@@ -108,7 +109,7 @@ def test_settings_of_another_type_are_named(sources, tmp_path):
   shutil.copytree(sources['folder'], tmp_path, dirs_exist_ok=True)
   for key, value in (('prompts', ['a']), ('default_prompt_name', 3),
                      ('similarity_fn_name', 'l3'), ('default_prompt_name', 'absent'),
-                     ('truncate_dim', True), ('prompts', {'query': None})):
+                     ('truncate_dim', True), ('prompts', {'query': 3})):
     (tmp_path / bundle.SETTINGS).write_text(json.dumps({key: value}))
     with pytest.raises(ValueError, match='prompt|similarity|truncate_dim'):
       bundle.open(tmp_path, weights=False)
@@ -120,3 +121,16 @@ def test_a_step_is_of_workdirs(sources):
     bundle.open(sources['workdir'], step=4)
   with pytest.raises(ValueError, match='step=3'):
     bundle.open(sources['folder'], step=3)
+
+
+@pytest.mark.parametrize('kind', ['folder', 'workdir', 'adapter'])
+def test_a_plan_reads_every_kind_of_source(sources, kind, tmp_path):
+  """Shape and tokenizer of what a run would start from, before it does."""
+  cfg = config.ModelSpec(source=str(sources[kind]), max_length=16)
+  found = start.resolve(cfg)
+  assert found.load_tokenizer().encode(['one'], max_length=16).ids[0] == 101
+  mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+  begun = start.start(cfg, 0, mesh)
+  assert begun.cfg == found.cfg and begun.settings == found.settings
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), begun.params) == jax.tree.map(
+      lambda x: (x.shape, x.dtype), found.params)
