@@ -124,9 +124,8 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
       directions=('row', 'col') if together else ('row',), **options)
   found = {'qd': jax.tree.map(mesh.replicate, rows)}
   if 'dq' in terms and by_row:
-    _, cols = contrastive.masked_lse(
-        query, passage, scale=_at_positives(lay, scale, 1), row=row, col=col,
-        directions=('col',), **options)
+    cols, _ = contrastive.masked_lse(  # sides swapped, so that scales are of rows
+        passage, query, scale=_at_positives(lay, scale, 1), row=col, col=row, **options)
   if 'dq' in terms:
     found['dq'] = jax.tree.map(lambda x: mesh.replicate(x)[lay.positive], cols)
   # Qwen3-Embedding drops by margin where a query is compared, not in dd.

@@ -248,7 +248,7 @@ def test_tpu_interpreted(case):
     Case(256, 256, 128, masks=MASKS, dtype='bfloat16'),
     pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('row',)),
                  marks=pytest.mark.slow),
-    pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('col',), scales=True,
+    pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('row',), scales=True,
                       bounded=True, masks=('ids', 'owner')), marks=pytest.mark.slow),
     pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('row',), scales=True,
                       masks=MASKS), marks=pytest.mark.slow),
@@ -355,6 +355,10 @@ def test_a_named_implementation_never_falls_back():
     masked_lse(q, k, scale=20.0, impl='gpu')
   with pytest.raises(dispatch.Unsupported, match='multiplies bfloat16, not float32'):
     masked_lse(q, k, scale=20.0, impl='gpu', interpret=True)
+  with pytest.raises(dispatch.Unsupported, match='no scale per column; swap q and k'):
+    x = jnp.zeros((256, 64), jnp.bfloat16)
+    masked_lse(x, x, scale=jnp.ones(256), directions=('col',), impl='gpu',
+               interpret=True)
   with pytest.raises(dispatch.Unsupported, match='rows in multiples of 256, got 6'):
     masked_lse(q, k, scale=20.0, impl='gpu', dtype='bfloat16', interpret=True)
   wide = jnp.zeros((8, 1 << 17))

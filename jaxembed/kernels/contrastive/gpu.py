@@ -40,6 +40,9 @@ _SLICE = 64  # columns of dS per copy to global memory
 def forward(q, k, scale, row: Side, col: Side, opts: Options):
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   _check(q, k, opts)
+  if col.scale is not None:  # Mosaic finds no register layout for the column's tile
+    raise dispatch.Unsupported(
+        "impl='gpu' takes no scale per column; swap q and k, and ask for rows")
   b, n = q.shape[0], k.shape[0]
   shapes = []
   if opts.rows:
@@ -139,10 +142,9 @@ def _kernel(structure, num_rows, opts, epilogue, q, k, *refs):
         run(acc)
         s = acc[...]
         plgpu.barrier_wait(arrived.at[group])
-        # One side's scales are a tile, of the direction in use; another would only
+        # The column's copy of the scale is for vectors; unused tiles would only
         # burden the search for register layouts.
-        unused = num_rows if opts.rows else 0
-        tiles = [None if n == unused else
+        tiles = [None if n == num_rows else
                  lax.broadcast_in_dim(smem[group], s.shape, [0 if n < num_rows else 1])
                  for n, smem in enumerate(vector_smem)]
         epilogue(s, *jax.tree.unflatten(structure, tiles), opts, out,
@@ -164,8 +166,7 @@ def _nothing(*_, **__):
 
 def _sums(s, row, col, opts, out, smem, scales, place):
   """Writes (maximum, sum, count) of the tile's rows and columns."""
-  (row_scale, row), (col_scale, col) = row, col
-  scale = row_scale if opts.rows else col_scale
+  (scale, row), (_, col) = row, col
   i, rows, j, cols = place
   directions = tile.logits(s, scale, row, col, opts)
   targets = [(1, (j, rows)), (0, (i, cols))]
@@ -198,8 +199,7 @@ def _sums_scratch(opts, _):
 def _ds_tile(s, row, col, opts, out, smem, scales, place):
   """Writes dS of the tile."""
   del scales
-  (row_scale, row, row_ct), (col_scale, col, col_ct) = row, col
-  scale = row_scale if opts.rows else col_scale
+  (scale, row, row_ct), (_, col, col_ct) = row, col
   _, rows, j, _ = place
   z = tile.logits(s, scale, row, col, opts)
   p = tile.probabilities(z, scale, opts, row_ct, col_ct).astype(jnp.bfloat16)
