@@ -383,6 +383,6 @@ def _pad_id(fast: tokenizers.Tokenizer, settings: dict, folder) -> int:
   found = fast.token_to_id(token) if token else None
   if found is None:
     raise ValueError(
-        f'{folder}: pad token {token!r} is not in the vocabulary; set pad_token in '
-        'tokenizer_config.json to a token that tokenizer.json knows')
+        f'{folder}: pad token {short(token)} is not in the vocabulary; set pad_token '
+        'in tokenizer_config.json to a token that tokenizer.json knows')
   return found
