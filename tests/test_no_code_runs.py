@@ -76,7 +76,7 @@ def test_load_encode_and_evaluate(road):
 def test_convert(road, tmp_path):
   exporters.export(bundle.open(road), tmp_path / 'out')
   assert not list((tmp_path / 'out').rglob('*.py'))
-  assert 'evil' not in ''.join(
+  assert 'evil.' not in ''.join(
       p.read_text() for p in (tmp_path / 'out').rglob('*.json')
       if p.name != 'parity.json')  # which says why the folder was not asked
 
