@@ -24,6 +24,8 @@ _GZIP = b'\x1f\x8b'
 _OTHERS = {b'\x28\xb5\x2f\xfd': 'zstd', b'PK\x03\x04': 'zip', b'PAR1': 'Parquet',
            b'BZh': 'bzip2', b'\xfd7zX': 'xz', b'ARRO': 'Arrow'}
 _LONGEST_LINE = 1 << 28  # bytes; such a line takes several times that to parse
+# Gzip files are unpacked to at most so many times their size, or so many bytes.
+_MOST_TIMES, _SMALL = 100, 1 << 28
 _CHUNK = 1 << 26  # bytes looked through at a time
 
 
@@ -202,17 +204,26 @@ class Joined(Sequence):
     return self._parts[part][i - first]
 
 
-def _content(path: pathlib.Path) -> bytes | mmap.mmap:
+def _content(path: pathlib.Path) -> bytes | bytearray | mmap.mmap:
   """A file's bytes; of a gzip file, whatever its name, what it holds."""
   if not path.stat().st_size and path.suffix != '.gz':
     return b''
   with path.open('rb') as file:
     if path.suffix != '.gz' and file.read(2) != _GZIP:
       return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  found, most = bytearray(), max(_SMALL, _MOST_TIMES * path.stat().st_size)
   try:
-    return gzip.decompress(path.read_bytes())
+    with gzip.open(path) as file:
+      while part := file.read(_CHUNK >> 4):
+        found += part
+        if len(found) > most:
+          raise BadRow(f'{path}: unpacks to more than {_MOST_TIMES} times its size; '
+                       'unpack it on disk if it is what it should be')
   except (EOFError, OSError, zlib.error) as error:
     raise BadRow(f'{path}: not a whole gzip file ({error}); copy it again') from error
+  if not path.stat().st_size:
+    raise BadRow(f'{path}: not a whole gzip file (it is empty); copy it again')
+  return found
 
 
 def _refuse_other_formats(head: bytes, path: pathlib.Path) -> None:

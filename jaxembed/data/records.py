@@ -20,7 +20,8 @@ _NEGATIVE = ('negative', 'negatives', 'neg', 'negative_passages')
 _NUMBERED = re.compile(r'negative_(\d+)$')
 _MOST_DIGITS = 20
 _SCORE = ('score', 'scores', 'label', 'labels', 'similarity_score')
-_LANGUAGE = re.compile(r'[a-z]{2,3}([-_][A-Za-z]{2,4})?$')
+# A code of ISO 639-1, with the writing or the country in some.
+_LANGUAGE = re.compile(r'[a-z]{2}([-_][A-Za-z]{2,4})?$')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +150,13 @@ def names_columns(cells: Sequence[str]) -> bool:
   def has(*known):
     return any(c in known for c in cells)
 
-  return ((has(*_QUERY) and has(*_POSITIVE)) or (has('text') and has('label'))
-          or (parallel(cells) and all(map(_LANGUAGE.match, cells))))
+  return (has(*_QUERY) and has(*_POSITIVE)) or (has('text') and has('label'))
+
+
+def names_languages(cells: Sequence[str]) -> bool:
+  """Whether a first line of two cells is a code for each of two languages."""
+  return (len(cells) == 2 and cells[0] != cells[1]
+          and all(map(_LANGUAGE.match, cells)))
 
 
 def parallel(columns: Collection[str]) -> bool:

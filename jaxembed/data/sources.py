@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import pathlib
+import warnings
 
 import numpy as np
 
@@ -84,12 +85,17 @@ def _tsv(path: pathlib.Path, cfg: SourceConfig) -> Sequence:
   if cfg.header is False:
     return files.TsvRows(path, cfg.columns) if cfg.columns else files.TsvLists(path)
   rows = files.TsvRows(path)
-  if cfg.header is None and not cfg.columns and not records.names_columns(rows.columns):
-    raise BadRow(
-        f'{path}:1: the first line ({" | ".join(rows.columns)!s:.120}) may name the '
-        f'columns or be a row; set header of source {cfg.name!r} to True (then columns '
-        'too) or to False (a query, its positive and any negatives)')
-  return rows
+  if cfg.header or cfg.columns or records.names_columns(rows.columns):
+    return rows
+  if records.names_languages(rows.columns):
+    warnings.warn(f'{path}:1: the first line ({" | ".join(rows.columns)}) is taken for '
+                  f'the names of two languages; set header of source {cfg.name!r} to '
+                  'True, or to False if it is a row', stacklevel=2)
+    return rows
+  raise BadRow(
+      f'{path}:1: the first line ({" | ".join(rows.columns)!s:.120}) may name the '
+      f'columns or be a row; set header of source {cfg.name!r} to True (then columns '
+      'too) or to False (a query, its positive and any negatives)')
 
 
 def paths(cfg: SourceConfig) -> list[pathlib.Path]:

@@ -97,6 +97,13 @@ def test_a_gzip_file_is_known_by_its_content_and_damage_never_passes(tmp_path):
       files.JsonLines(damaged)
 
 
+def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+  monkeypatch.setattr(files, '_SMALL', 1 << 20)
+  (tmp_path / 'a.jsonl.gz').write_bytes(gzip.compress(bytes(1 << 23)))
+  with pytest.raises(BadRow, match=r'a\.jsonl\.gz: unpacks to more than 100 times'):
+    files.Lines(tmp_path / 'a.jsonl.gz')
+
+
 @pytest.mark.parametrize('content, says', [
     (b'a\tb\ta\n1\t2\t3\n', ":1: the column 'a' is named twice"),
     (b'a\tb\n1\t2\na\tb\n', ':3: the names of the columns again'),
@@ -119,14 +126,15 @@ def test_a_first_line_is_never_lost(tmp_path):
     return [(row.query, row.positives[0].text) for row in rows]
 
   dog = ('un chien', 'a dog')
-  assert texts('fr\ten') == [dog]
+  with pytest.warns(UserWarning, match=r'a\.tsv:1: .*fr . en-GB.* names of two lang'):
+    assert texts('fr\ten-GB') == [dog]
   assert texts('anchor\tpositive') == [dog]
   assert texts('positive\tanchor') == [dog[::-1]]
   assert texts('Französisch\tEnglisch', header=True) == [dog]
   assert texts('un chat\ta cat', header=False) == [('un chat', 'a cat'), dog]
   assert texts('un chat\ta cat', header=False, columns=('positive', 'query')) == [
       ('a cat', 'un chat'), dog[::-1]]
-  for first in ('un chat\ta cat', 'chat\tcat', 'query\tAbfrage'):
+  for first in ('un chat\ta cat', 'cat\tdog', 'query\tAbfrage', 'en\ten'):
     with pytest.raises(BadRow, match=r'a\.tsv:1: the first line .* set header'):
       texts(first)
 
