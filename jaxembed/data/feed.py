@@ -50,13 +50,8 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
   mixture = cfg if isinstance(cfg, Mixture) else None
   cfg = mixture.cfg if mixture else cfg
   divides(f'batch_size {cfg.batch_size}', cfg.batch_size, shards)
-  if tokenizer.model_max_length and cfg.longest > tokenizer.model_max_length:
-    raise ValueError(
-        f'DataConfig asks for texts of {cfg.longest} tokens, but the tokenizer '
-        f'{tokenizer.name} is made for {tokenizer.model_max_length} '
-        '(model_max_length); shorten query_lengths or passage_lengths')
   mixture = mixture or open_mixture(cfg)
-  mixture.check_prompts(tokenizer)
+  mixture.check(tokenizer)
   same = mixture.same_ids(tokenizer)
   local = local_rows if local_rows is not None else mine
   local = np.arange(cfg.batch_size) if local is None else np.asarray(local)

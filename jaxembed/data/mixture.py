@@ -92,8 +92,15 @@ class Mixture:
     example = sources.draw(source.rows, i, negatives, rng)
     return choose(example, group, source.cfg, negatives, rng)
 
-  def check_prompts(self, tokenizer: Tokenizer) -> None:
-    """Raises ValueError unless every text has room beside its source's prompt."""
+  def check(self, tokenizer: Tokenizer) -> None:
+    """Raises ValueError unless the tokenizer is made for texts of the lengths asked
+    for, and every text has room beside its source's prompt."""
+    limit = tokenizer.model_max_length
+    if limit and self.cfg.longest > limit:
+      raise ValueError(
+          f'DataConfig asks for texts of {self.cfg.longest} tokens, but the tokenizer '
+          f'{tokenizer.name} is made for {limit} (model_max_length); shorten '
+          'query_lengths or passage_lengths')
     for source in (s.cfg for s in self.sources):
       for side, lengths in (('query', self.cfg.query_lengths),
                             ('passage', self.cfg.passage_lengths)):
@@ -127,15 +134,23 @@ class Mixture:
           one[root(other)] = root(first)
     return {x: root(x) for x in one}
 
-  def notes(self, reads_scores: bool = False) -> list[str]:
+  def notes(self, reads_scores: bool | None = False) -> list[str]:
     """What rows bring and nothing uses, and the like, a sentence each.
 
     Args:
-      reads_scores: whether the loss of the stage reads a teacher's scores.
+      reads_scores: whether the loss of the stage reads a teacher's scores; None: it is
+        not known.
+
+    Raises:
+      ValueError: the loss reads scores, and no row brings any.
     """
+    if reads_scores and not self.scored:
+      raise ValueError(
+          "the loss reads a teacher's scores, and no row read has any; give rows "
+          "pos_scores and neg_scores, or choose another LossConfig.name")
     found = [f'source {s.cfg.name!r}: {note}' for s in self.sources
              for note in s.seen.notes(s.cfg, self.cfg.negatives_of(s.cfg),
-                                      reads_scores)]
+                                      reads_scores is not False)]
     if self.known > _MANY:
       found.append(f'up to {self.known} known positives of a row are compared with '
                    'every passage of a batch, which takes time')

@@ -78,6 +78,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     begin, state, mixtures = _open(cfg, folder, saved, mesh, say, extend)
     done, last = int(state.step) if state else 0, stages(cfg)[-1].last
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
+    for mixture in mixtures:  # of later stages too, before the first step
+      mixture.check(tokenizer)
     writer = metrics.Writer(folder, done if state else -1, watch)
     trace = profiler.Profiler(folder / 'profile', profile)
     run = _Run(cfg, folder, begin.model, saved, evaluate, tokenizer, mesh, say, stop,

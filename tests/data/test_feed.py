@@ -310,7 +310,7 @@ def test_real_sets_mix(shared_data, tokenizer):
           SourceConfig(name='nli', path=str(train / 'nli_triples.jsonl.gz')),
           SourceConfig(name='scifact',
                        path=str(train / 'scifact_claim_abstract.jsonl.gz')),
-          SourceConfig(name='de', kind='tsv', symmetric=True,
+          SourceConfig(name='de', kind='tsv', symmetric=True, header=True,
                        path=str(train / 'parallel_en-de.tsv.gz')),
           SourceConfig(name='sts', kind='tsv', symmetric=True, min_score=4.0,
                        path=str(shared_data / 'sts/stsb/train.tsv'))],

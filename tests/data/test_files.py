@@ -134,7 +134,7 @@ def test_a_first_line_is_never_lost(tmp_path):
   assert texts('un chat\ta cat', header=False) == [('un chat', 'a cat'), dog]
   assert texts('un chat\ta cat', header=False, columns=('positive', 'query')) == [
       ('a cat', 'un chat'), dog[::-1]]
-  for first in ('un chat\ta cat', 'cat\tdog', 'query\tAbfrage', 'en\ten'):
+  for first in ('un chat\ta cat', 'cat\tdog', 'query\tAbfrage'):
     with pytest.raises(BadRow, match=r'a\.tsv:1: the first line .* set header'):
       texts(first)
 
