@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxembed import sharding, similarity, workdir
+from jaxembed import checkpoint, sharding, similarity, workdir
 from jaxembed.config import ModelConfig
 from jaxembed.convert import from_hf
 from jaxembed.convert.tensor_files import BadCheckpoint, read_json
@@ -98,7 +98,7 @@ class Bundle:
 
 
 def open(source: str | os.PathLike, *, mesh=None, dtype: str | None = None,
-         weights: bool = True, step: int | None = None) -> Bundle:
+         weights: bool = True, step: checkpoint.Step = None) -> Bundle:
   """Opens a model, whatever it is stored as.
 
   Args:
@@ -109,7 +109,8 @@ def open(source: str | os.PathLike, *, mesh=None, dtype: str | None = None,
       workdir's own, and means float32 elsewhere.
     weights: False reads configuration and tokenizer alone; `params` are then
       jax.ShapeDtypeStruct, and no file of weights is opened.
-    step: of a workdir, the checkpoint to read; None: the newest.
+    step: of a workdir, the checkpoint to read; 'best': the one that scored best; None:
+      the newest.
 
   Raises:
     FileNotFoundError: none of these; a workdir without a checkpoint.

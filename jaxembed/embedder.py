@@ -74,22 +74,23 @@ class Embedder:
     self._shapes: set[tuple[int, int]] = set()
 
   @classmethod
-  def load(cls, path: str | os.PathLike, *, mesh=None,
-           dtype: str | None = None) -> 'Embedder':
+  def load(cls, path: str | os.PathLike, *, mesh=None, dtype: str | None = None,
+           step: int | str | None = None) -> 'Embedder':
     """Reads a jaxembed workdir, or the folder of a sentence-transformers model, a
     Hugging Face model or a PEFT adapter.
 
     A name that is no folder is looked up on the Hugging Face hub. `dtype`
     (float32, bfloat16 or float16) is that of parameters and activations; None
     keeps a workdir's own, and means float32 for a folder. NV-Embed folders bring
-    their own rules for the end of a text and for instructions.
+    their own rules for the end of a text and for instructions. `step` is the
+    checkpoint of a workdir, 'best' the one that scored best, None the newest.
 
     Raises:
-      FileNotFoundError: neither of these.
-      ValueError: tensors missing, left over or mis-shaped, or a tokenizer of
-        another model.
+      FileNotFoundError: neither of these, or no such checkpoint.
+      ValueError: a damaged checkpoint (use another step); tensors missing, left over
+        or mis-shaped; or a tokenizer of another model.
     """
-    return cls(bundle.open(path, mesh=mesh, dtype=dtype), mesh=mesh)
+    return cls(bundle.open(path, mesh=mesh, dtype=dtype, step=step), mesh=mesh)
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes the new folder `path` in the layout of sentence-transformers.

@@ -19,8 +19,9 @@ from absl import flags
 
 from jaxembed import bundle
 from jaxembed.convert import exporters
-from launch import cli
+from launch import cli, step_flag
 
+_STEP = step_flag.define()
 _SOURCE = flags.DEFINE_string('source', None, 'Workdir or folder of the model.')
 _TARGET = flags.DEFINE_string('target', None, 'Folder to make.')
 _FORMAT = flags.DEFINE_enum(
@@ -30,7 +31,8 @@ _BASE = flags.DEFINE_string('base', '', 'Of peft: the weights beneath the adapte
 
 def main():
   report = exporters.export(
-      bundle.open(_SOURCE.value), _TARGET.value, _FORMAT.value, _BASE.value)
+      bundle.open(_SOURCE.value, step=_STEP()), _TARGET.value, _FORMAT.value,
+      _BASE.value)
   print(f'{_TARGET.value}: {report["told"]}')
 
 

@@ -8,8 +8,9 @@ from absl import flags
 import jax
 
 from jaxembed import corpus, embedder, sharding
-from launch import cli
+from launch import cli, step_flag
 
+_STEP = step_flag.define()
 _MODEL = flags.DEFINE_string('model', None, 'Folder or hub id of the model.')
 _INPUT = flags.DEFINE_string('input', None, 'A text per line (.txt), or JSON '
                              'objects per line (.jsonl); .gz works.')
@@ -29,7 +30,7 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace --output.')
 
 def main():
   mesh = sharding.make_mesh() if jax.device_count() > 1 else None
-  model = embedder.Embedder.load(_MODEL.value, mesh=mesh)
+  model = embedder.Embedder.load(_MODEL.value, mesh=mesh, step=_STEP())
   vectors = corpus.encode_file(
       model, _INPUT.value, _OUTPUT.value, field=_FIELD.value, prompt=_PROMPT.value,
       prompt_name=_PROMPT_NAME.value,

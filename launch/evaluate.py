@@ -23,8 +23,9 @@ import jax
 
 from jaxembed import embedder, sharding
 from jaxembed.evaluation import metrics, tasks
-from launch import cli
+from launch import cli, step_flag
 
+_STEP = step_flag.define()
 _MODEL = flags.DEFINE_string('model', None, 'Folder or hub id of the model.')
 _TASK = flags.DEFINE_enum('task', None, tasks.NAMES, 'What to score.')
 _DATA = flags.DEFINE_string('data', None, 'Folder, or file (sts).')
@@ -57,7 +58,7 @@ def main():
   options = tasks.Options(**{name: flag.value for name, flag in _OPTIONS.items()})
   options.check(_TASK.value)
   mesh = sharding.make_mesh() if jax.device_count() > 1 else None
-  model = embedder.Embedder.load(_MODEL.value, mesh=mesh)
+  model = embedder.Embedder.load(_MODEL.value, mesh=mesh, step=_STEP())
   begun = time.perf_counter()
   try:
     scores = tasks.run(_TASK.value, model, _DATA.value, options)

@@ -233,6 +233,9 @@ def test_the_best_is_kept_patience_ends_a_run_and_a_kill_loses_no_score(
       'step': 2, 'metric': 'eval/ndcg@10', 'score': 0.9}
   _, step = loop.checkpoint.load_params(tmp_path / 'checkpoints', 'best')
   assert step == 2 and (tmp_path / 'report.png').exists()
+  vectors = [Embedder.load(tmp_path, step=s).encode('number 3') for s in ('best', 2, 4)]
+  np.testing.assert_array_equal(vectors[0], vectors[1])
+  assert np.any(vectors[0] != vectors[2])
   cfg.eval.patience, cfg.eval.every, cfg.stages[0].steps = 0, 3, 6
   state, _ = train()  # without patience it goes on
   assert int(state.step) == 6 and asked[-1] == 0.7
