@@ -16,7 +16,7 @@ from jaxembed.convert import from_hf, peft, tables
 from jaxembed.convert.tensor_files import BadCheckpoint
 from jaxembed.models import lora
 from jaxembed.train import start
-from tests.train import tiny_run
+from tests.helpers import tiny_run
 
 
 @pytest.fixture(scope='module')

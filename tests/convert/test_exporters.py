@@ -16,9 +16,7 @@ from jaxembed.convert import exporters, parity, peft
 from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets
 from jaxembed.train import start
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'train'))
-import tiny_run
+from tests.helpers import tiny_run
 
 TEXTS = ['what is number 3', 'a', 'three is nine']
 

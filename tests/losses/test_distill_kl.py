@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -13,11 +11,8 @@ import torch
 from jaxembed import config, data, losses, sharding
 from jaxembed.models import encoder
 from jaxembed.train import step
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'train'))
-from info_nce_loops import example
-import tiny_step
+from tests.helpers import tiny_step
+from tests.helpers.info_nce_loops import example
 
 CFG = config.LossConfig(name='distill_kl', temperature=0.05, teacher_temperature=2.0)
 

@@ -1,8 +1,5 @@
 """A loss of the user's own, through the step that trains on any."""
 
-import pathlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +7,7 @@ import numpy as np
 from jaxembed import losses
 from jaxembed.models import encoder
 from jaxembed.train import step
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'train'))
-from tiny_step import STAGE, batches, mesh, model
+from tests.helpers.tiny_step import STAGE, batches, mesh, model
 
 
 def alignment(query, passage, pairing, cfg, params):

@@ -2,17 +2,13 @@
 
 import dataclasses
 import functools
-import pathlib
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from jaxembed import config, losses, sharding
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from info_nce_loops import example, oracle
+from tests.helpers.info_nce_loops import example, oracle
 
 CASES = {
     'plain': {},

@@ -1,8 +1,6 @@
 """A pooling is one record: what a new one has to bring, and what follows from it."""
 
 import dataclasses
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +12,7 @@ from jaxembed import config
 from jaxembed.models import encoder
 from jaxembed.pooling import heads
 from jaxembed.pooling.head import Head, Vectors, of_each_text
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'train'))
-import tiny_step
+from tests.helpers import tiny_step
 
 
 def _middle(params, cfg, states):

@@ -1,8 +1,6 @@
 """Running means and averaged checkpoints, against numpy."""
 
 import dataclasses
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +11,7 @@ from jaxembed import checkpoint, config, sharding, workdir
 from jaxembed.convert import tables
 from jaxembed.models import encoder
 from jaxembed.train import average, ema, loop, step
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import tiny_run
-import tiny_step
+from tests.helpers import tiny_run, tiny_step
 
 
 def test_means_follow_the_parameters_as_in_numpy():

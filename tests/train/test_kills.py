@@ -13,10 +13,9 @@ import pytest
 
 from jaxembed import config
 from jaxembed.train import metrics
+from tests.helpers import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import tiny_run  # noqa: E402
 
 STEPS, ROWS = 200, 37
 # When a life ends: in a save, between two moments of training, by a preemption

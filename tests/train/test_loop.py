@@ -18,10 +18,9 @@ from jaxembed import config
 from jaxembed.convert import from_hf, tables
 from jaxembed.embedder import Embedder
 from jaxembed.train import loop, metrics
+from tests.helpers import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import tiny_run  # noqa: E402
 
 
 @pytest.fixture(scope='module')

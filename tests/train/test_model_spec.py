@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import pathlib
 import re
-import sys
 
 from absl import flags
 import jax
@@ -16,9 +14,7 @@ from jaxembed import bundle, checkpoint, config, sharding, workdir
 from jaxembed.convert import tables
 from jaxembed.models import encoder, presets
 from jaxembed.train import loop, model_spec, start
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import tiny_run
+from tests.helpers import tiny_run
 
 HEAD = config.PoolingConfig(kind='latent_attention', latents=4, heads=2, head_dim=8,
                             ff_mult=2)

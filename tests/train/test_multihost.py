@@ -12,10 +12,9 @@ import pytest
 
 from jaxembed import config
 from jaxembed.train import loop, metrics
+from tests.helpers import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import tiny_run  # noqa: E402
 
 
 def _free_port() -> int:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import itertools
-import pathlib
-import sys
 
 import chex
 import jax
@@ -14,9 +12,7 @@ import pytest
 
 from jaxembed import config
 from jaxembed.train import optim, step
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import tiny_step
+from tests.helpers import tiny_step
 
 PARAMS = {
     'backbone': {'attn': {'kernel': jnp.ones((2, 3, 3))},

@@ -1,9 +1,7 @@
 """float32 is float32: no product of a float32 model is left to the platform."""
 
 import dataclasses
-import pathlib
 import re
-import sys
 
 import jax
 from jax.experimental import topologies
@@ -12,9 +10,7 @@ import pytest
 from jaxembed import config, sharding
 from jaxembed.models import encoder, presets
 from jaxembed.train import start, step
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import tiny_step
+from tests.helpers import tiny_step
 
 CHUNKED = dataclasses.replace(tiny_step.STAGE, token_budget=24)
 MUON = dataclasses.replace(tiny_step.STAGE, optim=config.OptimConfig(

@@ -1,8 +1,6 @@
 """A model carries the prompts it was trained with, wherever it goes."""
 
 import dataclasses
-import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -15,9 +13,7 @@ from jaxembed.embedder import Embedder
 from jaxembed.evaluation import held_out
 from jaxembed.models import presets
 from jaxembed.train import loop, start
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import tiny_run
+from tests.helpers import tiny_run
 
 ASK = 'Instruct: answer the question\nQuery: '
 TASK = 'Instruct: {instruction}\nQuery: '

@@ -1,8 +1,6 @@
 """One update is the same update on any mesh, at any dtype of metrics."""
 
 import dataclasses
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +11,7 @@ from jaxembed import config, losses, sharding
 from jaxembed.losses import masks
 from jaxembed.models import encoder, transformer
 from jaxembed.train import grad_cache, step
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import tiny_step
+from tests.helpers import tiny_step
 
 
 # Ten updates let float32 rounding grow: hence 1e-5, not a few ulp.

@@ -1,0 +1,1 @@
+"""The tests of jaxembed; `tests.helpers` is what they share."""

@@ -1,0 +1,1 @@
+"""Tiny models, runs and batches that tests of several rooms share."""
