@@ -1,4 +1,4 @@
-"""The texts of one call through a model, in batches of few shapes."""
+"""Batched encoding of one call's texts: sorted by length, in few compiled shapes."""
 
 import collections
 import dataclasses

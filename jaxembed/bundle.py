@@ -1,4 +1,4 @@
-"""A model as one value, and the one door through which it is opened.
+"""Bundle: a model as one value, and `open`, which reads one from any source.
 
 Training, encoding, averaging, planning and every exporter take and give a `Bundle`.
 `open` alone knows what a source may be: a jaxembed workdir, a Hugging Face or

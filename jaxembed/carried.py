@@ -1,4 +1,4 @@
-"""The files of a model folder that travel into a workdir or an export.
+"""Copying of tokenizer and settings files into a workdir or an export.
 
 A closed list: whatever else lies in a folder (weights, optimiser states, keys, code)
 stays there, and so does what a link out of it points to. Settings that name code,

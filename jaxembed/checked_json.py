@@ -1,4 +1,4 @@
-"""JSON from strangers: parsed within limits, or refused in one sentence.
+"""Strict JSON reader for untrusted files, with limits of size and depth.
 
 Standard JSON alone: a key given twice, NaN and Infinity, a byte order mark and half
 of a surrogate pair are refused, and so is text beyond limits of size and depth that

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: asynchronous, sharded, verified by whoever reads them.
+"""Checkpoints of a run (Orbax): asynchronous, sharded, verified when read.
 
 The only place that imports Orbax. A checkpoint is one folder per step with the
 parts `params`, `opt_state`, `step` and, if kept, `ema` apart from each other, so

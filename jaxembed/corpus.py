@@ -1,4 +1,4 @@
-"""A file of texts to a memory-mapped matrix of vectors, surviving any kill.
+"""Corpus encoding: a file of texts to a matrix of vectors on disk, resumable.
 
 Every row is read and checked before the first is encoded. Vectors go part by part
 into a file that the same call continues (jaxembed/vector_file.py).

@@ -1,4 +1,4 @@
-"""Damage of stored bytes, told apart from errors of reading that pass."""
+"""Errors of damaged files, told apart from read errors that may pass."""
 
 from collections.abc import Callable
 import pathlib

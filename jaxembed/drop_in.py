@@ -1,4 +1,4 @@
-"""What sentence-transformers has and jaxembed does elsewhere, in words for errors."""
+"""Error messages for calls of sentence-transformers that are made otherwise here."""
 
 import difflib
 import inspect

@@ -1,4 +1,4 @@
-"""The user's object: texts in, vectors out."""
+"""Embedder: texts to vectors, with the calls of SentenceTransformer."""
 
 from collections.abc import Iterable, Iterator, Sequence
 import contextlib
@@ -208,8 +208,8 @@ class Embedder:
       inputs: a text or a sequence of texts (also called `sentences`).
       prompt_name: key of `prompts`, put in front of every text.
       prompt: the same, spelt out; beats `prompt_name`, which beats the default.
-      batch_size: tokens per step over all devices, in units of 64: batches of
-        shorter texts are taller and of longer ones flatter.
+      batch_size: token budget of a step over all devices, in units of 64 tokens:
+        so many texts of 64 tokens, more shorter ones, fewer longer ones.
       show_progress_bar: None shows one on a terminal once it takes seconds.
       output_value: 'sentence_embedding'; 'token_embeddings' for a list of the states
         of each text's tokens, [tokens, D]; None for a dict per text with both,

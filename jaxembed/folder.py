@@ -1,4 +1,4 @@
-"""A stranger's folder: which of its files are opened, and which are copied.
+"""Safe access to the files of an untrusted model folder.
 
 A folder may name files (modules.json, an index of shards) and hold links; neither
 may lead out of it. What travels from one folder to another is a closed list.

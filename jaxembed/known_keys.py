@@ -1,4 +1,4 @@
-"""What is known of the keys in files that other libraries write.
+"""Tables of the keys in other libraries' settings files, and what becomes of each.
 
 For each file one table says of every key whether it is applied, harmless to the
 vectors, or refused unless it has one of the values that change nothing. A key that

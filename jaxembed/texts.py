@@ -1,4 +1,4 @@
-"""Texts as a caller may hand them over, checked before anything is computed."""
+"""Validation of the texts that a caller gives, before anything is computed."""
 
 from collections.abc import Iterable, Mapping, Set
 from typing import Any

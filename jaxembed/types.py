@@ -1,4 +1,4 @@
-"""The arrays that travel between rooms, and the letters that name their axes.
+"""Array containers (tokens, pairings, batches, training state) and axis letters.
 
 Letters mean one thing everywhere:
   B rows of text      T tokens           D model width

@@ -1,4 +1,4 @@
-"""What every launcher shares: errors a person can act on, without a traceback."""
+"""Entry point shared by the launchers: hosts, signals, errors without a traceback."""
 
 from collections.abc import Callable
 import pathlib

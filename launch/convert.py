@@ -1,4 +1,4 @@
-"""Hands a model to PyTorch.
+"""Exports a model: sentence-transformers, NV-Embed or PEFT.
 
   python -m launch.convert --source=WORKDIR --target=DIR \\
       [--format=sentence-transformers|nv-embed|peft]

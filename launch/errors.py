@@ -1,4 +1,4 @@
-"""Which errors are meant for people, and how a launcher ends with one."""
+"""Errors that a launcher prints in one line instead of a traceback."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""Three quick tasks that say where a small model stands: minutes on two CPU cores."""
+"""Three quick evaluation tasks for a small model: minutes on two CPU cores."""
 
 import itertools
 import pathlib

@@ -1,4 +1,4 @@
-"""What each stage of the two-stage recipe teaches, over seeds and poolings.
+"""Experiment: scores after each stage of the two-stage recipe, by seed and pooling.
 
   python -m launch.two_stage --workdir=runs/two_stage [--seeds=3] [--small]
 

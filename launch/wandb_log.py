@@ -1,4 +1,4 @@
-"""Weights & Biases, for those who have it."""
+"""Logging of a run's records to Weights & Biases."""
 
 import hashlib
 import pathlib

@@ -1,4 +1,4 @@
-"""Every knob, as typed data.
+"""Configuration dataclasses of models, data, losses, optimisers and runs.
 
 Two kinds of object live here. `ModelConfig` and its parts are frozen and
 hashable: they shape parameters and are static arguments of jitted functions.

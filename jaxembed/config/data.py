@@ -1,4 +1,4 @@
-"""Which text is trained on, and the rules that hold for it."""
+"""Training data configuration: sources and their mixture."""
 
 from dataclasses import dataclass, field
 import math

@@ -1,4 +1,4 @@
-"""A run: where the weights come from, its stages, mesh and checkpoints."""
+"""Experiment configuration: model source, stages, optimiser, mesh, checkpoints."""
 
 from dataclasses import InitVar, dataclass, field
 import math

@@ -1,4 +1,4 @@
-"""What a batch of embeddings is asked to do: losses, negatives, temperatures."""
+"""Contrastive loss configuration: negatives, temperatures, margins, Matryoshka."""
 
 from dataclasses import dataclass
 import math

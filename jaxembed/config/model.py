@@ -1,4 +1,4 @@
-"""What shapes a parameter or a forward pass: frozen, hashable, static."""
+"""Model configuration: frozen, hashable dataclasses, static under jit."""
 
 from dataclasses import dataclass, replace
 import re

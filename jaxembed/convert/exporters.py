@@ -1,4 +1,4 @@
-"""Exports: a model in the layout of another library, whole and checked, or not there.
+"""Model export to other libraries' layouts: whole and checked, or not at all.
 
 Every format goes one way: refused while nothing is written, written beside its place,
 checked there, and only then given its name. A target that exists is never touched, and

@@ -1,4 +1,4 @@
-"""Reading one file of settings: what is absent, unknown or out of range is named."""
+"""Typed reading of a settings file; errors name the key that is wrong or absent."""
 
 from collections.abc import Mapping
 import math

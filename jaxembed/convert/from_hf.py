@@ -1,4 +1,4 @@
-"""Weights in: a Hugging Face or sentence-transformers folder becomes Params.
+"""Loading of Hugging Face and sentence-transformers checkpoints.
 
 Nothing is half-loaded: every name and shape is checked against the table before
 the first tensor is read, and all that does not fit is listed in one error.

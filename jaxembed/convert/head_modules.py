@@ -1,4 +1,4 @@
-"""Modules of a sentence-transformers folder that stand after its Transformer.
+"""Pooling, Dense and Normalize modules of a sentence-transformers folder.
 
 Pooling comes first; Dense and Normalize follow in any order and number, and the
 order is kept: ModelConfig.dense says of each layer whether its input is normalised.

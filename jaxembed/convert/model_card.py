@@ -1,4 +1,4 @@
-"""The README.md of an exported folder: what it is, how to load, who can serve."""
+"""Model card (README.md) of an exported folder."""
 
 from jaxembed import config
 from jaxembed.pooling import heads

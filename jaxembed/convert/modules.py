@@ -1,4 +1,4 @@
-"""What a model folder is made of: backbone, pooling, projections, normalisation.
+"""Model folder reader: backbone, pooling, projections and normalisation.
 
 Reads the sentence-transformers layouts, old and new (`modules.json`), and plain
 Hugging Face folders. Of prompts and similarity only the keys are checked here.

@@ -1,4 +1,4 @@
-"""Does torch compute the same vectors? Asked of every exported folder.
+"""Parity check of an exported folder: its vectors in torch against those in JAX.
 
 The folder is loaded by sentence-transformers and given texts that break careless
 models (empty, a letter, other scripts, longer than the limit), padded on either

@@ -1,4 +1,4 @@
-"""Arrays as torch tensors, for callers who ask for them; torch is imported then."""
+"""Conversion of arrays to torch tensors; torch is imported when asked for."""
 
 import numpy as np
 

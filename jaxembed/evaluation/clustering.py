@@ -1,4 +1,4 @@
-"""Clustering: do groups of vectors agree with groups of labels?"""
+"""Clustering evaluation: k-means of the vectors, V-measure against the labels."""
 
 from collections.abc import Hashable, Sequence
 
@@ -16,7 +16,7 @@ def evaluate(embedder: Embedder, texts: Sequence[str], labels: Sequence[Hashable
              show_progress_bar: bool | None = None) -> dict[str, float]:
   """{'v_measure': ...}: the mean over consecutive sets of `set_size` texts.
 
-  Each set is parted by k-means into as many groups as it has labels, with MTEB's
+  Each set is split by k-means into as many clusters as it has labels, with MTEB's
   settings. What is left over at the end is a set if it is at least half as large.
   """
   if len(texts) != len(labels):

@@ -1,4 +1,4 @@
-"""Shapes, types and values of what a loss is given."""
+"""Input validation of the losses: shapes, dtypes and finite values."""
 
 import chex
 import jax

@@ -1,6 +1,6 @@
 """InfoNCE contrastive loss over in-batch and hard negatives.
 
-A query's positive against everything that is not:
+For a query q_i, its positive p_i and the log-sum-exp lse_neg_i over its negatives:
 
   s_p    = <q_i, p_i> / temperature
   loss_i = log(1 + exp(lse_neg_i - s_p)) = softplus(lse_neg_i - s_p)

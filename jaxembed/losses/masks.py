@@ -1,6 +1,6 @@
-"""From a Pairing to the mask vectors of the kernel. No [Q,C] array is formed.
+"""Masks of negatives: the mask vectors of the kernel, made from a Pairing.
 
-Who may be whose negative:
+No [Q,C] array is formed. Which passage may be a negative of which row:
   * an equal text never: a passage with the id of the row's positive, of another of
     its known positives or of its query, or the positive of a row with the same query;
     between rows (a query or a positive against another row's) either row's ids count;
@@ -26,7 +26,7 @@ _NO_QUERY = -3
 
 
 class Layout(NamedTuple):
-  """Where everything is, as small vectors every device holds whole."""
+  """Positives and mask vectors of a batch, replicated on every device."""
 
   positive: jax.Array  # [Q] int32, the passage that is the row's positive; 0 if none
   valid: jax.Array  # [Q] bool, the row has a positive

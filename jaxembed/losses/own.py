@@ -1,4 +1,4 @@
-"""Sums over a row's own passages: C products, no kernel needed."""
+"""Log-sum-exp over each row's own passages (its positive and hard negatives)."""
 
 import jax
 from jax.lax import stop_gradient

@@ -1,4 +1,4 @@
-"""What a loss is: a function of a batch's embeddings, and what it gives back."""
+"""The protocol of a training loss, and its result."""
 
 from typing import NamedTuple, Protocol
 

@@ -1,4 +1,4 @@
-"""The losses by name: LossConfig.name says which one a stage is trained on."""
+"""Table of losses by LossConfig.name."""
 
 from jaxembed import config, types
 from jaxembed.losses.distill_kl import distill_kl

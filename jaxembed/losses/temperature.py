@@ -1,4 +1,4 @@
-"""1/temperature, fixed or learned, never outside its range."""
+"""Temperature of a loss: fixed, learned within a range, or one per row."""
 
 import math
 

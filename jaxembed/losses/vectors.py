@@ -1,4 +1,4 @@
-"""Embeddings as losses compare them: of length 1, rounded, padding left out."""
+"""Embeddings prepared for a loss: unit length, rounding, widths."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What heads with one cross-attention and a GEGLU share: places and tensors.
+"""Shardings and tensor names of pooling heads with cross-attention and a GEGLU.
 
 Paths under `pooling/`: latents [R,D]; norm, norm_context, mlp_norm: {scale, bias} [D];
 q, k, v: kernel [D,N,H]; out/kernel [N,H,D]; mlp/{up,gate,down}/{kernel,bias}.

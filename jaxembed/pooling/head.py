@@ -1,4 +1,4 @@
-"""What a pooling is: one record of all that others ask about it."""
+"""Head: the record of one kind of pooling, and the states it reads."""
 
 from collections.abc import Callable
 import dataclasses

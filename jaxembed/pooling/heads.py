@@ -1,4 +1,4 @@
-"""The table of poolings, and what follows from it for a configuration."""
+"""Table of poolings by name; initialisation and application of those configured."""
 
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P

@@ -1,4 +1,4 @@
-"""Poolers without parameters: masked states [B,T,D] to one vector [B,D].
+"""Mean, cls, last-token, max and weighted-mean pooling: [B,T,D] to [B,D].
 
 `pool` [B,T] is true where a token counts. Padding may stand on either side. A row
 without any counting token gives zeros, never NaN.

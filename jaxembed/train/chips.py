@@ -1,4 +1,4 @@
-"""What a chip can do at best, as published."""
+"""Published peak FLOP/s, memory and bandwidth of TPUs and GPUs."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""A run in words and minutes, before anything is spent."""
+"""Summary of a run before it starts: model, mesh, stages, estimated time."""
 
 from collections.abc import Sequence
 import time
@@ -15,7 +15,7 @@ _EFFICIENCY = 0.5
 
 def describe(cfg: config.Config, model: config.ModelConfig,
              params: types.Params, mesh, mixtures: Sequence[data.Mixture]) -> str:
-  """The plan, in words; mixtures: of every stage."""
+  """The summary as text.  mixtures: one per stage."""
   size = sum(x.size for x in jax.tree.leaves(params))
   dense = sum(x.size for path, x in jax.tree.leaves_with_path(params)
               if 'kernel' in jax.tree_util.keystr(path))

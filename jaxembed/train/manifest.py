@@ -1,4 +1,4 @@
-"""What a run was made of: enough to repeat it, or to say why it cannot be.
+"""Manifest of a run: configuration, data fingerprints, versions of every start.
 
     config   the resolved experiment, as at the first start
     data     stages[I]/SOURCE -> rows and sha256, of what is trained on now

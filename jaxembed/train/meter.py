@@ -1,4 +1,4 @@
-"""What the steps since the last record amount to, read without making them wait."""
+"""Throughput and loss statistics of training, read one step late."""
 
 import collections
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Optimisers: which parameters are trained, and how, decided by their paths."""
+"""Optimisers and learning-rate schedules, assigned by parameter paths."""
 
 import re
 
@@ -71,8 +71,8 @@ def trainable(params: types.Params, cfg: config.OptimConfig) -> types.Params:
             or name.endswith(('lora_a', 'lora_b')))
 
   if cfg.freeze and not any(re.search(cfg.freeze, name) for name in names):
-    raise ValueError(f'optim.freeze={cfg.freeze!r} matches no parameter; mend the '
-                     'pattern (paths look like backbone/layers/attn/q/kernel), or '
+    raise ValueError(f'optim.freeze={cfg.freeze!r} matches no parameter; correct '
+                     'the pattern (paths look like backbone/layers/attn/q/kernel), or '
                      'leave it out')
   mask = jax.tree.map_with_path(moves, params)
   if not any(jax.tree.leaves(mask)):
@@ -95,7 +95,7 @@ def join(trained: types.Params, frozen: types.Params) -> types.Params:
 
 def make_optimizer(cfg: config.OptimConfig, steps: int, trained: types.Params
                    ) -> optax.GradientTransformation:
-  """Clips by the global norm, then updates body and head each their way.
+  """Global-norm clipping, then an optimiser with its own rate for backbone and head.
 
   Weight decay falls on kernels and on adapters' matrices alone: a stacked norm
   scale is a matrix too, so the path decides, not the rank.
@@ -142,7 +142,7 @@ def _factors(cfg: config.OptimConfig, trained: types.Params) -> types.Params:
   which = jax.tree.map_with_path(deciding, trained)
   if unused := set(range(len(rules))) - set(jax.tree.leaves(which)):
     raise ValueError(f'optim.lr_factors: {rules[min(unused)][0]!r} decides for no '
-                     'trained parameter; mend the pattern, or leave it out')
+                     'trained parameter; correct the pattern, or leave it out')
   return jax.tree.map(lambda i: rules[i][1] if i >= 0 else 1.0, which)
 
 

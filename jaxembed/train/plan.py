@@ -1,4 +1,4 @@
-"""What a run would cost, from the compiler, before the hardware is paid for.
+"""Cost of a run on hardware that is not here: memory, FLOPs and time of a step.
 
 The real update is compiled ahead of time for the devices of a topology that need
 not exist here. Memory is the compiler's own figure; time is a roofline over the

@@ -1,4 +1,4 @@
-"""The picture of a run."""
+"""Plot of a run's training loss and evaluation scores."""
 
 import pathlib
 

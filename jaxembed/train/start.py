@@ -1,4 +1,4 @@
-"""Where a run begins: weights, tokenizer and the model's final shape."""
+"""The model that a run starts from: weights, tokenizer, new head and adapters."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
