@@ -10,13 +10,13 @@ over their largest value, in float32. Exits 1 when one exceeds the tolerance.
 import collections
 import sys
 
-from jaxembed.convert import families
+from jaxembed.convert import parity_families
 from launch import cli
 
 
 def main():
   cells = collections.defaultdict(dict)
-  for line in families.report():
+  for line in parity_families.report():
     cells[line.name][line.attention, line.padding] = line.difference
     print('.', end='', file=sys.stderr, flush=True)
   columns = [(mode, side) for mode in ('causal', 'bidirectional')
@@ -27,8 +27,8 @@ def main():
     print(f'| {name} | ' + ' | '.join(
         f'{row[c]:.1e}' if c in row else '' for c in columns) + ' |')
   worst = max(v for row in cells.values() for v in row.values())
-  print(f'\nlargest: {worst:.1e}; tolerance: {families.TOLERANCE:.0e}')
-  if worst > families.TOLERANCE:
+  print(f'\nlargest: {worst:.1e}; tolerance: {parity_families.TOLERANCE:.0e}')
+  if worst > parity_families.TOLERANCE:
     raise ValueError('a family differs from torch by more than the tolerance')
 
 

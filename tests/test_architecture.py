@@ -24,6 +24,8 @@ FLOORS = (
     ('jaxembed.checkpoint', 'jaxembed.search', 'jaxembed.batch_runner'),
     ('jaxembed.workdir', 'jaxembed.fingerprint'),
     ('jaxembed.vector_file',),
+    ('jaxembed.convert.fields', 'jaxembed.convert.rows'),
+    ('jaxembed.convert.families',),
     ('jaxembed.train', 'jaxembed.convert'),
     ('jaxembed.bundle',),
     ('jaxembed.convert.to_sentence_transformers',),

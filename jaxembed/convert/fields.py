@@ -15,19 +15,17 @@ _ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu',
 _LARGEST = 2**30
 _MOST_LAYERS = 1000
 _WIDEST = 2**20
-_COUNTS = ('sliding_window', 'type_vocab_size', 'pad_token_id', 'max_window_layers')
+# Keys of several families, and what they must be. A key of one family is read in its
+# file, with `whole`, `number`, `flag` or another method that says it there.
+_COUNTS = ('sliding_window', 'type_vocab_size', 'pad_token_id')
 _SIZES = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers',
           'num_attention_heads', 'num_key_value_heads', 'head_dim',
-          'max_position_embeddings', 'original_max_position_embeddings',
-          'global_attn_every_n_layers', 'local_attention', 'sliding_window_pattern',
-          'relative_attention_num_buckets')
-_NUMBERS = ('rms_norm_eps', 'layer_norm_eps', 'norm_eps', 'rope_theta',
-            'global_rope_theta', 'local_rope_theta', 'rope_local_base_freq',
-            'partial_rotary_factor', 'query_pre_attn_scalar', 'attn_logit_softcapping',
+          'max_position_embeddings', 'original_max_position_embeddings')
+_NUMBERS = ('rms_norm_eps', 'layer_norm_eps', 'rope_theta', 'partial_rotary_factor',
             'factor', 'low_freq_factor', 'high_freq_factor', 'attention_factor',
             'beta_fast', 'beta_slow')
-_FLAGS = ('attention_bias', 'mlp_bias', 'norm_bias', 'use_sliding_window',
-          'use_bidirectional_attention', 'is_causal', 'truncate')
+_FLAGS = ('attention_bias', 'mlp_bias', 'use_bidirectional_attention', 'is_causal',
+          'truncate')
 _TEXTS = ('model_type', 'hidden_act', 'hidden_activation', 'rope_type', 'type')
 _OBJECTS = ('rope_parameters', 'rope_scaling', 'full_attention', 'sliding_attention')
 

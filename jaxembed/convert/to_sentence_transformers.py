@@ -20,7 +20,6 @@ from jaxembed.bundle import Bundle
 from jaxembed.convert import head_modules, model_card, parity, tables, tensor_files
 from jaxembed.pooling import heads
 
-_WITH_POOLER = ('bert', 'roberta', 'xlm-roberta', 'mpnet')
 _SHARD = 5_000_000_000  # bytes, the hub's habit
 _MODULES = 'sentence_transformers.models.'
 
@@ -63,7 +62,7 @@ def write_text_rules(folder: pathlib.Path, model: Bundle) -> None:
   if cfg.eos_text:
     data.append_token(folder, cfg.eos_text)
   settings = {'max_seq_length': cfg.max_length, 'do_lower_case': cfg.lower_case}
-  if cfg.backbone.family in _WITH_POOLER:  # unused here; torch would draw one
+  if tables.has_pooler(cfg.backbone):  # unused here; torch would draw one
     settings['model_args'] = {'add_pooling_layer': False}
   _write_json(folder / 'sentence_bert_config.json', settings)
   _write_json(folder / 'config_sentence_transformers.json', {

@@ -30,14 +30,18 @@ _MODERNBERT = {
     'activation': 'gelu', 'rope_theta': 160000.0, 'local_rope_theta': 10000.0,
 }
 
-FEATURES = {
+# Pre-trained with a causal mask, and causal unless told otherwise.
+_DECODERS = {
     'mistral': _LLAMA, 'ministral': _LLAMA, 'llama': _LLAMA, 'phi3': _LLAMA,
     'qwen2': _QWEN2, 'qwen3': _QWEN3, 'gemma2': _GEMMA2, 'gemma3_text': _GEMMA3,
+}
+# Pre-trained to see both directions.
+_ENCODERS = {
     'bert': _BERT, 'roberta': _ROBERTA, 'xlm-roberta': _ROBERTA,
     'mpnet': _MPNET, 'modernbert': _MODERNBERT,
 }
-# Trained to see both directions; the others are causal unless told otherwise.
-ENCODERS = ('bert', 'roberta', 'xlm-roberta', 'mpnet', 'modernbert')
+FEATURES = _DECODERS | _ENCODERS
+ENCODERS = tuple(_ENCODERS)
 
 
 def backbone(family: str, **fields) -> BackboneConfig:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxembed import config, sharding
 from jaxembed.config import LoraConfig
-from jaxembed.convert import families, from_hf, peft
+from jaxembed.convert import from_hf, parity_families, peft
 from jaxembed.convert.configs import UnsupportedModel
 from jaxembed.convert.tensor_files import BadCheckpoint
 from jaxembed.models import encoder, lora
@@ -25,8 +25,8 @@ states = jax.jit(encoder.hidden_states, static_argnums=1)
 def _base(folder, name):
   pytest.importorskip('torch')
   pytest.importorskip('transformers')
-  _, model_type, fields = next(c for c in families.CASES if c[0] == name)
-  families.build(folder, model_type, fields)
+  _, model_type, fields = next(c for c in parity_families.CASES if c[0] == name)
+  parity_families.build(folder, model_type, fields)
   return from_hf.load(folder)
 
 
@@ -40,7 +40,7 @@ def _train(loaded, targets, steps=20):
   cfg = dataclasses.replace(loaded.cfg, lora=LoraConfig(
       rank=3, alpha=5.0, targets=targets))
   params = lora.add(loaded.params, cfg.lora, jax.random.key(0))
-  tokens = families.ragged(99, 'right', rows=6)
+  tokens = parity_families.ragged(99, 'right', rows=6)
   mask = optim.trainable(params, config.OptimConfig())
   optimiser = optax.multi_transform(
       {True: optax.adam(2e-2), False: optax.set_to_zero()}, mask)
@@ -71,7 +71,7 @@ def test_a_trained_adapter_gives_the_same_states_in_peft(tmp_path, name, targets
   loaded = _base(base, name)
   params, cfg = _train(loaded, targets)
   peft.write(tmp_path / 'adapter', params, cfg, str(base))
-  tokens = families.ragged(99, 'right')
+  tokens = parity_families.ragged(99, 'right')
   ours = np.asarray(states(params, cfg, tokens))
   merged, plain = lora.merge(params, cfg)
   model = library.PeftModel.from_pretrained(
@@ -138,7 +138,7 @@ def test_peft_adapters_of_fused_matrices_are_read(tmp_path):
                          init_lora_weights=False)).eval()
   model.save_pretrained(tmp_path / 'adapter')
   params, cfg = peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
-  tokens = families.ragged(99, 'right')
+  tokens = parity_families.ragged(99, 'right')
   with torch.no_grad():
     theirs = model(input_ids=torch.tensor(tokens.ids).long(),
                    attention_mask=torch.tensor(tokens.mask).long()

@@ -9,80 +9,86 @@ from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.folder import short
 
 
-def two(c: Fields, key: str, theta: float, local_key: str,
-        local_theta: float) -> dict[str, Any]:
-  """Rope of full and of windowed layers, in the new or the old spelling."""
-  both = c.within('rope_parameters')
-  full = dict(both.get('full_attention') or c.get('rope_scaling') or {})
-  full.setdefault('rope_theta', c.get(key, theta))
+def read_dual(hf: Fields, full_theta: tuple[str, float],
+              local_theta: tuple[str, float]) -> dict[str, Any]:
+  """rope_theta, rope_dim and rope_scaling of full layers, and local_rope_theta of
+  windowed ones, from `rope_parameters` or from the older keys.
+
+  `full_theta` and `local_theta` are the older key and its default.
+  """
+  both = hf.within('rope_parameters')
+  full = dict(both.get('full_attention') or hf.get('rope_scaling') or {})
+  full.setdefault('rope_theta', hf.number(*full_theta))
   local = both.within('sliding_attention')
   if local.get('rope_type', 'default') != 'default':
     raise UnsupportedModel(
         f'{local.file}: rope_type {short(local.get("rope_type"))} is not supported '
         '(only default)')
-  return one(c, {'rope_parameters': full}) | {
-      'local_rope_theta': float(local.get(
-          'rope_theta', c.get(local_key, local_theta)))}
+  return read(hf, {'rope_parameters': full}) | {
+      'local_rope_theta': float(local.get('rope_theta', hf.number(*local_theta)))}
 
 
-def one(c: Fields, source: Mapping[str, Any]) -> dict[str, Any]:
-  """rope_theta, rope_dim and rope_scaling from `rope_parameters`, or from the
-  older pair rope_theta and rope_scaling."""
-  source = Fields(source, c.file)
+def read(hf: Fields, source: Mapping[str, Any],
+         names: Mapping[str, str] | None = None) -> dict[str, Any]:
+  """rope_theta, rope_dim and rope_scaling from `rope_parameters` of `source`, or
+  from the older pair rope_theta and rope_scaling.
+
+  `names` are a family's own names of scalings -> the usual ones.
+  """
+  source = Fields(source, hf.file)
   new = source.get('rope_parameters')
   rope = source.within('rope_parameters' if new else 'rope_scaling')
   theta = rope.get('rope_theta') or source.get('rope_theta') or 10000.0
-  part = rope.get('partial_rotary_factor') or c.get('partial_rotary_factor', 1.0)
+  part = rope.get('partial_rotary_factor') or hf.get('partial_rotary_factor', 1.0)
   fields: dict[str, Any] = {'rope_theta': float(theta)}
   if part != 1.0:
-    width = c.get('head_dim', c.need('hidden_size') // c.need('num_attention_heads'))
+    width = hf.get('head_dim', hf.need('hidden_size') // hf.need('num_attention_heads'))
     fields['rope_dim'] = int(width * part)
   kind = rope.get('rope_type') or rope.get('type') or 'default'
-  if c.family == 'phi3' and kind in ('su', 'yarn'):
-    kind = 'longrope'
+  kind = (names or {}).get(kind, kind)
   if kind not in _SCALINGS:
     raise UnsupportedModel(
         f'{rope.file}: rope_type {short(kind)} is not supported; known: '
         f'{", ".join(sorted(_SCALINGS))}')
-  return fields | {'rope_scaling': _SCALINGS[kind](c, rope)}
+  return fields | {'rope_scaling': _SCALINGS[kind](hf, rope)}
 
 
-def _default(c: Fields, rope: Fields) -> None:
+def _default(hf: Fields, rope: Fields) -> None:
   return None
 
 
-def _linear(c: Fields, rope: Fields) -> RopeScaling:
+def _linear(hf: Fields, rope: Fields) -> RopeScaling:
   return RopeScaling(kind='linear', factor=float(rope.need('factor')))
 
 
-def _llama3(c: Fields, rope: Fields) -> RopeScaling:
+def _llama3(hf: Fields, rope: Fields) -> RopeScaling:
   return RopeScaling(
       kind='llama3', factor=float(rope.need('factor')),
       low_freq_factor=float(rope.need('low_freq_factor')),
       high_freq_factor=float(rope.need('high_freq_factor')),
-      original_positions=_original(c, rope))
+      original_positions=_original(hf, rope))
 
 
-def _yarn(c: Fields, rope: Fields) -> RopeScaling:
+def _yarn(hf: Fields, rope: Fields) -> RopeScaling:
   for key in ('mscale', 'mscale_all_dim'):
     if rope.data.get(key):
       raise UnsupportedModel(f'{rope.file}: {key} is not supported')
   if not rope.get('truncate', True):
     raise UnsupportedModel(f'{rope.file}: truncate=false is not supported')
   factor = float(rope.get('factor')
-                 or c.need('max_position_embeddings') / _original(c, rope))
+                 or hf.need('max_position_embeddings') / _original(hf, rope))
   default = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
   return RopeScaling(
-      kind='yarn', factor=factor, original_positions=_original(c, rope),
+      kind='yarn', factor=factor, original_positions=_original(hf, rope),
       attention_factor=float(rope.get('attention_factor', default)),
       beta_fast=float(rope.get('beta_fast', 32)),
       beta_slow=float(rope.get('beta_slow', 1)))
 
 
-def _longrope(c: Fields, rope: Fields) -> RopeScaling:
-  original = _original(c, rope)
+def _longrope(hf: Fields, rope: Fields) -> RopeScaling:
+  original = _original(hf, rope)
   factor = float(rope.get('factor')
-                 or c.need('max_position_embeddings') / original)
+                 or hf.need('max_position_embeddings') / original)
   default = (1.0 if factor <= 1.0 or original <= 1
              else math.sqrt(1 + math.log(factor) / math.log(original)))
   return RopeScaling(
@@ -92,9 +98,9 @@ def _longrope(c: Fields, rope: Fields) -> RopeScaling:
       long_factors=tuple(map(float, rope.need('long_factor'))))
 
 
-def _original(c: Fields, rope: Fields) -> int:
+def _original(hf: Fields, rope: Fields) -> int:
   key = 'original_max_position_embeddings'
-  return rope.get(key) or c.get(key) or c.need('max_position_embeddings')
+  return rope.get(key) or hf.get(key) or hf.need('max_position_embeddings')
 
 
 _SCALINGS = {'default': _default, 'linear': _linear,
@@ -104,13 +110,15 @@ _SCALINGS = {'default': _default, 'linear': _linear,
 # --- Writing -----------------------------------------------------------------
 
 
-def two_to_hf(cfg: BackboneConfig) -> dict[str, Any]:
-  return {'full_attention': one_to_hf(cfg),
+def write_dual(cfg: BackboneConfig) -> dict[str, Any]:
+  """rope_parameters of models whose windowed layers have a rope of their own."""
+  return {'full_attention': write(cfg),
           'sliding_attention': {'rope_type': 'default',
                                 'rope_theta': cfg.local_rope_theta}}
 
 
-def one_to_hf(cfg: BackboneConfig) -> dict[str, Any]:
+def write(cfg: BackboneConfig) -> dict[str, Any]:
+  """rope_parameters of models with one rope."""
   s = cfg.rope_scaling
   rope: dict[str, Any] = {'rope_type': s.kind if s else 'default',
                           'rope_theta': cfg.rope_theta}

@@ -1,0 +1,33 @@
+"""Backbone families by model_type: how their checkpoints are read and written.
+
+To add one: its file here, its line in FAMILIES, its row in models.presets.FEATURES.
+"""
+
+from jaxembed.convert.families import (
+  bert,
+  gemma,
+  llama,
+  mistral,
+  modernbert,
+  mpnet,
+  phi3,
+  qwen,
+  roberta,
+)
+from jaxembed.convert.families.family import Family
+
+FAMILIES: dict[str, Family] = {
+    'mistral': mistral.MISTRAL,
+    'ministral': mistral.MINISTRAL,
+    'llama': llama.LLAMA,
+    'qwen2': qwen.QWEN2,
+    'qwen3': qwen.QWEN3,
+    'gemma2': gemma.GEMMA2,
+    'gemma3_text': gemma.GEMMA3_TEXT,
+    'phi3': phi3.PHI3,
+    'bert': bert.BERT,
+    'roberta': roberta.ROBERTA,
+    'xlm-roberta': roberta.XLM_ROBERTA,
+    'mpnet': mpnet.MPNET,
+    'modernbert': modernbert.MODERNBERT,
+}

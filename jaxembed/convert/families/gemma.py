@@ -1,0 +1,79 @@
+"""Gemma 2 (arXiv 2408.00118), the text part of Gemma 3 (arXiv 2503.19786) and
+EmbeddingGemma (arXiv 2509.20354)."""
+
+import dataclasses
+import math
+from typing import Any
+
+from jaxembed.config import BackboneConfig
+from jaxembed.convert.families import decoder, rope, sizes, windows
+from jaxembed.convert.families.family import Family
+from jaxembed.convert.families.sizes import SMALL_WIDE_HEADS
+from jaxembed.convert.fields import Fields
+
+
+def _read_gemma2(hf: Fields) -> dict[str, Any]:
+  window = hf.get('sliding_window', 4096)
+  return decoder.read(hf) | _attention(hf) | windows.read(
+      window, windows.layer_types(hf, window, lambda i: i % 2 == 0))
+
+
+def _read_gemma3(hf: Fields) -> dict[str, Any]:
+  window = hf.get('sliding_window', 4096)
+  every = hf.whole('sliding_window_pattern', 6, 1)
+  fields = sizes.read(hf) | _attention(hf) | {
+      'norm_eps': hf.get('rms_norm_eps', 1e-6),
+      'activation': hf.activation('gelu_pytorch_tanh'),
+  } | rope.read_dual(hf, ('rope_theta', 1e6), ('rope_local_base_freq', 1e4))
+  layers = windows.layer_types(hf, window, lambda i: (i + 1) % every != 0)
+  if any(layers):  # also where all are: they have a rope of their own
+    fields |= {'window': window, 'two_way_window': window and window + 1,
+               'windowed_layers': layers}
+  if hf.get('use_bidirectional_attention'):
+    # There the window is the whole span, half of it on each side; with is_causal
+    # false as well, transformers sees one key further.
+    fields['two_way_window'] = window // 2 + 1 + (hf.data.get('is_causal') is False)
+  return fields
+
+
+def _attention(hf: Fields) -> dict[str, Any]:
+  bias = hf.get('attention_bias', False)
+  return {'head_dim': hf.get('head_dim', 256),
+          'embed_scale': math.sqrt(hf.need('hidden_size')),
+          'query_scale': hf.number('query_pre_attn_scalar', 256) ** -0.5,
+          'qkv_bias': bias, 'out_bias': bias,
+          'softcap': float(hf.number('attn_logit_softcapping', 0.0))}
+
+
+def _write_gemma2(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
+  return decoder.write(cfg, two_way, {
+      'tie_word_embeddings': True, 'layer_types': windows.layer_types_to_hf(cfg),
+      'query_pre_attn_scalar': round(cfg.query_scale ** -2),
+      'attn_logit_softcapping': cfg.softcap or None},
+      activation_key='hidden_activation')
+
+
+def _write_gemma3(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
+  hf = _write_gemma2(cfg, two_way=False)
+  if two_way:  # the field is the whole span
+    hf |= {'use_bidirectional_attention': True,
+           'sliding_window': 2 * (cfg.two_way_window - 1)}
+  return hf
+
+
+GEMMA2 = Family(
+    architecture='Gemma2Model', read=_read_gemma2, write=_write_gemma2,
+    rows=decoder.rows, prefixes=decoder.PREFIXES, ignored=decoder.IGNORED,
+    cases={'Gemma 2': SMALL_WIDE_HEADS | {
+        'sliding_window': 6, 'query_pre_attn_scalar': 24,
+        'attn_logit_softcapping': 2.0}})
+GEMMA3_TEXT = dataclasses.replace(
+    GEMMA2, architecture='Gemma3TextModel', read=_read_gemma3, write=_write_gemma3,
+    cases={
+        'EmbeddingGemma': SMALL_WIDE_HEADS | {
+            'sliding_window': 12, 'layer_types': windows.SLIDING,
+            'use_bidirectional_attention': True},
+        'Gemma 3 text': SMALL_WIDE_HEADS | {
+            'sliding_window': 6, 'query_pre_attn_scalar': 24,
+            'layer_types': windows.SLIDING},
+    })
