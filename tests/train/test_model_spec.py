@@ -39,7 +39,7 @@ REFUSED = {'reads': ('tokens', 'reads'), 'lora_rank': (4, 'rank'),
            'lora': (config.LoraConfig(rank=2, alpha=4.0, rslora=True), 'rslora'),
            'append_token': ('[SEP]', 'append_token')}
 ELSEWHERE = {'source', 'fallback', 'preset', 'tokenizer',  # which model it is
-             'keep_window'}  # below
+             'normalize', 'keep_window'}  # below
 
 
 def test_every_field_has_its_rule():
@@ -63,7 +63,17 @@ def test_asked_for_is_applied_and_told(name):
   assert len(told) == 1 and str(value).rstrip('0.') in told[0]
 
 
-@pytest.mark.parametrize('name', APPLIED.keys() - {'pooling'})
+def test_lengths_of_vectors_are_given_kept_and_told():
+  for source in (True, False):
+    model = dataclasses.replace(SOURCE, normalize=source)
+    for asked, gets in ((None, True), (True, True), (False, False)):
+      spec = config.ModelSpec(normalize=asked)
+      assert start.apply_spec(model, spec).normalize == gets
+      told = model_spec.changes(model, spec)
+      assert len(told) == (gets != source) and all('length' in t for t in told)
+
+
+@pytest.mark.parametrize('name', [name for name in APPLIED if name != 'pooling'])
 def test_what_the_source_has_already_changes_nothing(name):
   value = SOURCE
   for part in APPLIED[name][1].split('.'):
