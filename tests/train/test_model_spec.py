@@ -10,10 +10,10 @@ from ml_collections import config_flags
 import numpy as np
 import pytest
 
-from jaxembed import bundle, checkpoint, config, sharding, workdir
+from jaxembed import bundle, checkpoint, config, sharding
 from jaxembed.convert import tables
 from jaxembed.models import encoder, presets
-from jaxembed.train import loop, model_spec, start
+from jaxembed.train import changes, loop, model_spec, start
 from tests.helpers import tiny_run
 
 HEAD = config.PoolingConfig(kind='latent_attention', latents=4, heads=2, head_dim=8,
@@ -214,12 +214,12 @@ def test_a_config_from_before_fields_could_ask_for_nothing_is_read_as_it_was(tmp
          'lora_alpha': 32.0, 'lora_dropout': 0.0, 'lora_targets': ''}
   assert config.from_dict(config.ModelSpec, old) == config.ModelSpec(source='m')
   cfg = config.Config(model=config.ModelSpec(source='m'))
-  workdir.claim(tmp_path, cfg)
+  changes.write(tmp_path, cfg)
   file = tmp_path / 'config.json'
   file.write_text(json.dumps(json.loads(file.read_text()) | {'model': old}))
-  workdir.claim(tmp_path, cfg)
+  assert changes.check(tmp_path, cfg, done=1) == []
   cfg.model.dtype = 'float32'  # what the run had all the same
-  workdir.claim(tmp_path, cfg)
+  assert changes.check(tmp_path, cfg, done=1) == []
   cfg.model.dtype = 'bfloat16'
   with pytest.raises(ValueError, match=r"model\.dtype was '', is 'bfloat16'"):
-    workdir.claim(tmp_path, cfg)
+    changes.check(tmp_path, cfg, done=1)
