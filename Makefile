@@ -1,12 +1,13 @@
-# Two commands, each complete on a machine with Python 3.11+ and pip:
+# Commands, each complete on a machine with Python 3.11+ and pip:
 #   make quickstart    fine-tune a real model, evaluate, export, search
-#   make test          the test suite
+#   make test          the default tests, in minutes
+#   make test-all      those and the thorough ones: hundreds more cases of the same laws
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: quickstart test slow lint clean
+.PHONY: quickstart test test-all slow lint clean
 
 # One stamp per set of extras: installed once, again when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml
@@ -20,7 +21,11 @@ quickstart: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow'
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
