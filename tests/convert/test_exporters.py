@@ -129,6 +129,7 @@ def test_a_failed_check_leaves_nothing_and_a_target_stays(
   assert (tmp_path / 'out').stat().st_ino == before
 
 
+@pytest.mark.thorough
 def test_what_a_killed_export_left_is_removed_by_the_next(run, tmp_path):
   code = f'''
 import os, signal

@@ -9,9 +9,9 @@ import pytest
 from jaxembed.convert import from_hf, parity_families, tables
 from jaxembed.convert.families import FAMILIES
 from jaxembed.models import encoder, presets
+from tests.helpers.tiers import thorough
 
-# The first case of a family by default; the others are slow (a compile each), and so
-# are families that differ from RoBERTa in their names alone.
+# The first case of a family by default, if it differs from RoBERTa in more than names.
 _FIRST = {next(iter(family.cases)) for family in FAMILIES.values()} - {'XLM-R'}
 
 
@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', [
-    c[0] if c[0] in _FIRST else pytest.param(c[0], marks=pytest.mark.slow)
+    c[0] if c[0] in _FIRST else thorough(c[0])
     for c in parity_families.CASES])
 def test_last_hidden_state_matches_torch(checkpoint, name):
   lines = list(parity_families.compare(name, checkpoint(name)))

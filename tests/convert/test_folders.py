@@ -18,6 +18,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from jaxembed import bundle, config, data
 from jaxembed.convert.fields import UnsupportedModel
 from jaxembed.models import encoder
+from tests.helpers.tiers import after
 
 st = pytest.importorskip('sentence_transformers')
 torch = pytest.importorskip('torch')
@@ -181,8 +182,7 @@ def _agree(folder, texts, prompt=''):
   assert np.abs(got - want).max() <= 1e-6 * max(np.abs(want).max(), 1.0)
 
 
-@pytest.mark.parametrize('number', [
-    n if n < 12 else pytest.param(n, marks=pytest.mark.slow) for n in range(72)])
+@pytest.mark.parametrize('number', after(12, range(72)))
 def test_vectors_are_those_of_sentence_transformers(tmp_path, number):
   folder, prompt = _folder(tmp_path, number)
   _agree(folder, _TEXTS, prompt)

@@ -10,6 +10,7 @@ import pytest
 
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.contrastive import Side, blockwise, masked_lse
+from tests.helpers.tiers import after, thorough
 
 MASKS = ('ids', 'group', 'owner', 'threshold', 'bias')
 
@@ -238,27 +239,23 @@ def test_equals_float64(case, impl):
 
 
 @pytest.mark.parametrize('case', [
-    case if i in (2, 6, 11) else pytest.param(case, marks=pytest.mark.slow)
+    case if i in (2, 6, 11) else thorough(case)
     for i, case in enumerate(SMALL)], ids=str)
 def test_tpu_interpreted(case):
   check(case, 'tpu', tile_bytes=4 * 128 * 256, interpret=True)
 
 
-@pytest.mark.parametrize('case', [
+@pytest.mark.parametrize('case', after(1, [
     Case(256, 256, 128, masks=MASKS, dtype='bfloat16'),
-    pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('row',)),
-                 marks=pytest.mark.slow),
-    pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('row',), scales=True,
-                      bounded=True, masks=('ids', 'owner')), marks=pytest.mark.slow),
-    pytest.param(Case(256, 128, 64, dtype='bfloat16', directions=('row',), scales=True,
-                      masks=MASKS), marks=pytest.mark.slow),
-    pytest.param(Case(512, 256, 64, masks=('ids',), dtype='bfloat16', bounded=True),
-                 marks=pytest.mark.slow),
-    pytest.param(Case(256, 256, 256, masks=('owner', 'threshold'), dtype='bfloat16',
-                      hardness=(5.0, 1.0), directions=('row',), lone=True),
-                 marks=pytest.mark.slow),
-    pytest.param(Case(256, 256, 256, temperature=0.02, positive=0.95,
-                      dtype='bfloat16'), marks=pytest.mark.slow)], ids=str)
+    Case(256, 128, 64, dtype='bfloat16', directions=('row',)),
+    Case(256, 128, 64, dtype='bfloat16', directions=('row',), scales=True,
+         bounded=True, masks=('ids', 'owner')),
+    Case(256, 128, 64, dtype='bfloat16', directions=('row',), scales=True,
+         masks=MASKS),
+    Case(512, 256, 64, masks=('ids',), dtype='bfloat16', bounded=True),
+    Case(256, 256, 256, masks=('owner', 'threshold'), dtype='bfloat16',
+         hardness=(5.0, 1.0), directions=('row',), lone=True),
+    Case(256, 256, 256, temperature=0.02, positive=0.95, dtype='bfloat16')]), ids=str)
 def test_gpu_interpreted(case):
   # The interpreter has no public name in this release of JAX.
   params = pytest.importorskip('jax._src.pallas.mosaic_gpu.interpret.params')
@@ -279,8 +276,7 @@ def arrays(b=6, n=5, d=8, dtype=jnp.float32):
 
 @pytest.mark.parametrize('bounded', [False, True])
 @pytest.mark.parametrize('impl', [
-    'reference', 'blockwise', pytest.param('tpu', marks=pytest.mark.slow),
-    pytest.param('gpu', marks=pytest.mark.slow)])
+    'reference', 'blockwise', thorough('tpu'), thorough('gpu')])
 def test_what_is_not_finite_is_never_no_candidate(impl, bounded):
   """Rows that meet a NaN or an infinity say so, forward and backward; others do not."""
   case = Case(256, 256, 64, dtype='bfloat16')

@@ -62,18 +62,15 @@ def temporaries(*args, **kwargs):
   return compiled(*args, **kwargs).memory_analysis().temp_size_in_bytes
 
 
-def _slow(*args):
-  return pytest.param(*args, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize('chip, d', [
-    ('v5e', 768), ('v5p', 4096), ('v6e', 1024), _slow('v5e', 1024), _slow('v5e', 4096),
-    _slow('v5p', 768), _slow('v5p', 1024), _slow('v6e', 768), _slow('v6e', 4096)])
+@pytest.mark.thorough
+@pytest.mark.parametrize('d', [768, 1024, 4096])
+@pytest.mark.parametrize('chip', CHIPS)
 def test_tpu_kernels_compile(chip, d):
   text = compiled(mesh(CHIPS[chip]), 2048, 4096, d, impl='tpu').as_text()
   assert 'contrastive_sums' in text and 'contrastive_ds' in text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('bounded, masks, directions', [
     (False, False, ('row', 'col')), (True, True, ('row', 'col')),
     (True, True, ('row',)), (False, True, ('row',))])
@@ -98,12 +95,13 @@ def test_gpu_kernels_lower(bounded, masks, directions):
   assert text.count('@mosaic_gpu_v2') == 2  # sums and ds
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('d', [768, 1024, 4096])
 def test_gpu_kernels_compile(d, shared_fixtures):
   compiled(h100(shared_fixtures), 4096, 8192, d, impl='gpu')
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize('b, n, d, dtype', [
     (7, 1000, 96, 'bfloat16'), (1000, 130, 1000, 'float32'), (127, 7, 64, 'float32')])
 def test_ragged_shapes_compile(b, n, d, dtype):
@@ -120,7 +118,7 @@ def test_memory_is_linear_on_cpu():
   assert used[2] <= 600 * MIB
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize('impl', ['tpu', 'blockwise'])
 @pytest.mark.parametrize('chip', CHIPS)
 def test_memory_is_linear_on_tpu(chip, impl):
@@ -130,13 +128,15 @@ def test_memory_is_linear_on_tpu(chip, impl):
   assert used[1] <= 2.3 * used[0] and used[2] <= 2.3 * used[1]
 
 
-@pytest.mark.parametrize('impl', ['tpu', _slow('blockwise')])
+@pytest.mark.thorough
+@pytest.mark.parametrize('impl', ['tpu', 'blockwise'])
 def test_a_quarter_of_a_million_pairs_fit_a_v5e(impl):
   # dq alone would be 1 GiB in float32, beside 2 GiB of operands and gradients.
   n = 1 << 18
   assert temporaries(mesh(CHIPS['v5e']), n, n, 1024, impl=impl) <= 300 * MIB
 
 
+@pytest.mark.thorough
 def test_ring_hides_its_hops_behind_the_kernel():
   """16 chips: a block's permute starts before a kernel and ends after it."""
   rows = 4096

@@ -21,6 +21,7 @@ from jaxembed.kernels.latent_pool import (
   reference,
   tpu,
 )
+from tests.helpers.tiers import thorough
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +242,7 @@ def test_folding_once_is_folding_always():
 CASES = [('tpu', 5, 22, 1, 'float32'), ('tpu', 2, 600, 1, 'float32'),
          ('tpu', 5, 40, 3, 'float32'), ('tpu', 5, 40, 3, 'bfloat16'),
          ('gpu', 3, 40, 3, 'bfloat16'),
-         pytest.param('gpu', 1, 300, 1, 'bfloat16', marks=pytest.mark.slow)]
+         thorough('gpu', 1, 300, 1, 'bfloat16')]
 
 
 def interpreted(device):

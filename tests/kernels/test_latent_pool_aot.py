@@ -13,6 +13,7 @@ from jaxembed.kernels.latent_pool import gpu, latent_pool, tpu
 from jaxembed.pooling import latent_attention
 
 pytest.importorskip('libtpu', reason='no libtpu: TPU programs cannot be compiled')
+pytestmark = pytest.mark.thorough
 
 ROWS, LENGTH, DIM, HEADS, LATENTS = 32, 512, 4096, 8, 512
 INNER = 4 * DIM

@@ -9,6 +9,7 @@ import pytest
 
 from jaxembed import config, losses, sharding
 from tests.helpers.info_nce_loops import example, oracle
+from tests.helpers.tiers import thorough
 
 CASES = {
     'plain': {},
@@ -66,7 +67,7 @@ def test_known_positives_and_the_querys_own_text_are_no_negatives(fields):
 
 @pytest.mark.parametrize('name', [
     'margins', 'own', 'symmetric', 'gte',
-    *(pytest.param(n, marks=pytest.mark.slow) for n in (
+    *(thorough(n) for n in (
         'plain', 'qwen3', 'group', 'decoupled', 'focal'))])
 def test_rows_with_temperatures_of_their_own_equal_loops(name):
   q, p, pair = example()
@@ -122,16 +123,12 @@ def split(mesh, x):
       mesh, jax.P(sharding.BATCH, *(None,) * (x.ndim - 1))))
 
 
-def _slow(*args):
-  return pytest.param(*args, marks=pytest.mark.slow)
-
-
 @pytest.mark.parametrize('name, mode', [
     ('gte', 'gather'), ('margins', 'ring'), ('own', 'ring'),
-    _slow('own', 'gather'), _slow('margins', 'gather'), _slow('gte', 'ring'),
-    _slow('plain', 'gather'), _slow('plain', 'ring'),
-    _slow('bounded', 'gather'), _slow('bounded', 'ring')])
-@pytest.mark.parametrize('own', [False, pytest.param(True, marks=pytest.mark.slow)])
+    thorough('own', 'gather'), thorough('margins', 'gather'), thorough('gte', 'ring'),
+    thorough('plain', 'gather'), thorough('plain', 'ring'),
+    thorough('bounded', 'gather'), thorough('bounded', 'ring')])
+@pytest.mark.parametrize('own', [False, thorough(True)])
 def test_any_mesh_is_one_device(name, mode, own):
   if own and name == 'bounded':
     pytest.skip('bounded knows one temperature')

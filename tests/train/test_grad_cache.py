@@ -10,6 +10,7 @@ import pytest
 
 from jaxembed import config, losses, sharding, types
 from jaxembed.train import grad_cache
+from tests.helpers.tiers import thorough
 
 VOCAB, WIDTH, LENGTH, QUERIES, NEGATIVES = 50, 16, 6, 24, 2
 
@@ -92,8 +93,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize('name', [
-    'matryoshka', pytest.param('gte', marks=pytest.mark.slow),
-    pytest.param('own', marks=pytest.mark.slow)])
+    'matryoshka', thorough('gte'), thorough('own')])
 def test_chunks_do_not_change_the_gradient(name):
   cfg = config.LossConfig(temperature=0.1, **CONFIGS[name])
   want = run(whole, cfg, 1000 * LENGTH)
@@ -112,7 +112,7 @@ def test_dropout_is_replayed():
   assert abs(got[0] - other[0]) > 1e-3  # dropout did something
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_dropout_gradient_is_the_slope():
   cfg = config.LossConfig(temperature=0.1)
   fn = jax.jit(functools.partial(loss, grad_cache.encode_in_chunks, cfg, 0.3,
@@ -128,8 +128,7 @@ def test_dropout_gradient_is_the_slope():
   np.testing.assert_allclose(slope, numeric, rtol=2e-3)
 
 
-@pytest.mark.parametrize('mode', [
-    'ring', pytest.param('gather', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('mode', ['ring', thorough('gather')])
 def test_mesh_equals_one_device(mode):
   cfg = config.LossConfig(temperature=0.1, exchange=mode)
   want = run(grad_cache.encode_in_chunks, cfg, 2 * LENGTH)

@@ -100,7 +100,7 @@ def _by_step(log: pathlib.Path) -> dict[int, list]:
   return found
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_thirty_kills_change_nothing(tmp_path, minilm):
   cfg = tiny_run.in_folder(tmp_path, minilm, ROWS, steps=STEPS)
   cfg.checkpoint = config.CheckpointConfig(every=3)

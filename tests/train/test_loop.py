@@ -19,6 +19,7 @@ from jaxembed.convert import from_hf, tables
 from jaxembed.embedder import Embedder
 from jaxembed.train import loop, metrics
 from tests.helpers import tiny_run
+from tests.helpers.tiers import thorough
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -336,8 +337,7 @@ def test_two_sources_one_with_its_own_temperature(tiny, rows, tmp_path):
 
 
 @pytest.mark.parametrize('learns', [
-    (True, False), pytest.param((False, True), marks=pytest.mark.slow),
-    pytest.param((True, True), marks=pytest.mark.slow)])
+    (True, False), thorough((False, True)), thorough((True, True))])
 def test_a_temperature_learned_in_some_stages_survives_a_stop_in_the_second(
     tiny, rows, tmp_path, learns):
   cfg = tiny_run.experiment(tiny, rows, steps=3)
@@ -356,6 +356,7 @@ def test_a_temperature_learned_in_some_stages_survives_a_stop_in_the_second(
     assert _params_bytes(run) == _params_bytes(tmp_path / 'whole')
 
 
+@pytest.mark.thorough
 def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):
   """The process dies by SIGKILL once a checkpoint is there; a second goes on."""
   file, run = tmp_path / 'config.json', tmp_path / 'run'

@@ -25,7 +25,7 @@ def _free_port() -> int:
 
 # Processes side by side; in turns, as a torus may lay them; with `tensor` across both,
 # so that each has all rows.
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize('mesh,order,pack', [
     ((8, 1, 1), [], 0), ((4, 2, 1), ['interleave'], 0), ((2, 4, 1), ['interleave'], 64),
     ((4, 1, 2), ['interleave'], 64)])

@@ -67,6 +67,7 @@ def test_remedies_save_memory_step_by_step():
     assert changed.stages[0].chunk_remat == 'full'
 
 
+@pytest.mark.thorough
 def test_the_real_step_compiles_for_a_tpu():
   pytest.importorskip('libtpu', reason='libtpu compiles for TPUs on a CPU host')
   where, chip = plan.devices('v5e:2x2')
@@ -97,6 +98,7 @@ def _huge():
   return cfg, mesh, chip, plan.compile_stage(cfg, 0, MODEL, mesh)
 
 
+@pytest.mark.thorough
 def test_a_step_that_the_compiler_refuses_has_a_plan():
   pytest.importorskip('libtpu', reason='libtpu compiles for TPUs on a CPU host')
   cfg, _, chip, found = _huge()
@@ -104,7 +106,7 @@ def test_a_step_that_the_compiler_refuses_has_a_plan():
   assert 'program cannot be read' in plan.describe(found, cfg.stages[0], chip, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_step_that_the_compiler_refuses_has_a_remedy_that_fits():
   pytest.importorskip('libtpu', reason='libtpu compiles for TPUs on a CPU host')
   cfg, mesh, chip, found = _huge()

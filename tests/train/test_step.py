@@ -12,12 +12,13 @@ from jaxembed.losses import masks
 from jaxembed.models import encoder, transformer
 from jaxembed.train import grad_cache, step
 from tests.helpers import tiny_step
+from tests.helpers.tiers import thorough
 
 
 # Ten updates let float32 rounding grow: hence 1e-5, not a few ulp.
 @pytest.mark.parametrize('pooling, shapes', [
     ('latent_attention', [(2, 2, 2)]), ('mean', [(4, 2, 1)]),
-    pytest.param('latent_attention', [(8, 1, 1)], marks=pytest.mark.slow)])
+    thorough('latent_attention', [(8, 1, 1)])])
 def test_one_device_equals_eight(pooling, shapes):
   args = tiny_step.model(pooling), tiny_step.STAGE
   data = tiny_step.batches(10)
@@ -32,8 +33,7 @@ def test_one_device_equals_eight(pooling, shapes):
 # No chunks, chunks of two rows, and of one.
 @pytest.mark.parametrize('pooling,shape,chunks', [
     ('last', (1, 1, 1), {}),
-    pytest.param('latent_attention', (2, 2, 2), {'token_budget': 48},
-                 marks=pytest.mark.slow),
+    thorough('latent_attention', (2, 2, 2), {'token_budget': 48}),
     ('latent_attention', (2, 2, 2), {'token_budget': 24, 'chunk_remat': 'dots'}),
     ('mean', (4, 2, 1), {'token_budget': 24, 'chunk_remat': 'residual'})])
 def test_packing_changes_no_update(pooling, shape, chunks):
@@ -136,7 +136,7 @@ def test_a_chunk_that_keeps_its_sums_computes_less_again():
   assert spent('dots') < spent('residual') < spent('full')
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_whole_recipe_is_the_same_on_any_mesh():
   """Adapters, chunks, hard negatives, both directions: 20 steps, four meshes."""
   model = tiny_step.model(
