@@ -1,6 +1,6 @@
 """Embedder: texts to vectors, with the calls of SentenceTransformer."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import os
@@ -13,6 +13,7 @@ import numpy as np
 from jaxembed import (
   batch_runner,
   bundle,
+  checkpoint,
   drop_in,
   fingerprint,
   quantize,
@@ -75,22 +76,35 @@ class Embedder:
 
   @classmethod
   def load(cls, path: str | os.PathLike, *, mesh=None, dtype: str | None = None,
-           step: int | str | None = None) -> 'Embedder':
+           step: checkpoint.Step = None, prompts: Mapping[str, str] | None = None,
+           default_prompt_name: str | None = None) -> 'Embedder':
     """Reads a jaxembed workdir, or the folder of a sentence-transformers model, a
     Hugging Face model or a PEFT adapter.
 
     A name that is no folder is looked up on the Hugging Face hub. `dtype`
     (float32, bfloat16 or float16) is that of parameters and activations; None
     keeps a workdir's own, and means float32 for a folder. NV-Embed folders bring
-    their own rules for the end of a text and for instructions. `step` is the
-    checkpoint of a workdir, 'best' the one that scored best, None the newest.
+    their own rules for the end of a text and for instructions.
+
+    Args:
+      step: of a workdir, the checkpoint; 'best': the one that scored best; None: the
+        newest.
+      prompts: by name, in the place of the model's own of these names and beside its
+        others, as sentence-transformers takes them.
+      default_prompt_name: in the place of the model's own.
 
     Raises:
       FileNotFoundError: neither of these, or no such checkpoint.
       ValueError: a damaged checkpoint (use another step); tensors missing, left over
         or mis-shaped; or a tokenizer of another model.
     """
-    return cls(bundle.open(path, mesh=mesh, dtype=dtype, step=step), mesh=mesh)
+    model = bundle.open(path, mesh=mesh, dtype=dtype, step=step)
+    for name, text in (prompts or {}).items():
+      texts.check_text(text, f'the prompt {name!r}')
+    return cls(dataclasses.replace(
+        model, prompts={**model.prompts, **(prompts or {})},
+        default_prompt_name=default_prompt_name or model.default_prompt_name),
+        mesh=mesh)
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes the new folder `path` in the layout of sentence-transformers.

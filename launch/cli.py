@@ -10,6 +10,7 @@ import threading
 from absl import app, flags, logging
 import jax
 
+from jaxembed import config
 from launch import errors
 
 _COORDINATOR = flags.DEFINE_string(
@@ -54,13 +55,25 @@ def run(main):
 def _parse(argv: list[str]) -> list[str]:
   """absl's flags, and the experiment that --config names."""
   try:
-    left = flags.FLAGS(argv, known_only=False)
+    left = flags.FLAGS([_of_config(arg) for arg in argv], known_only=False)
     if 'config' in flags.FLAGS:
       _ = flags.FLAGS['config'].value  # asked for, a file that failed says so
   except (flags.Error, ValueError, OSError, LookupError, AttributeError,
           TypeError) as e:
     errors.end(errors.first_cause(e), 2)
   return left
+
+
+def _of_config(arg: str) -> str:
+  """--config.FIELD as the field is called now.
+
+  Raises:
+    ValueError: there is no such field.
+  """
+  found = re.fullmatch(r'(--?(?:no)?config\.)([^=]+)(.*)', arg, re.DOTALL)
+  if not found:
+    return arg
+  return f'{found[1]}{config.field_path(found[2])}{found[3]}'
 
 
 def _repeats(argv: list[str]) -> list[str]:

@@ -57,6 +57,47 @@ def test_unknown_key_names_path_and_nearest_field():
     config.from_dict(config.Config, data)
 
 
+def test_former_names_of_fields_are_understood_wherever_they_stand():
+  assert config.field_path('stages[1].optim.carry') == (
+      'stages[1].optim.keep_optimizer_state')
+  for name in ('stages[0].data.sources[1].min_score', 'model.pooling', 'seed',
+               'eval.source.path', 'stages[0].loss.widths'):
+    assert config.field_path(name) == name
+  data = config.to_dict(config.Config(model=config.ModelSpec(source='somewhere')))
+  optim = data['stages'][0]['optim']
+  optim['carry'] = not optim.pop('keep_optimizer_state')
+  assert config.from_dict(config.Config, data).stages[0].optim.keep_optimizer_state
+  assert config.OptimConfig(carry=True).keep_optimizer_state
+
+
+@pytest.mark.parametrize('path, said', [
+    ('model.pooling.latents', 'set config.model.latents'),
+    ('model.lora.rank', 'set config.model.lora_rank'),
+    ('model.lora.rslora', "in the experiment's file"),
+    ('stages[0].loss.temprature', "did you mean 'temperature'"),
+    ('stages..optim', 'no field of StageConfig|set as a whole')])
+def test_a_flag_of_no_field_says_what_to_set(path, said):
+  with pytest.raises(ValueError, match=said):
+    config.field_path(path)
+
+
+def test_the_command_line_sets_fields_by_their_former_names(tmp_path):
+  (tmp_path / 'experiment.py').write_text(
+      'from jaxembed import config\n\n\ndef get_config():\n'
+      "  return config.Config(model=config.ModelSpec(source='a'), stages=[\n"
+      "      config.StageConfig(name=n) for n in 'ab'])\n")
+  program = ('from ml_collections import config_flags\n'
+             'from jaxembed import config\n'
+             'from launch import cli\n'
+             "found = config_flags.DEFINE_config_file('config')\n"
+             'cli.run(lambda: print([s.optim.keep_optimizer_state for s in '
+             'config.validate(found.value).stages]))')
+  done = subprocess.run(
+      [sys.executable, '-c', program, f'--config={tmp_path}/experiment.py',
+       '--config.stages[1].optim.carry'], cwd=ROOT, capture_output=True, text=True)
+  assert done.stdout.strip() == '[False, True]', done.stderr
+
+
 def test_exactly_one_origin_of_weights():
   with pytest.raises(ValueError, match='exactly one'):
     config.validate(config.Config())

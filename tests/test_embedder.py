@@ -186,6 +186,20 @@ def test_prompts_are_sentence_transformers(prompted):
   assert not np.allclose(ours.encode_query(texts), ours.encode(texts), atol=1e-2)
 
 
+def test_prompts_given_at_loading_are_sentence_transformers(prompted):
+  st = pytest.importorskip('sentence_transformers')
+  given = {'prompts': {'query': 'ask: ', 'own': 'mine: '}, 'default_prompt_name': 'own'}
+  theirs = st.SentenceTransformer(str(prompted), device='cpu', **given)
+  ours = Embedder.load(prompted, **given)
+  assert ours.prompts == theirs.prompts
+  texts = _sentences(20, 20)
+  for mine, other in ((ours.encode(texts), theirs.encode(texts)),
+                      (ours.encode_query(texts), theirs.encode_query(texts))):
+    np.testing.assert_allclose(mine, other, rtol=0, atol=PARITY)
+  with pytest.raises(ValueError, match="'other' is unknown"):
+    Embedder.load(prompted, default_prompt_name='other')
+
+
 @pytest.mark.parametrize('prompts, default', [
     ({'query': 'ask for '}, 'query'), ({'x': 'ask for '}, 'x'), ({'query': None}, None),
     ({'passage': 'passage: ', 'corpus': 'no: '}, None), ({}, None)])
@@ -236,9 +250,12 @@ def test_a_workdir_is_read_like_a_folder(minilm, embedder, tmp_path):
       {'count': jax.numpy.int32(0)})
   with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
     checkpoints.save(3, state, {})
+    checkpoints.keep_best(3, 'score', 1.0)
+    checkpoints.save(4, dataclasses.replace(state, params=embedder.params), {})
   expected = Embedder(dataclasses.replace(embedder.bundle, params=state.params))
-  for mesh in (None, sharding.make_mesh((8, 1, 1))):
-    found = Embedder.load(tmp_path, mesh=mesh)
+  for mesh, step in ((None, 'best'), (sharding.make_mesh((8, 1, 1)), 3)):
+    found = Embedder.load(tmp_path, mesh=mesh, step=step)
+    assert found.bundle.step == 3
     assert found.folder == tmp_path / 'model'
     np.testing.assert_allclose(
         found.encode('A text.'), expected.encode('A text.'), atol=ROUNDING)

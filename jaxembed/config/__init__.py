@@ -30,7 +30,7 @@ from jaxembed.config.model import (
     RopeScaling,
     bidirectional,
 )
-from jaxembed.config.tree import from_dict, to_dict, validate
+from jaxembed.config.tree import field_path, from_dict, to_dict, validate
 
 __all__ = [
     'BackboneConfig',
@@ -51,6 +51,7 @@ __all__ = [
     'SourceConfig',
     'StageConfig',
     'bidirectional',
+    'field_path',
     'from_dict',
     'to_dict',
     'validate',

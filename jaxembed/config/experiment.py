@@ -2,7 +2,7 @@
 
 from dataclasses import InitVar, dataclass, field
 import math
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 from jaxembed.config.check import at_least, one_of, pattern, require, typed
 from jaxembed.config.data import DataConfig, SourceConfig
@@ -149,6 +149,7 @@ class OptimConfig:
   # More than so many in a row end the run; a loss that is not finite ends it at once.
   max_skipped: int = 5
   carry: InitVar[Optional[bool]] = None
+  FORMER: ClassVar[dict[str, str]] = {'carry': 'keep_optimizer_state'}
 
   def __post_init__(self, *carry: Optional[bool]):
     carried = self.__dict__.pop('carry', *carry or (None,))  # set by the command line

@@ -1,12 +1,14 @@
 """The configuration tree as a whole: validation, and JSON both ways."""
 
+from collections.abc import Iterable
 import dataclasses
 import difflib
+import re
 import typing
 from typing import Any
 
 from jaxembed.config.check import typed
-from jaxembed.config.experiment import Config
+from jaxembed.config.experiment import Config, ModelSpec
 from jaxembed.folder import short
 
 
@@ -42,6 +44,55 @@ def _check_kept_state(cfg: Config):
                          'before; give both the same, or set it to False')
 
 
+def field_path(path: str) -> str:
+  """A field of Config as a flag names it, such as 'stages[0].optim.peak_lr'.
+
+  A field's former name is answered by the one that it has now.
+
+  Raises:
+    ValueError: there is no such field, or it is a part of a value that is set as a
+      whole; the part and the remedy are named.
+  """
+  hint, found = Config, []
+  for part in path.split('.'):
+    here = '.'.join(['config', *found])
+    name, *indices = re.findall(r'\w+', part) or ['']
+    if not _settable(hint):
+      raise ValueError(f'{here} is set as a whole, and not {here}.{name}'
+                       f'{_instead(found, name)}')
+    names = [f.name for f in dataclasses.fields(hint)]
+    now = getattr(hint, 'FORMER', {}).get(name, name)
+    if now not in names:
+      raise _unknown(here, name, hint, names)
+    hint = typing.get_type_hints(hint)[now]
+    for _ in indices:
+      hint = (*typing.get_args(hint), object)[0]
+    hint = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)
+                 and type(None) in typing.get_args(hint)), hint)
+    found.append(now + part[len(name):])
+  return '.'.join(found)
+
+
+def _settable(hint) -> bool:
+  """Whether fields of a value of this type can be set one by one."""
+  return dataclasses.is_dataclass(hint) and not hint.__dataclass_params__.frozen
+
+
+def _instead(found: list[str], name: str) -> str:
+  """What of ModelSpec stands for a field of one of its values."""
+  *parent, last = found
+  for field in (name, f'{last}_{name}'):
+    if parent == ['model'] and field in ModelSpec.__dataclass_fields__:
+      return f'; set config.model.{field}'
+  return '; set it in the experiment\'s file'
+
+
+def _unknown(path: str, name: str, cls, known: Iterable[str]) -> ValueError:
+  near = difflib.get_close_matches(name, known, n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else f'; known: {sorted(known)}'
+  return ValueError(f'{path}.{name:.80} is no field of {cls.__name__}{hint}')
+
+
 def _nodes(node):
   if dataclasses.is_dataclass(node):
     yield node
@@ -63,15 +114,16 @@ def from_dict(cls, data: dict[str, Any], path: str = 'config'):
   Raises:
     ValueError: an unknown key, named with its path and the nearest field.
   """
-  hints = typing.get_type_hints(cls)
+  hints = {name: hint for name, hint in typing.get_type_hints(cls).items()
+           if name in cls.__dataclass_fields__ and name not in getattr(
+               cls, 'FORMER', {})}
   if not isinstance(data, dict):
     raise ValueError(f'{path} is {short(data)}, not the fields of {cls.__name__}')
   data = cls.upgraded(data) if hasattr(cls, 'upgraded') else data
+  data = {getattr(cls, 'FORMER', {}).get(k, k): v for k, v in data.items()}
   unknown = sorted(set(data) - set(hints))
   if unknown:
-    near = difflib.get_close_matches(unknown[0], hints, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else f'; known: {sorted(hints)}'
-    raise ValueError(f'{path}.{unknown[0]:.80} is no field of {cls.__name__}{hint}')
+    raise _unknown(path, unknown[0], cls, hints)
   lacking = [f.name for f in dataclasses.fields(cls) if f.name not in data
              and f.default is f.default_factory is dataclasses.MISSING]
   if lacking:
