@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxembed import checkpoint, sharding, similarity, workdir
+from jaxembed import checkpoint, sharding, similarity, texts, workdir
 from jaxembed.config import ModelConfig
 from jaxembed.convert import from_hf
 from jaxembed.convert.tensor_files import BadCheckpoint, read_json
@@ -84,6 +84,17 @@ class Bundle:
     return {'prompts': dict(self.prompts),
             'default_prompt_name': self.default_prompt_name,
             'similarity_fn_name': self.similarity_fn_name, **more}
+
+  def with_prompts(self, prompts: Mapping[str, str], default: str | None) -> 'Bundle':
+    """This model with these prompts in the place of its own of the same names.
+
+    default: in the place of default_prompt_name; None: that stays.
+    """
+    for name, text in prompts.items():
+      texts.check_text(text, f'the prompt {name!r}')
+    return dataclasses.replace(
+        self, prompts={**self.prompts, **prompts},
+        default_prompt_name=default or self.default_prompt_name)
 
   def load_tokenizer(self) -> Tokenizer:
     """The tokenizer, with the model's rules for prompts and the end of a text.

@@ -87,10 +87,8 @@ class Embedder:
     their own rules for the end of a text and for instructions.
 
     Args:
-      step: of a workdir, the checkpoint; 'best': the one that scored best; None: the
-        newest.
-      prompts: by name, in the place of the model's own of these names and beside its
-        others, as sentence-transformers takes them.
+      step: of a workdir, the checkpoint or 'best'; None: the newest.
+      prompts: by name, in the place of the model's own and beside its others.
       default_prompt_name: in the place of the model's own.
 
     Raises:
@@ -99,12 +97,7 @@ class Embedder:
         or mis-shaped; or a tokenizer of another model.
     """
     model = bundle.open(path, mesh=mesh, dtype=dtype, step=step)
-    for name, text in (prompts or {}).items():
-      texts.check_text(text, f'the prompt {name!r}')
-    return cls(dataclasses.replace(
-        model, prompts={**model.prompts, **(prompts or {})},
-        default_prompt_name=default_prompt_name or model.default_prompt_name),
-        mesh=mesh)
+    return cls(model.with_prompts(prompts or {}, default_prompt_name), mesh=mesh)
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes the new folder `path` in the layout of sentence-transformers.
@@ -151,7 +144,7 @@ class Embedder:
 
   @max_seq_length.setter
   def max_seq_length(self, tokens: int):
-    _at_least_one('max_seq_length', tokens)
+    texts.check_count('max_seq_length', tokens)
     table = self.cfg.backbone.max_positions
     if self.cfg.backbone.position == 'learned' and tokens > table:
       raise ValueError(f'max_seq_length is {tokens}, but the model has embeddings of '
@@ -249,9 +242,9 @@ class Embedder:
     drop_in.refuse_unknown(self.encode, unknown)
     self._check_place(device, pool)
     normalize_embeddings = self._normalizes(normalize_embeddings, normalize)
-    _at_least_one('batch_size', batch_size)
+    texts.check_count('batch_size', batch_size)
     if chunk_size is not None:
-      _at_least_one('chunk_size', chunk_size)
+      texts.check_count('chunk_size', chunk_size)
     quantize.check(precision or 'float32')
     dim = self.width(truncate_dim)
     prompt = self.prompt_text(prompt_name, prompt)
@@ -405,8 +398,3 @@ class Embedder:
       warnings.warn(
           f'{self.report.empty} of {count} texts leave no token to pool and have the '
           'vector of an empty text', stacklevel=3)
-
-
-def _at_least_one(name: str, value) -> None:
-  if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-    raise ValueError(f'{name} {value!r} is no whole number from 1 on')

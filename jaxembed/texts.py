@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
+import numpy as np
+
 
 def as_texts(inputs: str | Iterable[str]) -> tuple[list[str], bool]:
   """(texts in order, whether `inputs` is one text alone).
@@ -50,3 +52,9 @@ def check_text(text: Any, what: str) -> None:
         "half of a surrogate pair (half an emoji from JSON's \\u escapes); mend it "
         "with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
     ) from None
+
+
+def check_count(name: str, value: object) -> None:
+  """Raises ValueError unless `value` is a whole number from 1 on."""
+  if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+    raise ValueError(f'{name} {value!r} is no whole number from 1 on')
