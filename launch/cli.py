@@ -1,8 +1,6 @@
 """Entry point shared by the launchers: hosts, signals, errors without a traceback."""
 
 from collections.abc import Callable
-import pathlib
-import re
 import signal
 import sys
 import threading
@@ -10,8 +8,7 @@ import threading
 from absl import app, flags, logging
 import jax
 
-from jaxembed import config
-from launch import errors
+from launch import arguments, errors
 
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', None, "HOST:PORT of process 0, when several hosts work together; "
@@ -49,45 +46,19 @@ def run(main):
         raise
       errors.end(e, 1)
 
-  app.run(wrapped, _repeats(sys.argv), flags_parser=_parse)
+  app.run(wrapped, arguments.repeats(sys.argv), flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
   """absl's flags, and the experiment that --config names."""
   try:
-    left = flags.FLAGS([_of_config(arg) for arg in argv], known_only=False)
+    left = flags.FLAGS([arguments.of_config(arg) for arg in argv], known_only=False)
     if 'config' in flags.FLAGS:
       _ = flags.FLAGS['config'].value  # asked for, a file that failed says so
   except (flags.Error, ValueError, OSError, LookupError, AttributeError,
           TypeError) as e:
     errors.end(errors.first_cause(e), 2)
   return left
-
-
-def _of_config(arg: str) -> str:
-  """--config.FIELD as the field is called now.
-
-  Raises:
-    ValueError: there is no such field.
-  """
-  found = re.fullmatch(r'(--?(?:no)?config\.)([^=]+)(.*)', arg, re.DOTALL)
-  if not found:
-    return arg
-  return f'{found[1]}{config.field_path(found[2])}{found[3]}'
-
-
-def _repeats(argv: list[str]) -> list[str]:
-  """`argv` with --config=X.json as --config=configs/repeat.py:X.json."""
-  script = pathlib.Path(__file__).parents[1] / 'configs' / 'repeat.py'
-  found = []
-  for before, arg in zip(['', *argv], argv):
-    given = re.fullmatch(r'(--?config=)(.*\.json)', arg)
-    if given:
-      arg = f'{given[1]}{script}:{given[2]}'
-    elif before in ('-config', '--config') and arg.endswith('.json'):
-      arg = f'{script}:{arg}'
-    found.append(arg)
-  return found
 
 
 def stop_on_signals() -> Callable[[], bool]:
