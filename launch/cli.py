@@ -52,7 +52,9 @@ def run(main):
 def _parse(argv: list[str]) -> list[str]:
   """absl's flags, and the experiment that --config names."""
   try:
-    left = flags.FLAGS([arguments.of_config(arg) for arg in argv], known_only=False)
+    # config_flags looks for its fields in sys.argv itself.
+    sys.argv[1:] = argv[1:] = [arguments.of_config(arg) for arg in argv[1:]]
+    left = flags.FLAGS(argv, known_only=False)
     if 'config' in flags.FLAGS:
       _ = flags.FLAGS['config'].value  # asked for, a file that failed says so
   except (flags.Error, ValueError, OSError, LookupError, AttributeError,
