@@ -9,7 +9,7 @@ import pytest
 
 from jaxembed import config, losses, sharding
 from tests.helpers.info_nce_loops import example, oracle
-from tests.helpers.tiers import thorough
+from tests.helpers.tiers import after, thorough
 
 CASES = {
     'plain': {},
@@ -115,9 +115,6 @@ def test_hardness_and_bounded_know_the_temperature_of_each_row(fields):
   np.testing.assert_allclose(loss, oracle(q, p, pair, cfg, own), rtol=5e-6)
 
 
-MESHES = [(2, 1, 1), (2, 2, 1), (4, 2, 1), (2, 2, 2)]
-
-
 def split(mesh, x):
   return jax.device_put(x, jax.NamedSharding(
       mesh, jax.P(sharding.BATCH, *(None,) * (x.ndim - 1))))
@@ -129,7 +126,9 @@ def split(mesh, x):
     thorough('plain', 'gather'), thorough('plain', 'ring'),
     thorough('bounded', 'gather'), thorough('bounded', 'ring')])
 @pytest.mark.parametrize('own', [False, thorough(True)])
-def test_any_mesh_is_one_device(name, mode, own):
+@pytest.mark.parametrize('shapes', after(1, [
+    [(2, 2, 2)], [(2, 1, 1), (2, 2, 1), (4, 2, 1)]]), ids=str)
+def test_any_mesh_is_one_device(name, mode, own, shapes):
   if own and name == 'bounded':
     pytest.skip('bounded knows one temperature')
   q, p, pair = example()
@@ -142,7 +141,7 @@ def test_any_mesh_is_one_device(name, mode, own):
       q, p, pair, cfg, row_temperature=temperatures[np.arange(len(q)) % 3]
       if own else None)[0], argnums=(0, 1)))
   want, (dq, dp) = run(q, p, pair)
-  for shape in MESHES:
+  for shape in shapes:
     mesh = sharding.make_mesh(shape, jax.devices()[:int(np.prod(shape))])
     with jax.set_mesh(mesh):
       args = jax.tree.map(functools.partial(split, mesh), (q, p, pair))

@@ -19,6 +19,7 @@ from jaxembed.convert import tables
 from jaxembed.data import Ragged, pack
 from jaxembed.models import encoder, presets
 from jaxembed.types import Tokens
+from tests.helpers.tiers import after
 
 FAMILIES = ('mistral', 'mpnet', 'modernbert')
 states = jax.jit(encoder.hidden_states, static_argnums=1, static_argnames='attention')
@@ -90,7 +91,7 @@ def test_prefix_sees_itself_both_ways_and_the_rest_is_causal():
       states(params, cfg, tokens, attention='bidirectional')[0], atol=2e-5)
 
 
-@pytest.mark.parametrize('family', (*FAMILIES, 'bert'))
+@pytest.mark.parametrize('family', after(2, ['mistral', 'bert', 'mpnet', 'modernbert']))
 def test_padding_and_neighbours_change_nothing(family):
   cfg, params = _model(family)
   tokens = _tokens()
@@ -137,8 +138,9 @@ def test_empty_rows_and_empty_pools_are_finite():
   np.testing.assert_allclose(np.linalg.norm(v[:2], axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize('family', ['bert', 'gemma3_text'])
-@pytest.mark.parametrize('shape', [(8, 1, 1), (4, 2, 1), (2, 2, 2)])
+@pytest.mark.parametrize('family, shape', after(2, [
+    ('bert', (4, 2, 1)), ('gemma3_text', (2, 2, 2)), ('bert', (8, 1, 1)),
+    ('bert', (2, 2, 2)), ('gemma3_text', (8, 1, 1)), ('gemma3_text', (4, 2, 1))]))
 def test_eight_devices_equal_one(family, shape):
   cfg, params = _model(
       family, dense=(DenseConfig(features=16, activation='tanh', residual=True,
@@ -208,7 +210,7 @@ def _one_layer(cfg, backbone, x, tokens):
   return encoder.hidden_states(params, wide, dataclasses.replace(tokens, ids=ids))
 
 
-@pytest.mark.parametrize('remat', ['full', 'residual', 'dots'])
+@pytest.mark.parametrize('remat', after(1, ['dots', 'full', 'residual']))
 def test_remat_changes_no_gradient(remat):
   cfg, params = _model('mistral')
   tokens = _tokens()
@@ -222,7 +224,8 @@ def test_remat_changes_no_gradient(remat):
       a, b, atol=1e-5 * (1 + np.abs(a).max())), plain, saved)
 
 
-@pytest.mark.parametrize('family', ['mistral', 'mpnet'])  # norms before, and after
+# Norms before the sublayers, and behind them.
+@pytest.mark.parametrize('family', after(1, ['mistral', 'mpnet']))
 def test_remat_computes_the_less_again_the_more_it_keeps(family):
   cfg, params = _model(family)
   tokens = _tokens(8, 64, [64] * 8)
@@ -275,11 +278,12 @@ def _packed(tokens: Tokens, width: int):
   return got, at
 
 
-@pytest.mark.parametrize('family,mode,pooling', [
-    *((f, m, 'mean') for f in FAMILIES for m in ('causal', 'bidirectional')),
-    ('bert', 'bidirectional', 'mean'),
-    *(('mistral', 'causal', p) for p in
-      ('cls', 'last', 'weighted_mean', 'max', 'latent_attention'))])
+@pytest.mark.parametrize('family,mode,pooling', after(4, [
+    ('mistral', 'bidirectional', 'mean'), ('modernbert', 'causal', 'mean'),
+    ('bert', 'bidirectional', 'mean'), ('mistral', 'causal', 'latent_attention'),
+    ('mistral', 'causal', 'mean'), ('modernbert', 'bidirectional', 'mean'),
+    ('mpnet', 'causal', 'mean'), ('mpnet', 'bidirectional', 'mean'),
+    *(('mistral', 'causal', p) for p in ('cls', 'last', 'weighted_mean', 'max'))]))
 def test_texts_that_share_rows_get_the_vectors_of_rows_of_their_own(
     family, mode, pooling):
   cfg, params = _model(family, pooling=PoolingConfig(
