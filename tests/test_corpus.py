@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 
 from jaxembed import corpus
-from jaxembed.embedder import Embedder
 
 ROWS = 9
 # Batches of other neighbours: only the order of sums differs.
 ROUNDING = 2e-6
-
-
-@pytest.fixture(scope='module')
-def embedder(minilm):
-  return Embedder.load(minilm)
 
 
 @pytest.fixture

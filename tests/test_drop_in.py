@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jaxembed import drop_in, quantize, similarity, texts
-from jaxembed.embedder import Embedder
 
 PARITY = 1e-5
 TEXTS = ['The cat sat on the mat.', 'Stocks fell sharply on Monday.', 'a', '',
@@ -50,9 +49,8 @@ LINES = [
 
 
 @pytest.fixture(scope='module')
-def models(minilm):
-  st = pytest.importorskip('sentence_transformers')
-  return Embedder.load(minilm), st.SentenceTransformer(str(minilm), device='cpu')
+def models(embedder, torch_model):
+  return embedder, torch_model
 
 
 def _run(line, model):

@@ -27,17 +27,6 @@ PARITY = 1e-5
 ROUNDING = 2e-6
 
 
-@pytest.fixture(scope='module')
-def embedder(minilm):
-  return Embedder.load(minilm)
-
-
-@pytest.fixture(scope='module')
-def torch_model(minilm):
-  st = pytest.importorskip('sentence_transformers')
-  return st.SentenceTransformer(str(minilm), device='cpu', local_files_only=True)
-
-
 def _real_words() -> list[str]:
   """English that every Python carries: docstrings of its library."""
   docs = []

@@ -13,11 +13,6 @@ from jaxembed.evaluation.mteb_model import MtebModel
 mteb = pytest.importorskip('mteb')
 
 
-@pytest.fixture(scope='module')
-def embedder(minilm):
-  return Embedder.load(minilm)
-
-
 def test_meta_is_accepted(embedder):
   meta = MtebModel(embedder, 'org/model').mteb_model_meta
   assert meta.name == 'org/model'

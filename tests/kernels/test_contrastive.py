@@ -362,7 +362,7 @@ def test_a_named_implementation_never_falls_back():
     masked_lse(wide, wide, scale=20.0, impl='tpu', interpret=True)
 
 
-@pytest.mark.parametrize('impl', ['blockwise', 'tpu'])
+@pytest.mark.parametrize('impl', ['blockwise', thorough('tpu')])
 def test_two_passes_equal_one(impl, monkeypatch):
   case = Case(300, 200, 64, masks=MASKS, dtype='bfloat16')
   q, _, k, row, col = build(case)
