@@ -108,8 +108,9 @@ class Bundle:
     return Tokenizer.for_model(self.tokenizer_folder, self.cfg)
 
 
-def open(source: str | os.PathLike, *, mesh=None, dtype: str | None = None,
-         weights: bool = True, step: checkpoint.Step = None) -> Bundle:
+def open(source: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
+         dtype: str | None = None, weights: bool = True, step: checkpoint.Step = None
+         ) -> Bundle:
   """Opens a model, whatever it is stored as.
 
   Args:

@@ -79,7 +79,7 @@ class Checkpoints:
     """Steps with a complete checkpoint, ascending."""
     return sorted(c.step for c in self._ckptr.checkpoints)
 
-  def save(self, step: int, state: types.TrainState, position: dict[str, Any]):
+  def save(self, step: int, state: types.TrainState, position: dict[str, Any]) -> None:
     """Starts saving; returns once the arrays are copied off the devices.
 
     A step that is already there is left alone. Raises OSError as `wait` does, for
@@ -100,7 +100,7 @@ class Checkpoints:
     with self._explained():
       self._ckptr.save_checkpointables_async(step, parts, custom_metadata=mark)
 
-  def wait(self):
+  def wait(self) -> None:
     """Blocks until the save in flight is on disk.
 
     Raises:
@@ -119,13 +119,13 @@ class Checkpoints:
           f'steps {steps(self.folder) or "none"} are there whole. If the disk is '
           'full make room; the same command continues from the newest') from e
 
-  def keep_best(self, step: int, metric: str, score: float):
+  def keep_best(self, step: int, metric: str, score: float) -> None:
     """Marks the checkpoint of `step`, saved or being saved, as the best one."""
     self._kept.best = step
     if jax.process_index() == 0:
       _write(self.folder / _BEST, {'step': step, 'metric': metric, 'score': score})
 
-  def trim(self):
+  def trim(self) -> None:
     """Removes what stayed only while the run went on; to be called at its end."""
     self.wait()
     kept = {*self.steps()[-self._kept.keep:], self._kept.best}
@@ -253,7 +253,7 @@ def _inspected(parts):
   return marks, finite
 
 
-def fingerprint(tree) -> int:
+def fingerprint(tree: Any) -> int:
   """Order-independent sum over the bits of every array, the same on any mesh."""
   return int(_fingerprint(jax.tree.leaves(tree)))
 
@@ -304,7 +304,7 @@ def resolve(folder: str | pathlib.Path, step: Step = None) -> int:
   return wanted
 
 
-def save_params(folder: str | pathlib.Path, step: int, params: types.Params):
+def save_params(folder: str | pathlib.Path, step: int, params: types.Params) -> None:
   """A checkpoint of parameters alone, for `load_params`.
 
   Raises:

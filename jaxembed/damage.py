@@ -19,7 +19,7 @@ class Damaged(ValueError):
 
 
 def patiently(read: Callable[[], Any], folder: pathlib.Path,
-              check: Callable[[], None] = lambda: None):
+              check: Callable[[], None] = lambda: None) -> Any:
   """What `read()` returns; where it fails it is tried once more, for what passes.
 
   Raises:

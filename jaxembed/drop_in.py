@@ -1,7 +1,9 @@
 """Error messages for calls of sentence-transformers that are made otherwise here."""
 
+from collections.abc import Callable, Iterable, Mapping
 import difflib
 import inspect
+from typing import Any
 
 # Name of SentenceTransformer -> what to do here.
 ELSEWHERE = {
@@ -33,14 +35,14 @@ ELSEWHERE = {
 }
 
 
-def nearest(name: str, names) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
   """'; did you mean X?' of the most similar name, or ''."""
   found = difflib.get_close_matches(
       name, [n for n in names if not n.startswith('_')], 1)
   return f'; did you mean {found[0]!r}?' if found else ''
 
 
-def refuse_unknown(call, unknown) -> None:
+def refuse_unknown(call: Callable, unknown: Mapping[str, Any]) -> None:
   """Raises TypeError for keyword arguments that `call` does not have."""
   if not unknown:
     return

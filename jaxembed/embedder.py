@@ -49,7 +49,7 @@ class Embedder:
     report: EncodeReport of the last `encode`; None before.
   """
 
-  def __init__(self, model: Bundle, *, mesh=None,
+  def __init__(self, model: Bundle, *, mesh: jax.sharding.Mesh | None = None,
                tokenizer: tokenise.Tokenizer | None = None):
     """Takes a model; `load` opens one from a folder.
 
@@ -75,8 +75,9 @@ class Embedder:
     self._shapes: set[tuple[int, int]] = set()
 
   @classmethod
-  def load(cls, path: str | os.PathLike, *, mesh=None, dtype: str | None = None,
-           step: checkpoint.Step = None, prompts: Mapping[str, str] | None = None,
+  def load(cls, path: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
+           dtype: str | None = None, step: checkpoint.Step = None,
+           prompts: Mapping[str, str] | None = None,
            default_prompt_name: str | None = None) -> 'Embedder':
     """Reads a jaxembed workdir, or the folder of a sentence-transformers model, a
     Hugging Face model or a PEFT adapter.
@@ -143,7 +144,7 @@ class Embedder:
     return self.cfg.max_length
 
   @max_seq_length.setter
-  def max_seq_length(self, tokens: int):
+  def max_seq_length(self, tokens: int) -> None:
     texts.check_count('max_seq_length', tokens)
     table = self.cfg.backbone.max_positions
     if self.cfg.backbone.position == 'learned' and tokens > table:
@@ -161,7 +162,7 @@ class Embedder:
     return self._truncate_dim
 
   @truncate_dim.setter
-  def truncate_dim(self, dim: int | None):
+  def truncate_dim(self, dim: int | None) -> None:
     self._truncate_dim = None if dim is None else self._checked_dim(dim)
 
   @contextlib.contextmanager
@@ -179,7 +180,7 @@ class Embedder:
     return self._similarity_fn_name
 
   @similarity_fn_name.setter
-  def similarity_fn_name(self, name: str | None):
+  def similarity_fn_name(self, name: str | None) -> None:
     self._similarity_fn_name = similarity.checked(
         'cosine' if name is None else name)
 
@@ -199,7 +200,7 @@ class Embedder:
              normalize_embeddings: bool = False, truncate_dim: int | None = None,
              pool: None = None, chunk_size: int | None = None, *,
              sentences: str | Iterable[str] = _MISSING, normalize: bool | None = None,
-             **unknown):
+             **unknown: Any) -> Any:
     """One vector per text, in input order: float32 [n, d]; [d] for a single str.
 
     Arguments, their order and the numbers are sentence-transformers' 6. Whether
@@ -271,7 +272,7 @@ class Embedder:
 
   def encode_query(self, inputs: str | Iterable[str] = _MISSING,
                    prompt_name: str | None = None, prompt: str | None = None,
-                   *args, **kwargs):
+                   *args: Any, **kwargs: Any) -> Any:
     """`encode` with the prompt called 'query'; without one, with no prompt."""
     if prompt_name is None and prompt is None:
       prompt_name = 'query'
@@ -279,7 +280,7 @@ class Embedder:
 
   def encode_document(self, inputs: str | Iterable[str] = _MISSING,
                       prompt_name: str | None = None, prompt: str | None = None,
-                      *args, **kwargs):
+                      *args: Any, **kwargs: Any) -> Any:
     """`encode` with the prompt called 'document'; without one, with no prompt.
 
     sentence-transformers 6 does not fall back on 'passage' or 'corpus' either; a
@@ -328,14 +329,14 @@ class Embedder:
         'params': fingerprint.of_params(self.params),
         'cfg': dataclasses.asdict(self.cfg), 'tokenizer': self.tokenizer.digest()})
 
-  def __setattr__(self, name: str, value):
+  def __setattr__(self, name: str, value) -> None:
     if not (name.startswith('_') or name in _ATTRIBUTES or hasattr(type(self), name)):
       raise AttributeError(
           f'an Embedder has no attribute {name!r}, so setting it would change '
           f'nothing{drop_in.nearest(name, dir(self))}')
     object.__setattr__(self, name, value)
 
-  def __getattr__(self, name: str):
+  def __getattr__(self, name: str) -> Any:
     instead = drop_in.ELSEWHERE.get(name)
     raise AttributeError(f'an Embedder has no {name!r}' + (
         f': {instead}' if instead else drop_in.nearest(name, dir(self))))

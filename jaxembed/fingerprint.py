@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ def of_params(params: types.Params) -> str:
   return digest.hexdigest()
 
 
-def of_settings(settings) -> str:
+def of_settings(settings: Any) -> str:
   """Hexadecimal digest of plain data (dicts, lists, texts, numbers)."""
   text = json.dumps(settings, sort_keys=True, default=str)
   return hashlib.blake2b(text.encode('utf-8', 'surrogatepass'),

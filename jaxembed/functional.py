@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -34,7 +35,7 @@ def _normed(x, scale, bias, eps, dtype):
   return x.astype(dtype)
 
 
-def accumulator(dtype) -> jnp.dtype:
+def accumulator(dtype: Any) -> jnp.dtype:
   """The dtype of sums, softmaxes and norms over arrays of `dtype`."""
   return jnp.promote_types(dtype, jnp.float32)
 

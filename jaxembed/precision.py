@@ -6,6 +6,7 @@ default 'highest'. Operands of 16 bits are exact in one pass and are left alone.
 """
 
 import contextlib
+from typing import Any
 
 import jax
 from jax import lax
@@ -25,7 +26,7 @@ def scope(cfg: ModelConfig) -> contextlib.AbstractContextManager:
   return jax.default_matmul_precision(cfg.precision)
 
 
-def of_dtype(dtype) -> lax.Precision:
+def of_dtype(dtype: Any) -> lax.Precision:
   """Precision that makes a product of operands of `dtype` exact: HIGHEST from
   float32 on, DEFAULT below."""
   wide = jnp.finfo(dtype).bits >= 32

@@ -23,9 +23,9 @@ _LONGEST = 9e18
 _QUERIES = 1024  # query rows at a time: with 8192, a block of scores is 32 MiB
 
 
-def top_k(queries: types.Array, corpus: types.Array, k: int, *, mesh=None,
-          block: int = _BLOCK, similarity: str = 'dot'
-          ) -> tuple[np.ndarray, np.ndarray]:
+def top_k(queries: types.Array, corpus: types.Array, k: int, *,
+          mesh: jax.sharding.Mesh | None = None, block: int = _BLOCK,
+          similarity: str = 'dot') -> tuple[np.ndarray, np.ndarray]:
   """The k best corpus rows of every query.
 
   queries [Q,E], corpus [C,E] -> scores [Q,k] float32, falling, and rows [Q,k]

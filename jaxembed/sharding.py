@@ -1,6 +1,8 @@
 """Meshes, the parameter table, and the way of a host batch onto devices."""
 
+from collections.abc import Sequence
 import re
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
@@ -36,7 +38,8 @@ RULES = (
 )
 
 
-def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1), devices=None):
+def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1),
+              devices: Sequence[jax.Device] | None = None) -> Mesh:
   """Mesh with the axes data, fsdp, tensor over all devices.
 
   One size may be -1 and takes what the others leave. Of several slices (TPU pods,
@@ -81,7 +84,7 @@ def _grid(shape: tuple[int, int, int], slices: int, devices) -> np.ndarray:
     return lay(allow_split_physical_axes=True)
 
 
-def to_global(mesh, host: types.Batch | types.Tokens):
+def to_global(mesh: Mesh, host: types.Batch | types.Tokens) -> Any:
   """Global arrays from this host's slice of the rows, split over BATCH.
 
   Raises:
@@ -99,12 +102,12 @@ def to_global(mesh, host: types.Batch | types.Tokens):
   return jax.tree.map(globally, host)
 
 
-def batch_shards(mesh) -> int:
+def batch_shards(mesh: Mesh) -> int:
   """Over how many devices of `mesh` the rows of a batch are split."""
   return mesh.shape['data'] * mesh.shape['fsdp']
 
 
-def local_rows(mesh, total: int) -> np.ndarray:
+def local_rows(mesh: Mesh, total: int) -> np.ndarray:
   """Which of `total` rows this process supplies, in the order `to_global` takes.
 
   A mesh may lay the devices of a process far apart, and give several processes the
@@ -139,7 +142,7 @@ def merge_devices(x: types.Array) -> types.Array:
                          out_sharding=spec(BATCH))
 
 
-def concat_local(a, b):
+def concat_local(a: Any, b: Any) -> Any:
   """Trees of [A,...] and [B,...] as one of [A+B,...]: on every device its rows
   of a, then its rows of b; nothing moves."""
   return jax.tree.map(lambda x, y: merge_devices(jnp.concatenate(
@@ -169,13 +172,13 @@ def param_specs(params: types.Params) -> types.Params:
   return mapped(_rule, params)
 
 
-def place(params: types.Params, mesh) -> types.Params:
+def place(params: types.Params, mesh: Mesh) -> types.Params:
   """Parameters on the mesh, by RULES."""
   return jax.tree.map(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)),
                       params, param_specs(params))
 
 
-def abstract(params: types.Params, mesh) -> types.Params:
+def abstract(params: types.Params, mesh: Mesh) -> types.Params:
   """jax.ShapeDtypeStructs of `params`, laid out on the mesh by RULES."""
   return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(

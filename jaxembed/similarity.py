@@ -3,6 +3,8 @@
 The names and the meaning are sentence-transformers'; a larger number is always nearer.
 """
 
+from typing import Any
+
 import numpy as np
 
 from jaxembed import types
@@ -10,7 +12,7 @@ from jaxembed import types
 NAMES = ('cosine', 'dot', 'euclidean', 'manhattan')
 
 
-def checked(name) -> str:
+def checked(name: Any) -> str:
   """The name of a similarity function; an enumeration's member stands for its value.
 
   Raises:

@@ -83,7 +83,7 @@ def load(path: str | pathlib.Path, step: checkpoint.Step = None
   return params, load_model_config(path), path / 'model', step
 
 
-def write_json(file: pathlib.Path, data):
+def write_json(file: pathlib.Path, data: Any) -> None:
   """Writes whole or not at all."""
   tmp = file.with_name(file.name + '.tmp')
   tmp.write_text(json.dumps(data, indent=2) + '\n')

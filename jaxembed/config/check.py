@@ -13,7 +13,7 @@ _WORDS = {int: 'a whole number', float: 'a number', str: 'a text',
           bool: 'True or False'}
 
 
-def typed(cfg) -> None:
+def typed(cfg: Any) -> None:
   """Raises ValueError unless each field of a dataclass holds a value of its type.
 
   Whole numbers pass for numbers, lists for tuples; NaN is no number, and True is
@@ -60,32 +60,32 @@ def _wanted(hint) -> str:
   return _WORDS.get(hint) or f'a {hint.__name__}'
 
 
-def require(cfg, name: str, holds: bool, wanted: str) -> None:
+def require(cfg: Any, name: str, holds: bool, wanted: str) -> None:
   """Raises ValueError, naming the field `name` and what is wanted, unless `holds`."""
   if not holds:
     raise ValueError(f'{type(cfg).__name__}.{name} is {short(getattr(cfg, name))}; '
                      f'give {wanted}')
 
 
-def at_least(cfg, **bounds: int) -> None:
+def at_least(cfg: Any, **bounds: int) -> None:
   """Raises ValueError unless each named field has at least the value given here."""
   for name, low in bounds.items():
     require(cfg, name, getattr(cfg, name) >= low, f'{low} or more')
 
 
-def between(cfg, low: float, high: float, *names: str) -> None:
+def between(cfg: Any, low: float, high: float, *names: str) -> None:
   """Raises ValueError unless each named field is from `low` to `high`."""
   for name in names:
     require(cfg, name, low <= getattr(cfg, name) <= high, f'{low} to {high}')
 
 
-def positive(cfg, *names: str) -> None:
+def positive(cfg: Any, *names: str) -> None:
   """Raises ValueError unless each named field is above 0, and finite."""
   for name in names:
     require(cfg, name, 0 < getattr(cfg, name) < float('inf'), 'a number above 0')
 
 
-def pattern(cfg, name: str, text: str) -> None:
+def pattern(cfg: Any, name: str, text: str) -> None:
   """Raises ValueError unless `text` of the field `name` is a regular expression."""
   try:
     re.compile(text)
@@ -94,7 +94,7 @@ def pattern(cfg, name: str, text: str) -> None:
                      f'expression ({e})') from e
 
 
-def one_of(cfg, name: str, allowed: tuple[str, ...]) -> None:
+def one_of(cfg: Any, name: str, allowed: tuple[str, ...]) -> None:
   """Raises ValueError unless the field `name` of `cfg` is one of `allowed`."""
   value = getattr(cfg, name)
   if value not in allowed:

@@ -103,12 +103,12 @@ def _nodes(node):
       yield from _nodes(item)
 
 
-def to_dict(cfg) -> dict[str, Any]:
+def to_dict(cfg: Any) -> dict[str, Any]:
   """Plain JSON-ready data; `from_dict` is its inverse."""
   return dataclasses.asdict(cfg)
 
 
-def from_dict(cls, data: dict[str, Any], path: str = 'config'):
+def from_dict(cls: type, data: dict[str, Any], path: str = 'config') -> Any:
   """Builds the dataclass `cls` from JSON data.
 
   Raises:

@@ -44,7 +44,7 @@ class Fields:
     self.data, self.file = data, file
     self.family = self.text('model_type')
 
-  def need(self, key: str):
+  def need(self, key: str) -> Any:
     """The value, checked by its key; absent ones raise UnsupportedModel."""
     value = self.get(key)
     if value is None:
@@ -52,7 +52,7 @@ class Fields:
       raise UnsupportedModel(f'{self.file}{of} lacks {key!r}')
     return value
 
-  def get(self, key: str, default: Any = None):
+  def get(self, key: str, default: Any = None) -> Any:
     """The value, checked by its key; `default` where it is absent."""
     if key in _SIZES:
       return self.whole(key, default, 1)

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,9 @@ class Loaded:
   adapter_folder: pathlib.Path | None = None
 
 
-def load(source: str | os.PathLike, *, dtype=jnp.float32, mesh=None,
-         progress: bool | None = False, weights: bool = True) -> Loaded:
+def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
+         mesh: jax.sharding.Mesh | None = None, progress: bool | None = False,
+         weights: bool = True) -> Loaded:
   """Reads a model.
 
   Args:

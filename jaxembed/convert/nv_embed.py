@@ -115,7 +115,7 @@ def _head_rows() -> Iterator[Row]:
 Shard = dict[str, tuple[np.dtype, tuple[int, ...]]]
 
 
-def plan(cfg: ModelConfig, dtype=np.float16, limit: int = SHARD_BYTES
+def plan(cfg: ModelConfig, dtype: Any = np.float16, limit: int = SHARD_BYTES
          ) -> dict[str, Shard]:
   """File name -> its tensors; from shapes alone, no weights are needed."""
   shapes = tables.flatten(encoder.param_shapes(cfg))
@@ -143,7 +143,7 @@ def index(shards: Mapping[str, Shard]) -> str:
 
 
 def write(target: pathlib.Path, params: Params, cfg: ModelConfig,
-          source: pathlib.Path | None = None, *, dtype=np.float16,
+          source: pathlib.Path | None = None, *, dtype: Any = np.float16,
           limit: int = SHARD_BYTES) -> None:
   """Writes the published layout.
 

@@ -1,9 +1,11 @@
 """Conversion of arrays to torch tensors; torch is imported when asked for."""
 
+from typing import Any
+
 import numpy as np
 
 
-def tensor(array: np.ndarray):
+def tensor(array: np.ndarray) -> Any:
   """A torch tensor on the CPU, of the array's own dtype.
 
   Raises:
@@ -19,7 +21,7 @@ def tensor(array: np.ndarray):
   return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def as_asked(found, convert_to_numpy: bool, convert_to_tensor: bool):
+def as_asked(found: Any, convert_to_numpy: bool, convert_to_tensor: bool) -> Any:
   """What `encode` returns: numpy, one torch tensor, or a list of torch tensors.
 
   found: an array, a list of arrays, or a list of dicts of arrays; lists stay lists.

@@ -51,8 +51,8 @@ class MtebModel:
     return self._revision or fingerprint.of_settings(
         [self.embedder.fingerprint(), self._template])
 
-  def encode(self, inputs: Iterable[dict[str, list[str]]], *, task_metadata,
-             hf_split: str, hf_subset: str, prompt_type=None,
+  def encode(self, inputs: Iterable[dict[str, list[str]]], *, task_metadata: Any,
+             hf_split: str, hf_subset: str, prompt_type: Any = None,
              **kwargs: Any) -> np.ndarray:
     """Vectors of all texts of the loader, in order: float32 [n,E]."""
     del hf_split, hf_subset
@@ -65,7 +65,7 @@ class MtebModel:
         batch_size=kwargs.get('batch_size') or self._batch_size,
         show_progress_bar=kwargs.get('show_progress_bar', False))
 
-  def prompt(self, task, prompt_type) -> str | None:
+  def prompt(self, task: Any, prompt_type: Any) -> str | None:
     """The text put in front of a task's texts; None leaves it to the Embedder."""
     side = _side(prompt_type)
     for name in (f'{task.name}-{side}', task.name, f'{task.type}-{side}', task.type):
@@ -90,7 +90,7 @@ class MtebModel:
     return self.embedder.similarity_pairwise(embeddings1, embeddings2)
 
   @property
-  def mteb_model_meta(self):
+  def mteb_model_meta(self) -> Any:
     """mteb's ModelMeta; what only the model's owner can know is None."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import warnings
 
+import jax
 import numpy as np
 
 from jaxembed import search, types
@@ -54,9 +55,9 @@ def evaluate(embedder: Embedder, corpus: Mapping[str, str],
   return metrics.retrieval(qrels, found, cutoffs)
 
 
-def rank(query_ids: Sequence[str], queries: types.Array,
-         document_ids: Sequence[str], documents: types.Array, *, depth: int,
-         drop_same_id: bool = False, mesh=None, similarity: str = 'cosine'
+def rank(query_ids: Sequence[str], queries: types.Array, document_ids: Sequence[str],
+         documents: types.Array, *, depth: int, drop_same_id: bool = False,
+         mesh: jax.sharding.Mesh | None = None, similarity: str = 'cosine'
          ) -> metrics.Run:
   """The `depth` nearest documents of each query, with their scores.
 

@@ -10,7 +10,8 @@ from jaxembed import config, types
 _MAY_BE_ABSENT = 'temperature', 'score', 'known'
 
 
-def inputs(query, passage, pairing: types.Pairing, cfg: config.LossConfig):
+def inputs(query: types.Array, passage: types.Array, pairing: types.Pairing,
+           cfg: config.LossConfig) -> None:
   """Raises ValueError on what does not fit, and, outside jit, on embeddings that are
   not finite, naming their rows."""
   chex.assert_rank([query, passage], 2)

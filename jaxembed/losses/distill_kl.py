@@ -24,8 +24,8 @@ from jaxembed.losses import checks, masks, own, temperature, vectors
 from jaxembed.losses.result import Result
 
 
-def distill_kl(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
-               params: types.Params) -> Result:
+def distill_kl(query: types.Array, passage: types.Array, pairing: types.Pairing,
+               cfg: config.LossConfig, params: types.Params) -> Result:
   """The mean divergence over rows with at least two scored passages; see Loss.
 
   Raises ValueError if the pairing has no scores, and as losses.info_nce does.

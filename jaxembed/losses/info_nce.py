@@ -30,8 +30,9 @@ from jaxembed.losses.result import Result
 _NOTHING = -1e30
 
 
-def info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
-             log_scale=None, row_temperature=None
+def info_nce(query: types.Array, passage: types.Array, pairing: types.Pairing,
+             cfg: config.LossConfig, log_scale: types.Array | None = None,
+             row_temperature: types.Array | None = None
              ) -> tuple[jax.Array, types.Metrics]:
   """The mean loss over the global batch, [] float32, and its metrics.
 

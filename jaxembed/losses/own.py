@@ -9,8 +9,9 @@ from jaxembed.kernels import contrastive
 from jaxembed.losses import masks
 
 
-def similarities(query, passage, lay: masks.Layout, cfg: config.LossConfig, axes,
-                 mode) -> tuple[jax.Array, jax.Array]:
+def similarities(query: jax.Array, passage: jax.Array, lay: masks.Layout,
+                 cfg: config.LossConfig, axes: tuple[str, ...], mode: str
+                 ) -> tuple[jax.Array, jax.Array]:
   """(of each passage and its owner's query [C], the owner's row in range [C]).
 
   Passages may be ragged, in any order and on any device.
@@ -22,7 +23,8 @@ def similarities(query, passage, lay: masks.Layout, cfg: config.LossConfig, axes
       preferred_element_type=jnp.float32)), at
 
 
-def log_sum_exp(z, keep, at, queries: int) -> contrastive.Sums:
+def log_sum_exp(z: jax.Array, keep: jax.Array, at: jax.Array, queries: int
+                ) -> contrastive.Sums:
   """`Sums` [Q] of the logits z [C] that are kept, each in the row `at` [C]."""
   to = jnp.where(keep, at, queries)  # out of range: dropped
   top = jnp.full((queries,), -jnp.inf, z.dtype).at[to].max(
@@ -36,8 +38,9 @@ def log_sum_exp(z, keep, at, queries: int) -> contrastive.Sums:
   return contrastive.Sums(lse, kept, top)
 
 
-def sums(query, passage, lay: masks.Layout, limit, scale, cfg: config.LossConfig,
-         axes, mode) -> dict[str, contrastive.Sums]:
+def sums(query: jax.Array, passage: jax.Array, lay: masks.Layout,
+         limit: jax.Array | None, scale: jax.Array, cfg: config.LossConfig,
+         axes: tuple[str, ...], mode: str) -> dict[str, contrastive.Sums]:
   """The term qd, `Sums` of [Q] arrays: each passage counts for its owner alone.
 
   scale: [] or [Q].

@@ -13,7 +13,8 @@ def initial_log_scale(cfg: config.LossConfig) -> jax.Array:
   return jnp.float32(-math.log(cfg.temperature))
 
 
-def scale(cfg: config.LossConfig, log_scale=None):
+def scale(cfg: config.LossConfig, log_scale: jax.Array | None = None
+          ) -> tuple[jax.Array, jax.Array]:
   """(1/temperature [] float32, whether it was clamped [] bool).
 
   Raises ValueError if the config and the presence of `log_scale` disagree.
@@ -29,7 +30,7 @@ def scale(cfg: config.LossConfig, log_scale=None):
   return jnp.exp(clamp(log_scale, 0.0, high)), clamped
 
 
-def of_rows(common, temperature):
+def of_rows(common: jax.Array, temperature: jax.Array | None) -> jax.Array:
   """1/temperature of each row, [Q]: its own where that is above 0, else `common`.
 
   [] `common` itself if temperature is None.
@@ -42,7 +43,7 @@ def of_rows(common, temperature):
 
 
 @jax.custom_vjp
-def clamp(x, low, high):
+def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
   """x clipped to [low, high]; outside, only gradients that lead back in pass. NaN
   stays, and is seen."""
   return jnp.clip(x, low, high)

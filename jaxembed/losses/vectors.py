@@ -17,7 +17,8 @@ _GIVEN = 1e-4
 _ZERO = 1e-12
 
 
-def comparable(query, passage, pairing: types.Pairing, cfg: config.LossConfig, axes
+def comparable(query: jax.Array, passage: jax.Array, pairing: types.Pairing,
+               cfg: config.LossConfig, axes: tuple[str, ...]
                ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """(query [Q,E], passage [C,E], how many of their rows are not finite [] int32).
 
@@ -56,8 +57,8 @@ def _rounded(x, dtype):
   return x + stop_gradient(jax.lax.reduce_precision(x, 8, 7) - x)
 
 
-def over_widths(loss: Callable[[jax.Array, jax.Array], Result], query, passage,
-                cfg: config.LossConfig) -> Result:
+def over_widths(loss: Callable[[jax.Array, jax.Array], Result], query: jax.Array,
+                passage: jax.Array, cfg: config.LossConfig) -> Result:
   """`loss` of (query, passage), or its weighted mean over prefixes of the vectors.
 
   By cosine each prefix is normalised anew (Kusupati et al. 2022, Matryoshka). Metrics

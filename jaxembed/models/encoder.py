@@ -6,6 +6,7 @@ Parameters are a nested dict: 'backbone', 'pooling' (latent and layer attention)
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax import lax
@@ -32,7 +33,7 @@ _ACTIVATIONS = ACTIVATIONS | {
     'mish': jax.nn.mish}
 
 
-def init_params(cfg: ModelConfig, key: Array, dtype=jnp.float32) -> Params:
+def init_params(cfg: ModelConfig, key: Array, dtype: Any = jnp.float32) -> Params:
   """Random parameters of `cfg`, sharded by sharding.RULES under a mesh.
 
   The tree is the one `convert.from_hf.load` returns for the same configuration.
@@ -47,7 +48,7 @@ def init_params(cfg: ModelConfig, key: Array, dtype=jnp.float32) -> Params:
   return jax.jit(make, out_shardings=shardings)(key)
 
 
-def param_shapes(cfg: ModelConfig, dtype=jnp.float32) -> Params:
+def param_shapes(cfg: ModelConfig, dtype: Any = jnp.float32) -> Params:
   """The tree of `init_params` as jax.ShapeDtypeStruct; computes nothing."""
   with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
     return jax.eval_shape(
@@ -118,7 +119,7 @@ def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
                              rngs=rngs)
 
 
-def check_packable(cfg: ModelConfig, mode: str, width: int):
+def check_packable(cfg: ModelConfig, mode: str, width: int) -> None:
   """Raises ValueError if texts cannot share rows of `width` tokens."""
   scaling = cfg.backbone.rope_scaling
   unable = {"attention 'prefix'": mode == 'prefix',

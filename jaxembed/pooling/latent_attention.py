@@ -14,6 +14,7 @@ H is `head_dim`, or D when that is 0: the released head is 8 heads of 4096.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ from jaxembed.pooling.head import Head, States, Twin
 
 
 def init(
-    cfg: config.PoolingConfig, dim: int, key: jax.Array, dtype=jnp.float32
+    cfg: config.PoolingConfig, dim: int, key: jax.Array, dtype: Any = jnp.float32
 ) -> types.Params:
   """Parameters of a new head on states of width `dim`.
 
@@ -117,7 +118,7 @@ def tokens(
   return run(_gather(params, P()), hidden)
 
 
-def fold(params: types.Params, dtype=None) -> Folded:
+def fold(params: types.Params, dtype: Any = None) -> Folded:
   """The head with its latents folded in, for states of `dtype`; see fold_latents.
 
   Under an Explicit mesh every device builds a piece: latents are split over

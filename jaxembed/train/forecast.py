@@ -13,8 +13,8 @@ from jaxembed.train.stages import stages
 _EFFICIENCY = 0.5
 
 
-def describe(cfg: config.Config, model: config.ModelConfig,
-             params: types.Params, mesh, mixtures: Sequence[data.Mixture]) -> str:
+def describe(cfg: config.Config, model: config.ModelConfig, params: types.Params,
+             mesh: jax.sharding.Mesh, mixtures: Sequence[data.Mixture]) -> str:
   """The summary as text.  mixtures: one per stage."""
   size = sum(x.size for x in jax.tree.leaves(params))
   dense = sum(x.size for path, x in jax.tree.leaves_with_path(params)

@@ -27,8 +27,8 @@ _PACKAGES = ('jaxembed', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', '
              'tokenizers', 'grain')
 
 
-def record(folder: pathlib.Path, cfg: config.Config, mesh, step: int, *,
-           changed: Sequence[str] = (), extend: bool = False,
+def record(folder: pathlib.Path, cfg: config.Config, mesh: jax.sharding.Mesh, step: int,
+           *, changed: Sequence[str] = (), extend: bool = False,
            mixtures: Sequence[data.Mixture] | None = None) -> list[str]:
   """Writes folder/manifest.json, or adds this start at `step` to it.
 
@@ -70,7 +70,7 @@ def record(folder: pathlib.Path, cfg: config.Config, mesh, step: int, *,
   return told
 
 
-def stopped(folder: pathlib.Path, step: int, why: str, error: BaseException):
+def stopped(folder: pathlib.Path, step: int, why: str, error: BaseException) -> None:
   """Notes that an error ended this start after `step` steps.
 
   why: 'diverged' (its numbers were not finite) or 'bad row'.

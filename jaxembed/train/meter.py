@@ -7,6 +7,7 @@ import time
 
 import jax
 import numpy as np
+import tqdm
 
 from jaxembed import types
 from jaxembed.train import metrics
@@ -32,7 +33,7 @@ class Meter:
     in_a_row: the updates after it that were left out.
   """
 
-  def __init__(self, writer: metrics.Writer, bar, *, every: int, last: int,
+  def __init__(self, writer: metrics.Writer, bar: tqdm.tqdm, *, every: int, last: int,
                sources: Sequence[str], flops: Callable[[types.Batch], float],
                peak: float = 0.0, parts: float = 1.0, max_skipped: int = 0):
     self._writer, self._bar, self._every, self._last = writer, bar, every, last
@@ -49,7 +50,7 @@ class Meter:
     self._skipped, self._counts = 0, collections.Counter()
 
   def read(self, now: int, values: types.Metrics, batch: types.Batch,
-           counts: Mapping[str, int] | None = None):
+           counts: Mapping[str, int] | None = None) -> None:
     """Remembers this step's numbers and settles the step before.
 
     counts: of this process's texts, by what became of them.
@@ -67,7 +68,7 @@ class Meter:
     if self._peak:
       self._flops += self._flops_of(batch) * self._parts
 
-  def flush(self):
+  def flush(self) -> None:
     """Settles the step in flight: checks, counts, and writes it when due."""
     if self._pending is None:
       return

@@ -39,7 +39,7 @@ class Writer:
     self._board = tensorboardX.SummaryWriter(
         str(pathlib.Path(workdir) / 'tensorboard'), purge_step=start_step + 1)
 
-  def write(self, step: int, values: dict[str, float]):
+  def write(self, step: int, values: dict[str, float]) -> None:
     """One record; values are scalars, non-finite ones become null in JSON."""
     if self._silent:
       return
@@ -53,7 +53,7 @@ class Writer:
     if self._watch:
       self._watch(step, values)
 
-  def close(self):
+  def close(self) -> None:
     if self._silent:
       return
     self._file.close()

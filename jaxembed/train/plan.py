@@ -76,8 +76,8 @@ def devices(topology: str, target_config: str = '') -> tuple[list, Chip]:
   return made.devices, CHIPS[name]
 
 
-def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig, mesh
-                  ) -> StagePlan:
+def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig,
+                  mesh: jax.sharding.Mesh) -> StagePlan:
   """Compiles the update of a stage for the mesh's devices; runs nothing."""
   stage = cfg.stages[index]
   shapes = encoder.param_shapes(model)
@@ -316,7 +316,7 @@ def describe(found: StagePlan, stage: config.StageConfig, chip: Chip, count: int
 
 
 def refusal(found: StagePlan, cfg: config.Config, index: int,
-            model: config.ModelConfig, mesh, chip: Chip) -> str:
+            model: config.ModelConfig, mesh: jax.sharding.Mesh, chip: Chip) -> str:
   """What to tell of a stage that does not fit: the mildest change that does."""
   need = f'{found.name} needs {found.memory / GIB:.2f} GiB per chip and does not fit'
   for text, changed, other in remedies(cfg, index, model):

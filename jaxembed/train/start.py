@@ -14,7 +14,7 @@ from jaxembed.train import model_spec
 from jaxembed.train.model_spec import apply as apply_spec
 
 
-def start(spec: config.ModelSpec, seed: int, mesh) -> Bundle:
+def start(spec: config.ModelSpec, seed: int, mesh: jax.sharding.Mesh) -> Bundle:
   """Opens `spec.source` (or draws `spec.preset`) and puts `spec` on top of it.
 
   A head or adapters the source does not have are drawn from `seed`. Parameters lie on
@@ -152,6 +152,6 @@ def reachable(spec: config.ModelSpec) -> str:
   return spec.source
 
 
-def resume(folder: pathlib.Path, mesh) -> Bundle:
+def resume(folder: pathlib.Path, mesh: jax.sharding.Mesh) -> Bundle:
   """The model of a run that has checkpoints: shapes and shardings, no weights."""
   return bundle.open(folder, mesh=mesh, weights=False)

@@ -9,6 +9,7 @@ is taken before the down-projection, which then runs once per text:
 Arrays are local: under a mesh, call from inside shard_map.
 """
 
+from collections.abc import Callable
 import functools
 
 import jax
@@ -19,14 +20,16 @@ from jaxembed.functional import accumulator
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.latent_pool import blockwise, gpu, recompute, reference, tpu
 from jaxembed.kernels.latent_pool.fold import Folded, fold_latents
+from jaxembed.types import Array, Params
 
 # Tokens in a chunk. Long rows are cut: the partial sums of a chunk are as wide
 # as the feed-forward, so that shorter chunks would cost memory.
 _CHUNK = 512
 
 
-def latent_pool(params, hidden, pool, *, impl: str = 'auto', token_block: int = 0,
-                axis: str | None = None):
+def latent_pool(params: Params | Folded, hidden: Array, pool: Array, *,
+                impl: str = 'auto', token_block: int = 0, axis: str | None = None
+                ) -> jax.Array:
   """The head, then the mean over kept tokens; not normalised.
 
   Args:
@@ -56,9 +59,9 @@ def latent_pool(params, hidden, pool, *, impl: str = 'auto', token_block: int = 
   return out[:, 0]
 
 
-def latent_pool_packed(params, hidden, segments, num_segments: int, *,
-                       impl: str = 'auto', token_block: int = 0,
-                       axis: str | None = None):
+def latent_pool_packed(params: Params | Folded, hidden: Array, segments: Array,
+                       num_segments: int, *, impl: str = 'auto', token_block: int = 0,
+                       axis: str | None = None) -> jax.Array:
   """As `latent_pool` when a row holds several texts, in any order.
 
   hidden [B,T,D], segments [B,T] int: which of the row's S = num_segments texts a
@@ -122,8 +125,9 @@ def _sums_of(impl, folded, dtype):
   return functools.partial(recompute.geglu_sums, device.kernel())
 
 
-def folded_pool(folded, hidden, segments, num_segments, geglu_sums, token_block,
-                axis=None):
+def folded_pool(folded: Folded, hidden: Array, segments: Array, num_segments: int,
+                geglu_sums: Callable[..., jax.Array], token_block: int,
+                axis: str | None = None) -> jax.Array:
   """The head by a given `geglu_sums`, that of blockwise or one like it.
 
   hidden [B,T,D], segments [B,T] in [-1, S) -> [B,S,D] float32.

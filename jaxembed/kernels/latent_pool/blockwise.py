@@ -13,13 +13,16 @@ that of one block. Tokens come in chunks: x [C,T,D], each chunk from one row of
 text, `segments` [C,T] int32 naming the sum each token belongs to, or -1.
 """
 
+from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxembed.functional import accumulator, geglu, layer_norm
 from jaxembed.precision import einsum
+from jaxembed.types import Params
 
 
 def default_block(tokens: int) -> int:
@@ -33,7 +36,8 @@ def default_block(tokens: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(token_block, norm, w_in, w_out, x, segments):
+def attend(token_block: int, norm: Params, w_in: jax.Array, w_out: jax.Array,
+           x: jax.Array, segments: jax.Array) -> jax.Array:
   """Cross-attention to the folded latents. x [C,T,D] -> [C,T,D].
 
   norm {scale, bias} [D], w_in [D,N,R], w_out [N,R,D]; float32 softmax. Tokens of
@@ -80,7 +84,8 @@ def _attend_bwd(token_block, residuals, d_out):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def geglu_sums(token_block, num_segments, norm, mlp, x, segments):
+def geglu_sums(token_block: int, num_segments: int, norm: Params, mlp: Params,
+               x: jax.Array, segments: jax.Array) -> jax.Array:
   """Sum over each segment's tokens of the gated feed-forward, before `down`.
 
   norm {scale, bias} [D], mlp {up, gate} of {kernel [D,F], bias [F]}, x [C,T,D],
@@ -122,7 +127,7 @@ attend.defvjp(_attend_fwd, _attend_bwd)
 geglu_sums.defvjp(_sums_fwd, _sums_bwd)
 
 
-def project(mlp, y):
+def project(mlp: Params, y: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Pre-activations (up, gate). y [C,T,D] -> two [C,T,F] in y's dtype."""
   acc = accumulator(y.dtype)
 
@@ -134,7 +139,8 @@ def project(mlp, y):
   return linear(mlp['up']), linear(mlp['gate'])
 
 
-def project_vjp(norm, mlp, x, d_up, d_gate):
+def project_vjp(norm: Params, mlp: Params, x: jax.Array, d_up: jax.Array,
+                d_gate: jax.Array) -> tuple[tuple[Params, Params], jax.Array]:
   """Gradients of `project` after the norm, kernels' and biases' in float32.
 
   x [C,T,D], d_up and d_gate [C,T,F] -> ((d_norm, d_mlp), d_x [C,T,D]).
@@ -155,7 +161,7 @@ def project_vjp(norm, mlp, x, d_up, d_gate):
   return (d_norm, {'up': linear(d_up), 'gate': linear(d_gate)}), d_x
 
 
-def segment_sum(x, segments, num_segments):
+def segment_sum(x: jax.Array, segments: jax.Array, num_segments: int) -> jax.Array:
   """x [C,T,F], segments [C,T] -> [C,S,F]; -1 belongs to no segment."""
   if num_segments == 1:
     return jnp.sum(jnp.where(segments[..., None] == 0, x, 0), axis=1, keepdims=True)
@@ -163,7 +169,7 @@ def segment_sum(x, segments, num_segments):
                     precision=jax.lax.Precision.HIGHEST)
 
 
-def segment_spread(x, segments):
+def segment_spread(x: jax.Array, segments: jax.Array) -> jax.Array:
   """The transpose of `segment_sum`: x [C,S,F], segments [C,T] -> [C,T,F]."""
   if x.shape[1] == 1:
     return jnp.where(segments[..., None] == 0, x, 0)
@@ -171,7 +177,7 @@ def segment_spread(x, segments):
                     precision=jax.lax.Precision.HIGHEST)
 
 
-def clean(x, segments):
+def clean(x: jax.Array, segments: jax.Array) -> jax.Array:
   """x [C,T,D] with zeros for tokens of no segment: no weight times NaN is NaN."""
   return jnp.where(segments[..., None] >= 0, x, 0)
 
@@ -184,7 +190,8 @@ def _one_hot(segments, num_segments, dtype):
   return jax.nn.one_hot(segments, num_segments, dtype=dtype)
 
 
-def over_blocks(step, carry, chunks, token_block):
+def over_blocks(step: Callable, carry: Any, chunks: Any, token_block: int
+                ) -> tuple[Any, Any]:
   """lax.scan of `step` over groups of chunks; the results lie as `chunks` do.
 
   A single group is called directly. When the groups do not divide C, zero chunks
@@ -207,15 +214,15 @@ def over_blocks(step, carry, chunks, token_block):
   return carry, jax.tree.map(join, out)
 
 
-def add(x, y):
+def add(x: Any, y: Any) -> Any:
   return jax.tree.map(lambda a, b: a + b.astype(a.dtype), x, y)
 
 
-def like(x, target):
+def like(x: Any, target: Any) -> Any:
   return jax.tree.map(lambda a, b: a.astype(b.dtype), x, target)
 
 
-def wide_zeros(params):
+def wide_zeros(params: Any) -> Any:
   """Zeros to accumulate gradients of `params` in."""
   return jax.tree.map(
       lambda p: jnp.zeros(p.shape, accumulator(p.dtype)), params)

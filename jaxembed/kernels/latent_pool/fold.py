@@ -10,6 +10,7 @@ multiply-adds become 33.5M.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jaxembed import precision
 from jaxembed.functional import accumulator, layer_norm
 from jaxembed.mesh import axes_of, reshard, spec
+from jaxembed.types import Params
 
 
 @jax.tree_util.register_dataclass
@@ -34,7 +36,7 @@ class Folded:
   mlp: dict  # up, gate {kernel [D,F], bias [F]}, down {kernel [F,D], bias [D]}
 
 
-def fold_latents(params, dtype=None) -> Folded:
+def fold_latents(params: Params, dtype: Any = None) -> Folded:
   """Folds the latents into the projections: exact, differentiable.
 
   Once per step in training (gradients reach every original parameter), once at

@@ -12,6 +12,7 @@ their gradients, [F,tokens], a block of tokens at a time.
 """
 
 import functools
+from typing import Any
 
 import jax
 from jax import lax
@@ -32,14 +33,14 @@ _TRANSFORMS = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
 
 
 @functools.cache
-def kernel(interpret=False) -> recompute.Kernel:
+def kernel(interpret: Any = False) -> recompute.Kernel:
   """The two programs; `interpret` (plgpu's parameters) runs them on any device."""
   return recompute.Kernel(
       sums=functools.partial(_sums, interpret=interpret),
       grad=functools.partial(_grad, interpret=interpret))
 
 
-def check(width: int, inner: int, dtype) -> None:
+def check(width: int, inner: int, dtype: Any) -> None:
   """Raises dispatch.Unsupported unless the kernels tile D = width, F = inner."""
   if width % _DEPTH or inner % _COLUMNS:
     raise dispatch.Unsupported(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxembed.functional import layer_norm
 from jaxembed.kernels.latent_pool import blockwise
+from jaxembed.types import Params
 
 
 class Kernel(NamedTuple):
@@ -29,7 +30,8 @@ class Kernel(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def geglu_sums(kernel: Kernel, token_block, num_segments, norm, mlp, x, segments):
+def geglu_sums(kernel: Kernel, token_block: int, num_segments: int, norm: Params,
+               mlp: Params, x: jax.Array, segments: jax.Array) -> jax.Array:
   """As blockwise.geglu_sums, by `kernel`. -> [C,S,F] float32."""
   y = layer_norm(x, **norm)
   return kernel.sums(mlp, y, segments, num_segments)
@@ -58,7 +60,8 @@ def _bwd(kernel, token_block, num_segments, residuals, d_sums):
 geglu_sums.defvjp(_fwd, _bwd)
 
 
-def group(y, segments, num_segments, tokens, multiple):
+def group(y: jax.Array, segments: jax.Array, num_segments: int, tokens: int,
+          multiple: int) -> tuple[jax.Array, jax.Array, int]:
   """Chunks side by side, to fill a kernel's step of `tokens`.
 
   y [C,T,D] -> [G,k*t,D] with t = T rounded up to `multiple`, segments [C,T] ->
@@ -78,7 +81,7 @@ def group(y, segments, num_segments, tokens, multiple):
           per_group * num_segments)
 
 
-def pad(x, axis, size, fill=0):
+def pad(x: jax.Array, axis: int, size: int, fill: int = 0) -> jax.Array:
   """x with `axis` filled up to `size`."""
   widths = [(0, 0)] * x.ndim
   widths[axis] = (0, size - x.shape[axis])

@@ -6,14 +6,17 @@ The kept tokens are then averaged (NV-Embed, arXiv 2405.17428, section 3.1).
 Every other implementation is tested against this one.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxembed.functional import accumulator, geglu, layer_norm
 from jaxembed.precision import einsum
+from jaxembed.types import Params
 
 
-def latent_pool(params, hidden, pool):
+def latent_pool(params: Params, hidden: jax.Array, pool: jax.Array) -> jax.Array:
   """Mean of the head's outputs over kept tokens.
 
   hidden [B,T,D], pool [B,T] bool -> [B,D] float32 (float64 for float64 states).
@@ -26,7 +29,8 @@ def latent_pool(params, hidden, pool):
   return total / jnp.maximum(jnp.sum(pool, axis=1), 1)[:, None]
 
 
-def latent_pool_packed(params, hidden, segments, num_segments: int):
+def latent_pool_packed(params: Params, hidden: jax.Array, segments: jax.Array,
+                       num_segments: int) -> jax.Array:
   """One mean per text when a row holds several.
 
   hidden [B,T,D], segments [B,T] int32 (negative: not kept) -> [B,S,D] float32.
@@ -35,13 +39,13 @@ def latent_pool_packed(params, hidden, segments, num_segments: int):
       [latent_pool(params, hidden, segments == s) for s in range(num_segments)], 1)
 
 
-def tokens(params, hidden):
+def tokens(params: Params, hidden: jax.Array) -> jax.Array:
   """The head's output for every token, before pooling. [..., D] -> [..., D]."""
   hidden = hidden + _attend(params, hidden)
   return hidden + _feed_forward(params, hidden)
 
 
-def project_latents(params, dtype):
+def project_latents(params: Params, dtype: Any) -> tuple[jax.Array, jax.Array]:
   """Keys and values: they depend on parameters alone. -> two [R,N,H]."""
   context = layer_norm(params['latents'].astype(dtype), **params['norm_context'])
   key = einsum('RD,DNH->RNH', context, params['k']['kernel'].astype(dtype))

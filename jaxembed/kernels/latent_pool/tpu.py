@@ -12,6 +12,7 @@ their gradients, a block of tokens at a time.
 """
 
 import functools
+from typing import Any
 
 import jax
 from jax.experimental import pallas as pl
@@ -30,14 +31,14 @@ _SUBLANES = 16  # rows of a bfloat16 tile; a float32 tile has 8
 
 
 @functools.cache
-def kernel(interpret=False) -> recompute.Kernel:
+def kernel(interpret: Any = False) -> recompute.Kernel:
   """The two programs; `interpret` runs them on any device."""
   return recompute.Kernel(
       sums=functools.partial(_sums, interpret=interpret),
       grad=functools.partial(_grad, interpret=interpret))
 
 
-def check(width: int, inner: int, dtype) -> None:
+def check(width: int, inner: int, dtype: Any) -> None:
   """Raises dispatch.Unsupported unless the kernels tile D = width, F = inner."""
   if width % 128 or inner % 128:
     raise dispatch.Unsupported(
