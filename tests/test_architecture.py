@@ -39,7 +39,8 @@ FLOORS = (
     ('launch',),
 )
 # What kernels may import beside themselves.
-GROUND = ('jaxembed.mesh', 'jaxembed.functional', 'jaxembed.precision')
+GROUND = ('jaxembed.types', 'jaxembed.mesh', 'jaxembed.functional',
+          'jaxembed.precision')
 # package -> the only places that may import it
 FENCES = {
     'flax': ('jaxembed.models',),
