@@ -77,8 +77,10 @@ def test_structured_fields_are_of_their_type(cls):
   hints = typing.get_type_hints(cls)
   for field in dataclasses.fields(cls):
     if hints[field.name] not in ABSURD:
+      # A pooling may be given by its name, which the table of poolings checks.
+      absurd = 3 if field.name == 'pooling' and cls is config.ModelSpec else 'text'
       with pytest.raises(ValueError, match=rf'\b{field.name}\b'):
-        cls(**VALID.get(cls, {}) | {field.name: 'text'})
+        cls(**VALID.get(cls, {}) | {field.name: absurd})
 
 
 @pytest.mark.parametrize('options, message', [
