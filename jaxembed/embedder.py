@@ -232,8 +232,7 @@ class Embedder:
       normalize: an older name of normalize_embeddings.
 
     Returns:
-      numpy arrays unless tensors are asked for. Without any text: what
-      sentence-transformers gives, an array of shape [0].
+      numpy arrays unless tensors are asked for; without any text, of shape [0].
 
     Raises:
       TypeError: an input that is not a string, and what cannot be asked for here.
