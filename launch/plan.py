@@ -18,7 +18,7 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from jaxembed import config, data, sharding
+from jaxembed import config, data, losses, sharding
 from jaxembed.models import presets
 from jaxembed.train import plan, start
 from launch import cli
@@ -65,7 +65,7 @@ def _check(cfg: config.Config):
     print(f'\n{stage.name}')
     for source in mixture.sources:
       print(f'  {source.cfg.name:16} {len(source.rows)} rows')
-    for note in mixture.notes():
+    for note in mixture.notes(losses.named(stage.loss).reads_scores):
       print(f'  note: {note}')
     _padding(cfg, stage, 1, mixture)
 

@@ -1,5 +1,6 @@
 """Shared validation of configuration fields: types, ranges, choices."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import numbers
@@ -100,6 +101,22 @@ def one_of(cfg: Any, name: str, allowed: tuple[str, ...]) -> None:
   if value not in allowed:
     raise ValueError(f'{type(cfg).__name__}.{name} is {value!r}; '
                      f'choose one of {", ".join(allowed)}')
+
+
+def options(cfg, defaults: Mapping[str, object], reader: str) -> dict[str, object]:
+  """`defaults` with what cfg.options, pairs of (name, value), puts in their place.
+
+  Raises ValueError for a name without a default, which `reader` then does not read,
+  and for a value of another type than its default.
+  """
+  for name, value in cfg.options:
+    here = f'{type(cfg).__name__}.options has {name!r}'
+    if name not in defaults:
+      raise ValueError(f'{here}, which {reader} does not read; it reads '
+                       f'{", ".join(defaults) or "none"}')
+    if not _fits(value, type(defaults[name])):
+      raise ValueError(f'{here} = {short(value)}; give {_wanted(type(defaults[name]))}')
+  return {**defaults, **dict(cfg.options)}
 
 
 def divides(what: str, total: int, shards: int) -> None:

@@ -25,10 +25,11 @@ class LossConfig:
   terms: the sums a row's positive competes with. qd: its query against passages
     (InfoNCE). qq: against other queries. dd: its positive against other
     positives. dq: its positive against other queries. GTE and Qwen3 use all.
+  options: (name, value) pairs of what a loss of another name reads.
   symmetric: mean of the query's loss and its positive's (CLIP); with qd alone.
   """
 
-  name: str = 'info_nce'  # info_nce | distill_kl
+  name: str = 'info_nce'  # a name in losses.LOSSES: info_nce | distill_kl
   similarity: str = 'cosine'  # cosine | dot
   temperature: float = 0.05
   learn_temperature: bool = False
@@ -61,11 +62,11 @@ class LossConfig:
   exchange: str = 'auto'  # gather | ring
   impl: str = 'auto'  # of kernels.contrastive
   tile_bytes: int = 0  # score tile; 0: the platform's default
+  options: tuple[tuple[str, object], ...] = ()
 
-  @property
-  def reads_scores(self) -> bool:
-    """Whether the loss reads a teacher's scores of the passages."""
-    return self.name == 'distill_kl'
+  def option(self, name: str):
+    """The value of an option that the loss reads."""
+    return dict(self.options)[name]
 
   @property
   def highest_scale(self) -> float:
@@ -93,7 +94,7 @@ class LossConfig:
         ('hardness_on', self.hardness, 'hardness'),
         ('focal_detach', self.focal_gamma, 'focal_gamma'),
         ('max_scale', self.learn_temperature, 'learn_temperature'),
-        ('teacher_temperature', self.reads_scores, "name='distill_kl'"),
+        ('teacher_temperature', self.name == 'distill_kl', "name='distill_kl'"),
         ('same_group', self.negatives == 'batch', "negatives='batch'")):
       if getattr(self, name) != _default(name) and not meant:
         out.append(f'loss.{name}={getattr(self, name)!r} means nothing without {needs}')
@@ -103,7 +104,7 @@ class LossConfig:
 
   def __post_init__(self):
     typed(self)
-    one_of(self, 'name', ('info_nce', 'distill_kl'))
+    require(self, 'name', bool(self.name), 'the name of a loss')
     one_of(self, 'similarity', ('cosine', 'dot'))
     one_of(self, 'negatives', ('batch', 'own'))
     one_of(self, 'hardness_on', ('own', 'shared', 'all'))

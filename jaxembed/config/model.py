@@ -155,8 +155,11 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingConfig:
-  """How token states become one vector. The lower fields shape the two kinds with
-  parameters; their defaults are NV-Embed's."""
+  """How token states become one vector. `reads` to `ff_mult` shape latent and layer
+  attention; their defaults are NV-Embed's.
+
+  options: (name, value) pairs of what another kind reads (pooling.head.Head.options).
+  """
 
   # A name in pooling.heads.HEADS: mean | cls | last | weighted_mean | max | mean_sqrt
   # | latent_attention | layer_attention; or several without parameters, whose vectors
@@ -169,13 +172,19 @@ class PoolingConfig:
   heads: int = 8
   head_dim: int = 0  # 0: the backbone's width, as released by NV-Embed
   ff_mult: int = 4
+  options: tuple[tuple[str, object], ...] = ()
 
   def __post_init__(self):
     typed(self)
     between(self, 1, _WIDTH, 'latents', 'heads', 'ff_mult')
     between(self, 0, _WIDTH, 'head_dim')
     require(self, 'kind', bool(self.kind), 'the name of a pooling')
+    object.__setattr__(self, 'options', tuple(map(tuple, self.options)))
     one_of(self, 'reads', READS)
+
+  def option(self, name: str):
+    """The value of an option that the pooling reads."""
+    return dict(self.options)[name]
 
   @property
   def modes(self) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from jaxembed.convert import (
   to_sentence_transformers,
 )
 from jaxembed.models import lora
+from jaxembed.pooling import heads
 
 Report = dict[str, Any]
 
@@ -187,7 +188,7 @@ def _check_meaning(folder: pathlib.Path, found: Bundle, model: Bundle) -> None:
   for field in dataclasses.fields(model.cfg):
     was, now = (getattr(m.cfg, field.name) for m in (model, found))
     if field.name == 'pooling':  # the shape of a head is that of its tensors
-      was, now = was.kind, now.kind
+      was, now = ((p.kind, heads.whole(p).options) for p in (was, now))
     if field.name not in own and was != now:
       raise parity.Mismatch(f'this layout says {field.name}={now!r}, and the model '
                             f'has {was!r}; write sentence-transformers')

@@ -150,13 +150,27 @@ def _twin(head: Head):
     keys = dict.fromkeys(('embedding_dimension', 'include_prompt', 'num_layers',
                           *(key for key, _ in head.twin.keys)), known_keys.APPLIED)
     fields = Fields(_config(folder, keys), f'{folder}/config.json')
-    pooling = PoolingConfig(kind=head.kind, **{
-        name: (fields.size(key) if isinstance(getattr(cfg.pooling, name), int)
-               else fields.text(key)) for key, name in head.twin.keys})
+    given = {name: _typed(fields, key, head.options.get(
+        name, getattr(cfg.pooling, name, None))) for key, name in head.twin.keys}
+    pooling = PoolingConfig(
+        kind=head.kind, options=tuple(
+            (name, given.pop(name)) for name in head.options if name in given), **given)
+    table = tables.head_table(head, pooling)
     return (_with_prompts(dataclasses.replace(cfg, pooling=pooling), fields),
-            Part(folder, tables.head_table(head, pooling)))
+            Part(folder, table) if table.rows else None)
 
   return read_module
+
+
+def _typed(fields: Fields, key: str, default: object):
+  """The value of `key`, of the type that its default has."""
+  if isinstance(default, bool):
+    return fields.flag(key, default)
+  if isinstance(default, int):
+    return fields.size(key)
+  if isinstance(default, float):
+    return float(fields.number(key, default))
+  return fields.text(key)
 
 
 def _with_prompts(cfg: ModelConfig, fields: Fields) -> ModelConfig:

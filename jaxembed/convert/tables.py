@@ -13,6 +13,7 @@ from jaxembed.convert.families import FAMILIES
 from jaxembed.convert.rows import LAYERS, Row, Table, expand, linear, matrix_shape
 from jaxembed.models import presets
 from jaxembed.paths import flatten, unflatten
+from jaxembed.pooling import heads
 from jaxembed.pooling.head import Head
 from jaxembed.types import Params
 
@@ -110,4 +111,4 @@ def head_table(head: Head, cfg: PoolingConfig) -> Table:
   """The torch module of a pooling."""
   return Table(tuple(
       Row(t.name, (f'pooling/{t.path}',), transpose=t.transpose, out_axes=t.out_axes)
-      for t in head.tensors(cfg)), prefixes=())
+      for t in head.tensors(heads.whole(cfg))), prefixes=())

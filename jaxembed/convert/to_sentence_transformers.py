@@ -29,7 +29,8 @@ def refuse(model: Bundle) -> None:
   if model.cfg.lora is not None:
     raise ValueError('the model has LoRA adapters; merge them before exporting')
   found = heads.of(model.cfg.pooling)
-  missing = [f'{head.kind} pooling' for head in found if not (head.mode or head.twin)]
+  missing = [f'{head.kind} pooling{" beside others" if head.twin else ""}'
+             for head in found if not head.mode and (len(found) > 1 or not head.twin)]
   missing += ['a prepended state'] if model.cfg.prepend is not None else []
   if missing:
     raise ValueError(f'sentence-transformers has no module for {" or ".join(missing)}; '
@@ -139,13 +140,14 @@ def _twin(folder, params, cfg, head, include_prompt):
   (folder / path).mkdir()
   pooling = dataclasses.replace(
       cfg.pooling, head_dim=cfg.pooling.head_dim or cfg.backbone.dim)
+  values = heads.settings(pooling)
   _write_json(folder / path / 'config.json', {
       'embedding_dimension': cfg.backbone.dim,
-      **{key: getattr(pooling, field) for key, field in twin.keys},
+      **{key: values[name] for key, name in twin.keys},
       **({'num_layers': cfg.backbone.num_layers} if heads.of_layer(pooling) else {}),
       'include_prompt': include_prompt})
-  rows = tables.head_table(head, pooling).rows
-  _save_weights(folder / path, dict(tables.iter_hf(params, cfg, rows)))
+  if rows := tables.head_table(head, pooling).rows:
+    _save_weights(folder / path, dict(tables.iter_hf(params, cfg, rows)))
   shutil.copyfile(parity.twin_file(twin), folder / f'{twin.module}.py')
   return path, twin.type
 

@@ -1,10 +1,13 @@
 """The protocol of a training loss, and its result."""
 
+from collections.abc import Mapping
+import dataclasses
 from typing import NamedTuple, Protocol
 
 import jax
 
 from jaxembed import config, types
+from jaxembed.config import check
 
 
 class Result(NamedTuple):
@@ -27,3 +30,23 @@ class Loss(Protocol):
   def __call__(self, query: jax.Array, passage: jax.Array, pairing: types.Pairing,
                cfg: config.LossConfig, params: types.Params) -> Result:
     ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+  """A loss of the table, which is called like any other.
+
+  options: of LossConfig.options, those that it reads, with their defaults.
+  reads_scores: whether it reads a teacher's scores (Pairing.score).
+  """
+
+  function: Loss
+  options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+  reads_scores: bool = False
+
+  def __call__(self, query: jax.Array, passage: jax.Array, pairing: types.Pairing,
+               cfg: config.LossConfig, params: types.Params) -> Result:
+    whole = check.options(cfg, self.options, f'the loss {cfg.name}')
+    if self.options:
+      cfg = dataclasses.replace(cfg, options=tuple(whole.items()))
+    return self.function(query, passage, pairing, cfg, params)

@@ -1,6 +1,6 @@
 """Head: the record of one kind of pooling, and the states it reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 from typing import NamedTuple
@@ -56,7 +56,7 @@ class Twin(NamedTuple):
   source: str  # of jaxembed/convert/, or an absolute path
   module: str  # name of the file in an export, without .py
   cls: str
-  keys: tuple[tuple[str, str], ...]  # (key of its config.json, field of PoolingConfig)
+  keys: tuple[tuple[str, str], ...] = ()  # (key of its config.json, field or option)
 
   @property
   def type(self) -> str:
@@ -73,6 +73,8 @@ class Head:
   words: 'a text becomes 384 numbers by ...', for the card of an export.
   init: (cfg, dim, layers, key) -> parameters; None: it has none.
   fields: of PoolingConfig that it reads.
+  options: of PoolingConfig.options, those that it reads, with their defaults; the
+    configuration that the functions are given has all of them.
   rules: (pattern, spec) rows of the sharding table for its parameters.
   tensors: cfg -> its parameters in a checkpoint.
   packs: whether several texts may share a row.
@@ -87,6 +89,7 @@ class Head:
   words: str
   init: Callable[[PoolingConfig, int, int, jax.Array], Params] | None = None
   fields: tuple[str, ...] = ()
+  options: Mapping[str, object] = dataclasses.field(default_factory=dict)
   rules: tuple[tuple[str, P], ...] = ()
   tensors: Callable[[PoolingConfig], tuple[Tensor, ...]] = lambda cfg: ()
   packs: bool = True

@@ -1,9 +1,12 @@
 """Table of poolings by name; initialisation and application of those configured."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxembed.config import PoolingConfig
+from jaxembed.config.check import options
 from jaxembed.pooling import latent_attention, layer_attention, pool
 from jaxembed.pooling.head import Head, States, Vectors
 from jaxembed.types import Array, Params
@@ -28,18 +31,35 @@ def of(cfg: PoolingConfig) -> tuple[Head, ...]:
   if len(found) > 1 and any(head.init for head in found):
     raise ValueError(f'PoolingConfig.kind is {cfg.kind!r}; a pooling with parameters '
                      'stands alone')
+  options(cfg, {k: v for head in found for k, v in head.options.items()},
+          f'{cfg.kind} pooling')
   return found
+
+
+def settings(cfg: PoolingConfig) -> dict[str, object]:
+  """All that the pooling reads beside its kind, fields and options, by name."""
+  found = of(cfg)
+  return {name: getattr(cfg, name) for name in found[0].fields} | options(
+      cfg, {k: v for head in found for k, v in head.options.items()}, cfg.kind)
+
+
+def whole(cfg: PoolingConfig) -> PoolingConfig:
+  """`cfg` with every option that the pooling reads, as its functions are given it."""
+  found, taken = settings(cfg), fields(cfg)
+  return dataclasses.replace(cfg, options=tuple(
+      (name, x) for name, x in found.items() if name not in taken))
 
 
 def init(cfg: PoolingConfig, dim: int, layers: int, key: Array) -> Params | None:
   """Parameters of a new head on states of width `dim`; None: it has none."""
   head = of(cfg)[0]
-  return head.init(cfg, dim, layers, key) if head.init else None
+  return head.init(whole(cfg), dim, layers, key) if head.init else None
 
 
 def apply(params: Params | None, cfg: PoolingConfig, states: States
           ) -> Array | Vectors:
   """Pooled states, not normalised.  -> [B,S,E] float32, or Vectors."""
+  cfg = whole(cfg)
   parts = [head.apply(params, cfg, states) for head in of(cfg)]
   return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 

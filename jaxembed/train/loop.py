@@ -68,6 +68,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
       and rows are named.
   """
   cfg = config.validate(cfg)
+  for stage in cfg.stages:
+    losses.named(stage.loss)  # refuses what is no loss
   mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor))
   _check_divides(cfg, mesh)
   folder = pathlib.Path(folder).absolute()
@@ -179,7 +181,7 @@ def _notes(cfg: config.Config, model: config.ModelConfig,
     for note in (*optim.notes(stage.optim, stage.steps), *stage.loss.notes(own)):
       yield f'stages[{i}].{note}'
     for note in (*lengths.check(stage.data, model),
-                 *mixture.notes(stage.loss.reads_scores)):
+                 *mixture.notes(losses.named(stage.loss).reads_scores)):
       yield f'stages[{i}]: {note}'
 
 

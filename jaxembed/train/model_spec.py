@@ -53,8 +53,8 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
   if needs_new_head(model, wanted):
     told.append(f'a new head is drawn, {_described(wanted.pooling)}; the source has '
                 f'{_described(model.pooling)}')
-  elif wanted.pooling.kind != model.pooling.kind:
-    told.append(f'pooling is {wanted.pooling.kind}; the source has '
+  elif _shape(wanted.pooling, wanted) != _shape(model.pooling, model):
+    told.append(f'pooling is {_described(wanted.pooling)}; the source has '
                 f'{_described(model.pooling)}')
   if unused := [name for name in _asked(spec)
                 if name not in heads.fields(wanted.pooling)]:
@@ -89,15 +89,14 @@ def needs_new_head(model: ModelConfig, wanted: ModelConfig) -> bool:
 
 
 def _shape(pooling: PoolingConfig, model: ModelConfig):
-  names = heads.fields(pooling)
-  # A head as wide as the backbone may say so in two ways.
-  width = {'head_dim': pooling.head_dim or model.backbone.dim}
-  return pooling.kind, [width.get(n, getattr(pooling, n)) for n in names]
+  found = heads.settings(pooling)
+  if 'head_dim' in found:  # one as wide as the backbone may say so in two ways
+    found['head_dim'] = pooling.head_dim or model.backbone.dim
+  return pooling.kind, found
 
 
 def _described(pooling: PoolingConfig) -> str:
-  shape = ', '.join(f'{name}={getattr(pooling, name)}'
-                    for name in heads.fields(pooling))
+  shape = ', '.join(f'{name}={x}' for name, x in heads.settings(pooling).items())
   return f'{pooling.kind} ({shape})' if shape else pooling.kind
 
 

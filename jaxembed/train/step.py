@@ -58,7 +58,7 @@ def loss_and_metrics(params: types.Params, batch: types.Batch,
   loss: in place of the one that stage.loss.name names.
   """
   query, passage = _embed(params, model, batch, stage, key)
-  loss = loss or losses.LOSSES[stage.loss.name]
+  loss = loss or losses.named(stage.loss)
   out = loss(query, passage, batch.pairing, stage.loss, params.get('loss', {}))
   # By source, for the record.
   group, zeros = replicate(batch.pairing.group), jnp.zeros(

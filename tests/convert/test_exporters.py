@@ -10,9 +10,10 @@ import sys
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from jaxembed import bundle, checkpoint, config, sharding
-from jaxembed.convert import exporters, parity, peft
+from jaxembed.convert import exporters, parity, peft, tables
 from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets
 from jaxembed.train import start
@@ -168,6 +169,28 @@ def test_the_published_layout_is_read_back_and_keeps_what_was_trained(
     with pytest.raises(ValueError, match=field):
       exporters.export(other, tmp_path / 'other', 'nv-embed')
   assert not (tmp_path / 'other').exists()
+
+
+def test_a_row_of_the_table_makes_a_format(run, tmp_path, monkeypatch):
+  """Weights and config.json alone, as transformers reads them."""
+  def write(folder, model):
+    folder.mkdir()
+    save_file(tables.to_hf(model.params, model.cfg), folder / 'model.safetensors')
+    (folder / 'config.json').write_text(json.dumps(
+        tables.config_to_hf(model.cfg.backbone, model.cfg.attention)))
+
+  def check(folder, model):
+    found = tables.flatten(bundle.open(folder).params)
+    wanted = tables.flatten(model.params)
+    return {'told': 'the same', 'equal': all(
+        np.array_equal(found[path], wanted[path]) for path in found)}
+
+  monkeypatch.setitem(exporters.FORMATS, 'plain', exporters.Format(write, check))
+  report = exporters.export(bundle.open(run), tmp_path / 'out', 'plain')
+  assert report['equal']
+  assert {p.name for p in (tmp_path / 'out').iterdir()} == {
+      'model.safetensors', 'config.json'}
+  assert bundle.open(tmp_path / 'out').cfg.backbone == bundle.open(run).cfg.backbone
 
 
 def test_save_writes_what_both_libraries_read(run, tmp_path):

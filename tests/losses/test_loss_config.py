@@ -22,7 +22,7 @@ NAN, INF = float('nan'), float('inf')
     {'widths': (4, 8), 'width_weights': (1.0, INF)},
     {'learn_temperature': True, 'temperature': 0.005},
     {'learn_temperature': True, 'temperature': 2.0},
-    {'impl': 'cuda'}, {'impl': 'gpu'}, {'dtype': 'float16'}, {'name': 'triplet'},
+    {'impl': 'cuda'}, {'impl': 'gpu'}, {'dtype': 'float16'}, {'name': ''},
     {'similarity': 'euclid'}, {'terms': 'qd'}, {'symmetric': 'no'},
     {'name': 'distill_kl', 'hardness': 1.0},
     {'name': 'distill_kl', 'terms': ('qd', 'qq')},
@@ -55,8 +55,12 @@ def test_what_means_nothing_is_told(fields, told):
 
 def test_names_are_those_that_exist():
   for name in losses.LOSSES:
-    config.LossConfig(name=name)
+    assert losses.named(config.LossConfig(name=name)) is losses.LOSSES[name]
   for impl in dispatch.IMPLS:
     config.LossConfig(impl=impl, dtype='bfloat16')
   with pytest.raises(ValueError, match=f'choose one of {", ".join(losses.LOSSES)}'):
+    losses.named(config.LossConfig(name='info_nec'))
+  with pytest.raises(ValueError, match='LossConfig.name'):
     config.LossConfig(name='')
+  with pytest.raises(ValueError, match="'beta', which the loss info_nce does not read"):
+    losses.named(config.LossConfig(options=(('beta', 1.0),)))
