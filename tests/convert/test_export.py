@@ -196,6 +196,7 @@ def test_prompt_tokens_stay_out_of_latent_pooling(latent):
                 - ours.encode_query(_TEXTS[:4])).max() > 1e-3
 
 
+@pytest.mark.thorough
 def test_minilm_goes_out_as_it_came(minilm, tmp_path):
   loaded = from_hf.load(minilm)
   cfg = dataclasses.replace(loaded.cfg, max_length=64)  # a quarter of the work

@@ -54,6 +54,7 @@ def test_retrieval_and_a_second_run(minilm, beir_folder, tmp_path):
   assert 'Traceback' not in again.stderr
 
 
+@pytest.mark.thorough
 def test_sts(minilm, tmp_path):
   data = tmp_path / 'pairs.tsv'
   data.write_text('score\tsentence1\tsentence2\n'
@@ -65,6 +66,7 @@ def test_sts(minilm, tmp_path):
   assert 'spearman 1.0000' in done.stdout
 
 
+@pytest.mark.thorough
 def test_classification_and_clustering(minilm, tmp_path):
   pytest.importorskip('sklearn')
   things = {'animal': ('cat', 'dog', 'horse', 'cow'),
@@ -80,6 +82,7 @@ def test_classification_and_clustering(minilm, tmp_path):
     assert f'{figure} 1.0000' in done.stdout
 
 
+@pytest.mark.thorough
 def test_encode(minilm, tmp_path):
   source, target = tmp_path / 'texts.txt', tmp_path / 'vectors.npy'
   source.write_text('One.\nTwo.\n')

@@ -43,6 +43,7 @@ def test_says_what_the_run_was_made_of(run):
   assert start['devices'] == '8 x cpu' and start['processes'] == 1
 
 
+@pytest.mark.thorough
 def test_the_command_line_repeats_it_bit_for_bit(run, tmp_path):
   done = subprocess.run(
       [sys.executable, '-m', 'launch.train', f'--config={run}/manifest.json',
