@@ -1,4 +1,4 @@
-"""`masked_lse`: the one primitive of the contrastive losses.
+"""Masked log-sum-exp of scaled similarities: the primitive of contrastive losses.
 
   s_ij   = <q_i, k_j>                    raw similarity
   z_ij   = scale * s_ij + bias_j         rows; with bias_i for columns
@@ -12,6 +12,7 @@ it, with ordinary autodiff.
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +21,16 @@ import numpy as np
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.contrastive import blockwise, exchange, gpu, reference, tpu
 from jaxembed.kernels.contrastive.options import NO_MASK, Options, Side, Sums
+from jaxembed.types import Array
 
 _IMPLS = {'reference': reference, 'blockwise': blockwise, 'tpu': tpu, 'gpu': gpu}
 
 
-def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
-               directions: tuple[str, ...] = ('row',), bounded: bool = False,
-               hardness: tuple[float, float] = (0.0, 0.0), dtype=None,
-               impl: str = 'auto', tile_bytes: int = 0, axes: tuple[str, ...] = (),
-               mode: str = 'auto', interpret: bool = False
+def masked_lse(q: Array, k: Array, *, scale: Array | float, row: Side = NO_MASK,
+               col: Side = NO_MASK, directions: tuple[str, ...] = ('row',),
+               bounded: bool = False, hardness: tuple[float, float] = (0.0, 0.0),
+               dtype: Any = None, impl: str = 'auto', tile_bytes: int = 0,
+               axes: tuple[str, ...] = (), mode: str = 'auto', interpret: bool = False
                ) -> tuple[Sums | None, Sums | None]:
   """Masked log-sum-exp of scale*q@k.T over columns and/or over rows.
 
@@ -61,7 +63,7 @@ def masked_lse(q, k, *, scale, row: Side = NO_MASK, col: Side = NO_MASK,
   opts = Options(
       dtype=jnp.dtype(dtype or q.dtype).name, bounded=bounded,
       rows='row' in directions, cols='col' in directions,
-      hardness=tuple(map(float, hardness)), round_ds=where != 'cpu' or interpret,
+      hardness=tuple(map(float, hardness)), round_dlogits=where != 'cpu' or interpret,
       interpret=interpret,
       tile_bytes=tile_bytes or blockwise.TILE_BYTES.get(
           where, blockwise.TILE_BYTES_DEFAULT))

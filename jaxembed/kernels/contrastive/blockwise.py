@@ -11,6 +11,7 @@ more products over value and gradient, and nothing kept in float32 but a tile.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import lax
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxembed import precision
 from jaxembed.kernels.contrastive import tile
-from jaxembed.kernels.contrastive.options import Options, Side
+from jaxembed.kernels.contrastive.options import Options, Side, Sums
 
 # Score tiles, float32. Accelerators want large matrix products; a CPU wants
 # the tile to stay in its caches between the passes over it.
@@ -41,7 +42,8 @@ def _side(size: int, want: int) -> int:
   return min(size, want // step * step)
 
 
-def forward(q, k, scale, row: Side, col: Side, opts: Options):
+def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
+            opts: Options) -> tuple[Sums | None, Sums | None]:
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   b, n = q.shape[0], k.shape[0]
   acc = scale.dtype
@@ -57,7 +59,7 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
       rows, part = inner
       qi, ri = rows_at((q, row), i, bm)
       r, c = tile.logits(
-          scores(qi, kj, acc), scale, tile.stand(ri), tile.lie(cj), opts)
+          scores(qi, kj, acc), scale, tile.as_column(ri), tile.as_row(cj), opts)
       if opts.rows:
         rows = put_rows(rows, i, tile.add(rows_at(rows, i, bm), r, 1, opts))
       if opts.cols:
@@ -75,7 +77,8 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
           tile.finish(cols, opts) if opts.cols else None)
 
 
-def start(b, n, scale, row: Side, col: Side, opts: Options):
+def start(b: int, n: int, scale: jax.Array, row: Side, col: Side, opts: Options
+          ) -> tuple[Any, Any]:
   """Empty running sums of all rows and of all columns (None where not asked)."""
   return tuple(
       tile.start((size,), scale.dtype, tile.side_scale(scale, side), opts)
@@ -83,14 +86,16 @@ def start(b, n, scale, row: Side, col: Side, opts: Options):
       for used, size, side in ((opts.rows, b, row), (opts.cols, n, col)))
 
 
-def backward(q, k, scale, row: Side, col: Side, opts: Options,
-             row_lse, row_ct, col_lse, col_ct, *, final: bool = False,
-             produce: Callable | None = None):
+def backward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
+             opts: Options, row_lse: jax.Array | None, row_ct: jax.Array | None,
+             col_lse: jax.Array | None, col_ct: jax.Array | None, *,
+             final: bool = False, dlogits_fn: Callable | None = None
+             ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse).
 
   Returns dq [B,D], dk [N,D] and sum(q*dq), all float32; the sums may run over more
   pairs than are here. final: nothing will be added to dq and dk, so they may come
-  in the types of q and k. `produce` makes dS of a tile, see `_ds`, the default.
+  in the types of q and k. `dlogits_fn` makes dS of a tile, see `_ds`, the default.
   """
   r_vec, c_vec = (
       tile.backward_vectors(lse, ct, tile.side_scale(scale, side), opts)
@@ -100,10 +105,10 @@ def backward(q, k, scale, row: Side, col: Side, opts: Options,
   narrow = q.dtype.itemsize < scale.dtype.itemsize
   passes = (_two_passes if final and narrow and kept > ACCUMULATOR_BYTES
             else _one_pass)
-  return passes(q, k, scale, (row, r_vec), (col, c_vec), opts, produce or _ds)
+  return passes(q, k, scale, (row, r_vec), (col, c_vec), opts, dlogits_fn or _ds)
 
 
-def _one_pass(q, k, scale, rows, cols, opts, produce):
+def _one_pass(q, k, scale, rows, cols, opts, dlogits_fn):
   """`backward`, each tile of dS made once."""
   b, n, d = q.shape[0], k.shape[0], q.shape[1]
   acc = scale.dtype
@@ -118,7 +123,7 @@ def _one_pass(q, k, scale, rows, cols, opts, produce):
     def cell(inner, i, bm):
       dq, dkj = inner
       qi, row = rows_at((q, rows), i, bm)
-      p = produce(qi, kj, scale, row, col, opts)
+      p = dlogits_fn(qi, kj, scale, row, col, opts)
       dqi = _dot(p, kj.astype(p.dtype), (1, 0), acc)
       dkj += _dot(p, qi.astype(p.dtype), (0, 0), acc)
       return put_rows(dq, i, rows_at(dq, i, bm) + dqi), dkj
@@ -130,7 +135,7 @@ def _one_pass(q, k, scale, rows, cols, opts, produce):
   return dq, dk, jnp.sum(q.astype(acc) * dq)
 
 
-def _two_passes(q, k, scale, rows, cols, opts, produce):
+def _two_passes(q, k, scale, rows, cols, opts, dlogits_fn):
   """`backward`, each tile of dS made for dq and again for dk; in q's and k's type."""
   (b, d), n = q.shape, k.shape[0]
   acc = scale.dtype
@@ -141,7 +146,7 @@ def _two_passes(q, k, scale, rows, cols, opts, produce):
     qi, row = rows_at((q, rows), i, bm)
     kj, col = rows_at((k, cols), j, bn)
     qi, kj = qi.astype(opts.dtype), kj.astype(opts.dtype)
-    p = produce(qi, kj, scale, row, col, opts)
+    p = dlogits_fn(qi, kj, scale, row, col, opts)
     return p, qi.astype(p.dtype), kj.astype(p.dtype)
 
   def for_rows(carry, i, bm):
@@ -171,14 +176,14 @@ def _ds(q, k, scale, row, col, opts):
 
   row, col: a side's masks, and its tile.backward_vectors or None.
   """
-  (row, row_ct), (col, col_ct) = tile.stand(row), tile.lie(col)
+  (row, row_ct), (col, col_ct) = tile.as_column(row), tile.as_row(col)
   z = tile.logits(scores(q, k, scale.dtype), scale, row, col, opts)
   p = tile.probabilities(
       z, tile.side_scale(scale, row, col), opts, row_ct, col_ct)
-  return p.astype(opts.dtype if opts.round_ds else p.dtype)
+  return p.astype(opts.dtype if opts.round_dlogits else p.dtype)
 
 
-def scores(q, k, acc):
+def scores(q: jax.Array, k: jax.Array, acc: Any) -> jax.Array:
   """Raw similarities, accumulated in `acc`.  [M,D], [N,D] -> [M,N]."""
   return _dot(q, k, (1, 1), acc)
 
@@ -190,7 +195,7 @@ def _dot(a, b, contract, acc):
       preferred_element_type=acc)
 
 
-def sweep(size: int, step: int, body: Callable, carry):
+def sweep(size: int, step: int, body: Callable, carry: Any) -> Any:
   """`carry = body(carry, start, step)` over [0,size); the last step may be short."""
   full, tail = divmod(size, step)
   if full > 1:
@@ -200,12 +205,12 @@ def sweep(size: int, step: int, body: Callable, carry):
   return body(carry, full * step, tail) if tail else carry
 
 
-def rows_at(tree, start, size):
+def rows_at(tree: Any, start: jax.Array | int, size: int) -> Any:
   """Rows [start, start+size) of every array."""
   return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), tree)
 
 
-def put_rows(tree, start, part):
+def put_rows(tree: Any, start: jax.Array | int, part: Any) -> Any:
   """`tree` with `part` written from row `start` on."""
   return jax.tree.map(
       lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), tree, part)

@@ -1,4 +1,4 @@
-"""The primitive over a mesh: who sees whose columns, and how results come home.
+"""All-gather and ring collectives around masked_lse, over the axes of a mesh.
 
 Rows and columns are split over the same mesh axes; a device keeps its rows.
 
@@ -14,8 +14,10 @@ ring: columns travel, a neighbour's block per step, with their masks and their
 of the global batch: no factor of the device count appears anywhere.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -23,7 +25,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxembed import mesh
-from jaxembed.kernels.contrastive.options import Sums
+from jaxembed.kernels.contrastive.options import Options, Side, Sums
+from jaxembed.types import Array
 
 GATHER_BYTES = 2 << 30  # 1M columns of 1024 in bfloat16
 MODES = ('auto', 'gather', 'ring')
@@ -31,14 +34,14 @@ MODES = ('auto', 'gather', 'ring')
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Where the primitive runs."""
+  """Implementation, mesh axes and collectives of one call of masked_lse."""
 
   impl: str
   axes: tuple[str, ...] = ()
   mode: str = 'gather'
 
 
-def pick(mode: str, axes, k) -> str:
+def pick(mode: str, axes: Sequence[str], k: Array) -> str:
   """The mode for columns k [N,D] (global)."""
   if mode not in MODES:
     raise ValueError(f'mode {mode!r} is unknown; choose one of {MODES}')
@@ -47,7 +50,7 @@ def pick(mode: str, axes, k) -> str:
   return 'gather' if k.size * k.dtype.itemsize <= GATHER_BYTES else 'ring'
 
 
-def devices(axes) -> int:
+def devices(axes: Sequence[str]) -> int:
   """Over how many devices `axes` of the mesh in force split the rows."""
   shape = jax.sharding.get_abstract_mesh().shape
   absent = [a for a in axes if a not in shape]
@@ -58,7 +61,7 @@ def devices(axes) -> int:
   return math.prod(shape[a] for a in axes)
 
 
-def split_rows(tree, axes):
+def split_rows(tree: Any, axes: Sequence[str]) -> Any:
   """Every array of `tree` with its rows split over `axes`, and nothing else."""
   if not axes:
     return tree
@@ -83,7 +86,8 @@ def _whole_rows(x, *axes):
   return mesh.reshard(x, *axes)  # without Explicit axes shard_map places it
 
 
-def forward(fn, plan: Plan, q, k, scale, row, col, opts):
+def forward(fn: Callable, plan: Plan, q: jax.Array, k: jax.Array, scale: jax.Array,
+            row: Side, col: Side, opts: Options) -> tuple[Sums | None, Sums | None]:
   """`fn` (an implementation's forward) over the mesh. Global arrays in and out."""
   if not plan.axes:
     return fn(q, k, scale, row, col, opts)
@@ -97,7 +101,10 @@ def forward(fn, plan: Plan, q, k, scale, row, col, opts):
       check_vma=False)(q, k, scale, row, col)
 
 
-def backward(fn, plan: Plan, q, k, scale, row, col, opts, lse, cts):
+def backward(fn: Callable, plan: Plan, q: jax.Array, k: jax.Array, scale: jax.Array,
+             row: Side, col: Side, opts: Options, lse: tuple[jax.Array | None, ...],
+             cts: tuple[jax.Array | None, ...]
+             ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`fn` (an implementation's backward) over the mesh: dq, dk, sum(q*dq)."""
   if not plan.axes:
     return fn(q, k, scale, row, col, opts, lse[0], cts[0], lse[1], cts[1],
@@ -213,7 +220,8 @@ def _ring_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
 # --- Rows by index -----------------------------------------------------------
 
 
-def take(x, index, axes=(), mode: str = 'gather'):
+def take(x: Array, index: Array, axes: Sequence[str] = (), mode: str = 'gather'
+         ) -> jax.Array:
   """x[index] where both are split over `axes`: x [N,D], index [Q] -> [Q,D].
 
   Differentiable. In ring mode no device holds more than one block of x.

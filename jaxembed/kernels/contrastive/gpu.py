@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.contrastive import blockwise, tile
-from jaxembed.kernels.contrastive.options import Options, Side
+from jaxembed.kernels.contrastive.options import Options, Side, Sums
 
 _GROUPS = 2  # consumer warpgroups, one above the other
 _ROWS = 128  # of scores per warpgroup
@@ -37,7 +37,8 @@ _STAGES = 3
 _SLICE = 64  # columns of dS per copy to global memory
 
 
-def forward(q, k, scale, row: Side, col: Side, opts: Options):
+def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
+            opts: Options) -> tuple[Sums | None, Sums | None]:
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   _check(q, k, opts)
   if col.scale is not None:  # Mosaic finds no register layout for the column's tile
@@ -55,12 +56,14 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
           _merge(*out[-3:], opts) if opts.cols else None)
 
 
-def backward(q, k, scale, row: Side, col: Side, opts: Options,
-             row_lse, row_ct, col_lse, col_ct, *, final: bool = False):
+def backward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
+             opts: Options, row_lse: jax.Array | None, row_ct: jax.Array | None,
+             col_lse: jax.Array | None, col_ct: jax.Array | None, *,
+             final: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
   """blockwise.backward with dS from the kernel."""
   _check(q, k, opts)
   return blockwise.backward(q, k, scale, row, col, opts, row_lse, row_ct,
-                            col_lse, col_ct, final=final, produce=_ds)
+                            col_lse, col_ct, final=final, dlogits_fn=_ds)
 
 
 def _ds(q, k, scale, row, col, opts):

@@ -1,4 +1,4 @@
-"""What the implementations share: masks as vectors, static options, results."""
+"""Masks as vectors, static options and results of masked_lse."""
 
 import dataclasses
 from typing import NamedTuple
@@ -55,7 +55,7 @@ class Options:
   hardness: tuple[float, float] = (0.0, 0.0)
   # dS is rounded to `dtype` for its two products. False keeps float32:
   # on a CPU, which multiplies bfloat16 in float32 anyway, rounding buys nothing.
-  round_ds: bool = True
+  round_dlogits: bool = True
   tile_bytes: int = 0  # of the float32 score tile; 0: the platform's default
   interpret: bool = False  # run Pallas kernels in their interpreter
 

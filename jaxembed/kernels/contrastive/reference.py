@@ -62,7 +62,8 @@ def _sums(z, keep, axis, bounded) -> Sums:
               None if bounded else z.max(axis, initial=-jnp.inf))
 
 
-def forward(q, k, scale, row: Side, col: Side, opts: Options):
+def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
+            opts: Options) -> tuple[Sums | None, Sums | None]:
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   q, k = _round(q, scale, opts), _round(k, scale, opts)
   zr, zc, keep_r, keep_c = _logits(_scores(q, k), scale, row, col, opts)
@@ -70,8 +71,10 @@ def forward(q, k, scale, row: Side, col: Side, opts: Options):
           _sums(zc, keep_c, 0, opts.bounded) if opts.cols else None)
 
 
-def backward(q, k, scale, row: Side, col: Side, opts: Options,
-             row_lse, row_ct, col_lse, col_ct, *, final: bool = False):
+def backward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
+             opts: Options, row_lse: jax.Array | None, row_ct: jax.Array | None,
+             col_lse: jax.Array | None, col_ct: jax.Array | None, *,
+             final: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): see blockwise.backward."""
   del final  # float32 is what there is
   q, k = _round(q, scale, opts), _round(k, scale, opts)

@@ -1,8 +1,10 @@
-"""Arithmetic on one tile of scores, shared by every tiled implementation.
+"""Masks, logits and running sums of one tile of scores, for every tiled kernel.
 
 Row vectors arrive as [M,1], column vectors as [1,N], so that masks are formed
 by broadcasting inside the tile and only those in use are traced.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from jaxembed.kernels.contrastive.options import BOUND, MASKED, Options, Side, S
 FLOOR = -1e25
 
 
-def side_scale(scale, *sides: Side):
+def side_scale(scale: jax.Array, *sides: Side) -> jax.Array:
   """The scale of a direction's logits: its side's own, if it has one.
 
   Where a side has scales, its direction is the only one (api.masked_lse).
@@ -22,7 +24,8 @@ def side_scale(scale, *sides: Side):
   return next((x.scale for x in sides if x.scale is not None), scale)
 
 
-def logits(s, scale, row: Side, col: Side, opts: Options):
+def logits(s: jax.Array, scale: jax.Array, row: Side, col: Side, opts: Options
+           ) -> tuple[Any, Any]:
   """Masked logits of both directions.
 
   s [M,N] float32, raw similarities; row vectors [M,1], column vectors [1,N].
@@ -67,12 +70,13 @@ def _direction(z, s, keep, threshold, bias):
   return (z if keep is None else jnp.where(keep, z, MASKED)), keep
 
 
-def shift(scale, opts: Options):
+def shift(scale: jax.Array, opts: Options) -> jax.Array:
   """The constant subtracted from every logit in bounded mode."""
   return BOUND * (scale + opts.alpha_max)
 
 
-def probabilities(directions, scale, opts: Options, row_ct, col_ct):
+def probabilities(directions: tuple[Any, Any], scale: jax.Array, opts: Options,
+                  row_ct: Any, col_ct: Any) -> jax.Array:
   """Gradient of the log-sum-exps with respect to the raw similarities.  [M,N].
 
   row_ct, col_ct: `backward_vectors` as [M,1] and [1,N]. In bounded mode rows and
@@ -90,7 +94,8 @@ def probabilities(directions, scale, opts: Options, row_ct, col_ct):
   return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def backward_vectors(lse, ct, scale, opts: Options):
+def backward_vectors(lse: jax.Array, ct: jax.Array, scale: jax.Array, opts: Options
+                     ) -> tuple[jax.Array | None, jax.Array]:
   """(lse, cotangent * scale) of one direction as `probabilities` wants them.
 
   In bounded mode (None, cotangent * scale * exp(shift - lse)): the shift is a constant.
@@ -101,7 +106,8 @@ def backward_vectors(lse, ct, scale, opts: Options):
   return (None, ct * jnp.exp(shift(scale, opts) - lse)) if opts.bounded else (lse, ct)
 
 
-def start(shape, dtype, scale, opts: Options):
+def start(shape: tuple[int, ...], dtype: Any, scale: jax.Array, opts: Options
+          ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Empty running sums: maximum (the shift in bounded mode), sum, count.
 
   scale: anything that broadcasts to `shape`.
@@ -112,7 +118,9 @@ def start(shape, dtype, scale, opts: Options):
   return top, jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
 
 
-def add(running, direction, axis: int, opts: Options):
+def add(running: tuple[jax.Array, jax.Array, jax.Array],
+        direction: tuple[jax.Array, jax.Array | None], axis: int, opts: Options
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Running sums with one more tile, reduced over `axis`."""
   top, total, kept = running
   z, keep = direction
@@ -127,7 +135,7 @@ def add(running, direction, axis: int, opts: Options):
   return top, total, kept + count
 
 
-def finish(running, opts: Options) -> Sums:
+def finish(running: tuple[jax.Array, jax.Array, jax.Array], opts: Options) -> Sums:
   """Log-sum-exps of the running sums."""
   top, total, kept = running
   # A sum that is NaN is not an empty one: the test is for 0.
@@ -136,11 +144,11 @@ def finish(running, opts: Options) -> Sums:
   return Sums(lse.astype(top.dtype), kept, best)
 
 
-def stand(vectors):
+def as_column(vectors: Any) -> Any:
   """A tree of vectors, each as a column, [N,1]."""
   return jax.tree.map(lambda x: x[:, None], vectors)
 
 
-def lie(vectors):
+def as_row(vectors: Any) -> Any:
   """A tree of vectors, each as a row, [1,N]."""
   return jax.tree.map(lambda x: x[None, :], vectors)

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxembed import precision
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.contrastive import blockwise, tile
-from jaxembed.kernels.contrastive.options import MASKED, Options, Side
+from jaxembed.kernels.contrastive.options import MASKED, Options, Side, Sums
 
 _LANES = 128
 # Half of the smallest VMEM (v5p: 64 MiB) is for the blocks we count; the compiler
@@ -56,7 +56,8 @@ def blocks(b: int, n: int, d: int, itemsize: int) -> tuple[int, int]:
       "does not fit with 128 rows: use impl='blockwise', or bfloat16")
 
 
-def forward(q, k, scale, row: Side, col: Side, opts: Options):
+def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
+            opts: Options) -> tuple[Sums | None, Sums | None]:
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   _check(q, opts)
   (b, d), n = q.shape, k.shape[0]
@@ -108,12 +109,14 @@ def _sums(q, k, scale, row, col, opts, bm, bn):
           tuple(x[:, 0] for x in out[-3:]) if opts.cols else None)
 
 
-def backward(q, k, scale, row: Side, col: Side, opts: Options,
-             row_lse, row_ct, col_lse, col_ct, *, final: bool = False):
+def backward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
+             opts: Options, row_lse: jax.Array | None, row_ct: jax.Array | None,
+             col_lse: jax.Array | None, col_ct: jax.Array | None, *,
+             final: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
   """blockwise.backward with dS from the kernel."""
   _check(q, opts)
   return blockwise.backward(q, k, scale, row, col, opts, row_lse, row_ct,
-                            col_lse, col_ct, final=final, produce=_ds)
+                            col_lse, col_ct, final=final, dlogits_fn=_ds)
 
 
 def _ds(q, k, scale, row, col, opts):
@@ -121,7 +124,7 @@ def _ds(q, k, scale, row, col, opts):
   (b, d), n = q.shape, k.shape[0]
   bm, bn = blocks(b, n, d, q.dtype.itemsize)
   sides, in_specs = _sides(row, col, bm, bn)
-  dtype = q.dtype if opts.round_ds else jnp.dtype(jnp.float32)
+  dtype = q.dtype if opts.round_dlogits else jnp.dtype(jnp.float32)
   return pl.pallas_call(
       functools.partial(_ds_kernel, jax.tree.structure((row, col)), opts),
       grid=(pl.cdiv(b, bm), pl.cdiv(n, bn)),
