@@ -45,7 +45,7 @@ def patiently(read: Callable[[], Any], folder: pathlib.Path,
     if isinstance(problem, MemoryError | jax.errors.JaxRuntimeError):
       raise
     raise OSError(f'{folder} cannot be read now ({str(problem)[:300]}); it was left as '
-                  'it is. Mend the cause and give the same command again') from e
+                  'it is. Remove the cause and give the same command again') from e
 
 
 def _passing(error: BaseException | None) -> BaseException | None:

@@ -49,7 +49,7 @@ def check_text(text: Any, what: str) -> None:
   except UnicodeEncodeError as error:
     raise ValueError(
         f'{what} is not Unicode: character {error.start} is {text[error.start]!a}, '
-        "half of a surrogate pair (half an emoji from JSON's \\u escapes); mend it "
+        "half of a surrogate pair (half an emoji from JSON's \\u escapes); repair it "
         "with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
     ) from None
 

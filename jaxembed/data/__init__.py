@@ -1,4 +1,4 @@
-"""Files to batches, on the host: numpy only.
+"""Training data pipeline on the host: files to batches, in numpy.
 
 A row becomes an Example (records), its source a sequence of them (sources), the sources
 of a stage a Mixture, opened once; order says which rows make up a step, choice what of

@@ -1,4 +1,4 @@
-"""Okapi BM25 over a list of texts in memory: which of them share rare words?"""
+"""Okapi BM25 index over a list of texts in memory."""
 
 import collections
 from collections.abc import Sequence

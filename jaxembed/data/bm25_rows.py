@@ -1,4 +1,4 @@
-"""Pairs with hard negatives from their own set, found by shared words."""
+"""Hard negatives found by BM25 among the other rows of a dataset."""
 
 import collections
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class Bm25Rows(Sequence):
   They are other rows' positives (with `symmetric`, queries too) that match less
   than the row's own. Left out is what the set pairs with the query or with its
   positive; of scored pairs, what it scores min_score or more, or above
-  max_negative_score. Scored pairs of less than min_score lend their texts only. All
-  rows are held in memory.
+  max_negative_score. Pairs scored below min_score are no rows; their texts may be
+  negatives of other rows. All rows are held in memory.
   """
 
   def __init__(self, rows: Sequence[Example], cfg: SourceConfig):

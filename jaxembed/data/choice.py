@@ -1,4 +1,4 @@
-"""What a step takes of a row: a positive, hard negatives and an instruction, drawn."""
+"""Random draw of a positive, hard negatives and an instruction for one step."""
 
 import dataclasses
 

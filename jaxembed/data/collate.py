@@ -1,4 +1,4 @@
-"""Examples to one batch of numpy arrays."""
+"""Batch collation: tokenised, padded or packed numpy arrays."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses

@@ -1,4 +1,4 @@
-"""A token behind every text, as a part of the tokenizer itself."""
+"""Appended token (EOS) after every text, written into the tokenizer itself."""
 
 import json
 import os

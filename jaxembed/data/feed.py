@@ -1,4 +1,4 @@
-"""The training loop's supply: batch after batch, from any step on."""
+"""Training batches as an iterator that starts at any step."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses

@@ -1,4 +1,4 @@
-"""One field of a row, checked: a text, an id or a number, or what is wrong with it."""
+"""Validation of one field of a row: a text, an id or a number."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ def text(value: Any, name: str, where: str, empty: bool = False) -> str:
       raise BadRow(
           f'{where}: field {name!r} holds half of a character at {error.start} '
           f'({value[error.start]!a}, a lone surrogate), which no tokenizer can read; '
-          'mend the text, or remove the row') from None
+          'correct the text, or remove the row') from None
   if not empty and not value.strip():
     raise BadRow(f'{where}: field {name!r} is an empty text; remove the row or the '
                  'entry')

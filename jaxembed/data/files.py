@@ -1,4 +1,4 @@
-"""Rows of JSONL and TSV files by number, without holding them parsed.
+"""JSONL and TSV readers with random access to rows, which are parsed when asked for.
 
 A plain file is mapped, its line starts are found once, and a row is parsed when
 asked for. A .gz file has no random access: it is unpacked into memory when

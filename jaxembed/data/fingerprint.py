@@ -1,4 +1,4 @@
-"""A source's content in one line: whether a run's data is still what it was."""
+"""Fingerprint of a source's data: number of rows, hash of what they are read from."""
 
 from collections.abc import Sequence
 import hashlib

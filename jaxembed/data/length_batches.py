@@ -1,4 +1,4 @@
-"""Groups texts of many lengths into batches of few shapes with little padding.
+"""Length bucketing: batches of few shapes with little padding.
 
 XLA compiles one program per shape, and every padded token is computed for
 nothing. Texts are sorted by length, cut into batches of about equal token count

@@ -1,4 +1,4 @@
-"""Lengths of training against those of the model: its positions, and its use."""
+"""Check of training lengths against the model's positions and max_length."""
 
 from jaxembed.config import DataConfig, ModelConfig
 

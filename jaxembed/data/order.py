@@ -1,4 +1,4 @@
-"""Which rows make up a batch: a pure function of (seed, step)."""
+"""Sampling of rows: shuffling and mixing as a pure function of (seed, step)."""
 
 from collections.abc import Sequence
 import zlib

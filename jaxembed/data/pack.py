@@ -1,4 +1,4 @@
-"""Several texts to a row, so that little of a batch is padding."""
+"""Sequence packing: several texts share a row of tokens."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -58,8 +58,9 @@ def check_shares(local: np.ndarray, total: int, shards: int):
 def most_rows(texts: int, tokens: int, width: int) -> int:
   """The most rows that `share_rows` gives a device with so many texts and tokens.
 
-  Of rows that are not full of texts, no two could be one, so that all but one are
-  more than half full on average.
+  An upper bound: a row is opened when its first text fits no row with a slot left, so
+  two rows with slots left hold more than `width` tokens together. There are at most
+  2 tokens / width of these and one more, beside texts / slots(width) without a slot.
   """
   return _rounded(min(texts, 2 * tokens // width + texts // types.slots(width) + 1),
                   texts)

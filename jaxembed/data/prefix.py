@@ -1,4 +1,4 @@
-"""The first tokens of a long text, without tokenising all of it.
+"""Fast truncation: the first tokens of a long text without tokenising all of it.
 
 A text of a million characters costs a second, of which a model that reads 512
 tokens needs a thousandth. Tokenising a prefix is exact where no token can reach

@@ -1,4 +1,4 @@
-"""One row of training data, whatever the shape it was stored in.
+"""Parsing of one row of training data into an Example.
 
 Rows in the shapes of sentence-transformers, embedding-training-data, FlagEmbedding and
 Tevatron are read as they are. Every complaint names the file, the line and the field.

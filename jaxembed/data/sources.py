@@ -1,4 +1,4 @@
-"""Opens what a SourceConfig names: a sequence of Examples."""
+"""Datasets that a SourceConfig names, opened as sequences of Examples."""
 
 from collections.abc import Sequence
 import pathlib

@@ -1,4 +1,4 @@
-"""What the rows of a source bring: read once at the start, to prepare and to tell."""
+"""Survey of a source's first rows: positives, negatives, scores, instructions."""
 
 import collections
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

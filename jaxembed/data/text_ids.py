@@ -1,4 +1,4 @@
-"""Ids of texts as a model reads them: equal tokens, equal id, for duplicate masks."""
+"""Text ids for duplicate masks: hashes of the tokens that a model reads."""
 
 from collections.abc import Sequence
 

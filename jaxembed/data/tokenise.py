@@ -1,4 +1,4 @@
-"""Text to token ids: ragged rows first, a padded rectangle last.
+"""Tokenisation: texts to ragged token ids, then to padded arrays.
 
 A Hugging Face fast tokenizer is read straight from its folder. Which special
 tokens stand around a text is its own post-processor's affair; this file cuts to

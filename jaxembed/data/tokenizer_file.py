@@ -1,4 +1,4 @@
-"""tokenizer.json from strangers: read by the tokenizers library once it looks sane."""
+"""Checked reading of an untrusted tokenizer.json with the tokenizers library."""
 
 from collections.abc import Iterator, Mapping
 import os

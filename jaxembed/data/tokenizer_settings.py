@@ -1,4 +1,4 @@
-"""tokenizer_config.json put into effect on the tokenizer beside it.
+"""Settings of tokenizer_config.json, applied to the tokenizer.
 
 transformers keeps a part of what a tokenizer does out of tokenizer.json. Each key is
 known (known_keys.TOKENIZER); what is applied here is what transformers 5 does with it.

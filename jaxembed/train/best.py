@@ -1,4 +1,4 @@
-"""The best evaluation of a run so far, by one of its scores."""
+"""Best checkpoint and early stopping: evaluations compared by one score."""
 
 from collections.abc import Iterable, Mapping
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a configuration may change between two starts of a run.
+"""Configuration changes that a run may resume with.
 
 Steps that are done keep their meaning. So without a word may change: everything while
 no step is done; how often to log, evaluate and save, and on which mesh; stages that

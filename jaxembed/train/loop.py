@@ -1,4 +1,4 @@
-"""Training from the first batch to the last checkpoint.
+"""Training loop: stages, evaluation, checkpoints, resuming.
 
 The loop never waits for the device it feeds: the numbers of a step are read
 while the next one runs. A batch is a function of (seed, step) and so is dropout;

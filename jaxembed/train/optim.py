@@ -147,7 +147,7 @@ def _factors(cfg: config.OptimConfig, trained: types.Params) -> types.Params:
 
 
 def carry(before: optax.OptState, fresh: optax.OptState) -> optax.OptState:
-  """The state `before` at the beginning of its schedule.
+  """Optimiser state of the stage before, with the counter of its schedule at 0.
 
   fresh: the state of the optimiser that goes on, or its shapes.
 

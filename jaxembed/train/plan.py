@@ -40,7 +40,7 @@ class StagePlan:
 
   name: str
   parameters: int
-  moving: int  # of them
+  trainable: int  # of them
   arguments: int  # state and batch
   temporaries: int
   flops: float  # per step
@@ -87,8 +87,8 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig,
     update = step.make_update(model, stage, seed=cfg.seed)
     batch = _batch(stage.data, mesh)
     lowered = update.lower(state, batch)
-  moving, _ = optim.split(shapes, optim.trainable(shapes, stage.optim))
-  sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in (shapes, moving)]
+  trainable, _ = optim.split(shapes, optim.trainable(shapes, stage.optim))
+  sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in (shapes, trainable)]
   flops = step_flops(model, stage, sharding.batch_shards(mesh))
   try:
     done = lowered.compile()
@@ -186,18 +186,18 @@ def _flops(model: config.ModelConfig, texts, again: float, freeze: str) -> float
   pass for its repetition (remat, GradCache). Attention scores and their use count
   by length. Pooling heads are left out.
   """
-  b, (frozen, moving) = model.backbone, _kernels(model, freeze)
+  b, (frozen, trainable) = model.backbone, _kernels(model, freeze)
   total = 0.0
   for n, length in texts:
     attention = 4 * b.num_layers * b.num_heads * b.head_dim * length
-    dense = (2 + again) * 2 * frozen + (3 + again) * (2 * moving + attention)
+    dense = (2 + again) * 2 * frozen + (3 + again) * (2 * trainable + attention)
     total += n * length * dense
   return total
 
 
 @functools.lru_cache(maxsize=8)  # asked for at every step
 def _kernels(model: config.ModelConfig, freeze: str) -> tuple[int, int]:
-  """Sizes of the backbone's kernels: (frozen, moving)."""
+  """Sizes of the backbone's kernels: (frozen, trainable)."""
   shapes = encoder.param_shapes(model)
   moves = jax.tree.leaves(optim.trainable(shapes, config.OptimConfig(freeze=freeze)))
   return tuple(sum(x.size for (path, x), move in zip(
@@ -304,7 +304,7 @@ def describe(found: StagePlan, stage: config.StageConfig, chip: Chip, count: int
   return (f'\n{stage.name}: {stage.steps} steps, {d.batch_size * group} candidates per '
           f'query, {d.batch_size * (1 + group)} texts per step\n'
           f'  parameters       {found.parameters / 1e6:.1f} M, of which '
-          f'{found.moving / 1e6:.1f} M move\n'
+          f'{found.trainable / 1e6:.1f} M are trained\n'
           f'  memory per chip  {found.memory / GIB:.2f} of '
           f'{chip.hbm / GIB:.0f} GiB: state and batch '
           f'{found.arguments / GIB:.2f}, temporaries '

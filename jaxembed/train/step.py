@@ -1,4 +1,4 @@
-"""The one jitted training function."""
+"""Jitted training update: loss, gradient, optimiser, running means."""
 
 from collections.abc import Callable
 import functools
@@ -21,10 +21,10 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0,
                carried: optax.OptState | None = None) -> types.TrainState:
   """A state about to make update `step` + 1; moments are sharded like params.
 
-  loss/log_scale is among the parameters of the stages that learn their
-  temperature, and of no others: the first of them starts it, the next goes on from
-  there, one that does not learn it drops it. `carried` is the optimiser's state of the
-  stage before, to go on with; the schedule begins anew all the same.
+  loss/log_scale, the learned temperature, is a parameter of stages with
+  loss.learn_temperature alone. It starts at loss.temperature, or at its value at the
+  end of the stage before if that learned it too. `carried` is the optimiser's state
+  of the stage before, to go on with; the schedule begins anew all the same.
   """
   learned = params.get('loss', {'log_scale': losses.initial_log_scale(stage.loss)})
   params = {k: v for k, v in params.items() if k != 'loss'}
