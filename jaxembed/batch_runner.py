@@ -1,6 +1,7 @@
 """Batched encoding of one call's texts: sorted by length, in few compiled shapes."""
 
 import collections
+from collections.abc import Sequence
 import dataclasses
 
 import jax
@@ -45,13 +46,16 @@ class BatchRunner:
   cfg: config.ModelConfig
   tokenizer: tokenise.Tokenizer
   mesh: jax.sharding.Mesh | None
-  known: set[tuple[int, int]]
-  chunk: int
+  known: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+  chunk: int = 16384
   report: EncodeReport | None = None
 
-  def vectors(self, items: list[str], prompt: str, batch_size: int, dim: int,
-              show_progress_bar: bool | None) -> np.ndarray:
-    """The first `dim` dimensions of every text's vector: [n, dim] float32."""
+  def vectors(self, items: list[str], prompt: str | Sequence[str], batch_size: int,
+              dim: int, show_progress_bar: bool | None) -> np.ndarray:
+    """The first `dim` dimensions of every text's vector: [n, dim] float32.
+
+    prompt: one for all texts, or one for each.
+    """
     vectors = np.empty((len(items), dim), np.float32)
     quiet = None if show_progress_bar is None else not show_progress_bar
     with tqdm(total=len(items), unit='text', desc='encode', disable=quiet,
@@ -75,17 +79,21 @@ class BatchRunner:
                       'token_embeddings': states[place][mask]}
     return found
 
-  def tokens(self, items: list[str], prompt: str, first: int = 0) -> tokenise.Ragged:
+  def tokens(self, items: list[str], prompt: str | Sequence[str], first: int = 0
+             ) -> tokenise.Ragged:
     """Token ids of prompted texts, cut; a text without any has a row of length 0."""
     return self.tokenizer.encode(
         items, prompt, max_length=self.cfg.max_length, keep_empty=True, first=first)
 
-  def _batches(self, items: list[str], prompt: str, batch_size: int, compute):
+  def _batches(self, items: list[str], prompt: str | Sequence[str], batch_size: int,
+               compute):
     """Yields (rows, tokens, compute's result, on the device and padded at the end)."""
     pending = collections.deque()
     stats = _EncodeStats()
     for start in range(0, len(items), self.chunk):
-      ragged = self.tokens(items[start:start + self.chunk], prompt, start)
+      part = slice(start, start + self.chunk)
+      ragged = self.tokens(
+          items[part], prompt if isinstance(prompt, str) else prompt[part], start)
       plan = length_batches(
           np.maximum(ragged.lengths, 1), batch_size, self.cfg.max_length,
           known=self.known, row_multiple=self._row_multiple)

@@ -57,12 +57,15 @@ class Checkpoints:
   def __init__(self, folder: str | pathlib.Path, *, keep: int = 2):
     self.folder = pathlib.Path(folder).absolute()
     self._kept = _Kept(keep, (best(self.folder) or {}).get('step'))
+    # Orbax would do so in a thread that may outlive the program, and then complains.
+    if jax.process_index() == 0:
+      for left in self.folder.glob('*.orbax-checkpoint-tmp*'):
+        shutil.rmtree(left, ignore_errors=True)
     self._ckptr = ocp.training.Checkpointer(
         self.folder,
         save_decision_policy=ocp.training.save_decision_policies
         .FixedIntervalPolicy(1),  # the loop decides when
-        preservation_policy=self._kept,
-        cleanup_tmp_directories=True)
+        preservation_policy=self._kept)
 
   def __enter__(self):
     return self

@@ -152,9 +152,11 @@ class DataConfig:
     lengths, which then only say where a text is cut. A batch has as many rows as its
     texts need, in steps of a thirty-second: a few shapes to compile. Every process
     tokenises the whole batch to know them.
-  known_positives: room for the positives of a row that a step does not draw, so that
-    none of them serves as its negative. -1: as many as the checked rows have; then a
-    later row with more is refused.
+  known_positives: room for the positives of a row that a step does not draw, and for
+    those that its query has in other rows of its source, so that none of them serves as
+    its negative. -1: as many as the checked rows have, of other rows' at most 8 at a
+    time; then a later row with more of its own is refused. Other rows' are known of the
+    checked rows; those that stand in a batch come first.
   """
 
   sources: list[SourceConfig] = field(default_factory=list)

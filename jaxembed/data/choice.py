@@ -1,5 +1,6 @@
 """Random draw of a positive, hard negatives and an instruction for one step."""
 
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -35,8 +36,7 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
   if example.interchangeable:
     query, positives = _turned(example, int(rng.integers(1 + len(positives))))
   positive = positives[rng.integers(len(positives))]
-  texts, ids = {p.text for p in positives}, {p.id for p in positives} - {''}
-  wrong = [n for n in example.negatives if n.text not in texts and n.id not in ids]
+  wrong = usable(positives, example.negatives)
   dropped = len(example.negatives) - len(wrong)
   if len(wrong) > negatives:
     wrong = [wrong[i] for i in np.sort(
@@ -54,6 +54,13 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
       known=tuple(dict.fromkeys(
           p.text for p in positives if p.text != positive.text)),
       where=example.where)
+
+
+def usable(positives: Sequence[Passage], negatives: Sequence[Passage]
+           ) -> list[Passage]:
+  """The negatives whose text or id is not that of a positive."""
+  texts, ids = {p.text for p in positives}, {p.id for p in positives} - {''}
+  return [n for n in negatives if n.text not in texts and n.id not in ids]
 
 
 def _turned(example: Example, k: int) -> tuple[str, tuple[Passage, ...]]:

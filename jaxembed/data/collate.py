@@ -27,7 +27,8 @@ class Counts:
 
 def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
             tokenizer: Tokenizer, shards: int = 1, *, known: int = 0,
-            scored: bool = False, same: Mapping[int, int] | None = None
+            scored: bool = False, same: Mapping[int, int] | None = None,
+            answers: Sequence[Mapping[int, np.ndarray]] = ()
             ) -> tuple[types.Batch, Counts]:
   """Tokenises and pads this process's rows of a batch.
 
@@ -39,7 +40,7 @@ def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
       alone.
     local: [Q] the global places of this process's rows. `owner` counts globally.
     shards: over how many devices the global batch is split, for cfg.pack.
-    known, scored, same: see `pairing`.
+    known, scored, same, answers: see `pairing`.
 
   Returns:
     query [Q,T], passage [C,T] and pairing for Q = len(local), C = Q x (1 +
@@ -60,7 +61,7 @@ def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
     rows = [rows[i] for i in local]
   places = _places([len(r.passages) for r in rows], 1 + cfg.num_negatives)
   pairs = pairing.pairing(rows, local, places, query, passage, cfg, tokenizer,
-                          known=known, scored=scored, same=same)
+                          known=known, scored=scored, same=same, answers=answers)
   if cfg.pack:
     tokens, query_at, passage_at = pack.share_rows(
         queries, passages, first, local, shards, width=cfg.pack,

@@ -52,7 +52,7 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
   divides(f'batch_size {cfg.batch_size}', cfg.batch_size, shards)
   mixture = mixture or open_mixture(cfg)
   mixture.check(tokenizer)
-  same = mixture.same_ids(tokenizer)
+  same, answers = mixture.same_ids(tokenizer), mixture.answers(tokenizer)
   local = local_rows if local_rows is not None else mine
   local = np.arange(cfg.batch_size) if local is None else np.asarray(local)
   if cfg.pack:
@@ -65,7 +65,7 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
     chosen = [mixture.draw(refs[i], order.rng(seed, step, i)) for i in wanted.tolist()]
     batch, counts = collate.collate(
         chosen, local, cfg, tokenizer, shards, known=mixture.known,
-        scored=mixture.scored, same=same)
+        scored=mixture.scored, same=same, answers=answers)
     info = BatchInfo(step, tuple((cfg.sources[g].name, r) for g, r in refs), counts)
     return batch, info
 

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+ONE_ARRAY = ('A file that is one JSON array is not read: write a line for each of its '
+             "entries, for example with jq -c '.[]'")
 _LARGEST = 3.4e38  # of float32
 
 

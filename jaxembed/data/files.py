@@ -1,15 +1,14 @@
 """JSONL and TSV readers with random access to rows, which are parsed when asked for.
 
-A plain file is mapped, its line starts are found once, and a row is parsed when
-asked for. A .gz file has no random access: it is unpacked into memory when
-opened, so a large one is better unpacked on disk.
+Of a plain file the line starts are found once, and a row is read and parsed when
+asked for; one that changes meanwhile is refused. A .gz file has no random access: it
+is unpacked into memory when opened, so a large one is better unpacked on disk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import glob
 import gzip
 import json
-import mmap
 import os
 import pathlib
 from typing import Any
@@ -17,7 +16,8 @@ import zlib
 
 import numpy as np
 
-from jaxembed.data.records import BadRow
+from jaxembed.data import fields
+from jaxembed.data.fields import BadRow
 
 _BOM = b'\xef\xbb\xbf'
 _GZIP = b'\x1f\x8b'
@@ -35,7 +35,7 @@ def expand(path: str | os.PathLike, suffixes: Sequence[str]) -> list[pathlib.Pat
   Raises:
     FileNotFoundError: there are none.
   """
-  path = str(path)
+  path = os.path.expanduser(path)
   if os.path.isdir(path):
     found = [p for p in pathlib.Path(path).iterdir()
              if p.name.endswith(tuple(suffixes)) and p.is_file()]
@@ -55,16 +55,18 @@ class Lines(Sequence):
   Lines end in LF or CR LF. A byte order mark in front of the file is left out.
 
   Raises:
-    BadRow: not a whole gzip file, not UTF-8, or a line that is too long.
+    BadRow: not a whole gzip file, not UTF-8, a line that is too long, or a file that
+      changed after it was opened.
   """
 
   def __init__(self, path: str | os.PathLike):
     self.path = pathlib.Path(path)
-    self._data = _content(self.path)
-    _refuse_other_formats(self._data[:4], self.path)
+    self._read, data = _opened(self.path)
+    head = bytes(data[:4])
+    _refuse_other_formats(head, self.path)
     self._bounds, self._numbers = _line_bounds(
-        self._data, len(_BOM) if self._data[:3] == _BOM else 0)
-    if len(self) == 1 and b'\r' in self._data[slice(*self._bounds[0])].rstrip(b'\r\n'):
+        data, len(_BOM) if head.startswith(_BOM) else 0)
+    if len(self) == 1 and b'\r' in self._read(*self._bounds[0]).rstrip(b'\r\n'):
       raise BadRow(f'{self.path}: lines end in CR alone; convert them to LF, for '
                    "example with tr '\\r' '\\n'")
 
@@ -78,7 +80,7 @@ class Lines(Sequence):
       raise BadRow(f'{where}: a line of {end - start} bytes; at most {_LONGEST_LINE} '
                    'are read. Remove it, or split its texts')
     try:
-      text = self._data[start:end].decode('utf-8').rstrip('\r')
+      text = self._read(start, end).decode('utf-8').rstrip('\r')
     except UnicodeDecodeError as error:
       raise BadRow(f'{where}: not UTF-8 ({error}); convert the file') from error
     if text.startswith('\ufeff'):
@@ -114,8 +116,9 @@ def parse_json(text: str, where: str) -> Any:
   except RecursionError:
     raise BadRow(f'{where}: lists or objects nest too deeply; remove the row') from None
   except ValueError as error:
-    raise BadRow(f'{where}: not JSON ({error!s:.200}); one object per line is '
-                 'expected') from error
+    whole = text.lstrip().startswith('[')
+    raise BadRow(f'{where}: not JSON ({error!s:.200}); one object per line is expected'
+                 + (f'. {fields.ONE_ARRAY}' if whole else '')) from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -134,13 +137,16 @@ class TsvLists(Sequence):
   marks of their own.
 
   Raises:
-    BadRow: no line, or a CR inside one.
+    BadRow: no line, a first line of one cell, or a CR inside one.
   """
 
   def __init__(self, path: str | os.PathLike):
     self._lines = Lines(path)
     if not len(self._lines):
       raise BadRow(f'{path}: empty')
+    if len(self[0][0]) == 1:
+      raise BadRow(f'{self[0][1]}: no tab stands in the line; cells are what stands '
+                   'between tabs. Convert the file if it is CSV')
 
   def __len__(self) -> int:
     return len(self._lines)
@@ -204,13 +210,54 @@ class Joined(Sequence):
     return self._parts[part][i - first]
 
 
-def _content(path: pathlib.Path) -> bytes | bytearray | mmap.mmap:
-  """A file's bytes; of a gzip file, whatever its name, what it holds."""
-  if not path.stat().st_size and path.suffix != '.gz':
-    return b''
-  with path.open('rb') as file:
-    if path.suffix != '.gz' and file.read(2) != _GZIP:
-      return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+class _Plain:
+  """Parts of a file that stays as it was.
+
+  It is read and not mapped: a page that is gone from a mapped file ends the process.
+  It is opened for each part: a source may have more files than can be open.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._path, self._was = path, _state(path.stat())
+
+  def __call__(self, start: int, end: int) -> bytes:
+    try:
+      file = os.open(self._path, os.O_RDONLY)
+    except FileNotFoundError:
+      raise BadRow(f'{self._path}: the file is gone; put it back, or give its new '
+                   'path, and the same command goes on') from None
+    try:
+      found = os.pread(file, int(end - start), int(start))
+      if _state(os.fstat(file)) != self._was:
+        raise BadRow(f'{self._path}: the file changed after it was opened; give the '
+                     'same command again once it is as it should be')
+    finally:
+      os.close(file)
+    return found
+
+
+def _state(now: os.stat_result) -> tuple[int, int]:
+  return now.st_size, now.st_mtime_ns
+
+
+def _opened(path: pathlib.Path) -> tuple[Callable[[int, int], bytes], np.ndarray]:
+  """(reader of a part, all bytes to look through now) of a file.
+
+  Of a gzip file, whatever its name, what it holds.
+  """
+  packed = path.suffix == '.gz'
+  if not packed and path.stat().st_size:
+    with path.open('rb') as file:
+      packed = file.read(2) == _GZIP
+  if packed:
+    data = _unpacked(path)
+    return lambda start, end: data[start:end], np.frombuffer(data, np.uint8)
+  read = _Plain(path)
+  size = path.stat().st_size
+  return read, np.memmap(path, np.uint8, 'r') if size else np.empty(0, np.uint8)
+
+
+def _unpacked(path: pathlib.Path) -> bytearray:
   found, most = bytearray(), max(_SMALL, _MOST_TIMES * path.stat().st_size)
   try:
     with gzip.open(path) as file:
@@ -220,6 +267,10 @@ def _content(path: pathlib.Path) -> bytes | bytearray | mmap.mmap:
           raise BadRow(f'{path}: unpacks to more than {_MOST_TIMES} times its size; '
                        'unpack it on disk if it is what it should be')
   except (EOFError, OSError, zlib.error) as error:
+    with path.open('rb') as file:
+      if (head := file.read(2)) and not _GZIP.startswith(head):
+        raise BadRow(f'{path}: no gzip file, whatever its name says; rename it, or '
+                     'copy it again') from error
     raise BadRow(f'{path}: not a whole gzip file ({error}); copy it again') from error
   if not path.stat().st_size:
     raise BadRow(f'{path}: not a whole gzip file (it is empty); copy it again')
@@ -235,12 +286,11 @@ def _refuse_other_formats(head: bytes, path: pathlib.Path) -> None:
                  'for example with iconv -f UTF-16 -t UTF-8')
 
 
-def _line_bounds(data, first: int) -> tuple[np.ndarray, np.ndarray]:
+def _line_bounds(view: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
   """Start and end of every line with something in it, and its number from 1.
 
   Text begins at byte `first`.
   """
-  view = np.frombuffer(data, np.uint8)
   ends = np.concatenate([np.empty(0, np.int64)] + [
       at + np.flatnonzero(view[at:at + _CHUNK] == ord('\n'))
       for at in range(0, len(view), _CHUNK)])

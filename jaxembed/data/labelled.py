@@ -23,12 +23,16 @@ class Labelled(Sequence):
 
   def __init__(self, rows: Sequence, cfg: SourceConfig):
     self._label_text = cfg.rows == 'label_text'
-    found = _read(rows, cfg)
+    found, torn = _read(rows, cfg)
     names = [example.positives[0].text for example in found]
     self._names = list(dict.fromkeys(names))
     if len(self._names) < 2:
-      raise BadRow(f'source {cfg.name!r}: {len(self._names)} labels; negatives need '
-                   'two. Raise limit if it cuts off the others')
+      raise BadRow(
+          f'source {cfg.name!r}: negatives need texts of two labels, and there are '
+          f'{len(self._names)}'
+          + (f', without {torn} texts that stand under several labels' if torn else '')
+          + ('. Raise limit if it cuts off the others' if cfg.limit else
+             '; leave the source out'))
     numbers = {name: c for c, name in enumerate(self._names)}
     labels = np.array([numbers[name] for name in names])
     order = np.argsort(labels, kind='stable')
@@ -81,8 +85,9 @@ class Labelled(Sequence):
                    instruction=self._instructions[at])
 
 
-def _read(rows: Sequence, cfg: SourceConfig) -> list[Example]:
-  """Distinct texts with their labels, without those that stand under two."""
+def _read(rows: Sequence, cfg: SourceConfig) -> tuple[list[Example], int]:
+  """Distinct texts with their labels, without those that stand under two, and how
+  many these are."""
   found: dict[str, Example] = {}
   torn = set()
   for i in range(min(len(rows), cfg.limit) if cfg.limit else len(rows)):
@@ -90,4 +95,4 @@ def _read(rows: Sequence, cfg: SourceConfig) -> list[Example]:
     first = found.setdefault(example.query, example)
     if first.positives != example.positives:
       torn.add(example.query)
-  return [example for text, example in found.items() if text not in torn]
+  return [e for text, e in found.items() if text not in torn], len(torn)

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from jaxembed.config import DataConfig, SourceConfig, StageConfig
-from jaxembed.data import order, prompts, sources, survey
+from jaxembed.data import order, prompts, repeats, sources, survey
 from jaxembed.data.choice import Row, choose
 from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.records import Example
@@ -57,7 +57,8 @@ class Mixture:
 
   Attributes:
     sources: in the order of cfg.sources.
-    known: P, room for the positives of a row that a step does not draw.
+    known: P, room for the positives of a row that a step does not draw, and for those
+      that its query has in other rows.
     scored: whether its passages carry a teacher's scores.
   """
 
@@ -69,11 +70,13 @@ class Mixture:
     """Rows of each source."""
     return tuple(len(s.rows) for s in self.sources)
 
-  @property
+  @functools.cached_property
   def known(self) -> int:
     if self.cfg.known_positives >= 0:
       return self.cfg.known_positives
-    return max(0, *(s.seen.most_positives - 1 for s in self.sources))
+    own = [s.seen.most_positives - 1 for s in self.sources]
+    others = [min(repeats.most(s.seen.answers) - 1, repeats.ROOM) for s in self.sources]
+    return max(0, *own, *others)
 
   @property
   def scored(self) -> bool:
@@ -134,6 +137,19 @@ class Mixture:
           one[root(other)] = root(first)
     return {x: root(x) for x in one}
 
+  def answers(self, tokenizer: Tokenizer) -> list[dict[int, np.ndarray]]:
+    """Of every source: id of a query that comes in several rows -> the ids of its
+    positives in all that were read at the start."""
+    if not self.known:
+      return [{} for _ in self.sources]
+    return [repeats.ids(
+        s.seen.answers, tokenizer,
+        prompts=tuple(prompts.rendered(p, s.cfg)[0]
+                      for p in (s.cfg.query_prompt, s.cfg.passage_prompt)),
+        lengths=(s.cfg.query_max_length or self.cfg.query_lengths[-1],
+                 s.cfg.passage_max_length or self.cfg.passage_lengths[-1]))
+        for s in self.sources]
+
   def notes(self, reads_scores: bool | None = False) -> list[str]:
     """What rows bring and nothing uses, and the like, a sentence each.
 
@@ -151,6 +167,13 @@ class Mixture:
     found = [f'source {s.cfg.name!r}: {note}' for s in self.sources
              for note in s.seen.notes(s.cfg, self.cfg.negatives_of(s.cfg),
                                       reads_scores is not False)]
+    for s in self.sources:
+      if (most := repeats.most(s.seen.answers)) > 1 + self.known:
+        found.append(
+            f'source {s.cfg.name!r}: {len(s.seen.answers)} queries have positives in '
+            f'several rows, one of them {most}; {self.known} at a time are kept from '
+            'being its negatives, those in the batch first. Set '
+            'DataConfig.known_positives for more')
     if self.known > _MANY:
       found.append(f'up to {self.known} known positives of a row are compared with '
                    'every passage of a batch, which takes time')
@@ -179,8 +202,11 @@ def open_mixture(cfg: DataConfig, opened: dict | None = None) -> Mixture:
     key = tuple(str(getattr(source, name)) for name in _CONTENT), cfg.check_rows
     if key not in opened:
       rows = sources.load(source)
-      opened[key] = Opened(source, rows, survey.survey(rows, cfg.check_rows))
+      opened[key] = Opened(source, rows, survey.survey(
+          rows, cfg.check_rows, source.symmetric))
     found.append(Source(source, opened[key]))
+    if cfg.check_rows:
+      opened[key].seen.check(source)
     if cfg.check_rows and opened[key].seen.bare:
       prompts.check_instruction(source, opened[key].seen.bare)
   return Mixture(cfg, tuple(found))

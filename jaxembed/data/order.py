@@ -27,8 +27,8 @@ def batches(sizes: Sequence[int], sources: Sequence[SourceConfig], batch_size: i
             for i, (n, s) in enumerate(zip(sizes, sources))]
   weights = [s.weight for s in sources]
   if homogeneous:
-    return _mix([o.batch(batch_size, batch_fn=list) for o in orders], weights)
-  return _mix(orders, weights).batch(batch_size, batch_fn=list)
+    return _mix([_batched(o, batch_size) for o in orders], weights)
+  return _batched(_mix(orders, weights), batch_size)
 
 
 def rng(seed: int, step: int, row: int) -> np.random.Generator:
@@ -39,6 +39,12 @@ def rng(seed: int, step: int, row: int) -> np.random.Generator:
 def _order(source: int, size: int, seed: int) -> grain.MapDataset:
   rows = grain.MapDataset.range(size).seed(seed).shuffle().repeat()
   return rows.map(lambda row: (source, int(row)))
+
+
+def _batched(refs: grain.MapDataset, size: int) -> grain.MapDataset:
+  if size == 1:  # grain's length of endless batches of one is more than an int holds
+    return refs.map(lambda ref: [ref])
+  return refs.batch(size, batch_fn=list)
 
 
 def _mix(parts: list[grain.MapDataset], weights: list[float]) -> grain.MapDataset:

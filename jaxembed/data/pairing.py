@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxembed import types
 from jaxembed.config import DataConfig
+from jaxembed.data import repeats
 from jaxembed.data.choice import Row
 from jaxembed.data.records import BadRow
 from jaxembed.data.text_ids import text_ids
@@ -15,16 +16,18 @@ from jaxembed.data.tokenise import Ragged, Tokenizer
 def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
             query: Ragged, passage: Ragged, cfg: DataConfig, tokenizer: Tokenizer, *,
             known: int = 0, scored: bool = False,
-            same: Mapping[int, int] | None = None) -> types.Pairing:
+            same: Mapping[int, int] | None = None,
+            answers: Sequence[Mapping[int, np.ndarray]] = ()) -> types.Pairing:
   """Which passage belongs to which of `rows`, and which texts are the same.
 
   Args:
     queries: [Q] the global places of the rows, which `owner` counts.
     places: [C] for every passage place the passage that stands there; -1: none.
     query, passage: the rows' texts, tokenised.
-    known: P, room for positives that were not drawn.
+    known: P, room for positives that were not drawn and those of other rows.
     scored: whether passages carry a teacher's scores.
     same: ids that stand for others, as the data says that their texts are one.
+    answers: of every source, query ids to the ids of their positives in all its rows.
 
   Raises:
     BadRow: a row has more than P positives that were not drawn.
@@ -36,6 +39,9 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
   query_id = text_ids(tokenizer, [r.query for r in rows],
                       [r.query_prompt for r in rows], cut, query)
   passage_id, others = _passage_ids(rows, passage, cfg, tokenizer, known)
+  if known and any(answers):
+    repeats.fill(others, [answers[r.group].get(q, ()) for r, q in zip(rows, query_id)],
+                  passage_id[places[::len(places) // len(rows)]], passage_id)
   if same:
     query_id, passage_id, others = (
         np.vectorize(lambda x: same.get(x, x), otypes=[np.int32])(ids)

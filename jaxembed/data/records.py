@@ -129,8 +129,8 @@ def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
   for name in (text, label):
     if name not in row:
       raise BadRow(f'{where}: no column {name!r}; the row has '
-                   f"{sorted(map(str, row))}. Name the columns with columns=('TEXT', "
-                   "'LABEL')")
+                   f'{sorted(map(str, row))!s:.500}. Name the columns with '
+                   "columns=('TEXT', 'LABEL')")
   value = row[label]
   if isinstance(value, int) and not isinstance(value, bool) and not shown:
     value = str(value)
@@ -173,6 +173,9 @@ def _named(row: Sequence, where: str, columns
   if len(row) < 2:
     raise BadRow(f'{where}: the row is a list of {len(row)}; a query and its positive, '
                  'and any negatives, are expected')
+  if not isinstance(row[0], str):
+    raise BadRow(f'{where}: the row is a list that begins with {fields.kind(row[0])}, '
+                 f'not with the text of a query. {fields.ONE_ARRAY}')
   named = {f'row[{i}]': value for i, value in enumerate(row)}
   return named, tuple(named)
 
@@ -193,7 +196,7 @@ def _names(row, where: str, columns) -> tuple[str, str, list[str]]:
   if columns:
     if missing := [c for c in columns if c not in row]:
       raise BadRow(f'{where}: no column {missing[0]!r}, which columns={tuple(columns)} '
-                   f'names; the row has {sorted(map(str, row))}')
+                   f'names; the row has {sorted(map(str, row))!s:.500}')
     return columns[0], columns[1], list(columns[2:])
   query = _only(row, 'query', _QUERY, where)
   positive = _only(row, 'positive', _POSITIVE, where)

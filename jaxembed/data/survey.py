@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 
 from jaxembed.config import SourceConfig
-from jaxembed.data import labelled, prompts, sources
+from jaxembed.data import choice, labelled, prompts, repeats, sources
 from jaxembed.data.records import BadRow, Example, text_id
 
 # Rows looked at where none are to be checked; bad ones are passed over then.
@@ -23,8 +23,18 @@ class Survey:
   most_negatives: int = 0  # of a row
   most_positives: int = 1
   scored: int = 0  # with a teacher's scores
+  # Of queries that come in several rows, their positives in all of them.
+  answers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   # Of the data's ids that stand for several texts, those texts.
   same_texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+  def check(self, source: SourceConfig) -> None:
+    """Raises ValueError if no row read can teach anything."""
+    if source.rows == 'pairs' and not source.in_batch and not self.with_negatives:
+      raise ValueError(
+          f'source {source.name!r} has in_batch off, and none of the {self.checked} '
+          'rows read brings a hard negative, so that they would teach nothing; set '
+          'in_batch')
 
   def notes(self, source: SourceConfig, negatives: int, reads_scores: bool
             ) -> list[str]:
@@ -41,6 +51,10 @@ class Survey:
       found.append(f'rows bring at most {self.most_negatives} hard negatives, and '
                    f'num_negatives={negatives} makes room for more: empty places cost '
                    'as much as texts')
+    without = self.checked - self.with_negatives
+    if source.rows == 'pairs' and not source.in_batch and without:
+      found.append(f'{without} {of} bring no hard negative, and with in_batch off they '
+                   'teach nothing')
     template = source.query_prompt + source.passage_prompt
     if self.instructed and not prompts.needs_instruction(template):
       found.append(f'{self.instructed} {of} bring an instruction or prompt of their '
@@ -55,10 +69,11 @@ class Survey:
     return found
 
 
-def survey(rows: Sequence[Example], check_rows: int) -> Survey:
+def survey(rows: Sequence[Example], check_rows: int, symmetric: bool = False) -> Survey:
   """Reads `check_rows` rows, spread evenly.
 
-  Without a number 1,000 are looked at and bad ones passed over.
+  Without a number 1,000 are looked at and bad ones passed over. With `symmetric` they
+  serve the other way round too.
 
   Raises:
     BadRow: a checked row cannot be used.
@@ -70,8 +85,10 @@ def survey(rows: Sequence[Example], check_rows: int) -> Survey:
   most_negatives, most_positives, bare = 0, 1, None
   hashes: dict[str, int] = {}  # of an id's text
   torn: set[str] = set()  # ids with several texts
+  again = repeats.Repeats(symmetric)
   for row in _read(rows, check_rows):
-    negatives = len(row.negatives)
+    again.see(row)
+    negatives = len(choice.usable(row.positives, row.negatives))
     count.update(checked=1, instructed=bool(row.instruction), scored=row.scored,
                  with_negatives=negatives > 0)
     most_negatives = max(most_negatives, negatives)
@@ -81,6 +98,7 @@ def survey(rows: Sequence[Example], check_rows: int) -> Survey:
                 if p.id and hashes.setdefault(p.id, text_id(p.text)) != text_id(p.text))
   return Survey(**count, bare=bare, most_negatives=most_negatives,
                 most_positives=most_positives,
+                answers=again.answers(_read(rows, check_rows)),
                 same_texts=_texts_of(torn, _read(rows, check_rows)) if torn else {})
 
 

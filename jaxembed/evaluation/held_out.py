@@ -8,10 +8,9 @@ import warnings
 import numpy as np
 
 from jaxembed import config, types
-from jaxembed.bundle import Bundle
+from jaxembed.batch_runner import BatchRunner
 from jaxembed.data import prompts, sources, tokenise
 from jaxembed.data.records import Example
-from jaxembed.embedder import Embedder
 from jaxembed.evaluation import geometry, metrics, retrieval
 from jaxembed.similarity import unit
 
@@ -50,10 +49,8 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = ()
 
   def score(params: types.Params, model: config.ModelConfig,
             tokenizer: tokenise.Tokenizer, mesh) -> dict[str, float]:
-    embedder = Embedder(Bundle(params=params, cfg=model), tokenizer=tokenizer,
-                        mesh=mesh)
-    vectors = _encode(embedder, queries, cfg.batch_size)
-    documents = _encode(embedder, corpus, cfg.batch_size)
+    run = BatchRunner(params, model, tokenizer, mesh)
+    vectors, documents = (_encode(run, x, cfg.batch_size) for x in (queries, corpus))
     found = retrieval.rank(list(qrels), vectors, [str(i) for i in range(len(corpus))],
                            documents, depth=min(max(CUTOFFS), len(corpus)), mesh=mesh,
                            similarity=similarity)
@@ -99,14 +96,12 @@ def _prompted(rows: list[Example], source: config.SourceConfig
   return found
 
 
-def _encode(embedder: Embedder, texts: list[_Prompted], batch_size: int) -> np.ndarray:
+def _encode(run: BatchRunner, prompted: list[_Prompted], batch_size: int
+            ) -> np.ndarray:
   """Vectors of texts behind their prompts, in order: [n,E] float32."""
-  groups = collections.defaultdict(list)
-  for i, (prompt, _) in enumerate(texts):
-    groups[prompt].append(i)
-  vectors = np.empty((len(texts), embedder.embedding_dim), np.float32)
-  for prompt, rows in groups.items():
-    vectors[rows] = embedder.encode(
-        [texts[i][1] for i in rows], prompt=prompt, batch_size=batch_size,
-        show_progress_bar=False)
+  prompt, text = map(list, zip(*prompted))
+  vectors = run.vectors(text, prompt, batch_size, run.cfg.embedding_dim, False)
+  if run.report.truncated:
+    warnings.warn(f'{run.report.truncated} of {len(text)} held-out texts are longer '
+                  f'than {run.cfg.max_length} tokens and are cut there', stacklevel=3)
   return vectors

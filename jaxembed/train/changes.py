@@ -1,11 +1,11 @@
 """Configuration changes that a run may resume with.
 
 Steps that are done keep their meaning. So without a word may change: everything while
-no step is done; how often to log, evaluate and save, and on which mesh; stages that
-have not begun; the number of steps of the stage under way; where the same data lies;
-and what the run's own end advised (its optimiser after a loss that was not finite). The
-data, loss, rate and schedule of the stage under way may change when asked for
-(--extend). The model and the stages that are done cannot.
+no step is done; how often to log, evaluate and save, on which mesh, in which chunks and
+how many rows to check; stages that have not begun; the number of steps of the stage
+under way; where the same data lies; and what the run's own end advised (its optimiser
+after a loss that was not finite). The data, loss, rate and schedule of the stage under
+way may change when asked for (--extend). The model and the stages that are done cannot.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,9 @@ from jaxembed import checked_json, config, workdir
 
 _FREE = re.compile(
     r'config\.(name|log_every|eval|checkpoint|mesh|repeats)\b')
+# Of a stage: how long it is, and what costs time or memory without another result.
+_SAME = ('.steps', '.name', '.token_budget', '.chunk_remat', '.optim.max_skipped',
+         '.data.prefetch', '.data.check_rows')
 _MOVED = re.compile(r'\.sources\[\d+\]\.(path|data_dir)$')
 
 
@@ -111,7 +114,7 @@ def _harmless(change: Change, stored: dict, cfg: config.Config, done: int,
   if first >= done or i >= len(stored['stages']):
     return True  # not begun
   rest = change.path.split(']', 1)[1]
-  if rest in ('.steps', '.name') or _MOVED.search(rest):
+  if rest in _SAME or _MOVED.search(rest):
     return True  # whether the data is the same is for the manifest to say
   return diverged and last >= done and rest.startswith('.optim.')
 

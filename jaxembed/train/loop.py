@@ -77,7 +77,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     start.resolve(cfg.model)  # what is wrong with it is told before a folder is made
   with (jax.set_mesh(mesh), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
-    begin, state, mixtures = _open(cfg, folder, saved, mesh, say, extend)
+    begin, state, mixtures = _open(cfg, folder, saved, mesh, say, extend, loss)
     done, last = int(state.step) if state else 0, stages(cfg)[-1].last
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
     for mixture in mixtures:  # of later stages too, before the first step
@@ -133,7 +133,7 @@ def _check_divides(cfg: config.Config, mesh):
 
 
 def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoints, mesh,
-          say, extend: bool
+          say, extend: bool, loss: losses.Loss | None
           ) -> tuple[bundle.Bundle, types.TrainState | None, list[data.Mixture]]:
   """The model of a run that begins or goes on, its newest state, if any, and the
   mixture of every stage; none where no step is left to train.
@@ -158,7 +158,7 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
       encoder.check_packable(begin.model, begin.model.attention, stage.data.pack)
   if mixtures:
     say(forecast.describe(cfg, begin.model, begin.params, mesh, mixtures))
-    for line in _notes(cfg, begin.model, mixtures):
+    for line in _notes(cfg, begin.model, mixtures, loss):
       say(f'note       {line}')
   state = None
   if resumed:
@@ -174,14 +174,18 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
 
 
 def _notes(cfg: config.Config, model: config.ModelConfig,
-           mixtures: Sequence[data.Mixture]) -> Iterator[str]:
+           mixtures: Sequence[data.Mixture], loss: losses.Loss | None
+           ) -> Iterator[str]:
   """What the stages ask for and will not get, or may not mean."""
   for i, (stage, mixture) in enumerate(zip(cfg.stages, mixtures)):
     own = any(s.temperature for s in stage.data.sources)
-    for note in (*optim.notes(stage.optim, stage.steps), *stage.loss.notes(own)):
+    # What a loss of the caller's own reads is for the caller to know.
+    told = [] if loss else stage.loss.notes(own)
+    reads_scores = None if loss else losses.named(stage.loss).reads_scores
+    for note in (*optim.notes(stage.optim, stage.steps), *told):
       yield f'stages[{i}].{note}'
     for note in (*lengths.check(stage.data, model),
-                 *mixture.notes(losses.named(stage.loss).reads_scores)):
+                 *mixture.notes(reads_scores)):
       yield f'stages[{i}]: {note}'
 
 

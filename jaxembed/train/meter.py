@@ -39,7 +39,7 @@ class Meter:
     self._writer, self._bar, self._every, self._last = writer, bar, every, last
     self._sources, self._flops_of, self._peak = sources, flops, peak
     self._parts, self._pending = parts, None
-    self._max_skipped, self.in_a_row = max_skipped, 0
+    self._max_skipped, self.in_a_row, self._told = max_skipped, 0, False
     self.totals, self.last_good = collections.Counter(), 0
     self._begin()
 
@@ -82,6 +82,7 @@ class Meter:
     self._bar.update()
     if (not self._every or now % self._every) and now != self._last and now != 1:
       return
+    self._tell_idle(now, float(values.get('loss/rows_without_negatives', 0)))
     rates = self._rates(time.perf_counter() - self._since)
     self._writer.write(now, jax.device_get(values) | rates)
     self._bar.set_postfix_str(
@@ -110,6 +111,14 @@ class Meter:
           f'{problem} at {where}, and {self.in_a_row} updates in a row were left out '
           f'(optim.max_skipped={self._max_skipped}); no checkpoint holds them. '
           f'{remedy}')
+
+  def _tell_idle(self, now: int, share: float):
+    """Tells, once, that most rows have nothing to be told apart from."""
+    if share >= 0.5 and not self._told:
+      self._told = True
+      self._bar.write(
+          f'note       step {now}: {share:.0%} of the rows have no negative and teach '
+          'nothing; texts may be equal once they are cut, or batches too small')
 
   def _rates(self, seconds: float) -> dict[str, float]:
     rates = {'train/tokens_per_s': self._tokens / seconds,

@@ -49,7 +49,8 @@ class Writer:
     self._file.write(json.dumps({'step': step} | record) + '\n')
     self._file.flush()
     for name, value in values.items():
-      self._board.add_scalar(name.replace('@', '_at_'), value, step)
+      if math.isfinite(value):  # it complains of others, and draws none
+        self._board.add_scalar(name.replace('@', '_at_'), value, step)
     if self._watch:
       self._watch(step, values)
 

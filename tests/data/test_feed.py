@@ -169,6 +169,13 @@ def test_weights_hold_within_a_batch_or_over_batches():
   assert sum(g == {0} for g in groups) == 30
 
 
+@pytest.mark.parametrize('homogeneous', [True, False])
+def test_a_batch_of_one_takes_every_row_in_turn(homogeneous):
+  found = order.batches([5], [SourceConfig(name='a', path='x')], 1, 0, homogeneous)
+  assert len(found) and sorted(r for i in range(5) for _, r in found[i]) == [*range(5)]
+  assert [len(found[i]) for i in (0, 10**9)] == [1, 1]
+
+
 def test_a_source_keeps_its_order_whoever_stands_beside_it():
   a, b = SourceConfig(name='a', path='x'), SourceConfig(name='b', path='y')
   alone = order.batches([50], [a], 4, 0)

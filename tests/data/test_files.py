@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import resource
+import time
 
 import pytest
 
@@ -77,6 +80,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, packed):
     (b'{"a": ' + b'[' * 100_000 + b']' * 100_000 + b'}', 'a.jsonl:1: lists or obj'),
     (b'{"a": ' + b'9' * 5000 + b'}', 'a.jsonl:1: not JSON'),
     (b'{"a": "\xc0\xaf"}', 'a.jsonl:1: not UTF-8'),
+    (b'[\n {"a": 1},\n {"a": 2}\n]\n', "a.jsonl:1: not JSON .*one JSON array .*jq"),
 ])
 def test_what_is_not_lines_of_json_is_named(tmp_path, content, says):
   path = tmp_path / 'a.jsonl'
@@ -97,6 +101,12 @@ def test_a_gzip_file_is_known_by_its_content_and_damage_never_passes(tmp_path):
       files.JsonLines(damaged)
 
 
+def test_a_name_alone_makes_no_gzip_file(tmp_path):
+  (tmp_path / 'a.jsonl.gz').write_bytes(b'{"a": 1}\n')
+  with pytest.raises(BadRow, match=r'a\.jsonl\.gz: no gzip file, whatever its name'):
+    files.JsonLines(tmp_path / 'a.jsonl.gz')
+
+
 def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
   monkeypatch.setattr(files, '_SMALL', 1 << 20)
   (tmp_path / 'a.jsonl.gz').write_bytes(gzip.compress(bytes(1 << 23)))
@@ -108,6 +118,7 @@ def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch
     (b'a\tb\ta\n1\t2\t3\n', ":1: the column 'a' is named twice"),
     (b'a\tb\n1\t2\na\tb\n', ':3: the names of the columns again'),
     (b'a\tb\n1\t2\r3\t4\n', ':2: a CR stands inside'),
+    (b'query,positive\n1,2\n', ':1: no tab stands in the line; .*if it is CSV'),
 ])
 def test_tsv_damage_is_named(tmp_path, content, says):
   path = tmp_path / 'a.tsv'
@@ -167,3 +178,34 @@ def test_joined_counts_through_empty_parts():
   assert list(joined) == [1, 2, 3]
   with pytest.raises(IndexError):
     joined[3]
+
+
+@pytest.mark.parametrize('change', [
+    lambda f: os.truncate(f, 20), lambda f: f.write_text('{"a": 3}\n' * 9),
+    lambda f: f.open('a').write('{"a": 9}\n'), os.remove,
+    lambda f: f.with_name('new').rename(f)])
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, change):
+  file = tmp_path / 'a.jsonl'
+  file.write_text(''.join(f'{{"a": {i}}}\n' for i in range(9)))
+  (tmp_path / 'new').write_text('{"b": 1}\n')
+  rows = files.JsonLines(file)
+  assert rows[8][0] == {'a': 8}
+  time.sleep(0.02)  # beyond the clock of the file system
+  change(file)
+  with pytest.raises(BadRow, match=r'a\.jsonl: the file (changed|is gone)'):
+    rows[8]
+
+
+def test_more_files_than_may_be_open(tmp_path):
+  for i in range(60):
+    (tmp_path / f'{i:02}.jsonl').write_text(f'{{"a": {i}}}\n')
+  _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+  before = resource.getrlimit(resource.RLIMIT_NOFILE)
+  used = max(map(int, os.listdir('/proc/self/fd')))
+  resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, most))
+  try:
+    rows = files.Joined([files.JsonLines(p)
+                         for p in files.expand(tmp_path, ('.jsonl',))])
+    assert [row['a'] for row, _ in rows] == list(range(60))
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -151,7 +151,8 @@ def test_columns_and_numbers(source):
     ([{'text': 'x', 'label': True}], r"c\.jsonl:1: field 'label' is bool True"),
     ([{'text': 'x', 'label': ''}], r"c\.jsonl:1: field 'label' is an empty"),
     (['x'], r"c\.jsonl:1: the row is str 'x'"),
-    ([{'text': t, 'label': 'a'} for t in 'xyz'], 'need two'),
+    ([{'text': t, 'label': 'a'} for t in 'xyz'], 'two labels, .* are 1; leave'),
+    ([{'text': 'x', 'label': t} for t in 'xyz'], 'are 0, without 1 texts that stand'),
     ([{'text': t, 'label': t} for t in 'xyz'], 'no label has two texts'),
 ])
 def test_bad_rows(source, rows, says):

@@ -1,5 +1,6 @@
 """A mixture: opened once, and told what it brings in vain."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -7,8 +8,16 @@ import re
 import pytest
 
 from jaxembed import data
-from jaxembed.config import DataConfig, SourceConfig, StageConfig
+from jaxembed.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    SourceConfig,
+    StageConfig,
+)
 from jaxembed.data import files, sources
+from jaxembed.models import presets
+from jaxembed.train import loop
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +75,26 @@ def test_ordinary_rows_bring_nothing_in_vain(mixture):
                  ).notes() == []
   scored = mixture([{'query': 'q', 'pos': ['p'], 'pos_scores': [1]}] * 2)
   assert scored.scored and scored.notes(reads_scores=True) == []
+
+
+def test_a_loss_of_the_callers_own_reads_what_it_likes(mixture):
+  scored = mixture([{'query': 'q', 'pos': ['p'], 'pos_scores': [1]}] * 2)
+  cfg = Config(stages=[StageConfig(data=scored.cfg)])
+  model = ModelConfig(backbone=dataclasses.replace(
+      presets.tiny('bert'), max_positions=128))
+  told = [list(loop._notes(cfg, model, [scored], loss)) for loss in (None, object())]
+  assert [any('scores of a teacher' in note for note in t) for t in told] == [
+      True, False]
+
+
+@pytest.mark.parametrize('negative', [None, '', 'p'])
+def test_rows_that_can_teach_nothing_are_refused(mixture, negative):
+  row = {'query': 'q', 'positive': 'p', 'negative': negative}
+  rules = {'in_batch': False, 'negatives': 1}
+  with pytest.raises(ValueError, match='in_batch off, and none of the 2 rows read'):
+    mixture([row] * 2, **rules)
+  (note,) = mixture([row, row | {'negative': 'n'}], **rules).notes()
+  assert '1 of 2 rows read bring no hard negative, and with in_batch off' in note
 
 
 def test_only_rows_to_be_checked_can_stop_a_run_at_its_start(mixture):

@@ -1,5 +1,6 @@
 """Who is whose negative, told from the tokens themselves and not from ids."""
 
+import dataclasses
 import itertools
 import json
 
@@ -49,6 +50,26 @@ def _drawn(rng) -> list[dict]:
            'neg': passages(0, 3)} for _ in range(rng.integers(2, 7))]
 
 
+def test_answers_in_more_rows_than_there_is_room_for_are_told(tmp_path, tokenizer):
+  rows = [{'query': 'Rice', 'positive': f'answer {i}'} for i in range(12)]
+  rows += [{'query': f'q {i}', 'positive': f'answer {i}'} for i in range(12)]
+  rows.append({'query': 'alone', 'pos': ['a', 'b']})
+  cfg = DataConfig(sources=[_source(tmp_path / 'r.jsonl', rows)], batch_size=16,
+                   query_lengths=(8,), passage_lengths=(8,), prefetch=0)
+  mixture = data.open_mixture(cfg)
+  assert mixture.known == 8 and list(mixture.sources[0].seen.answers) == ['Rice']
+  (note,) = mixture.notes()
+  assert 'one of them 12; 8 at a time' in note and 'known_positives' in note
+  for room in (11, 3):  # those that stand in the batch take the places first
+    mixture = data.open_mixture(dataclasses.replace(cfg, known_positives=room))
+    batch, info = next(data.batches(mixture, tokenizer, seed=0))
+    visible, at = _visible(batch.pairing), [i for _, i in info.rows]
+    for q in [q for q, i in enumerate(at) if i < 12]:
+      here = {i % 12 for i in at if i < 24} - {at[q]}
+      shown = {at[c] % 12 for c in np.flatnonzero(visible[q]) if at[c] < 24}
+      assert len(shown) <= max(0, len(here) - room) and (room < 11 or not shown)
+
+
 @pytest.mark.parametrize('hosts', [1, 2, 4])
 @pytest.mark.parametrize('prompt', ['', 'ask: '])
 @pytest.mark.parametrize('seed', range(8))
@@ -73,8 +94,10 @@ def test_no_known_positive_of_a_row_is_its_negative(
     visible = _visible(batch.pairing)
     said = [_tokens(batch.passage, c) for c in range(len(batch.pairing.owner))]
     for q, (_, i) in enumerate(step[0][1].rows):
-      plain = [p if isinstance(p, str) else p['text'] for p in rows[i]['pos']]
       asked = read([rows[i]['query']], 12)
+      # Rows with the same query tell of each other's positives.
+      plain = [p if isinstance(p, str) else p['text'] for row in rows
+               if read([row['query']], 12) == asked for p in row['pos']]
       known = {*read(plain, 10), *asked}
       for c in np.flatnonzero(visible[q]):
         assert said[c] not in known, (q, c)

@@ -20,15 +20,13 @@ def test_a_template_and_an_instruction(template, instruction, want):
 
 
 class _Recorder:
-  """Stands for an Embedder: keeps what it is given, in front of what."""
+  """Stands for a BatchRunner: keeps what it is given, in front of what."""
 
-  embedding_dim = 2
+  def __init__(self, params, cfg, *_):
+    self.cfg, self.report = cfg, types.SimpleNamespace(truncated=0)
 
-  def __init__(self, *_, **__):
-    pass
-
-  def encode(self, texts, prompt, **_):
-    self.seen += [prompt + t for t in texts]
+  def vectors(self, texts, prompts, *_):
+    self.seen.append([p + t for p, t in zip(prompts, texts, strict=True)])
     return np.eye(2, dtype=np.float32)[[len(t) % 2 for t in texts]]
 
 
@@ -41,15 +39,17 @@ def test_held_out_texts_stand_behind_the_prompts_of_training(tmp_path, monkeypat
   file.write_text(''.join(json.dumps(r) + '\n' for r in rows))
   source = SourceConfig(name='a', path=str(file), instructions=('find',),
                         query_prompt='{instruction}: ', passage_prompt='{instruction}|')
-  monkeypatch.setattr(held_out, 'Embedder', _Recorder)
+  monkeypatch.setattr(held_out, 'BatchRunner', _Recorder)
   monkeypatch.setattr(_Recorder, 'seen', [], raising=False)
-  held_out.scorer(EvalConfig(source=source))({}, types.SimpleNamespace(), None, None)
+  held_out.scorer(EvalConfig(source=source))(
+      {}, types.SimpleNamespace(embedding_dim=2), None, None)
   rng = np.random.default_rng(0)
   trained = [collate.choose(e, 0, source, 0, rng) for e in sources.load(source)]
   want = {t for r in trained for t in (r.query_prompt + r.query,
                                        r.passage_prompt + r.passages[0])}
-  assert set(_Recorder.seen) == want
-  assert not any('{' in text for text in _Recorder.seen)
+  assert {text for call in _Recorder.seen for text in call} == want
+  assert not any('{' in text for text in want)
+  assert len(_Recorder.seen) == 2  # queries, then documents, whatever their prompts
 
 
 def test_held_out_rows_without_an_instruction_are_told(tmp_path):

@@ -96,6 +96,8 @@ def test_named_columns():
     ({'query': 'q', 'positive': {'text': 'p', 'title': 5}}, "'positive.title' is int"),
     ({'query': 'q', 'positive': 'p', 'negative_' + '9' * 5000: 'n'}, 'than 20 digits'),
     (['q'], 'the row is a list of 1'),
+    ([{'query': 'q', 'positive': 'p'}] * 3, 'begins with dict .*one JSON array .*jq'),
+    ([['q', 'p'], ['a', 'b']], 'begins with list .*one JSON array .*jq'),
     (['q', ''], r"field 'row\[1\]' is an empty text"),
     ({'set': ['a', 'a']}, "'set' has 1 different texts"),
     ({'set': ['a', 3]}, r"field 'set\[1\]' is int"),

@@ -38,6 +38,9 @@ def folder(tmp_path):
     (8, _changed(lambda c: setattr(c.stages[1].data.sources[0], 'path', 'b/a.jsonl'))),
     (8, _changed(lambda c: setattr(c.stages[0].data.sources[0], 'path', 'b/a.jsonl'))),
     (6, _changed(lambda c: setattr(c.stages[1].optim, 'name', 'sgd'))),
+    (8, _changed(lambda c: setattr(c.stages[1].data, 'prefetch', 0))),
+    (8, _changed(lambda c: setattr(c.stages[1].data, 'check_rows', 7))),
+    (8, _changed(lambda c: setattr(c.stages[1], 'token_budget', 4096))),
     (0, _changed(lambda c: setattr(c.model, 'source', 'elsewhere'))),
     (0, _changed(lambda c: setattr(c, 'seed', 5)))])
 def test_steps_that_are_done_keep_their_meaning_without_a_word(folder, done, cfg):

@@ -48,6 +48,18 @@ def test_losses_of_sources_are_means_over_the_rows_since_the_last_record():
   assert 'loss_of/c' not in second and 'train/mfu' not in second
 
 
+def test_rows_that_are_told_apart_from_nothing_are_told_once(monkeypatch):
+  bar, told = tqdm.tqdm(disable=True), []
+  monkeypatch.setattr(bar, 'write', told.append, raising=False)
+  seen = meter.Meter(_Records(), bar, every=1, last=9, sources=['a'],
+                     flops=lambda _: 0)
+  for now, share in enumerate((0.25, 0.75, 1.0), 1):
+    seen.read(now, _values([1], [4]) | {
+        'loss/rows_without_negatives': jnp.float32(share)}, _batch())
+  seen.flush()
+  assert len(told) == 1 and 'step 2: 75% of the rows have no negative' in told[0]
+
+
 def test_texts_that_were_cut_are_counted_and_updates_left_out():
   records = _Records()
   seen = meter.Meter(records, tqdm.tqdm(disable=True), every=2, last=9, sources=['a'],
