@@ -46,6 +46,8 @@ class ModelSpec:
   normalize: whether vectors end with length 1. Not asked, they do, whatever the
     source's modules say: losses compare by cosine, and so should who uses the model.
     False keeps their lengths; LossConfig.similarity='dot' wants a word on it.
+  prepend: (start, stop): token prepending in the layers start..stop-1, by a new token
+    that the tokenizer puts between prompt and text (models/training_free.py).
   The others are those of ModelConfig.
   """
 
@@ -71,6 +73,7 @@ class ModelSpec:
   dtype: str = ''
   precision: str = ''
   remat: str = ''
+  prepend: Optional[tuple[int, int]] = None
   lora: Optional[LoraConfig] = None
   lora_rank: int = 0
   lora_alpha: Optional[float] = None

@@ -243,11 +243,16 @@ class LoraConfig:
 @dataclass(frozen=True, kw_only=True)
 class PrependConfig:
   """Token prepending: before layers start..stop-1, the state of the first token
-  `token_id` becomes that of the last token (models/training_free.py)."""
+  `token_id` becomes that of the last token (models/training_free.py).
+
+  text: what the tokenizer reads as that token and puts between prompt and text; '':
+    the caller puts the id there.
+  """
 
   token_id: int
   start: int
   stop: int
+  text: str = ''
 
   def __post_init__(self):
     typed(self)

@@ -31,7 +31,6 @@ def refuse(model: Bundle) -> None:
   found = heads.of(model.cfg.pooling)
   missing = [f'{head.kind} pooling{" beside others" if head.twin else ""}'
              for head in found if not head.mode and (len(found) > 1 or not head.twin)]
-  missing += ['a prepended state'] if model.cfg.prepend is not None else []
   if missing:
     raise ValueError(f'sentence-transformers has no module for {" or ".join(missing)}; '
                      'keep the run, and load it with Embedder.load')

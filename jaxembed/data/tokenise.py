@@ -120,13 +120,15 @@ class Tokenizer:
   def __init__(self, fast: tokenizers.Tokenizer, *, pad_id: int,
                padding_side: str = 'right', truncation_side: str = 'right',
                model_max_length: int | None = None, prompt_pooling: str = 'include',
-               eos_text: str = '', name: str = 'tokenizer'):
+               eos_text: str = '', name: str = 'tokenizer',
+               placeholder: tuple[str, int] | None = None):
     """Wraps a tokenizer; `load` reads one from a folder.
 
     Args:
       prompt_pooling: one of PROMPT_POOLING.
       eos_text: text put behind every input, '</s>' for NV-Embed, which adds no
         EOS otherwise. It is lost where a text is cut, as in the original.
+      placeholder: a token that is put between prompt and text, and the id it gets.
     """
     if prompt_pooling not in PROMPT_POOLING:
       raise ValueError(f'prompt_pooling {prompt_pooling!r} is unknown; choose one '
@@ -143,6 +145,9 @@ class Tokenizer:
     self.prompt_pooling = prompt_pooling
     self.eos_text = eos_text
     self.vocab_size = 1 + max(fast.get_vocab().values())
+    self.placeholder = placeholder or ('', -1)
+    if self.placeholder[0]:
+      fast.add_special_tokens([tokenizers.AddedToken(self.placeholder[0])])
     self.special_ids = frozenset(
         i for i, token in fast.get_added_tokens_decoder().items() if token.special)
     self._before, self._after = _frame(fast)
@@ -161,7 +166,8 @@ class Tokenizer:
     tokenizer = cls.load(
         folder, table_size=cfg.backbone.vocab_size, padding_side=side,
         prompt_pooling=cfg.prompt_pooling, eos_text=cfg.eos_text,
-        lower_case=cfg.lower_case)
+        lower_case=cfg.lower_case,
+        placeholder=cfg.prepend and (cfg.prepend.text, cfg.prepend.token_id))
     if cfg.backbone.type_vocab_size and tokenizer.has_types:
       raise known_keys.UnsupportedModel(
           f'{folder}/tokenizer.json: its post_processor gives tokens of a single text '
@@ -171,7 +177,8 @@ class Tokenizer:
   @classmethod
   def load(cls, folder: str | os.PathLike, *, table_size: int | None = None,
            prompt_pooling: str = 'include', eos_text: str = '',
-           lower_case: bool = False, padding_side: str | None = None) -> 'Tokenizer':
+           lower_case: bool = False, padding_side: str | None = None,
+           placeholder: tuple[str, int] | None = None) -> 'Tokenizer':
     """Reads tokenizer.json and the two files of settings beside it.
 
     Args:
@@ -199,8 +206,8 @@ class Tokenizer:
     tokenizer = cls(
         fast, pad_id=pad_id, truncation_side=cut,
         padding_side=padding_side or settings.get('padding_side', 'right'),
-        model_max_length=longest,
-        prompt_pooling=prompt_pooling, eos_text=eos_text, name=str(folder))
+        model_max_length=longest, prompt_pooling=prompt_pooling, eos_text=eos_text,
+        name=str(folder), placeholder=placeholder)
     if table_size is not None:
       tokenizer.check_table(table_size)
     return tokenizer
@@ -267,7 +274,10 @@ class Tokenizer:
       _refuse_unpooled(first + i, texts[i], prompts[i], lengths[i], longest[i],
                        pool_from[i])
     ids = [i for row, none in zip(framed, empty) if not none for i in row]
-    ragged = Ragged(np.array(ids, np.int32), _starts(np.where(empty, 0, lengths)),
+    ids = np.array(ids, np.int32)
+    if self.placeholder[0]:
+      ids[ids == self._fast.token_to_id(self.placeholder[0])] = self.placeholder[1]
+    ragged = Ragged(ids, _starts(np.where(empty, 0, lengths)),
                     np.where(empty, 0, pool_from).astype(np.int32), truncated)
     self._refuse_unknown(ragged, texts, first)
     return ragged
@@ -275,7 +285,8 @@ class Tokenizer:
   def digest(self) -> str:
     """Hexadecimal digest of all that decides the tokens of a text."""
     rules = [self._fast.to_str(), self.pad_id, self.padding_side, self.prompt_pooling,
-             self.eos_text, self.truncation_side]
+             self.eos_text, self.truncation_side,
+             *(self.placeholder if self.placeholder[0] else ())]
     return hashlib.blake2b(json.dumps(rules).encode(), digest_size=16).hexdigest()
 
   def pad(self, ragged: Ragged, length: int, rows: int | None = None) -> types.Tokens:
@@ -304,7 +315,8 @@ class Tokenizer:
     bodies: list[list[int]] = []
     for at in range(0, len(texts), _CHUNK):
       part = slice(at, at + _CHUNK)
-      whole = [p + t + self.eos_text for p, t in zip(prompts[part], texts[part])]
+      whole = [p + self.placeholder[0] + t + self.eos_text
+               for p, t in zip(prompts[part], texts[part])]
       bodies += prefix.encode(self._fast, whole, int(room[part].max()) + 1, self._cut)
     truncated = np.array([len(b) > r for b, r in zip(bodies, room)], bool)
     if self.truncation_side == 'left':

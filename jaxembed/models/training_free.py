@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxembed.config import ModelConfig, PrependConfig
+from jaxembed.mesh import reshard
 from jaxembed.types import Array, Params
 
 
@@ -48,21 +49,39 @@ def prepend(params: Params, cfg: ModelConfig, key: Array, start: int, stop: int
   Token Prepending (Fu et al. 2024, arXiv 2412.11556): before each of the layers
   start..stop-1 the placeholder's state is overwritten with the last token's. It
   is a new row of the token table, the id cfg.prepend.token_id; put that id in
-  front of the sentence. Published settings: start 1, stop 7 for Llama-2-7B, with
-  states of layer 27; 1, 3 for Llama-3-8B; 1, 6 for Qwen2-7B and Gemma-2-9B.
+  front of the sentence, or have the tokenizer do it (`with_band`).
 
   Raises:
     ValueError: the band lies outside the layers.
   """
-  count = cfg.backbone.num_layers
+  return with_row(params, key), with_band(cfg, start, stop)
+
+
+def with_band(cfg: ModelConfig, start: int, stop: int, text: str = '') -> ModelConfig:
+  """The configuration of `prepend`.
+
+  The tokenizer puts `text` between prompt and sentence; the published template is the
+  prompt 'This sentence : "' and ModelConfig.eos_text '" means in one word: "'.
+  Published settings: start 1, stop 7 for Llama-2-7B, with states of layer 27; 1, 3 for
+  Llama-3-8B; 1, 6 for Qwen2-7B and Gemma-2-9B.
+
+  Raises:
+    ValueError: the band lies outside the layers.
+  """
+  count, size = cfg.backbone.num_layers, cfg.backbone.vocab_size
   if not 0 <= start <= stop <= count:
     raise ValueError(f'prepend band {start}..{stop} lies outside 0..{count}')
+  return dataclasses.replace(
+      cfg, prepend=PrependConfig(token_id=size, start=start, stop=stop, text=text),
+      backbone=dataclasses.replace(cfg.backbone, vocab_size=size + 1))
+
+
+def with_row(params: Params, key: Array) -> Params:
+  """The parameters of `prepend`: one more row of the token table, N(0,1)."""
   embed = params['backbone']['embed']
   table = embed['token']
   row = jax.random.normal(key, (1, table.shape[1])).astype(table.dtype)
+  row = reshard(row, None, 'fsdp')
   backbone = {**params['backbone'],
               'embed': {**embed, 'token': jnp.concatenate([table, row])}}
-  cfg = dataclasses.replace(
-      cfg, prepend=PrependConfig(token_id=table.shape[0], start=start, stop=stop),
-      backbone=dataclasses.replace(cfg.backbone, vocab_size=table.shape[0] + 1))
-  return {**params, 'backbone': backbone}, cfg
+  return {**params, 'backbone': backbone}

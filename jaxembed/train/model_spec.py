@@ -14,9 +14,11 @@ from jaxembed.config import (
   PoolingConfig,
   bidirectional,
 )
-from jaxembed.models import encoder, lora
+from jaxembed.models import encoder, lora, training_free
 from jaxembed.pooling import heads
 
+# What the tokenizer reads as the prepended token (ModelSpec.prepend).
+PLACEHOLDER = '<PST>'
 # Of PoolingConfig, under the same name.
 _HEAD = ('reads', 'latents', 'heads', 'head_dim', 'ff_mult')
 _LORA = {'lora_rank': 'rank', 'lora_alpha': 'alpha', 'lora_dropout': 'dropout',
@@ -40,6 +42,8 @@ def apply(model: ModelConfig, spec: ModelSpec) -> ModelConfig:
     model = bidirectional(model)
   wanted = dataclasses.replace(
       model, pooling=_pooling(model, spec), lora=_lora(model, spec), **plain)
+  if spec.prepend is not None:
+    wanted = _prepended(wanted, spec.prepend)
   if spec.append_token and wanted.eos_text:
     raise ValueError(f'config.model.append_token={spec.append_token!r}, and behind '
                      f'every text the model has eos_text={wanted.eos_text!r} as well; '
@@ -60,7 +64,11 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
                 if name not in heads.fields(wanted.pooling)]:
     told.append(f'{wanted.pooling.kind} pooling has no {" and no ".join(unused)}: '
                 'what is asked of them changes nothing')
-  if wanted.backbone != model.backbone:
+  if wanted.prepend != model.prepend:
+    told.append(f'{PLACEHOLDER} is put before every text, a new token whose state is '
+                f'the last one\'s before the layers {wanted.prepend.start} to '
+                f'{wanted.prepend.stop - 1}; such a model is not exported')
+  if wanted.backbone.window != model.backbone.window:
     told.append('made bidirectional, every token sees the whole text: the window of '
                 f'{model.backbone.window} tokens is left out (keep it with '
                 'config.model.keep_window=True)')
@@ -154,6 +162,17 @@ def _same_targets(model: ModelConfig, *patterns: str) -> bool:
   plain = encoder.param_shapes(dataclasses.replace(model, lora=None))
   first, second = (lora.targets(plain, p) for p in patterns)
   return first == second
+
+
+def _prepended(model: ModelConfig, band: tuple[int, int]) -> ModelConfig:
+  had = model.prepend
+  if had is None:
+    return training_free.with_band(model, *band, text=PLACEHOLDER)
+  if (had.start, had.stop) != tuple(band):
+    raise ValueError(f'config.model.prepend={tuple(band)}, but the source has a '
+                     f'prepended token in the layers {(had.start, had.stop)}; leave it '
+                     'out')
+  return model
 
 
 def _check_length(model: ModelConfig, spec: ModelSpec) -> None:

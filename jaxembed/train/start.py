@@ -9,7 +9,7 @@ import jax
 from jaxembed import bundle, config, data, sharding, workdir
 from jaxembed.bundle import Bundle
 from jaxembed.data import prompts
-from jaxembed.models import encoder, lora, presets
+from jaxembed.models import encoder, lora, presets, training_free
 from jaxembed.train import model_spec
 from jaxembed.train.model_spec import apply as apply_spec
 
@@ -39,6 +39,8 @@ def start(spec: config.ModelSpec, seed: int, mesh: jax.sharding.Mesh) -> Bundle:
       params = {name: x for name, x in params.items() if name != 'pooling'}
     if wanted.cfg.lora and not begun.cfg.lora:
       params = lora.add(params, wanted.cfg.lora, jax.random.fold_in(key, 1))
+    if wanted.cfg.prepend and not begun.cfg.prepend:
+      params = training_free.with_row(params, jax.random.fold_in(key, 2))
     return dataclasses.replace(
         begun, cfg=wanted.cfg, original=None, params=sharding.place(params, mesh))
 

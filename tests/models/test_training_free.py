@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 
-from jaxembed.config import ModelConfig, PoolingConfig
+from jaxembed.config import ModelConfig, ModelSpec, PoolingConfig, PrependConfig
+from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets, training_free
+from jaxembed.train import loop, start
 from jaxembed.types import Tokens
+from tests.helpers import tiny_run
 
 CFG = ModelConfig(backbone=presets.tiny('mistral', num_layers=4), attention='causal',
                   pooling=PoolingConfig(kind='last'))
@@ -119,3 +123,32 @@ def test_every_layer_is_pooled_inside_the_scan(params, reads):
   np.testing.assert_allclose(kept, want, atol=2e-6)
   text = jax.jit(encoder.encode, static_argnums=1).lower(full, cfg, tokens).as_text()
   assert '4x3x8x32xf32' not in text
+
+
+def test_one_field_of_an_experiment_prepends_a_token(minilm, tmp_path):
+  cfg = tiny_run.in_folder(tmp_path, minilm, steps=2)
+  cfg.model.prepend, cfg.model.eos_text = (1, 2), ' means in one word'
+  cfg.stages[0].data.sources[0].query_prompt = 'This sentence : '
+  told = []
+  loop.train(cfg, tmp_path / 'run', say=told.append)
+  assert any('<PST> is put before every text' in line for line in told)
+  model = Embedder.load(tmp_path / 'run')
+  assert model.cfg.prepend == PrependConfig(token_id=30522, start=1, stop=2,
+                                            text='<PST>')
+  assert model.params['backbone']['embed']['token'].shape[0] == 30523
+
+  plain = tokenizers.Tokenizer.from_file(str(minilm / 'tokenizer.json'))
+  plain.no_padding()
+  before, after = (plain.encode(text, add_special_tokens=False).ids for text in (
+      'This sentence : ', 'a cat means in one word'))
+  ids = np.array([[101, *before, 30522, *after, 102]], np.int32)
+  flags = np.ones(ids.shape, bool)
+  np.testing.assert_allclose(
+      model.encode_query(['a cat']),
+      encoder.encode(model.params, model.cfg, Tokens(ids, flags, flags)), atol=1e-6)
+  with pytest.raises(ValueError, match='keep the run and encode with Embedder.load'):
+    model.save(tmp_path / 'out')
+  begun = start.resolve(ModelSpec(source=str(tmp_path / 'run')))
+  assert begun.cfg.prepend == model.cfg.prepend
+  with pytest.raises(ValueError, match='prepended token in the layers'):
+    start.resolve(ModelSpec(source=str(tmp_path / 'run'), prepend=(0, 2)))
