@@ -1,4 +1,4 @@
-"""Meshes, the parameter table, and the way of a host batch onto devices."""
+"""Meshes, sharding rules of the parameters, and host batches as global arrays."""
 
 from collections.abc import Sequence
 import re

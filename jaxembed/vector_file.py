@@ -1,4 +1,4 @@
-"""A .npy matrix written part by part, that survives any kill and any damage.
+"""Resumable writing of a .npy matrix, part by part, with checksums.
 
 TARGET.partial has the final size from the start, reserved on the disk, and rows are
 written to it, never mapped: a full disk is an error, not a signal. After every part

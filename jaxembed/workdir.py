@@ -1,4 +1,4 @@
-"""The folder of a run, and the one way to read a model back from it.
+"""Workdir: the folder of a run, and reading a model back from it.
 
     config.json         the resolved experiment
     manifest.json       the same, with data, versions and machines (train/manifest.py)

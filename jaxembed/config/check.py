@@ -103,7 +103,7 @@ def one_of(cfg: Any, name: str, allowed: tuple[str, ...]) -> None:
                      f'choose one of {", ".join(allowed)}')
 
 
-def options(cfg, defaults: Mapping[str, object], reader: str) -> dict[str, object]:
+def options(cfg: Any, defaults: Mapping[str, object], reader: str) -> dict[str, object]:
   """`defaults` with what cfg.options, pairs of (name, value), puts in their place.
 
   Raises ValueError for a name without a default, which `reader` then does not read,

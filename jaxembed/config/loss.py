@@ -64,7 +64,7 @@ class LossConfig:
   tile_bytes: int = 0  # score tile; 0: the platform's default
   options: tuple[tuple[str, object], ...] = ()
 
-  def option(self, name: str):
+  def option(self, name: str) -> object:
     """The value of an option that the loss reads."""
     return dict(self.options)[name]
 

@@ -182,7 +182,7 @@ class PoolingConfig:
     object.__setattr__(self, 'options', tuple(map(tuple, self.options)))
     one_of(self, 'reads', READS)
 
-  def option(self, name: str):
+  def option(self, name: str) -> object:
     """The value of an option that the pooling reads."""
     return dict(self.options)[name]
 

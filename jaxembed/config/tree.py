@@ -1,4 +1,4 @@
-"""The configuration tree as a whole: validation, and JSON both ways."""
+"""Validation of a whole configuration, its JSON both ways, paths of its fields."""
 
 from collections.abc import Iterable
 import dataclasses

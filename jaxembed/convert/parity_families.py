@@ -1,4 +1,4 @@
-"""Every supported family against PyTorch, on random small checkpoints.
+"""Parity report: every supported family against PyTorch, on small random checkpoints.
 
 `report` builds each checkpoint with transformers, loads it on both sides, and
 compares the last hidden states of ragged batches: both padding sides, causal and

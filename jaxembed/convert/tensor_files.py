@@ -241,7 +241,8 @@ def header_bytes(shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> byte
   return struct.pack('<Q', len(text)) + text
 
 
-def write(file: pathlib.Path, shapes, get: Callable[[str], np.ndarray]) -> None:
+def write(file: pathlib.Path, shapes: Mapping[str, tuple],
+          get: Callable[[str], np.ndarray]) -> None:
   """Writes `shapes` (name -> dtype, shape), asking `get` for one at a time."""
   with open(file, 'wb') as f:
     f.write(header_bytes(shapes))

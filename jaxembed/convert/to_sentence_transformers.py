@@ -1,4 +1,4 @@
-"""A jaxembed model as a sentence-transformers folder, in the legacy layout.
+"""Writer of sentence-transformers folders, in the legacy layout.
 
 That layout is what sentence-transformers of any age, text-embeddings-inference,
 vLLM and llama.cpp read. Poolings that sentence-transformers has become plain modules;

@@ -1,4 +1,4 @@
-"""The mixture of a stage, opened once: rows, what they bring, fingerprints."""
+"""Mixture of a stage's datasets, opened once, with a survey and fingerprints."""
 
 from collections.abc import Sequence
 import dataclasses

@@ -44,7 +44,7 @@ def share_rows(query: Ragged, passage: Ragged, first: np.ndarray, local: np.ndar
           np.concatenate([a[each:] for a in at]))
 
 
-def check_shares(local: np.ndarray, total: int, shards: int):
+def check_shares(local: np.ndarray, total: int, shards: int) -> None:
   """Raises ValueError unless `local`, of `total` rows, are all rows of some devices."""
   each = total // shards
   whole = len(local) % each == 0 and (

@@ -1,4 +1,4 @@
-"""The types.Pairing of a batch: owners, ids, known positives, temperatures, scores."""
+"""Pairing of a batch: owners, ids, known positives, temperatures, scores."""
 
 from collections.abc import Mapping, Sequence
 

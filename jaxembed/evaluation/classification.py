@@ -1,4 +1,4 @@
-"""Classification: a linear probe on a few texts of each label, as MTEB does it."""
+"""Classification evaluation: a linear probe on a few texts per label, as in MTEB."""
 
 from collections.abc import Hashable, Sequence
 

@@ -1,4 +1,4 @@
-"""The shape of a cloud of embeddings: signs of health, and of collapse."""
+"""Embedding geometry: alignment, uniformity and effective rank (signs of collapse)."""
 
 import numpy as np
 

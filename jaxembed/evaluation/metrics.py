@@ -1,4 +1,4 @@
-"""What a ranking or a set of similarities is worth. Plain numpy, one query a row.
+"""Retrieval and correlation metrics in numpy: nDCG, recall, MAP, MRR, Spearman.
 
 The retrieval measures follow trec_eval, which BEIR and MTEB report through
 pytrec_eval: gains are linear, the discount is log2(rank + 1), scores are compared

@@ -1,4 +1,4 @@
-"""Retrieval: every query against the whole corpus, exactly."""
+"""Retrieval evaluation: every query ranks the whole corpus, exactly."""
 
 from collections.abc import Mapping, Sequence
 import warnings

@@ -1,4 +1,4 @@
-"""Semantic textual similarity: do similarities order pairs as people do?"""
+"""Semantic textual similarity: correlation of similarities with human scores."""
 
 from collections.abc import Sequence
 

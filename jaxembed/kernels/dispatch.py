@@ -1,4 +1,4 @@
-"""Which implementation of a kernel runs where.
+"""Choice of a kernel's implementation by platform, and the error where none fits.
 
 A kernel's public function takes `impl`. 'auto' asks the kernel for its
 preference on this platform and may fall back; a named implementation that

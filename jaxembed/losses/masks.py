@@ -78,7 +78,7 @@ def _between_rows(query_id, positive_id, known):
 
 
 def thresholds(positive_score: jax.Array, cfg: config.LossConfig) -> jax.Array | None:
-  """Highest similarity a negative may have, [Q] float32, or None if unlimited.
+  """Highest similarity that a negative may have, [Q] float32, or None if unlimited.
 
   margin: Qwen3-Embedding (0.1). relative_margin: positive-aware mining (0.95), the
   positive's score times it where that is positive.

@@ -1,4 +1,4 @@
-"""Better vectors from a model as it is: an earlier layer, a token put in front.
+"""Training-free changes of a model: vectors of an earlier layer, token prepending.
 
 Both are transforms of (params, cfg); what comes back is an ordinary model.
 """

@@ -1,4 +1,4 @@
-"""Trainable pooling: latents attend to token or layer states.
+"""Layer-attention pooling: trainable latents attend to token or layer states.
 
 The head of Tang & Yang 2024, "Pooling And Attention" (arXiv 2409.02727). Its five
 designs are points of the configuration:

@@ -1,4 +1,4 @@
-"""The mean of several checkpoints, of one run or of several.
+"""Averaging of checkpoints (model soups), of one run or of several.
 
 Wortsman et al. 2022 (model soups): models fine-tuned from the same weights are
 often better averaged than any one of them.

@@ -74,7 +74,7 @@ def check(folder: pathlib.Path, cfg: config.Config, done: int, *,
   return [str(c) for c in found]
 
 
-def write(folder: pathlib.Path, cfg: config.Config):
+def write(folder: pathlib.Path, cfg: config.Config) -> None:
   """Makes `cfg` the configuration of the run in `folder`."""
   folder.mkdir(parents=True, exist_ok=True)
   workdir.write_json(folder / 'config.json', _plain(cfg))
@@ -153,7 +153,7 @@ def _filled(stored: dict) -> dict:
     return stored
 
 
-def differences(a, b, path: str) -> Iterator[Change]:
+def differences(a: Any, b: Any, path: str) -> Iterator[Change]:
   """Every leaf of two JSON values that differs; stages are compared one by one."""
   if isinstance(a, dict) and isinstance(b, dict):
     for key in sorted(a.keys() | b.keys()):

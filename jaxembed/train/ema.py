@@ -1,4 +1,4 @@
-"""Running means of the trained parameters.
+"""Exponential moving average (EMA) of the trained parameters.
 
 What is evaluated, handed to the next stage and exported is their mean over the
 last updates, about 1 / (1 - decay) of them: less noise than the last update's, at

@@ -1,4 +1,4 @@
-"""Embeds a batch in chunks, so that its size is not bounded by activations.
+"""GradCache: a batch embedded in chunks, so that activations do not bound its size.
 
 Gao et al. 2021 (GradCache) in JAX's terms: a scan over chunks whose body is
 rematerialised. The forward pass keeps embeddings and what a policy asks for; when the

@@ -1,4 +1,4 @@
-"""Numbers of a run: metrics.jsonl for machines, TensorBoard for eyes."""
+"""Writer and reader of a run's metrics: metrics.jsonl and TensorBoard."""
 
 from collections.abc import Callable
 import json

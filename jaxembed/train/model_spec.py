@@ -1,4 +1,4 @@
-"""What an experiment asks of its source model: applied, or refused by name.
+"""Changes that an experiment asks of its source model, applied or refused by name.
 
 One rule for every field of config.ModelSpec. Asked for and different from the source,
 it is applied (`changes` says how) or refused with a remedy; not asked, the source's own

@@ -1,4 +1,4 @@
-"""The stages of a run, each with the steps between which it lies."""
+"""Stages of a run with their first and last steps."""
 
 import dataclasses
 import itertools

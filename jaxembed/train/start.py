@@ -116,7 +116,7 @@ def _shown(texts: Mapping[str, str]) -> str:
 
 
 def describe(spec: config.ModelSpec) -> Bundle:
-  """What a run of `spec` starts from, as it is there, without its weights."""
+  """The source of `spec` as it is stored, without its weights."""
   if spec.source:
     found = bundle.open(reachable(spec), weights=False)
     plain = not (workdir.is_workdir(found.source)

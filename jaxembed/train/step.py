@@ -39,8 +39,8 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0,
   return types.TrainState(jnp.asarray(step, jnp.int32), params, opt_state, means)
 
 
-def abstract_state(params: types.Params, stage: config.StageConfig, mesh
-                   ) -> types.TrainState:
+def abstract_state(params: types.Params, stage: config.StageConfig,
+                   mesh: jax.sharding.Mesh) -> types.TrainState:
   """`init_state` as jax.ShapeDtypeStructs on the mesh; computes nothing."""
   return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
@@ -49,8 +49,8 @@ def abstract_state(params: types.Params, stage: config.StageConfig, mesh
 
 
 def loss_and_metrics(params: types.Params, batch: types.Batch,
-                     model: config.ModelConfig, stage: config.StageConfig, key,
-                     loss: losses.Loss | None = None
+                     model: config.ModelConfig, stage: config.StageConfig,
+                     key: jax.Array, loss: losses.Loss | None = None
                      ) -> tuple[jax.Array, types.Metrics]:
   """([] float32, metrics) of a global batch; `key` drives dropout alone.
 

@@ -1,4 +1,4 @@
-"""Masked two-sided log-sum-exp with every matrix written out.
+"""Reference implementation of masked log-sum-exp, with every matrix written out.
 
 The specification in code: [B,N] scores, masks and probabilities all exist.
 """

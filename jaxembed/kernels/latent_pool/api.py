@@ -1,4 +1,4 @@
-"""`latent_pool`: token states through the latent-attention head to one vector.
+"""Latent-attention pooling of token states, by the implementation that is asked for.
 
 The head is exactly the published one (reference.py), computed by two identities:
 the latents are folded into the projections (fold.py), and the mean, being linear,

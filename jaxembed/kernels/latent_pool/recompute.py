@@ -1,4 +1,4 @@
-"""`geglu_sums` over a device kernel that never writes the pre-activations.
+"""Gradient of `geglu_sums` by recomputation, for kernels that write no activations.
 
 Nothing but the states is kept for the backward pass: the kernel computes the
 up-projection a second time (one product more, four instead of three) and writes

@@ -1,4 +1,4 @@
-"""The latent-attention head as published: obvious, and slow on purpose.
+"""Reference implementation of the latent-attention head, as published.
 
 Token states are the queries; R trainable latents are the keys and values of one
 multi-head cross-attention; a GEGLU feed-forward follows; both have residuals.
