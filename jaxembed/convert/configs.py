@@ -35,7 +35,8 @@ def config_from_hf(config: Mapping[str, Any]) -> BackboneConfig:
           f'config.json: {key}={short(config[key])} is not supported (only {value!r}): '
           'it would change the numbers')
   try:
-    return presets.backbone(fields.family, **family.read(fields))
+    return presets.backbone(
+        fields.family, **family.read(Fields({**family.defaults, **config})))
   except UnsupportedModel:
     raise
   except ValueError as e:  # sizes that do not go together

@@ -13,7 +13,7 @@ _ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu',
                 'gelu_new': 'gelu_tanh', 'gelu_pytorch_tanh': 'gelu_tanh'}
 # Sizes beyond any model's; below them nothing overflows before tensors are compared.
 _LARGEST = 2**30
-_MOST_LAYERS = 1000
+MOST_LAYERS = 1000
 _WIDEST = 2**20
 # Keys of several families, and what they must be. A key of one family is read in its
 # file, with `whole`, `number`, `flag` or another method that says it there.
@@ -26,7 +26,7 @@ _NUMBERS = ('rms_norm_eps', 'layer_norm_eps', 'rope_theta', 'partial_rotary_fact
             'beta_fast', 'beta_slow')
 _FLAGS = ('attention_bias', 'mlp_bias', 'use_bidirectional_attention', 'is_causal',
           'truncate')
-_TEXTS = ('model_type', 'hidden_act', 'hidden_activation', 'rope_type', 'type')
+_TEXTS = ('model_type', 'rope_type', 'type')
 _OBJECTS = ('rope_parameters', 'rope_scaling', 'full_attention', 'sliding_attention')
 
 
@@ -46,11 +46,7 @@ class Fields:
 
   def need(self, key: str) -> Any:
     """The value, checked by its key; absent ones raise UnsupportedModel."""
-    value = self.get(key)
-    if value is None:
-      of = f' (model_type {self.family!r})' if self.family else ''
-      raise UnsupportedModel(f'{self.file}{of} lacks {key!r}')
-    return value
+    return self._present(key, self.get(key))
 
   def get(self, key: str, default: Any = None) -> Any:
     """The value, checked by its key; `default` where it is absent."""
@@ -68,17 +64,14 @@ class Fields:
   def whole(self, key: str, default: Any = None, low: int = 0, high: int = _LARGEST
             ) -> Any:
     """A whole number from `low` to `high`."""
-    high = min(high, _MOST_LAYERS) if key == 'num_hidden_layers' else high
+    high = min(high, MOST_LAYERS) if key == 'num_hidden_layers' else high
     return self._read(
         key, default, lambda v: type(v) is int and low <= v <= high,
         f'a whole number from {low} to {high}')
 
-  def size(self, key: str) -> int:
-    """A width or count above 0 that must be there."""
-    value = self.whole(key, None, 1, _WIDEST)
-    if value is None:
-      raise UnsupportedModel(f'{self.file} lacks {key!r}')
-    return value
+  def size(self, key: str, high: int = _WIDEST) -> int:
+    """A width or count from 1 to `high` that must be there."""
+    return self._present(key, self.whole(key, None, 1, high))
 
   def number(self, key: str, default: Any = None) -> Any:
     """A number above 0."""
@@ -120,6 +113,12 @@ class Fields:
     """The settings of the object `key`; none where it is absent."""
     return Fields(self.object(key, {}), f'{self.file}: {key}')
 
+  def _present(self, key: str, value: Any) -> Any:
+    if value is None:
+      of = f' (model_type {self.family!r})' if self.family else ''
+      raise UnsupportedModel(f'{self.file}{of} lacks {key!r}')
+    return value
+
   def _read(self, key: str, default: Any, holds, wanted: str) -> Any:
     value = self.data.get(key)
     if value is None:
@@ -129,9 +128,9 @@ class Fields:
           f'{self.file}: {key} is {short(value)}; it must be {wanted}')
     return value
 
-  def activation(self, default: str) -> str:
+  def activation(self, key: str, default: str) -> str:
     """The activation of the feed-forward layers, by our name."""
-    name = self.get('hidden_activation') or self.get('hidden_act', default)
+    name = self.text(key, default)
     if name not in _ACTIVATIONS:
       raise UnsupportedModel(
           f'{self.file}: activation {short(name)} is not supported; known: '

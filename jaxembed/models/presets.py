@@ -38,6 +38,8 @@ _DECODERS = {
 # Pre-trained to see both directions.
 _ENCODERS = {
     'bert': _BERT, 'roberta': _ROBERTA, 'xlm-roberta': _ROBERTA,
+    'camembert': _ROBERTA, 'distilbert': _BERT | {'type_vocab_size': 0},
+    'electra': _BERT,
     'mpnet': _MPNET, 'modernbert': _MODERNBERT,
 }
 FEATURES = _DECODERS | _ENCODERS

@@ -8,6 +8,7 @@ import pytest
 
 from jaxembed.convert import from_hf, parity_families, tables
 from jaxembed.convert.families import FAMILIES
+from jaxembed.convert.fields import UnsupportedModel
 from jaxembed.models import encoder, presets
 from tests.helpers.tiers import thorough
 
@@ -72,6 +73,25 @@ def test_config_round_trip(name):
   # And transformers reads what we write as the same model.
   again = transformers.AutoConfig.for_model(**written).to_dict()
   assert tables.config_from_hf(again) == cfg
+
+
+@pytest.mark.parametrize('family', sorted(FAMILIES))
+def test_a_key_left_out_means_what_transformers_takes(family):
+  """Or it is refused: sizes have no value that would be a guess worth making."""
+  transformers = pytest.importorskip('transformers')
+  fields = {'electra': {'embedding_size': 256},
+            'qwen2': {'use_sliding_window': True}}.get(family, {})
+  whole = transformers.AutoConfig.for_model(family, **fields).to_dict()
+  cfg, read = tables.config_from_hf(whole), 0
+  for key in set(whole) - {'model_type', *fields}:
+    try:
+      bare = tables.config_from_hf({k: v for k, v in whole.items() if k != key})
+    except UnsupportedModel as e:
+      assert f'lacks {key!r}' in str(e)
+      continue
+    assert bare == cfg, key
+    read += 1
+  assert read > 5
 
 
 def test_a_family_has_features_and_a_conversion():

@@ -30,10 +30,11 @@ loop.train(config.from_dict(config.Config, json.load(open(sys.argv[1]))), sys.ar
 """
 
 
-def write_model(folder: pathlib.Path, minilm: pathlib.Path) -> pathlib.Path:
+def write_model(folder: pathlib.Path, minilm: pathlib.Path, family: str = 'bert'
+                ) -> pathlib.Path:
   """A folder in Hugging Face's form: MiniLM's tokenizer, random small weights."""
   backbone = dataclasses.replace(
-      presets.tiny('bert'), vocab_size=30522, max_positions=64)
+      presets.tiny(family), vocab_size=30522, max_positions=64)
   model = config.ModelConfig(backbone=backbone)
   params = encoder.init_params(model, jax.random.key(0))
   save_file(tables.to_hf(params, model), folder / 'model.safetensors')

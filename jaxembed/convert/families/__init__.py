@@ -5,6 +5,8 @@ To add one: its file here, its line in FAMILIES, its row in models.presets.FEATU
 
 from jaxembed.convert.families import (
   bert,
+  distilbert,
+  electra,
   gemma,
   llama,
   mistral,
@@ -28,6 +30,9 @@ FAMILIES: dict[str, Family] = {
     'bert': bert.BERT,
     'roberta': roberta.ROBERTA,
     'xlm-roberta': roberta.XLM_ROBERTA,
+    'camembert': roberta.CAMEMBERT,
+    'distilbert': distilbert.DISTILBERT,
+    'electra': electra.ELECTRA,
     'mpnet': mpnet.MPNET,
     'modernbert': modernbert.MODERNBERT,
 }

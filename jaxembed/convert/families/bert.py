@@ -18,7 +18,7 @@ def read(hf: Fields) -> dict[str, Any]:
   """Fields of BackboneConfig."""
   return sizes.read(hf) | {
       'norm_eps': hf.get('layer_norm_eps', 1e-12),
-      'activation': hf.activation('gelu'),
+      'activation': hf.activation('hidden_act', 'gelu'),
       'type_vocab_size': hf.get('type_vocab_size', 2),
   }
 

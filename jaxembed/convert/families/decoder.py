@@ -12,14 +12,17 @@ PREFIXES = ('model.',)
 IGNORED = (r'^lm_head\.', r'^score\.', r'rotary_emb\.inv_freq$')
 
 
-def read(hf: Fields, rope_names: Mapping[str, str] | None = None) -> dict[str, Any]:
+def read(hf: Fields, activation: tuple[str, str] = ('hidden_act', 'silu'),
+         rope_names: Mapping[str, str] | None = None) -> dict[str, Any]:
   """Fields of BackboneConfig: sizes, rope, norm, activation; no biases or windows.
 
-  `rope_names` are the family's own names of rope scalings -> the usual ones.
+  Args:
+    activation: its key and what its absence means.
+    rope_names: the family's own names of rope scalings -> the usual ones.
   """
   return sizes.read(hf) | rope.read(hf, hf.data, rope_names) | {
       'norm_eps': hf.get('rms_norm_eps', 1e-6),
-      'activation': hf.activation('silu'),
+      'activation': hf.activation(*activation),
   }
 
 

@@ -35,10 +35,12 @@ class Family:
     rows: of the table for a configuration, in the order of torch's modules.
     prefixes: that stand before all names in models for other tasks.
     ignored: patterns of tensors that no embedding uses (other heads, buffers).
-    cases: name in the parity report -> fields of transformers' own configuration.
-      The first is compared in every run of the tests, the others in the long ones.
+    cases: name in the parity report -> fields of transformers' own configuration, of
+      a small model that is compared with torch.
     pooler: whether transformers draws a pooler that the checkpoint does not have.
     only: key of config.json -> the value beside null that it may have.
+    defaults: what transformers takes where config.json lacks a key and null means
+      something else.
   """
 
   architecture: str
@@ -50,3 +52,4 @@ class Family:
   cases: Mapping[str, Mapping[str, Any]]
   pooler: bool = False
   only: Mapping[str, Any] = dataclasses.field(default_factory=lambda: ONLY)
+  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -11,10 +11,12 @@ from jaxembed.convert.families.family import Family
 from jaxembed.convert.families.sizes import SMALL_WIDE_HEADS
 from jaxembed.convert.fields import Fields
 
+_ACTIVATION = 'hidden_activation', 'gelu_pytorch_tanh'
+
 
 def _read_gemma2(hf: Fields) -> dict[str, Any]:
   window = hf.get('sliding_window', 4096)
-  return decoder.read(hf) | _attention(hf) | windows.read(
+  return decoder.read(hf, _ACTIVATION) | _attention(hf) | windows.read(
       window, windows.layer_types(hf, window, lambda i: i % 2 == 0))
 
 
@@ -23,7 +25,7 @@ def _read_gemma3(hf: Fields) -> dict[str, Any]:
   every = hf.whole('sliding_window_pattern', 6, 1)
   fields = sizes.read(hf) | _attention(hf) | {
       'norm_eps': hf.get('rms_norm_eps', 1e-6),
-      'activation': hf.activation('gelu_pytorch_tanh'),
+      'activation': hf.activation(*_ACTIVATION),
   } | rope.read_dual(hf, ('rope_theta', 1e6), ('rope_local_base_freq', 1e4))
   layers = windows.layer_types(hf, window, lambda i: (i + 1) % every != 0)
   if any(layers):  # also where all are: they have a rope of their own
@@ -50,7 +52,7 @@ def _write_gemma2(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
       'tie_word_embeddings': True, 'layer_types': windows.layer_types_to_hf(cfg),
       'query_pre_attn_scalar': round(cfg.query_scale ** -2),
       'attn_logit_softcapping': cfg.softcap or None},
-      activation_key='hidden_activation')
+      activation_key=_ACTIVATION[0])
 
 
 def _write_gemma3(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
@@ -64,11 +66,14 @@ def _write_gemma3(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
 GEMMA2 = Family(
     architecture='Gemma2Model', read=_read_gemma2, write=_write_gemma2,
     rows=decoder.rows, prefixes=decoder.PREFIXES, ignored=decoder.IGNORED,
+    defaults={'num_key_value_heads': 4, 'attn_logit_softcapping': 50.0},
     cases={'Gemma 2': SMALL_WIDE_HEADS | {
+        'hidden_act': 'relu',  # not its key: passed over
         'sliding_window': 6, 'query_pre_attn_scalar': 24,
         'attn_logit_softcapping': 2.0}})
 GEMMA3_TEXT = dataclasses.replace(
     GEMMA2, architecture='Gemma3TextModel', read=_read_gemma3, write=_write_gemma3,
+    defaults={'num_key_value_heads': 4},
     cases={
         'EmbeddingGemma': SMALL_WIDE_HEADS | {
             'sliding_window': 12, 'layer_types': windows.SLIDING,

@@ -23,6 +23,7 @@ def _write_mixed(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
 MISTRAL = Family(
     architecture='MistralModel', read=_read, write=decoder.write, rows=decoder.rows,
     prefixes=decoder.PREFIXES, ignored=decoder.IGNORED,
+    defaults={'sliding_window': 4096, 'num_key_value_heads': 8},
     cases={
         'Mistral, sliding window': SMALL_DECODER | {'sliding_window': 6},
         'Mistral': SMALL_DECODER | {'sliding_window': None},

@@ -18,7 +18,7 @@ def _read(hf: Fields) -> dict[str, Any]:
   return sizes.read(hf) | {
       'norm_eps': hf.number('norm_eps', 1e-5),
       'norm_bias': hf.flag('norm_bias', False),
-      'activation': hf.activation('gelu'),
+      'activation': hf.activation('hidden_activation', 'gelu'),
       'qkv_bias': bias, 'out_bias': bias, 'ff_bias': ff_bias,
       'window': half + 1, 'two_way_window': half + 1,
       'windowed_layers': windows.layer_types(hf, half, lambda i: i % every != 0),

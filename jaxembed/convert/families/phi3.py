@@ -38,6 +38,7 @@ _LONGROPE = {'rope_type': 'longrope', 'rope_theta': 10000.0,
 PHI3 = Family(
     architecture='Phi3Model', read=_read, write=decoder.write, rows=_rows,
     prefixes=decoder.PREFIXES, ignored=decoder.IGNORED,
+    defaults={'rms_norm_eps': 1e-5},
     cases={
         'Phi-3': SMALL_DECODER,
         'Phi-3, longrope': SMALL_DECODER | {

@@ -35,6 +35,7 @@ _YARN = {'rope_type': 'yarn', 'rope_theta': 10000.0, 'factor': 4.0,
 QWEN2 = Family(
     architecture='Qwen2Model', read=_read, write=_write, rows=decoder.rows,
     prefixes=decoder.PREFIXES, ignored=decoder.IGNORED,
+    defaults={'sliding_window': 4096},
     cases={
         'Qwen2': SMALL_DECODER,
         'Qwen2, sliding window, yarn': SMALL_DECODER | {
