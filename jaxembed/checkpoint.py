@@ -82,7 +82,8 @@ class Checkpoints:
     """Steps with a complete checkpoint, ascending."""
     return sorted(c.step for c in self._ckptr.checkpoints)
 
-  def save(self, step: int, state: types.TrainState, position: dict[str, Any]) -> None:
+  def save(self, step: int, state: types.TrainState,
+           position: dict[str, Any] | None = None) -> None:
     """Starts saving; returns once the arrays are copied off the devices.
 
     A step that is already there is left alone. Raises OSError as `wait` does, for
@@ -99,7 +100,7 @@ class Checkpoints:
       raise FloatingPointError(
           f'the state after step {step} holds numbers that are not finite and was not '
           f'saved; checkpoints of the steps {self.steps() or "none"} are there')
-    mark = {'position': position, 'fingerprints': marks}
+    mark = {'position': position or {}, 'fingerprints': marks}
     with self._explained():
       self._ckptr.save_checkpointables_async(step, parts, custom_metadata=mark)
 

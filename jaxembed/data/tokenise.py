@@ -137,8 +137,7 @@ class Tokenizer:
     fast.no_padding()
     self._fast = fast
     self._cut = truncation_side == 'right' and prefix.can_cut(fast)
-    self.name = name
-    self.pad_id = pad_id
+    self.name, self.pad_id = name, pad_id
     self.padding_side, self.truncation_side = padding_side, truncation_side
     self.table_size: int | None = None
     self.model_max_length = model_max_length

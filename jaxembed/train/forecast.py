@@ -6,7 +6,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from jaxembed import config, data, sharding, types
+from jaxembed import config, data, precision, sharding, types
+from jaxembed.train import cost
 from jaxembed.train.stages import stages
 
 # Share of a bare matmul's speed that a whole step reaches.
@@ -17,8 +18,6 @@ def describe(cfg: config.Config, model: config.ModelConfig, params: types.Params
              mesh: jax.sharding.Mesh, mixtures: Sequence[data.Mixture]) -> str:
   """The summary as text.  mixtures: one per stage."""
   size = sum(x.size for x in jax.tree.leaves(params))
-  dense = sum(x.size for path, x in jax.tree.leaves_with_path(params)
-              if 'kernel' in jax.tree_util.keystr(path))
   b = model.backbone
   lines = [
       f'run        {cfg.name}: {cfg.model.source or cfg.model.preset}',
@@ -33,21 +32,27 @@ def describe(cfg: config.Config, model: config.ModelConfig, params: types.Params
     group = 1 + d.num_negatives
     pairs = sum(mixtures[s.index].sizes)
     tokens = d.batch_size * (d.query_lengths[-1] + group * d.passage_lengths[-1])
-    flops += 6 * dense * tokens * s.cfg.steps
+    flops += s.cfg.steps * cost.step_flops(
+        model, s.cfg, sharding.batch_shards(mesh))
     lines.append(
         f'stage      {s.cfg.name}: {s.cfg.steps} steps of {d.batch_size} queries out '
         f'of {pairs} pairs; {d.batch_size * group} candidates per query, '
         f'{d.batch_size * (1 + group)} texts or at most {tokens} tokens per step')
-  minutes = flops / (mesh.size * _matmul_rate() * _EFFICIENCY) / 60
+  minutes = flops / (mesh.size * _matmul_rate(model) * _EFFICIENCY) / 60
   lines.append(f'time       about {minutes:.0f} min at most, and compilation '
                f'({flops:.1e} FLOP, half the speed of a bare matmul)')
   return '\n'.join(lines)
 
 
-def _matmul_rate(width: int = 1024) -> float:
-  """FLOP/s of one device on a float32 product, measured now."""
-  x = jnp.ones((width, width), out_sharding=sharding.spec(None, None))
-  product = jax.jit(lambda x: x @ x)
+def _matmul_rate(model: config.ModelConfig, width: int = 1024) -> float:
+  """FLOP/s of one device on a product of the model's dtype and precision, now."""
+  x = jnp.ones((width, width), model.dtype, out_sharding=sharding.spec(None, None))
+
+  @jax.jit
+  def product(x):
+    with precision.scope(model):
+      return x @ x
+
   product(x).block_until_ready()
   begun = time.perf_counter()
   for _ in range(3):

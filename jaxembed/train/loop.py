@@ -22,12 +22,12 @@ from jaxembed.train import (
     best,
     changes,
     chips,
+    cost,
     forecast,
     manifest,
     meter,
     metrics,
     optim,
-    plan,
     profiler,
     report,
     start,
@@ -269,14 +269,14 @@ class _Run:
         if stopping or self._due(now, stage, self.cfg.checkpoint.every):
           seen.flush()  # a state is saved only once its loss was seen to be finite
           if stopping or now == stage.last or not seen.in_a_row:
-            self.saved.save(now, state, {'stage': stage.index})
+            self.saved.save(now, state)
         if stopping:
           break
         if self._due(now, stage, self.cfg.eval.every):
           seen.flush()
           self._score(now, state, stage, bar.write)
           if self.best.ended(self.cfg.eval.patience):
-            self.saved.save(now, state, {'stage': stage.index})
+            self.saved.save(now, state)
             break
     except FloatingPointError as e:
       self._go_back(now, max(begun, seen.last_good), e)
@@ -312,7 +312,7 @@ class _Run:
       seen.flush()
       now = int(state.step)
       if now > begun:
-        self.saved.save(now, state, {'stage': stage.index})
+        self.saved.save(now, state)
         self.saved.wait()
         self.say(f'saved      step {now}, which the same command continues from')
     except (FloatingPointError, OSError) as e:
@@ -324,7 +324,7 @@ class _Run:
     return meter.Meter(
         self.writer, bar, every=self.cfg.log_every, last=stage.last,
         sources=[s.name for s in stage.cfg.data.sources],
-        flops=lambda batch: plan.model_flops(
+        flops=lambda batch: cost.model_flops(
             self.model, batch, stage.cfg.optim.freeze),
         peak=chip.flops * self.mesh.size if chip else 0.0,
         parts=total / len(sharding.local_rows(self.mesh, total)),
@@ -344,7 +344,7 @@ class _Run:
       log(f'note       no score is called {self.best.name} (checkpoint.best); no best '
           f'checkpoint is kept. There are: {", ".join(scores)}')
     if self.best.see(now, scores):
-      self.saved.save(now, state, {'stage': stage.index})
+      self.saved.save(now, state)
       self.saved.keep_best(now, self.best.metric, self.best.score)
     rank, first = (s.get('eval/effective_rank') or 0.0
                    for s in (scores, self.writer.first))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxembed import config, sharding, types
+from jaxembed import config, paths, sharding, types
 
 
 def make_schedule(cfg: config.OptimConfig, steps: int,
@@ -60,11 +60,11 @@ def trainable(params: types.Params, cfg: config.OptimConfig) -> types.Params:
   Raises:
     ValueError: nothing would be trained, or cfg.freeze matches nothing.
   """
-  names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+  names = [paths.join(path) for path, _ in jax.tree.leaves_with_path(params)]
   adapted = any(name.endswith(('lora_a', 'lora_b')) for name in names)
 
   def moves(path, _):
-    name = _name(path)
+    name = paths.join(path)
     if cfg.freeze and re.search(cfg.freeze, name):
       return False
     return (not adapted or not name.startswith('backbone/')
@@ -105,7 +105,7 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, trained: types.Params
   rules = {'body': rule(cfg, make_schedule(cfg, steps)),
            'head': rule(cfg, make_schedule(cfg, steps, cfg.head_lr or None))}
   labels = jax.tree.map_with_path(
-      lambda path, _: 'body' if _name(path).startswith('backbone/') else 'head',
+      lambda path, _: 'body' if paths.join(path).startswith('backbone/') else 'head',
       trained)
   if cfg.name == 'muon':
     rules['matrices'] = _muon(cfg, make_schedule(cfg, steps))
@@ -137,7 +137,7 @@ def _factors(cfg: config.OptimConfig, trained: types.Params) -> types.Params:
 
   def deciding(path, _):
     return next((i for i, (pattern, _) in enumerate(rules)
-                 if re.search(pattern, _name(path))), -1)
+                 if re.search(pattern, paths.join(path))), -1)
 
   which = jax.tree.map_with_path(deciding, trained)
   if unused := set(range(len(rules))) - set(jax.tree.leaves(which)):
@@ -181,7 +181,7 @@ def norms(grads: types.Params) -> types.Metrics:
   """
   squares = {}
   for path, g in jax.tree.leaves_with_path(grads):
-    name = _name(path).removeprefix('backbone/').split('/')[0]
+    name = paths.join(path).removeprefix('backbone/').split('/')[0]
     inner = tuple(range(1 if name == 'layers' else 0, g.ndim))
     part = jnp.square(g.astype(jnp.float32)).sum(inner)
     squares[name] = squares.get(name, 0) + part
@@ -192,16 +192,12 @@ def norms(grads: types.Params) -> types.Metrics:
 
 def _is_matrix(path) -> bool:
   """A stacked kernel [L,in,out] of the layers: what Muon is made for."""
-  return bool(re.search(r'^backbone/layers/.*kernel$', _name(path)))
-
-
-def _name(path) -> str:
-  return '/'.join(str(getattr(k, 'key', k)) for k in path)
+  return bool(re.search(r'^backbone/layers/.*kernel$', paths.join(path)))
 
 
 def _decays(params: types.Params):
   return jax.tree.map_with_path(
-      lambda path, _: _name(path).endswith(('kernel', 'lora_a', 'lora_b')), params)
+      lambda path, _: paths.join(path).endswith(('kernel', 'lora_a', 'lora_b')), params)
 
 
 def _adamw(cfg, schedule):
@@ -273,7 +269,7 @@ def _scale_by_rms(updates, params):
 
 def _rms(path, x):
   """Root mean square of a parameter, of each layer apart: broadcasts against it."""
-  first = 1 if _name(path).startswith('backbone/layers/') else 0
+  first = 1 if paths.join(path).startswith('backbone/layers/') else 0
   return jnp.sqrt(jnp.mean(jnp.square(x), tuple(range(first, x.ndim)), keepdims=True))
 
 

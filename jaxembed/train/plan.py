@@ -6,7 +6,6 @@ FLOPs counted from shapes (cost analysis counts a loop's body once).
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 import re
@@ -17,19 +16,15 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import numpy as np
 
-from jaxembed import config, data, sharding, types
+from jaxembed import config, data, losses, sharding, types
 from jaxembed.models import encoder
-from jaxembed.train import optim, step
+from jaxembed.train import cost, optim, step
 from jaxembed.train.chips import CHIPS, GIB, Chip
 
 _COLLECTIVE = re.compile(
     r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)'
     r'(?:-start)?\(')
 _SHAPE = re.compile(r'(pred|[a-z]+\d+)\[([\d,]*)\]')
-# The share of a forward pass that is computed again (config.ModelConfig.remat). Of a
-# layer whose feed-forward is four times as wide as it is, 'residual' repeats 7 of 12
-# products.
-_AGAIN = {'none': 0.0, 'dots': 0.0, 'residual': 0.6, 'full': 1.0}
 # What the runtime keeps for itself on a device.
 _RESERVED = 0.03
 
@@ -46,6 +41,7 @@ class StagePlan:
   flops: float  # per step
   # kind -> (count, bytes), loops once; None if the program cannot be read here.
   collectives: dict[str, tuple[int, int]] | None
+  precision: str = ''  # of float32 products; '': they have 16 bits
 
   @property
   def memory(self) -> int:
@@ -85,23 +81,24 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig,
     params = sharding.abstract(shapes, mesh)
     state = step.abstract_state(params, stage, mesh)
     update = step.make_update(model, stage, seed=cfg.seed)
-    batch = _batch(stage.data, mesh)
+    batch = _batch(stage, mesh)
     lowered = update.lower(state, batch)
   trainable, _ = optim.split(shapes, optim.trainable(shapes, stage.optim))
   sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in (shapes, trainable)]
-  flops = step_flops(model, stage, sharding.batch_shards(mesh))
+  flops = cost.step_flops(model, stage, sharding.batch_shards(mesh))
+  products = model.precision if model.dtype == 'float32' else ''
   try:
     done = lowered.compile()
   except jax.errors.JaxRuntimeError as error:  # how libtpu says that it does not fit
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     return StagePlan(stage.name, *sizes, _bytes_here((state, batch)),
-                     needed(str(error)), flops, None)
+                     needed(str(error)), flops, None, products)
   memory = done.memory_analysis()
   return StagePlan(
       stage.name, *sizes, memory.argument_size_in_bytes, memory.temp_size_in_bytes
       + memory.output_size_in_bytes - memory.alias_size_in_bytes, flops,
-      _collectives_of(done))
+      _collectives_of(done), products)
 
 
 def _bytes_here(tree) -> int:
@@ -117,8 +114,9 @@ def needed(error: str) -> int:
                  default=2**62))
 
 
-def _batch(cfg: config.DataConfig, mesh) -> types.Batch:
+def _batch(stage: config.StageConfig, mesh) -> types.Batch:
   """The largest batch of a stage."""
+  cfg = stage.data
   queries, passages = cfg.batch_size, cfg.batch_size * (1 + cfg.num_negatives)
 
   def rows(dtype, *shape):
@@ -134,9 +132,13 @@ def _batch(cfg: config.DataConfig, mesh) -> types.Batch:
       query_id=rows(jnp.int32, queries), passage_id=rows(jnp.int32, passages),
       group=rows(jnp.int32, queries), in_batch=rows(bool, queries),
       temperature=rows(jnp.float32, queries)
-      if any(s.temperature for s in cfg.sources) else None)
+      if any(s.temperature for s in cfg.sources) else None,
+      score=rows(jnp.float32, passages)
+      if losses.named(stage.loss).reads_scores else None,
+      known=rows(jnp.int32, queries, cfg.known_positives)
+      if cfg.known_positives > 0 else None)
   if cfg.pack:
-    packed = _packed_rows(cfg, sharding.batch_shards(mesh))
+    packed = cost.packed_rows(cfg, sharding.batch_shards(mesh))
     texts = dataclasses.replace(
         tokens(packed, cfg.pack), segment=rows(jnp.int32, packed, cfg.pack))
     return types.PackedPairs(
@@ -144,70 +146,6 @@ def _batch(cfg: config.DataConfig, mesh) -> types.Batch:
   return types.PairBatch(
       tokens(queries, cfg.query_lengths[-1]), tokens(passages, cfg.passage_lengths[-1]),
       pairing)
-
-
-def _packed_rows(cfg: config.DataConfig, shards: int) -> int:
-  """Rows of the largest packed batch, over all shards."""
-  each, group = cfg.batch_size // shards, 1 + cfg.num_negatives
-  tokens = cfg.query_lengths[-1] + group * cfg.passage_lengths[-1]
-  return shards * data.most_rows(each * (1 + group), each * tokens, cfg.pack)
-
-
-def step_flops(model: config.ModelConfig, stage: config.StageConfig, shards: int = 1
-               ) -> float:
-  """FLOPs of one update of the stage's largest batch, over all devices."""
-  d, passages = stage.data, stage.data.batch_size * (1 + stage.data.num_negatives)
-  query, passage = d.query_lengths[-1], d.passage_lengths[-1]
-  texts = ((d.batch_size, query), (passages, passage))
-  if d.pack:
-    texts = ((_packed_rows(d, shards), d.pack),)
-  elif query == passage:  # they are embedded as one array
-    texts = ((d.batch_size + passages, query),)
-  total = 0.0
-  for rows, length in texts:
-    chunks = 0 < stage.token_budget < rows // shards * length
-    again = _AGAIN[model.remat] + (_AGAIN[stage.chunk_remat] if chunks else 0.0)
-    total += _flops(model, ((rows, length),), again, stage.optim.freeze)
-  return total
-
-
-def model_flops(model: config.ModelConfig, batch: types.Batch, freeze: str = ''
-                ) -> float:
-  """FLOPs that an update on `batch` needs, padding included: nothing counts twice
-  that rematerialisation computes twice. What MFU is measured by."""
-  return _flops(model, [mask.shape for mask in batch.masks], 0.0, freeze)
-
-
-def _flops(model: config.ModelConfig, texts, again: float, freeze: str) -> float:
-  """FLOPs of an update on texts ((rows, length), ...), from shapes.
-
-  Twice a kernel's size per token forward; the same again for the gradient of
-  activations, and for that of weights where they move; `again` times the forward
-  pass for its repetition (remat, GradCache). Attention scores and their use count
-  by length. Pooling heads are left out.
-  """
-  b, (frozen, trainable) = model.backbone, _kernels(model, freeze)
-  total = 0.0
-  for n, length in texts:
-    attention = 4 * b.num_layers * b.num_heads * b.head_dim * length
-    dense = (2 + again) * 2 * frozen + (3 + again) * (2 * trainable + attention)
-    total += n * length * dense
-  return total
-
-
-@functools.lru_cache(maxsize=8)  # asked for at every step
-def _kernels(model: config.ModelConfig, freeze: str) -> tuple[int, int]:
-  """Sizes of the backbone's kernels: (frozen, trainable)."""
-  shapes = encoder.param_shapes(model)
-  moves = jax.tree.leaves(optim.trainable(shapes, config.OptimConfig(freeze=freeze)))
-  return tuple(sum(x.size for (path, x), move in zip(
-      jax.tree.leaves_with_path(shapes), moves, strict=True)
-                   if _is_kernel(path) and move == wanted) for wanted in (False, True))
-
-
-def _is_kernel(path) -> bool:
-  name = jax.tree_util.keystr(path)
-  return 'backbone' in name and ('kernel' in name or 'lora' in name)
 
 
 def _collectives_of(compiled) -> dict[str, tuple[int, int]] | None:
@@ -231,11 +169,20 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 
 
 def program(stage: config.StageConfig) -> str:
-  """What the compiled step depends on: stages of one program cost the same."""
-  d, o = stage.data, stage.optim
-  return repr((stage.token_budget, stage.chunk_remat, stage.loss, d.batch_size,
-               d.num_negatives, d.query_lengths[-1], d.passage_lengths[-1], d.pack,
-               o.name, o.freeze, bool(o.ema_decay), bool(o.lr_factors)))
+  """What the compiled step depends on: stages of one program cost the same.
+
+  All of the stage but what is known to change no product, shape or state.
+  """
+  d = dataclasses.replace(
+      stage.data, prefetch=0, check_rows=0, homogeneous=False,
+      query_lengths=stage.data.query_lengths[-1:],
+      passage_lengths=stage.data.passage_lengths[-1:], sources=[
+          config.SourceConfig(name=str(i), path='-', temperature=s.temperature)
+          for i, s in enumerate(stage.data.sources)])
+  o = dataclasses.replace(
+      stage.optim, peak_lr=1.0, end_lr=0.0, warmup_steps=0, schedule='constant',
+      keep_optimizer_state=False, max_skipped=0)
+  return repr(dataclasses.replace(stage, name='', steps=1, data=d, optim=o))
 
 
 def padding(mixture: data.Mixture, tokenizer: data.Tokenizer, seed: int,
@@ -257,7 +204,7 @@ def fits(plan: StagePlan, chip: Chip) -> bool:
 
 def seconds(plan: StagePlan, chip: Chip, count: int) -> tuple[float, str]:
   """(least time of a step, what binds it): arithmetic, or reading the state."""
-  compute = plan.flops / count / chip.flops
+  compute = plan.flops * chip.passes(plan.precision) / count / chip.flops
   reading = (plan.arguments + 2 * plan.temporaries) / chip.bandwidth
   return max((compute, 'arithmetic'), (reading, 'memory traffic'))
 

@@ -10,7 +10,7 @@ import pytest
 import tqdm
 
 from jaxembed import config, types
-from jaxembed.train import chips, loop, meter, plan
+from jaxembed.train import chips, cost, loop, meter
 from launch import train, wandb_log
 
 
@@ -105,8 +105,8 @@ def test_work_is_counted_once_however_often_it_is_done():
   stage = config.StageConfig(data=config.DataConfig(
       batch_size=4, query_lengths=(6,), passage_lengths=(6,)))
   chunked = config.StageConfig(data=stage.data, token_budget=6)
-  work = plan.model_flops(model, _batch())
-  assert work == plan.step_flops(model, stage) < plan.step_flops(model, chunked)
+  work = cost.model_flops(model, _batch())
+  assert work == cost.step_flops(model, stage) < cost.step_flops(model, chunked)
 
 
 def test_profile_steps_are_two_numbers():

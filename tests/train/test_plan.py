@@ -1,12 +1,14 @@
 """A plan for hardware that is not here, held against what can be counted."""
 
 import dataclasses
+import types as python_types
 
+import jax
 import pytest
 
 from jaxembed import config, sharding
-from jaxembed.models import presets
-from jaxembed.train import plan
+from jaxembed.models import encoder, presets
+from jaxembed.train import chips, cost, forecast, plan
 
 MODEL = config.ModelConfig(backbone=dataclasses.replace(
     presets.tiny('mistral'), dim=128, ff_dim=256, head_dim=32, vocab_size=512))
@@ -38,19 +40,19 @@ def test_an_unknown_topology_is_refused(topology):
 
 def test_flops_follow_the_work():
   cfg = _config()
-  once = plan.step_flops(MODEL, cfg.stages[0])
-  again = plan.step_flops(dataclasses.replace(MODEL, remat='full'), cfg.stages[0])
+  once = cost.step_flops(MODEL, cfg.stages[0])
+  again = cost.step_flops(dataclasses.replace(MODEL, remat='full'), cfg.stages[0])
   assert again == pytest.approx(once * 4 / 3)
   longest = max(cfg.stages[0].data.query_lengths[-1],
                 cfg.stages[0].data.passage_lengths[-1])
   stage = dataclasses.replace(cfg.stages[0], token_budget=longest)
-  assert plan.step_flops(MODEL, stage) == pytest.approx(once * 4 / 3)
+  assert cost.step_flops(MODEL, stage) == pytest.approx(once * 4 / 3)
   stage = dataclasses.replace(stage, chunk_remat='residual')
-  assert once < plan.step_flops(MODEL, stage) < once * 4 / 3
+  assert once < cost.step_flops(MODEL, stage) < once * 4 / 3
   stage = dataclasses.replace(stage, token_budget=10**9)  # all rows fit: no repetition
-  assert plan.step_flops(MODEL, stage) == once
+  assert cost.step_flops(MODEL, stage) == once
   frozen = dataclasses.replace(MODEL, lora=config.LoraConfig(rank=1))
-  assert plan.step_flops(frozen, cfg.stages[0]) < 0.8 * once
+  assert cost.step_flops(frozen, cfg.stages[0]) < 0.8 * once
 
 
 def test_remedies_save_memory_step_by_step():
@@ -114,3 +116,55 @@ def test_a_step_that_the_compiler_refuses_has_a_remedy_that_fits():
   changed, model = next(changed for text, *changed in plan.remedies(cfg, 0, MODEL)
                         if said.endswith(f'this does: {text}'))
   assert plan.fits(plan.compile_stage(changed, 0, model, mesh), chip)
+
+
+def test_stages_of_one_program_differ_in_nothing_that_is_compiled():
+  base = _config().stages[0]
+  source = config.SourceConfig(name='a', path='a.jsonl')
+
+  def program(optim=(), data=(), **stage):
+    return plan.program(dataclasses.replace(
+        base, optim=dataclasses.replace(base.optim, **dict(optim)),
+        data=dataclasses.replace(base.data, **dict(data)), **stage))
+
+  for same in ({'name': 'other', 'steps': 7}, {'optim': {'peak_lr': 1e-3}},
+               {'data': {'prefetch': 9, 'query_lengths': (8, 16)}}):
+    assert program(**same) == program()
+  one = program(data={'sources': [source]})
+  assert one == program(data={'sources': [dataclasses.replace(source, name='b')]})
+  for other in ({'optim': {'clip_norm': 0.0}}, {'optim': {'ema_decay': 0.9}},
+                {'optim': {'weight_decay': 0.0}}, {'data': {'batch_size': 32}},
+                {'data': {'known_positives': 2}}, {'chunk_remat': 'dots'},
+                {'loss': config.LossConfig(widths=(8,))}):
+    assert program(**other) != program(), other
+  warm = dataclasses.replace(source, temperature=0.1)
+  assert program(data={'sources': [warm]}) != one
+  assert program(data={'sources': [source, dataclasses.replace(
+      source, name='b')]}) != one
+
+
+def test_float32_products_take_the_passes_of_their_precision():
+  found = plan.StagePlan('a', 1, 1, 1, 1, 1e18, {})
+  least = plan.seconds(found, chips.CHIPS['v5e'], 4)[0]
+  for name, chip in chips.CHIPS.items():
+    bare, _ = plan.seconds(found, chip, 1)
+    exact, _ = plan.seconds(dataclasses.replace(found, precision='highest'), chip, 1)
+    assert exact == pytest.approx(bare * (6 if name[0] == 'v' else 989 / 67))
+  assert least == pytest.approx(1e18 / 4 / 197e12)
+
+
+def test_a_batch_has_all_that_its_stage_reads():
+  stage = dataclasses.replace(
+      _config().stages[0], loss=config.LossConfig(name='distill_kl'))
+  stage.data.known_positives = 3
+  pairing = plan._batch(stage, sharding.make_mesh((8, 1, 1))).pairing
+  assert pairing.score.shape == (16,) and pairing.known.shape == (16, 3)
+
+
+def test_the_forecast_counts_as_plans_do():
+  mesh, cfg = sharding.make_mesh((8, 1, 1)), _config(steps=5)
+  params = encoder.param_shapes(MODEL)
+  with jax.set_mesh(mesh):
+    told = forecast.describe(cfg, MODEL, params, mesh, [
+        python_types.SimpleNamespace(sizes=[7])])
+  assert f'{5 * cost.step_flops(MODEL, cfg.stages[0], 8):.1e} FLOP' in told
