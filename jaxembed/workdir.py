@@ -9,9 +9,12 @@
     metrics.jsonl  tensorboard/  report.png  profile/
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -19,6 +22,37 @@ import jax
 from jax.experimental import multihost_utils
 
 from jaxembed import carried, checked_json, checkpoint, config, data, types
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[None]:
+  """Keeps other runs out of `folder`, which is made, until it is left.
+
+  The end of the process, of any kind, leaves it too.
+
+  Raises:
+    ValueError: another run is under way in it.
+    NotADirectoryError: it is a file.
+  """
+  if jax.process_index() > 0:
+    yield
+    return
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except FileExistsError:
+    raise NotADirectoryError(f'{folder} is a file; choose another --workdir') from None
+  place = os.open(folder, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(f'another run is under way in {folder}; wait until it has '
+                       'ended, or choose another --workdir') from None
+    except OSError:
+      pass  # a file system without locks
+    yield
+  finally:
+    os.close(place)
 
 
 def is_workdir(path: str | pathlib.Path) -> bool:

@@ -23,6 +23,7 @@ class Survey:
   most_negatives: int = 0  # of a row
   most_positives: int = 1
   scored: int = 0  # with a teacher's scores
+  quoted: int = 0  # whose query stands in quotation marks
   # Of queries that come in several rows, their positives in all of them.
   answers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   # Of the data's ids that stand for several texts, those texts.
@@ -63,6 +64,9 @@ class Survey:
     if self.scored and not reads_scores:
       found.append(f'{self.scored} {of} bring scores of a teacher, which the loss does '
                    'not read')
+    if source.kind == 'tsv' and 2 * self.quoted > self.checked:
+      found.append(f'{self.quoted} {of} have a query in quotation marks, which stay: '
+                   'cells of a TSV are what stands between tabs')
     if self.same_texts:
       found.append(f'{len(self.same_texts)} ids stand for several texts, which count '
                    f'as one (first {next(iter(self.same_texts))!r:.60})')
@@ -90,7 +94,8 @@ def survey(rows: Sequence[Example], check_rows: int, symmetric: bool = False) ->
     again.see(row)
     negatives = len(choice.usable(row.positives, row.negatives))
     count.update(checked=1, instructed=bool(row.instruction), scored=row.scored,
-                 with_negatives=negatives > 0)
+                 with_negatives=negatives > 0,
+                 quoted=len(row.query) > 1 and row.query[0] == row.query[-1] == '"')
     most_negatives = max(most_negatives, negatives)
     most_positives = max(most_positives, len(row.positives))
     bare = bare or (None if row.instruction else row)

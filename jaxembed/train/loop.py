@@ -75,7 +75,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
   folder = pathlib.Path(folder).absolute()
   if not workdir.is_workdir(folder):
     start.resolve(cfg.model)  # what is wrong with it is told before a folder is made
-  with (jax.set_mesh(mesh), checkpoint.Checkpoints(
+  with (jax.set_mesh(mesh), workdir.alone(folder), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
     begin, state, mixtures = _open(cfg, folder, saved, mesh, say, extend, loss)
     done, last = int(state.step) if state else 0, stages(cfg)[-1].last

@@ -70,6 +70,16 @@ def test_what_nothing_uses_is_told(mixture, more, rules, says):
   assert re.search(says, note)
 
 
+def test_quotation_marks_that_stay_are_told(tmp_path):
+  file = tmp_path / 'r.tsv'
+  source = SourceConfig(name='s', kind='tsv', path=str(file))
+  for queries, told in ((('"a"', '"b"', 'c'), 1), (('"a" or "b', 'b', '"c"'), 0)):
+    file.write_text('query\tpositive\n' + ''.join(f'{q}\tp\n' for q in queries))
+    notes = data.open_mixture(DataConfig(sources=[source])).notes()
+    assert len(notes) == told
+    assert all('2 of 3 rows read have a query in quotation' in n for n in notes)
+
+
 def test_ordinary_rows_bring_nothing_in_vain(mixture):
   assert mixture([{'query': 'q', 'pos': ['p'], 'neg': ['n']}] * 2, negatives=1
                  ).notes() == []
