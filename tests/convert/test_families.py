@@ -1,6 +1,7 @@
 """Every family agrees with transformers (torch) on random checkpoints."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -15,6 +16,13 @@ from tests.helpers.tiers import thorough
 # By default: norms behind and before, positions learned, relative and turned, windows,
 # fused matrices.
 _FIRST = ('BERT', 'ModernBERT', 'EmbeddingGemma', 'Mistral, sliding window', 'Phi-3')
+
+_ODD = (None, True, False, 0, 1, -1, 2.0, 0.5, 1e30, 10**12, 10**400, '', 'x',
+        'x' * 5000, [], ['x'], [None], {}, {'rope_type': 'x'},
+        {'rope_type': ['yarn']}, [[[]]])
+_OLDER_KEYS = ('rope_theta', 'rope_scaling', 'rope_local_base_freq', 'layer_types',
+               'global_rope_theta', 'global_attn_every_n_layers', 'max_window_layers',
+               'sliding_window_pattern', 'partial_rotary_factor', 'embedding_size')
 
 
 @pytest.fixture(scope='module')
@@ -92,6 +100,19 @@ def test_a_key_left_out_means_what_transformers_takes(family):
     assert bare == cfg, key
     read += 1
   assert read > 5
+
+
+@pytest.mark.parametrize('family', sorted(FAMILIES))
+def test_any_value_of_a_key_is_read_or_refused_in_one_sentence(family):
+  whole = tables.config_to_hf(presets.tiny(family)) | dict.fromkeys(_OLDER_KEYS)
+  refused = 0
+  for key, value in itertools.product(whole, _ODD):
+    try:
+      tables.config_from_hf(whole | {key: value})
+    except UnsupportedModel as e:
+      assert '\n' not in str(e) and len(str(e)) < 1000
+      refused += 1
+  assert refused > 100
 
 
 def test_a_family_has_features_and_a_conversion():
