@@ -81,7 +81,7 @@ class Pairing:
 
 @_pytree
 class PairBatch:
-  """One training step's worth of text."""
+  """Texts of one training step: queries, passages, and how they belong together."""
 
   query: Tokens  # [Q,T]
   passage: Tokens  # [C,T], T of its own

@@ -56,6 +56,7 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
 
 
 def is_workdir(path: str | pathlib.Path) -> bool:
+  """Whether `path` is the folder of a run whose model is written."""
   return (pathlib.Path(path) / 'model' / 'model_config.json').is_file()
 
 

@@ -261,6 +261,8 @@ class CheckpointConfig:
 
 @dataclass(kw_only=True)
 class Config:
+  """An experiment: a model, and the stages that it is trained in."""
+
   name: str = 'experiment'
   seed: int = 0
   model: ModelSpec = field(default_factory=ModelSpec)

@@ -34,6 +34,8 @@ _LISTED = 20
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
+  """A model that was read, and the folders that its parts came from."""
+
   params: Params
   cfg: ModelConfig
   folder: pathlib.Path  # root of the model: prompts, tokenizer, modules.json

@@ -27,6 +27,8 @@ _SETTINGS = tuple(f'sentence_{name}_config.json' for name in (
 
 @dataclasses.dataclass(frozen=True)
 class Found:
+  """The description of a model folder: configuration and where its weights lie."""
+
   cfg: ModelConfig
   parts: tuple[Part, ...]
   backbone_folder: pathlib.Path

@@ -10,7 +10,7 @@ from jaxembed.data.records import BadRow, Example, Passage
 
 
 class Labelled(Sequence):
-  """A text is the query; what has its label is right, what has another is wrong.
+  """Labelled texts as examples: the same label is a positive, another a negative.
 
   With rows='same_label' it is compared with texts (NV-Embed-v2), with 'label_text'
   with the labels themselves (NV-Embed-v1; two-label tasks in v2). Repeats of a text

@@ -151,7 +151,7 @@ class Mixture:
         for s in self.sources]
 
   def notes(self, reads_scores: bool | None = False) -> list[str]:
-    """What rows bring and nothing uses, and the like, a sentence each.
+    """Warnings, a sentence each: what rows bring that nothing uses, and the like.
 
     Args:
       reads_scores: whether the loss of the stage reads a teacher's scores; None: it is

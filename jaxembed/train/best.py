@@ -22,6 +22,7 @@ class Best:
 
   @property
   def name(self) -> str:
+    """The score's name, without the sign."""
     return self.metric.removeprefix('-')
 
   def see(self, step: int, scores: Mapping[str, Any]) -> bool:

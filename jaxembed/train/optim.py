@@ -35,7 +35,7 @@ def warmup(cfg: config.OptimConfig, steps: int) -> int:
 
 
 def notes(cfg: config.OptimConfig, steps: int) -> list[str]:
-  """What of `cfg` a stage of `steps` will not do as it says, in words."""
+  """Warnings: settings that a stage of `steps` does not follow, or does not use."""
   told = []
   if cfg.warmup_steps > steps:
     told.append(f'optim.warmup_steps={cfg.warmup_steps} is more than the stage has '

@@ -45,6 +45,7 @@ class StagePlan:
 
   @property
   def memory(self) -> int:
+    """Bytes that a device needs."""
     return self.arguments + self.temporaries
 
 
@@ -199,6 +200,7 @@ def padding(mixture: data.Mixture, tokenizer: data.Tokenizer, seed: int,
 
 
 def fits(plan: StagePlan, chip: Chip) -> bool:
+  """Whether the stage fits a chip's memory, less what the runtime takes."""
   return plan.memory <= chip.hbm * (1 - _RESERVED)
 
 
