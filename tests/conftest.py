@@ -1,5 +1,8 @@
-"""Eight fake CPU devices for every test, and the optional real data."""
+"""Eight fake CPU devices for every test, real models, and the optional real data."""
 
+import ctypes
+import gc
+import importlib.metadata
 import os
 import pathlib
 
@@ -8,6 +11,10 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
     ' --xla_backend_optimization_level=0')
+# The emitters before MLIR compile a training step in half the time. Releases after
+# these may not have them, and XLA ends a process over a flag that it does not know.
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 # XLA runs independent collectives of a fake device side by side, each blocking a
 # thread; with one thread per device they can wait for each other for ever.
 os.environ.setdefault('NPROC', '64')
@@ -25,6 +32,16 @@ import pytest
 
 _SHARED = pathlib.Path(
     os.environ.get('JAXEMBED_SHARED', pathlib.Path(__file__).parents[2] / 'shared'))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _memory_goes_back():
+  """A compiler frees much, which glibc would keep: half of a process in the end."""
+  yield
+  trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # of glibc alone
+  if trim is not None:
+    gc.collect()
+    trim(0)
 
 
 def _folder(name: str) -> pathlib.Path:

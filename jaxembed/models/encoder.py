@@ -50,9 +50,18 @@ def init_params(cfg: ModelConfig, key: Array, dtype: Any = jnp.float32) -> Param
 
 def param_shapes(cfg: ModelConfig, dtype: Any = jnp.float32) -> Params:
   """The tree of `init_params` as jax.ShapeDtypeStruct; computes nothing."""
+  made_by = tuple(heads.HEADS[kind].init for kind in cfg.pooling.modes
+                  if kind in heads.HEADS)
+  leaves, tree = _shapes(cfg, jnp.dtype(dtype), made_by)
+  return jax.tree.unflatten(tree, leaves)
+
+
+@functools.lru_cache(maxsize=64)  # every reader of a model asks, most of them twice
+def _shapes(cfg: ModelConfig, dtype, made_by):
+  del made_by  # a head of the same name that is made otherwise has other parameters
   with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-    return jax.eval_shape(
-        functools.partial(_init, cfg, dtype=jnp.dtype(dtype)), jax.random.key(0))
+    return jax.tree.flatten(jax.eval_shape(
+        functools.partial(_init, cfg, dtype=dtype), jax.random.key(0)))
 
 
 def hidden_states(params: Params, cfg: ModelConfig, tokens: Tokens, *,

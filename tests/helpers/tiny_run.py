@@ -1,5 +1,6 @@
 """A training run small enough for tests: model, rows, configuration."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 from jaxembed import config, workdir
 from jaxembed.convert import tables
 from jaxembed.models import encoder, presets
+from jaxembed.train import step
 
 # Trains the configuration in argv[1] in the folder argv[2], in a process of its own;
 # argv[3:] are coordinator, processes and process, where several work together.
@@ -72,6 +74,26 @@ def experiment(model: pathlib.Path, rows: pathlib.Path, steps: int = 6,
               batch_size=8, query_lengths=(8,), passage_lengths=(8,)),
           optim=config.OptimConfig(warmup_steps=2, peak_lr=1e-3, **optim))],
       checkpoint=config.CheckpointConfig(every=2), log_every=1)
+
+
+@contextlib.contextmanager
+def shared_updates():
+  """Runs of equal stages within share one compiled update, as one run's steps do."""
+  make, made = step.make_update, {}
+
+  def shared(model, stage, *, loss=None, **kwargs):
+    if loss is not None:
+      return make(model, stage, loss=loss, **kwargs)
+    key = repr((model, stage, kwargs))
+    if key not in made:
+      made[key] = make(model, stage, **kwargs)
+    return made[key]
+
+  step.make_update = shared
+  try:
+    yield
+  finally:
+    step.make_update = make
 
 
 def parameters(folder: pathlib.Path) -> dict:

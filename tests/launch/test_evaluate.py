@@ -11,7 +11,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Two-device meshes are tested in-process; a launcher here has one.
-ENVIRONMENT = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+ENVIRONMENT = os.environ | {'XLA_FLAGS': os.environ['XLA_FLAGS'].replace(
+    '--xla_force_host_platform_device_count=8', '')}
 
 
 def _launch(name: str, *flags: str) -> subprocess.CompletedProcess:

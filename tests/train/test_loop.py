@@ -24,6 +24,12 @@ from tests.helpers.tiers import thorough
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _compiled_once():
+  with tiny_run.shared_updates():
+    yield
+
+
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory, minilm) -> pathlib.Path:
   return tiny_run.write_model(tmp_path_factory.mktemp('tiny'), minilm)
