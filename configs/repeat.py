@@ -6,7 +6,8 @@ well, unless --config.repeats='' says otherwise.
 
 import pathlib
 
-from jaxembed import checked_json, config
+from jaxembed import config
+from jaxembed.files import checked_json
 
 
 def get_config(path: str) -> config.Config:

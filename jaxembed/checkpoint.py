@@ -22,8 +22,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxembed import damage, paths, types
-from jaxembed.damage import Damaged
+from jaxembed import paths, types
+from jaxembed.files import damage, whole_json
+from jaxembed.files.damage import Damaged
 
 try:
   import orbax.checkpoint.v1 as ocp
@@ -127,7 +128,8 @@ class Checkpoints:
     """Marks the checkpoint of `step`, saved or being saved, as the best one."""
     self._kept.best = step
     if jax.process_index() == 0:
-      _write(self.folder / _BEST, {'step': step, 'metric': metric, 'score': score})
+      whole_json.write(self.folder / _BEST,
+                       {'step': step, 'metric': metric, 'score': score})
 
   def trim(self) -> None:
     """Removes what stayed only while the run went on; to be called at its end."""
@@ -360,10 +362,3 @@ def load_params(folder: str | pathlib.Path, step: Step = None
     raise Damaged(f'checkpoint {target} {e}; {remedy}') from e
   state = types.TrainState(step, parts['params'], None, parts.get('ema'))
   return state.averaged, step
-
-
-def _write(file: pathlib.Path, content: dict[str, Any]):
-  """Writes JSON whole or not at all."""
-  tmp = file.with_name(file.name + '.tmp')
-  tmp.write_text(json.dumps(content) + '\n')
-  tmp.replace(file)

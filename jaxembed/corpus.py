@@ -1,7 +1,7 @@
 """Corpus encoding: a file of texts to a matrix of vectors on disk, resumable.
 
 Every row is read and checked before the first is encoded. Vectors go part by part
-into a file that the same call continues (jaxembed/vector_file.py).
+into a file that the same call continues (jaxembed/files/vector_file.py).
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from jaxembed import texts
 from jaxembed.data import files
 from jaxembed.embedder import Embedder
-from jaxembed.vector_file import VectorFile
+from jaxembed.files.vector_file import VectorFile
 
 _PART = 16384  # rows between two notes of progress
 _BOM = b'\xef\xbb\xbf'

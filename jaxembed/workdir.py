@@ -3,7 +3,7 @@
     config.json         the resolved experiment
     manifest.json       the same, with data, versions and machines (train/manifest.py)
     model/              model_config.json, origin.json (where the weights came from),
-                        and of the source's small files those of carried.py:
+                        and of the source's small files those of files/carried.py:
                         tokenizer, prompts, Hugging Face config
     checkpoints/STEP/   see checkpoint.py
     metrics.jsonl  tensorboard/  report.png  profile/
@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 from typing import Any
@@ -21,7 +20,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from jaxembed import carried, checked_json, checkpoint, config, data, types
+from jaxembed import checkpoint, config, data, types
+from jaxembed.files import carried, checked_json, whole_json
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def save_model(path: pathlib.Path, model: config.ModelConfig, *,
   """Writes model/. Process 0 writes; all return once it has.
 
   Args:
-    folders: whose settings (carried.py) are copied; later ones win.
+    folders: whose settings (files/carried.py) are copied; later ones win.
     tokenizer: folder of the tokenizer's files.
     settings: all of config_sentence_transformers.json.
     origin: where the weights came from; `load_origin` gives it back.
@@ -82,10 +82,10 @@ def save_model(path: pathlib.Path, model: config.ModelConfig, *,
       carried.copy(tokenizer, target)
     if append_token:
       data.append_token(target, append_token)
-    write_json(target / 'config_sentence_transformers.json', dict(settings))
-    write_json(target / 'origin.json', dict(origin))
+    whole_json.write(target / 'config_sentence_transformers.json', dict(settings))
+    whole_json.write(target / 'origin.json', dict(origin))
     # Last: its presence says that the folder is whole.
-    write_json(target / 'model_config.json', dataclasses.asdict(model))
+    whole_json.write(target / 'model_config.json', dataclasses.asdict(model))
   multihost_utils.sync_global_devices('jaxembed.workdir.save_model')
 
 
@@ -116,10 +116,3 @@ def load(path: str | pathlib.Path, step: checkpoint.Step = None
                             'model/model_config.json is missing')
   params, step = checkpoint.load_params(path / 'checkpoints', step)
   return params, load_model_config(path), path / 'model', step
-
-
-def write_json(file: pathlib.Path, data: Any) -> None:
-  """Writes whole or not at all."""
-  tmp = file.with_name(file.name + '.tmp')
-  tmp.write_text(json.dumps(data, indent=2) + '\n')
-  tmp.replace(file)

@@ -18,7 +18,8 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
-from jaxembed import bundle, config, embedder, sharding, workdir
+from jaxembed import bundle, config, embedder, sharding
+from jaxembed.files import whole_json
 from jaxembed.train import loop, start
 from launch import cli, tables
 from launch.score_card import ScoreCard
@@ -66,7 +67,7 @@ def _kept(file: pathlib.Path, compute) -> dict[str, float]:
     begun = time.perf_counter()
     scores = compute()
     file.parent.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(file, scores | {'seconds': time.perf_counter() - begun})
+    whole_json.write(file, scores | {'seconds': time.perf_counter() - begun})
   scores = json.loads(file.read_text())
   print(f'{file}: {scores}')
   return {name: value for name, value in scores.items() if name != 'seconds'}

@@ -11,19 +11,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Lowest first. A module may import from lower floors and from its own room (the
 # longest entry that its name begins with), never from its floor or above.
 FLOORS = (
-    ('jaxembed.folder',),
-    ('jaxembed.checked_json',),
-    ('jaxembed.types', 'jaxembed.config', 'jaxembed.carried', 'jaxembed.known_keys'),
+    ('jaxembed.files',),
+    ('jaxembed.types', 'jaxembed.config'),
     ('jaxembed.mesh', 'jaxembed.paths', 'jaxembed.precision'),
     ('jaxembed.functional',),
-    ('jaxembed.damage', 'jaxembed.kernels', 'jaxembed.similarity', 'jaxembed.texts',
+    ('jaxembed.kernels', 'jaxembed.similarity', 'jaxembed.texts',
      'jaxembed.quantize', 'jaxembed.drop_in'),
     ('jaxembed.pooling', 'jaxembed.losses', 'jaxembed.data'),
     ('jaxembed.sharding',),
     ('jaxembed.models',),
     ('jaxembed.checkpoint', 'jaxembed.search', 'jaxembed.batch_runner'),
     ('jaxembed.workdir', 'jaxembed.fingerprint'),
-    ('jaxembed.vector_file',),
     ('jaxembed.convert.fields', 'jaxembed.convert.rows'),
     ('jaxembed.convert.families',),
     ('jaxembed.train', 'jaxembed.convert'),
@@ -142,7 +140,7 @@ def test_configs_import_config_and_presets_only():
   for path in (ROOT / 'configs').glob('*.py'):
     for name in _imports(path):
       assert any(_within(name, ok) for ok in (
-          'jaxembed.checked_json', 'jaxembed.config', 'jaxembed.models.presets',
+          'jaxembed.files.checked_json', 'jaxembed.config', 'jaxembed.models.presets',
           'ml_collections')
       ) or name.split('.')[0] in sys.stdlib_module_names, f'{path.name}: {name}'
 

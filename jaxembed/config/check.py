@@ -8,7 +8,7 @@ import re
 import typing
 from typing import Any
 
-from jaxembed.folder import short
+from jaxembed.files.folder import short
 
 _WORDS = {int: 'a whole number', float: 'a number', str: 'a text',
           bool: 'True or False'}

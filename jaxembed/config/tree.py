@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxembed.config.check import typed
 from jaxembed.config.experiment import Config, ModelSpec
-from jaxembed.folder import short
+from jaxembed.files.folder import short
 
 
 def validate(cfg: Config) -> Config:

@@ -10,7 +10,7 @@ from typing import Any
 from jaxembed.config import BackboneConfig
 from jaxembed.convert.families import FAMILIES
 from jaxembed.convert.fields import Fields, UnsupportedModel
-from jaxembed.folder import short
+from jaxembed.files.folder import short
 from jaxembed.models import presets
 
 __all__ = ['UnsupportedModel', 'attention_from_hf', 'config_from_hf', 'config_to_hf']

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxembed import bundle, carried, checked_json, workdir
+from jaxembed import bundle
 from jaxembed.bundle import Bundle
 from jaxembed.convert import (
   nv_embed,
@@ -27,6 +27,7 @@ from jaxembed.convert import (
   tensor_files,
   to_sentence_transformers,
 )
+from jaxembed.files import carried, checked_json, whole_json
 from jaxembed.models import lora
 from jaxembed.pooling import heads
 
@@ -116,10 +117,10 @@ def _write_nv_embed(folder: pathlib.Path, model: Bundle) -> None:
     carried.copy(model.tokenizer_folder, folder)
   file = folder / 'tokenizer_config.json'
   if bundle.open(folder, weights=False).cfg.max_length != model.cfg.max_length:
-    workdir.write_json(file, checked_json.read(file, absent={}) | {
+    whole_json.write(file, checked_json.read(file, absent={}) | {
         'model_max_length': model.cfg.max_length})
   if bundle.read_settings(folder) != _given(model.settings):
-    workdir.write_json(folder / bundle.SETTINGS, model.settings)
+    whole_json.write(folder / bundle.SETTINGS, model.settings)
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

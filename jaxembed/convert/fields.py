@@ -4,8 +4,8 @@ from collections.abc import Mapping
 import math
 from typing import Any
 
-from jaxembed.folder import short
-from jaxembed.known_keys import UnsupportedModel
+from jaxembed.files.folder import short
+from jaxembed.files.known_keys import UnsupportedModel
 
 __all__ = ['Fields', 'UnsupportedModel']
 

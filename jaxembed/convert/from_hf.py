@@ -22,7 +22,7 @@ from jaxembed import sharding
 from jaxembed.config import ModelConfig
 from jaxembed.convert import modules, peft, tables
 from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, is_float, open_folder
-from jaxembed.folder import inside, short
+from jaxembed.files.folder import inside, short
 from jaxembed.models import encoder
 from jaxembed.types import Params
 

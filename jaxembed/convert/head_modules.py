@@ -9,12 +9,12 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from jaxembed import known_keys
 from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
 from jaxembed.convert import tables
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.tensor_files import inside, read_json
-from jaxembed.folder import short
+from jaxembed.files import known_keys
+from jaxembed.files.folder import short
 from jaxembed.pooling import heads
 from jaxembed.pooling.head import Head, Mode
 

@@ -10,12 +10,12 @@ import pathlib
 from typing import Any
 import warnings
 
-from jaxembed import known_keys
 from jaxembed.config import ModelConfig, PoolingConfig
 from jaxembed.convert import head_modules, nv_embed, tables
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.head_modules import Part
 from jaxembed.convert.tensor_files import inside, read_json
+from jaxembed.files import known_keys
 
 __all__ = ['Found', 'Part', 'after_backbone', 'read']
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxembed import carried, checked_json
 from jaxembed.config import BackboneConfig, ModelConfig, PoolingConfig
 from jaxembed.convert import configs, tables, tensor_files
 from jaxembed.convert.fields import Fields
 from jaxembed.convert.tables import Row, Table
-from jaxembed.folder import short
+from jaxembed.files import carried, checked_json
+from jaxembed.files.folder import short
 from jaxembed.models import encoder
 from jaxembed.types import Params
 
@@ -151,7 +151,7 @@ def write(target: pathlib.Path, params: Params, cfg: ModelConfig,
     target: folder to create.
     params: tree of models.encoder with a latent-attention head.
     cfg: of `params`.
-    source: folder whose tokenizer and settings (carried.py), config.json with all
+    source: folder whose tokenizer and settings (files/carried.py), config.json with all
       its fields among them, are carried over; None: weights and a config.json.
     dtype: of the tensors; the release is float16.
     limit: bytes per shard.

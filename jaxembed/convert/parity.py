@@ -15,9 +15,10 @@ import pathlib
 import jax
 import numpy as np
 
-from jaxembed import carried, config, types
+from jaxembed import config, types
 from jaxembed.data import tokenise
-from jaxembed.folder import BadCheckpoint
+from jaxembed.files import carried
+from jaxembed.files.folder import BadCheckpoint
 from jaxembed.models import encoder
 from jaxembed.pooling import heads
 from jaxembed.pooling.head import Twin

@@ -14,12 +14,12 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
-from jaxembed import carried, checked_json, known_keys
 from jaxembed.config import LoraConfig, ModelConfig
 from jaxembed.convert import tables, tensor_files
 from jaxembed.convert.fields import Fields
 from jaxembed.convert.tensor_files import BadCheckpoint
-from jaxembed.folder import short
+from jaxembed.files import carried, checked_json, known_keys
+from jaxembed.files.folder import short
 from jaxembed.types import Params
 
 CONFIG = 'adapter_config.json'

@@ -15,9 +15,9 @@ import struct
 import ml_dtypes
 import numpy as np
 
-from jaxembed import checked_json
-from jaxembed.checked_json import read as read_json
-from jaxembed.folder import BadCheckpoint, inside, open_regular, short
+from jaxembed.files import checked_json
+from jaxembed.files.checked_json import read as read_json
+from jaxembed.files.folder import BadCheckpoint, inside, open_regular, short
 
 __all__ = ['BadCheckpoint', 'Tensor', 'inside', 'open_folder', 'read_header',
            'read_json']

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxembed import carried, checked_json, data
+from jaxembed import data
 from jaxembed.bundle import Bundle
 from jaxembed.convert import head_modules, model_card, parity, tables, tensor_files
+from jaxembed.files import carried, checked_json
 from jaxembed.pooling import heads
 
 _SHARD = 5_000_000_000  # bytes, the hub's habit

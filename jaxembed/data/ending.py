@@ -1,12 +1,11 @@
 """Appended token (EOS) after every text, written into the tokenizer itself."""
 
-import json
 import os
 import pathlib
 
-from jaxembed import checked_json
 from jaxembed.data import tokenizer_file
 from jaxembed.data.tokenise import spelling
+from jaxembed.files import checked_json, whole_json
 
 
 def append_token(folder: str | os.PathLike, token: str) -> None:
@@ -21,11 +20,11 @@ def append_token(folder: str | os.PathLike, token: str) -> None:
   folder = pathlib.Path(folder)
   changed, settings = with_token(folder, token), folder / 'tokenizer_config.json'
   if changed:
-    _replace(folder / 'tokenizer.json', changed)
+    whole_json.write(folder / 'tokenizer.json', changed)
   # Some classes of transformers build their ending from it.
   known = checked_json.read(settings, absent={})
   if spelling(known.get('eos_token')) == token and not known.get('add_eos_token'):
-    _replace(settings, known | {'add_eos_token': True})
+    whole_json.write(settings, known | {'add_eos_token': True})
 
 
 def with_token(folder: str | os.PathLike, token: str) -> dict | None:
@@ -68,9 +67,3 @@ def _ending(before: dict | None, token: str, number: int, file: pathlib.Path) ->
 
 def _part(kind: str, name: str, segment: int) -> dict:
   return {kind: {'id': name, 'type_id': segment}}
-
-
-def _replace(file: pathlib.Path, data: dict):
-  tmp = file.with_name(file.name + '.tmp')
-  tmp.write_text(json.dumps(data, indent=2, ensure_ascii=False) + '\n', 'utf-8')
-  tmp.replace(file)

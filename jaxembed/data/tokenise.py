@@ -18,9 +18,10 @@ import warnings
 import numpy as np
 import tokenizers
 
-from jaxembed import config, known_keys, types
+from jaxembed import config, types
 from jaxembed.data import prefix, tokenizer_file, tokenizer_settings
-from jaxembed.folder import BadCheckpoint, short
+from jaxembed.files import known_keys
+from jaxembed.files.folder import BadCheckpoint, short
 
 # Whether the tokens of a prompt count in the embedding:
 #   include   they do (sentence-transformers' default);

@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from jaxembed import checked_json, folder
+from jaxembed.files import checked_json, folder
 
 # The library reserves memory by the largest id; no vocabulary comes near.
 _MOST_IDS = 10_000_000

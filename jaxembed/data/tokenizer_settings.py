@@ -13,8 +13,8 @@ import warnings
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
-from jaxembed import checked_json, known_keys
-from jaxembed.folder import BadCheckpoint, short
+from jaxembed.files import checked_json, known_keys
+from jaxembed.files.folder import BadCheckpoint, short
 
 FILE = 'tokenizer_config.json'
 _OLDER = 'added_tokens.json'

@@ -15,7 +15,8 @@ import pathlib
 import re
 from typing import Any
 
-from jaxembed import checked_json, config, workdir
+from jaxembed import config
+from jaxembed.files import checked_json, whole_json
 
 _FREE = re.compile(
     r'config\.(name|log_every|eval|checkpoint|mesh|repeats)\b')
@@ -77,7 +78,7 @@ def check(folder: pathlib.Path, cfg: config.Config, done: int, *,
 def write(folder: pathlib.Path, cfg: config.Config) -> None:
   """Makes `cfg` the configuration of the run in `folder`."""
   folder.mkdir(parents=True, exist_ok=True)
-  workdir.write_json(folder / 'config.json', _plain(cfg))
+  whole_json.write(folder / 'config.json', _plain(cfg))
 
 
 def _impossible(change: Change, stored: dict, cfg: config.Config, done: int,

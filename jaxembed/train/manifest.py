@@ -19,7 +19,8 @@ from typing import Any
 
 import jax
 
-from jaxembed import config, data, workdir
+from jaxembed import config, data
+from jaxembed.files import whole_json
 from jaxembed.train import changes
 from jaxembed.train.stages import stages
 
@@ -66,7 +67,7 @@ def record(folder: pathlib.Path, cfg: config.Config, mesh: jax.sharding.Mesh, st
       kept = {'config': config.to_dict(cfg), 'starts': kept['starts'] if before else []}
     kept = kept | {'data': found}
   if jax.process_index() == 0:
-    workdir.write_json(path, kept | {'starts': [*kept['starts'], now]})
+    whole_json.write(path, kept | {'starts': [*kept['starts'], now]})
   return told
 
 
@@ -81,7 +82,7 @@ def stopped(folder: pathlib.Path, step: int, why: str, error: BaseException) -> 
     return
   end = {'step': step, 'why': why, 'error': str(error)[:1000]}
   kept['starts'][-1]['stopped'] = end
-  workdir.write_json(path, kept)
+  whole_json.write(path, kept)
 
 
 def last_stop(folder: pathlib.Path) -> str:

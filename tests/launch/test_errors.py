@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxembed import checked_json, config
+from jaxembed import config
+from jaxembed.files import checked_json
 from launch import errors
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxembed.config import BackboneConfig, RopeScaling
 from jaxembed.convert.fields import Fields, UnsupportedModel
-from jaxembed.folder import short
+from jaxembed.files.folder import short
 
 
 def read_dual(hf: Fields, full_theta: tuple[str, float],

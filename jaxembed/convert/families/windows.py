@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxembed.config import BackboneConfig
 from jaxembed.convert.fields import Fields, UnsupportedModel
-from jaxembed.folder import short
+from jaxembed.files.folder import short
 
 # Layers of the small models that are compared with torch.
 SLIDING = ['sliding_attention', 'full_attention', 'sliding_attention']

@@ -19,7 +19,7 @@ import warnings
 
 import numpy as np
 
-from jaxembed import workdir
+from jaxembed.files import whole_json
 
 
 class VectorFile:
@@ -77,7 +77,7 @@ class VectorFile:
     self._parts.append([len(rows), _checksum(data)])
     self.done += len(rows)
     with self._on_disk():
-      workdir.write_json(self._progress, {'work': self._work, 'parts': self._parts})
+      whole_json.write(self._progress, {'work': self._work, 'parts': self._parts})
 
   def finish(self) -> None:
     """Gives the file its name."""

@@ -13,7 +13,7 @@ import re
 from typing import Any
 import warnings
 
-from jaxembed import checked_json, folder
+from jaxembed.files import checked_json, folder
 
 TOKENIZER = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json',
              'added_tokens.json', 'vocab.txt', 'vocab.json', 'merges.txt',

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from jaxembed import folder
-from jaxembed.folder import BadCheckpoint
+from jaxembed.files import folder
+from jaxembed.files.folder import BadCheckpoint
 
 
 @pytest.fixture

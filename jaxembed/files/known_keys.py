@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 import warnings
 
-from jaxembed.folder import short
+from jaxembed.files.folder import short
 
 
 class UnsupportedModel(ValueError):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from jaxembed import checked_json
-from jaxembed.folder import BadCheckpoint
+from jaxembed.files import checked_json
+from jaxembed.files.folder import BadCheckpoint
 
 
 @pytest.mark.parametrize(('data', 'why'), [

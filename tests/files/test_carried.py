@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxembed import carried
+from jaxembed.files import carried
 
 
 @pytest.fixture

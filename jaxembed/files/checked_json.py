@@ -12,7 +12,7 @@ import pathlib
 import re
 from typing import Any
 
-from jaxembed import folder
+from jaxembed.files import folder
 
 # Bytes of a file of settings; tokenizer.json, which holds a vocabulary, has more.
 SETTINGS = 10_000_000
