@@ -145,20 +145,23 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   newest = max(saved.steps()) if resumed else 0
   changed = changes.check(folder, cfg, newest, extend=extend,
                           diverged=manifest.last_stop(folder) == 'diverged')
-  mixtures = []
+  model = (start.resume(folder, mesh) if resumed
+           else start.resolve(cfg.model, tokenizer=False)).model
+  for stage in cfg.stages:
+    if stage.data.pack:
+      encoder.check_packable(model, model.attention, stage.data.pack)
+  mixtures, notes = [], []
   if newest < stages(cfg)[-1].last:
     mixtures = data.open_stages(cfg.stages)
+    notes = list(_notes(cfg, model, mixtures, loss))  # or a refusal
     for line in manifest.record(folder, cfg, mesh, newest, changed=changed,
                                 extend=extend, mixtures=mixtures):
       say(f'differs    {line}')
   begin = (start.resume(folder, mesh) if resumed
            else start.start(cfg.model, cfg.seed, mesh))
-  for stage in cfg.stages:
-    if stage.data.pack:
-      encoder.check_packable(begin.model, begin.model.attention, stage.data.pack)
   if mixtures:
     say(forecast.describe(cfg, begin.model, begin.params, mesh, mixtures))
-    for line in _notes(cfg, begin.model, mixtures, loss):
+    for line in notes:
       say(f'note       {line}')
   state = None
   if resumed:

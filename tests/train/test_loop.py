@@ -412,12 +412,16 @@ def test_a_collapse_is_told(tiny, rows, tmp_path, capsys):
 @pytest.mark.parametrize('change,message', [
     ({'pooling': 'layer_attention'}, 'layer_attention.*pack=0'),
     ({'append_token': '[NONE]'}, r"no token '\[NONE\]'"),
-    ({'append_token': '[SEP]', 'eos_text': '[SEP]'}, 'leave one out')])
+    ({'append_token': '[SEP]', 'eos_text': '[SEP]'}, 'leave one out'),
+    ({}, "reads a teacher's scores")])
 def test_what_cannot_be_trained_is_refused_first(tiny, rows, tmp_path, change, message):
   cfg = tiny_run.experiment(tiny, rows)
   cfg.stages[0].data.pack = 64
   cfg.model = dataclasses.replace(cfg.model, **change)
+  if not change:
+    cfg.stages[0].loss = config.LossConfig(name='distill_kl')
   with pytest.raises(ValueError, match=message):
     loop.train(cfg, tmp_path, say=lambda _: None)
+  assert not (tmp_path / 'manifest.json').exists()
   assert not (tmp_path / 'checkpoints').exists() or not [
       p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]
