@@ -5,6 +5,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import resource
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 # Tests compile much and compute little: unoptimised code halves the suite's time.
@@ -34,14 +35,16 @@ _SHARED = pathlib.Path(
     os.environ.get('JAXEMBED_SHARED', pathlib.Path(__file__).parents[2] / 'shared'))
 
 
-@pytest.fixture(scope='module', autouse=True)
+@pytest.fixture(autouse=True)
 def _memory_goes_back():
-  """A compiler frees much, which glibc would keep: half of a process in the end."""
+  """A compiler frees much that glibc keeps: half of a process in the end."""
   yield
-  trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # of glibc alone
-  if trim is not None:
-    gc.collect()
-    trim(0)
+  resident, libc = pathlib.Path('/proc/self/statm'), ctypes.CDLL(None)
+  if resident.exists() and hasattr(libc, 'malloc_trim'):
+    pages = int(resident.read_text().split()[1])
+    if pages * resource.getpagesize() > 3 << 29:  # 1.5 GiB
+      gc.collect()
+      libc.malloc_trim(0)
 
 
 def _folder(name: str) -> pathlib.Path:
