@@ -1,0 +1,1 @@
+"""Conversion of models: Hugging Face in; sentence-transformers, NV-Embed, PEFT out."""

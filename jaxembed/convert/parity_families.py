@@ -46,7 +46,7 @@ def report() -> Iterator[Line]:
       yield from compare(name, pathlib.Path(folder))
 
 
-def build(folder: pathlib.Path, model_type: str, fields: dict, seed: int = 0):
+def build(folder: pathlib.Path, model_type: str, fields: dict, seed: int = 0) -> None:
   """Saves a random torch checkpoint; no parameter is left at 0 or 1."""
   import torch
   import transformers

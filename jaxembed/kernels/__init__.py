@@ -1,0 +1,1 @@
+"""Kernels: one folder per operation, with a reference and device implementations."""

@@ -1,0 +1,1 @@
+"""Models in flax: backbone, LoRA adapters, presets, and the encoder around them."""

@@ -30,7 +30,7 @@ class Block(nn.Module):
   cfg: ModelConfig
 
   @nn.compact
-  def __call__(self, x: Array, layer: dict, shared: dict):
+  def __call__(self, x: Array, layer: dict, shared: dict) -> tuple[Array, Array | None]:
     cfg, lora = self.cfg.backbone, self.cfg.lora
     mask, cos_sin = _of_layer(layer, shared)
     if self.cfg.prepend is not None:
@@ -66,7 +66,7 @@ class Backbone(nn.Module):
   cfg: ModelConfig
 
   @nn.compact
-  def __call__(self, tokens: Tokens, mode: str, prefix: Array | None):
+  def __call__(self, tokens: Tokens, mode: str, prefix: Array | None) -> tuple[Array, Array | None]:
     cfg = self.cfg.backbone
     positions = _positions(cfg, tokens)
     x = Embedding(cfg, self.cfg.dtype, name='embed')(tokens.ids, positions)

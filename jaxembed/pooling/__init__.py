@@ -1,0 +1,1 @@
+"""Pooling of token states to one vector per text."""

@@ -1,0 +1,1 @@
+"""Training: optimisers, the update, the loop, checkpoints of a run, plans."""
