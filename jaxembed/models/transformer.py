@@ -66,7 +66,8 @@ class Backbone(nn.Module):
   cfg: ModelConfig
 
   @nn.compact
-  def __call__(self, tokens: Tokens, mode: str, prefix: Array | None) -> tuple[Array, Array | None]:
+  def __call__(self, tokens: Tokens, mode: str, prefix: Array | None
+               ) -> tuple[Array, Array | None]:
     cfg = self.cfg.backbone
     positions = _positions(cfg, tokens)
     x = Embedding(cfg, self.cfg.dtype, name='embed')(tokens.ids, positions)
