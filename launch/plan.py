@@ -44,19 +44,20 @@ def main():
   model = start.apply_spec(_shape(cfg.model), cfg.model)
   mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor), where)
   print(f'{cfg.name} on {_TOPOLOGY.value}: {len(where)} chips, mesh {dict(mesh.shape)}')
-  known = {}
+  made, opened = {}, {}
   for index, stage in enumerate(cfg.stages):
-    program = plan.program(stage)
-    if program not in known:
-      known[program] = plan.compile_stage(cfg, index, model, mesh)
-    found = known[program]
+    mixture = plan.mixture_if_here(stage, opened)
+    program = plan.program(stage, mixture)
+    if program not in made:
+      made[program] = plan.compile_stage(cfg, index, model, mesh, mixture)
+    found = made[program]
     print(plan.describe(found, stage, chip, len(where)))
     try:
-      _padding(cfg, stage, sharding.batch_shards(mesh))
+      _padding(cfg, mixture, sharding.batch_shards(mesh))
     except FileNotFoundError:
       print('  padding          unknown: needs the tokenizer and the data here')
     if not plan.fits(found, chip):
-      raise ValueError(plan.refusal(found, cfg, index, model, mesh, chip))
+      raise ValueError(plan.refusal(found, cfg, index, model, mesh, chip, mixture))
 
 
 def _check(cfg: config.Config):
@@ -65,16 +66,15 @@ def _check(cfg: config.Config):
     print(f'\n{stage.name}')
     for source in mixture.sources:
       print(f'  {source.cfg.name:16} {len(source.rows)} rows')
+    plan.check_scores(stage, mixture)
     for note in mixture.notes(losses.named(stage.loss).reads_scores):
       print(f'  note: {note}')
-    _padding(cfg, stage, 1, mixture)
+    _padding(cfg, mixture, 1)
 
 
-def _padding(cfg: config.Config, stage: config.StageConfig, devices: int,
-             mixture: data.Mixture | None = None):
+def _padding(cfg: config.Config, mixture: data.Mixture | None, devices: int):
   tokenizer = start.resolve(cfg.model).load_tokenizer()
-  share = plan.padding(mixture or data.open_mixture(stage.data), tokenizer,
-                       cfg.seed, devices)
+  share = plan.padding(mixture, tokenizer, cfg.seed, devices)
   print(f'  padding          {share:.1%} of the first batches')
 
 

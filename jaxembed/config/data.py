@@ -6,6 +6,7 @@ import re
 from typing import Optional
 
 from jaxembed.config.check import at_least, one_of, require, typed
+from jaxembed.config.loss import TEMPERATURES
 
 # Names that kinds and rows had before.
 _FORMER = {'python_source': 'installed_code', 'mined': 'bm25'}
@@ -75,8 +76,10 @@ class SourceConfig:
     one_of(self, 'kind', ('jsonl', 'tsv', 'installed_code', 'tfds'))
     one_of(self, 'rows', ('pairs', 'bm25', 'same_label', 'label_text'))
     at_least(self, limit=0, num_negatives=-1, query_max_length=0, passage_max_length=0)
-    require(self, 'temperature', 0 <= self.temperature < math.inf,
-            "0 for the stage's, or one above 0")
+    low, high = TEMPERATURES
+    require(self, 'temperature', self.temperature == 0
+            or low <= self.temperature <= high,
+            f"0 for the stage's, or {low:g} to {high:g}")
     require(self, 'weight', 0 < self.weight < math.inf,
             'one above 0 (leave the source out to switch it off)')
     for name in ('min_score', 'max_negative_score'):

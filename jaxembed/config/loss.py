@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 import math
 
-from jaxembed.config.check import at_least, one_of, require, typed
+from jaxembed.config.check import at_least, between, one_of, require, typed
 
 # The highest 1/temperature (with hardness) of a constant shift by 0.27 of it: the
 # largest logit keeps 0.73 of the scale, float32 holds exp of 88.7, and sums of 4M
 # columns take 15.2 of that.
 _BOUNDED_SCALE = 100.0
-# The least temperature: float32 cosines carry no digit of such logits.
-_LEAST = 1e-6
+# From the least temperature to the highest: beyond, float32 cosines carry no digit of
+# the logits, or the logits none of the cosines.
+TEMPERATURES = 1e-6, 1e6
+_MOST = 1e6  # of a weight, and of a scale
 
 
 @dataclass(kw_only=True)
@@ -137,14 +139,12 @@ class LossConfig:
                else f'that loss is over {why}') + '; leave it out')
 
   def _check_temperatures(self):
-    if not _LEAST <= self.temperature < math.inf:
-      raise ValueError(
-          f'LossConfig.temperature is {self.temperature}; it divides the scores and '
-          'must be above 0 (0.01 to 0.1 is usual)')
-    require(self, 'teacher_temperature',
-            _LEAST <= self.teacher_temperature < math.inf, 'a number above 0')
-    require(self, 'max_scale', 1 < self.max_scale <= 1 / _LEAST,
-            'more than 1, and a finite number')
+    low, high = TEMPERATURES
+    require(self, 'temperature', low <= self.temperature <= high,
+            f'{low:g} to {high:g}; it divides the scores, and 0.01 to 0.1 is usual')
+    between(self, low, high, 'teacher_temperature')
+    require(self, 'max_scale', 1 < self.max_scale <= _MOST,
+            f'more than 1, {_MOST:g} at most')
     lowest = 1 / self.max_scale
     if self.learn_temperature and not lowest * (1 - 1e-6) <= self.temperature <= 1:
       raise ValueError(
@@ -170,9 +170,7 @@ class LossConfig:
             'a share above 0 (0.95 is usual), or inf for no limit')
 
   def _check_weights(self):
-    for name in ('focal_gamma', 'hardness'):
-      require(self, name, 0 <= getattr(self, name) < math.inf,
-              'a finite number, 0 or more')
+    between(self, 0, _MOST, 'focal_gamma', 'hardness')
     require(self, 'widths', all(w > 0 for w in self.widths)
             and len(set(self.widths)) == len(self.widths), 'widths above 0, each once')
     if self.width_weights and len(self.width_weights) != len(self.widths):

@@ -117,6 +117,24 @@ class Mixture:
                 f'leave no room for its text; raise {side}_max_length or DataConfig.'
                 f'{side}_lengths')
 
+  def check_scores(self) -> None:
+    """Raises ValueError unless every source brings scores that can be compared.
+
+    For losses that read a teacher's scores.
+    """
+    for source in self.sources:
+      if not self.cfg.negatives_of(source.cfg):
+        raise ValueError(
+            f'source {source.cfg.name!r}: a loss by the scores of a teacher compares '
+            'the passages of a row, and num_negatives=0 leaves it its positive alone; '
+            'set num_negatives')
+      if not source.seen.compared:
+        raise ValueError(
+            f'source {source.cfg.name!r}: a loss by the scores of a teacher compares '
+            f'the passages of a row, and of {source.seen.checked} rows read none has '
+            "two with scores; give rows pos_scores and neg_scores, or choose "
+            'another LossConfig.name')
+
   def same_ids(self, tokenizer: Tokenizer) -> dict[int, int]:
     """Of texts to which the data gives one id: their hashes -> the hash of one."""
     one: dict[int, int] = {}
@@ -156,17 +174,10 @@ class Mixture:
     Args:
       reads_scores: whether the loss of the stage reads a teacher's scores; None: it is
         not known.
-
-    Raises:
-      ValueError: the loss reads scores, and no row brings any.
     """
-    if reads_scores and not self.scored:
-      raise ValueError(
-          "the loss reads a teacher's scores, and no row read has any; give rows "
-          "pos_scores and neg_scores, or choose another LossConfig.name")
     found = [f'source {s.cfg.name!r}: {note}' for s in self.sources
              for note in s.seen.notes(s.cfg, self.cfg.negatives_of(s.cfg),
-                                      reads_scores is not False)]
+                                      reads_scores)]
     for s in self.sources:
       if (most := repeats.most(s.seen.answers)) > 1 + self.known:
         found.append(

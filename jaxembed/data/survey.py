@@ -24,6 +24,7 @@ class Survey:
   most_positives: int = 1
   scored: int = 0  # with a teacher's scores
   quoted: int = 0  # whose query stands in quotation marks
+  compared: int = 0  # with two or more, which may stand side by side
   # Of queries that come in several rows, their positives in all of them.
   answers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   # Of the data's ids that stand for several texts, those texts.
@@ -37,9 +38,13 @@ class Survey:
           'rows read brings a hard negative, so that they would teach nothing; set '
           'in_batch')
 
-  def notes(self, source: SourceConfig, negatives: int, reads_scores: bool
+  def notes(self, source: SourceConfig, negatives: int, reads_scores: bool | None
             ) -> list[str]:
-    """What rows bring and nothing uses; `negatives` is how many a row may have."""
+    """What rows bring and nothing uses; see Mixture.notes.
+
+    Args:
+      negatives: how many a row may have.
+    """
     found, of = [], f'of {self.checked} rows read'
     if self.with_negatives and not negatives:
       found.append(f'{self.with_negatives} {of} bring hard negatives (up to '
@@ -61,9 +66,15 @@ class Survey:
       found.append(f'{self.instructed} {of} bring an instruction or prompt of their '
                    "own, and no template asks for it; set query_prompt with "
                    "'{instruction}'")
-    if self.scored and not reads_scores:
+    if self.scored and reads_scores is False:
       found.append(f'{self.scored} {of} bring scores of a teacher, which the loss does '
                    'not read')
+    if reads_scores and self.compared < self.checked:
+      found.append(f'{self.checked - self.compared} {of} have fewer than two passages '
+                   "with a teacher's score, and teach nothing")
+    if reads_scores and source.symmetric:
+      found.append('symmetric: rows the other way round have no scores, and teach '
+                   'nothing')
     if source.kind == 'tsv' and 2 * self.quoted > self.checked:
       found.append(f'{self.quoted} {of} have a query in quotation marks, which stay: '
                    'cells of a TSV are what stands between tabs')
@@ -94,7 +105,7 @@ def survey(rows: Sequence[Example], check_rows: int, symmetric: bool = False) ->
     again.see(row)
     negatives = len(choice.usable(row.positives, row.negatives))
     count.update(checked=1, instructed=bool(row.instruction), scored=row.scored,
-                 with_negatives=negatives > 0,
+                 compared=_compared(row), with_negatives=negatives > 0,
                  quoted=len(row.query) > 1 and row.query[0] == row.query[-1] == '"')
     most_negatives = max(most_negatives, negatives)
     most_positives = max(most_positives, len(row.positives))
@@ -105,6 +116,14 @@ def survey(rows: Sequence[Example], check_rows: int, symmetric: bool = False) ->
                 most_positives=most_positives,
                 answers=again.answers(_read(rows, check_rows)),
                 same_texts=_texts_of(torn, _read(rows, check_rows)) if torn else {})
+
+
+def _compared(row: Example) -> bool:
+  """Whether two passages that a step may draw together, one positive, have scores."""
+  usable = choice.usable(row.positives, row.negatives)
+  positives, negatives = ([p.score is not None for p in passages]
+                          for passages in (row.positives, usable))
+  return any(positives) + sum(negatives) >= 2
 
 
 def _texts_of(ids: Collection[str], rows: Iterable[Example]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed import config, types
+from jaxembed.losses import temperature, vectors
 
 _MAY_BE_ABSENT = 'temperature', 'score', 'known'
 
@@ -22,19 +23,21 @@ def inputs(query: types.Array, passage: types.Array, pairing: types.Pairing,
     raise ValueError(f'widths {cfg.widths} exceed the embedding width '
                      f'{query.shape[1]}; drop those above it')
   _pairing(pairing, query.shape[0], passage.shape[0])
+  temperature.check(pairing.temperature)
   for name, x in (('query', query), ('passage', passage)):
     if x.dtype != jnp.float32:
       raise ValueError(f'{name} embeddings are {x.dtype}; give float32 (the '
                        'products may still be bfloat16: LossConfig.dtype)')
     if not isinstance(x, jax.core.Tracer):
-      bad = ~np.isfinite(np.asarray(x)).all(-1)
+      bad = vectors.unusable(np.asarray(x), cfg)
       if name == 'passage' and not isinstance(pairing.owner, jax.core.Tracer):
         bad &= np.asarray(pairing.owner) >= 0
       bad = np.flatnonzero(bad)
       if bad.size:
         raise ValueError(
-            f'{name} embeddings have NaN or inf in {bad.size} rows, first '
-            f'{bad[:8].tolist()}; look at those texts and at the learning rate')
+            f'{name} embeddings have NaN, inf or numbers beyond all use in {bad.size} '
+            f'rows, first {bad[:8].tolist()}; look at those texts and at the learning '
+            'rate')
 
 
 def _pairing(pairing: types.Pairing, queries: int, passages: int):

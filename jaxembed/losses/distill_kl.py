@@ -36,14 +36,15 @@ def distill_kl(query: types.Array, passage: types.Array, pairing: types.Pairing,
                      "train with name='info_nce'")
   checks.inputs(query, passage, pairing, cfg)
   query, passage, pairing = jax.tree.map(jnp.asarray, (query, passage, pairing))
-  return vectors.over_widths(functools.partial(
-      _one_width, pairing=pairing, cfg=cfg, params=params), query, passage, cfg)
+  return vectors.over_widths(
+      functools.partial(_one_width, pairing=pairing, cfg=cfg, params=params),
+      query, passage, pairing, cfg)
 
 
 def _one_width(query, passage, pairing, cfg, params) -> Result:
   axes = mesh.BATCH if mesh.explicit() else ()
   lay = masks.layout(pairing, cfg)
-  query, passage, broken = vectors.comparable(query, passage, pairing, cfg, axes)
+  query, passage, broken = vectors.comparable(query, passage, cfg, axes)
   common, clamped = temperature.scale(cfg, params.get('log_scale'))
   scale = temperature.of_rows(common, pairing.temperature)
   s, at = own.similarities(
@@ -54,11 +55,9 @@ def _one_width(query, passage, pairing, cfg, params) -> Result:
   t = jnp.where(scored, score, 0) / cfg.teacher_temperature
 
   queries = lay.positive.shape[0]
-  student = own.log_sum_exp(z, scored, at, queries)
-  teacher = own.log_sum_exp(t, scored, at, queries)
-  counts = student.kept > 1  # of one passage both distributions are 1
-  log_t, log_p = (jnp.where(scored, x - jnp.where(counts, sums.lse, 0)[at], 0)
-                  for x, sums in ((t, teacher), (z, student)))
+  log_p, kept, top = own.log_softmax(z, scored, at, queries)
+  log_t, *_ = own.log_softmax(t, scored, at, queries)
+  counts = kept > 1  # of one passage both distributions are 1
   weight = jnp.where(scored & counts[at], jnp.exp(log_t), 0)
 
   def over_passages(x):
@@ -69,7 +68,7 @@ def _one_width(query, passage, pairing, cfg, params) -> Result:
   best = scored & (score == jax.ops.segment_max(
       jnp.where(scored, score, -jnp.inf), at, queries)[at])
   agrees = jax.ops.segment_max(
-      jnp.where(best, z, -jnp.inf), at, queries) >= student.top
+      jnp.where(best, z, -jnp.inf), at, queries) >= top
   value = rows.sum() / number
   return Result(value, stop_gradient(rows), stop_gradient({
       'loss/distill_kl': value,

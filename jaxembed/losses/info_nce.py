@@ -19,6 +19,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxembed import config, mesh, precision, types
 from jaxembed.kernels import contrastive
@@ -53,20 +54,23 @@ def info_nce(query: types.Array, passage: types.Array, pairing: types.Pairing,
   on embeddings that are not finite, naming their rows. Inside jit such a row makes
   the losses that it enters not finite, and 'loss/nonfinite_rows' counts it.
   """
-  checks.inputs(query, passage, pairing, cfg)
   if row_temperature is not None:
+    # numpy's stay so, and are checked inside jit as well.
+    to = jnp.asarray if isinstance(row_temperature, jax.Array) else np.asarray
     pairing = dataclasses.replace(
-        pairing, temperature=jnp.asarray(row_temperature, jnp.float32))
+        pairing, temperature=to(row_temperature, np.float32))
+  checks.inputs(query, passage, pairing, cfg)
   query, passage, pairing = jax.tree.map(jnp.asarray, (query, passage, pairing))
-  out = vectors.over_widths(functools.partial(
-      _one_width, pairing=pairing, cfg=cfg, log_scale=log_scale), query, passage, cfg)
+  out = vectors.over_widths(
+      functools.partial(_one_width, pairing=pairing, cfg=cfg, log_scale=log_scale),
+      query, passage, pairing, cfg)
   return out.value, out.metrics | {'loss/of_rows': out.per_query}
 
 
 def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
   axes = mesh.BATCH if mesh.explicit() else ()
   lay = masks.layout(pairing, cfg)
-  query, passage, broken = vectors.comparable(query, passage, pairing, cfg, axes)
+  query, passage, broken = vectors.comparable(query, passage, cfg, axes)
   common, clamped = temperature.scale(cfg, log_scale)
   scale = temperature.of_rows(common, pairing.temperature)
 

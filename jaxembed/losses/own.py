@@ -26,16 +26,28 @@ def similarities(query: jax.Array, passage: jax.Array, lay: masks.Layout,
 def log_sum_exp(z: jax.Array, keep: jax.Array, at: jax.Array, queries: int
                 ) -> contrastive.Sums:
   """`Sums` [Q] of the logits z [C] that are kept, each in the row `at` [C]."""
+  _, log_total, shift, kept, top = _shifted(z, keep, at, queries)
+  return contrastive.Sums(jnp.where(kept > 0, shift + log_total, -jnp.inf), kept, top)
+
+
+def log_softmax(z, keep, at, queries: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """(Log-probabilities [C] of the logits z that are kept, 0 elsewhere; how many a row
+  keeps [Q]; their largest [Q]). Exact for logits of any size."""
+  gap, log_total, _, kept, top = _shifted(z, keep, at, queries)
+  return jnp.where(keep, gap - log_total[at], 0), kept, top
+
+
+def _shifted(z, keep, at, queries):
+  """Logits [C] less their row's shift, the log of their exponentials' sum [Q], the
+  shift, the number kept and the largest logit [Q]."""
   to = jnp.where(keep, at, queries)  # out of range: dropped
   top = jnp.full((queries,), -jnp.inf, z.dtype).at[to].max(
       stop_gradient(z), mode='drop')
-  gap = jnp.where(keep, z - jnp.where(jnp.isfinite(top), top, 0)[at], 0)
+  shift = jnp.where(jnp.isfinite(top), top, 0)
+  gap = jnp.where(keep, z - shift[at], 0)
   total = jnp.zeros((queries,), z.dtype).at[to].add(jnp.exp(gap), mode='drop')
   kept = jnp.zeros((queries,), jnp.int32).at[to].add(1, mode='drop')
-  some = kept > 0
-  lse = jnp.where(some, jnp.where(jnp.isfinite(top), top, 0) + jnp.log(
-      jnp.where(some, total, 1)), -jnp.inf)
-  return contrastive.Sums(lse, kept, top)
+  return gap, jnp.log(jnp.where(kept > 0, total, 1)), shift, kept, top
 
 
 def sums(query: jax.Array, passage: jax.Array, lay: masks.Layout,

@@ -4,8 +4,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxembed import config, mesh
+from jaxembed import config, mesh, types
+from jaxembed.config.loss import TEMPERATURES
 
 
 def initial_log_scale(cfg: config.LossConfig) -> jax.Array:
@@ -30,16 +32,30 @@ def scale(cfg: config.LossConfig, log_scale: jax.Array | None = None
   return jnp.exp(clamp(log_scale, 0.0, high)), clamped
 
 
-def of_rows(common: jax.Array, temperature: jax.Array | None) -> jax.Array:
-  """1/temperature of each row, [Q]: its own where that is above 0, else `common`.
+def check(temperatures: types.Array | None) -> None:
+  """Raises ValueError, outside jit, on rows' temperatures that are out of range."""
+  if temperatures is None or isinstance(temperatures, jax.core.Tracer):
+    return
+  low, high = TEMPERATURES
+  x = np.asarray(temperatures)
+  fits = (x == 0) | ((x >= np.float32(low)) & (x <= np.float32(high)))
+  if bad := np.flatnonzero(~fits).tolist():
+    raise ValueError(
+        f'pairing.temperature is {x[bad[0]]} in row {bad[0]} ({len(bad)} such rows); '
+        f'give 0 for the common one, or {low:g} to {high:g}')
 
-  [] `common` itself if temperature is None.
+
+def of_rows(common: jax.Array, temperature: jax.Array | None) -> jax.Array:
+  """1/temperature of each row, [Q]: its own, or `common` where that is 0.
+
+  [] `common` itself if temperature is None. NaN where it is NaN or below 0.
   """
   if temperature is None:
     return common
   temperature = mesh.replicate(temperature)
-  own = temperature > 0
-  return jnp.where(own, 1 / jnp.where(own, temperature, 1), common)
+  common_holds = temperature == 0
+  own = jnp.where(common_holds, 1, temperature)
+  return jnp.where(common_holds, common, 1 / jnp.where(own > 0, own, jnp.nan))
 
 
 @jax.custom_vjp

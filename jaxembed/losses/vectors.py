@@ -6,33 +6,49 @@ import jax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from jaxembed import config, types
+from jaxembed import config, mesh, types
 from jaxembed.kernels import contrastive
 from jaxembed.losses.result import Result
 
 # Rows whose squared length is so close to 1 are taken as given: the model has
 # normalised them, and its own gradient leaves out what would change their length.
 _GIVEN = 1e-4
+# By product, no row may be longer: with the highest scale and weight its logits stay
+# above the sums' floor (kernels.contrastive.tile) and below float32's end.
+_LONGEST = 1e9
 # Rows without an entry above this have no direction: torch's floor of a norm.
 _ZERO = 1e-12
 
 
-def comparable(query: jax.Array, passage: jax.Array, pairing: types.Pairing,
-               cfg: config.LossConfig, axes: tuple[str, ...]
+def comparable(query: jax.Array, passage: jax.Array, cfg: config.LossConfig,
+               axes: tuple[str, ...]
                ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """(query [Q,E], passage [C,E], how many of their rows are not finite [] int32).
+  """(query [Q,E], passage [C,E], how many of their rows are `unusable` [] int32).
 
   Rows are split over `axes`. By cosine they have length 1 but for rows of zeros, which
-  stay, compare as 0 with everything and take the gradient of the product. Padding
-  passages are zeros. Values are rounded as cfg.dtype asks; gradients are not.
+  stay, compare as 0 with everything and take the gradient of the product. What cannot
+  be used becomes NaN, and is seen. Values are rounded as cfg.dtype asks; gradients are
+  not.
   """
   query, passage = contrastive.split_rows((query, passage), axes)
-  real = contrastive.split_rows(pairing.owner, axes) >= 0
-  passage = jnp.where(real[:, None], passage, 0)
-  broken = sum((~jnp.isfinite(x).all(-1)).sum() for x in (query, passage))
+  broken = [unusable(x, cfg) for x in (query, passage)]
   if cfg.similarity == 'cosine':
     query, passage = (_unit_if_not(x) for x in (query, passage))
-  return _rounded(query, cfg.dtype), _rounded(passage, cfg.dtype), broken
+  else:
+    query, passage = (jnp.where(bad[:, None], jnp.nan, x)
+                      for x, bad in zip((query, passage), broken, strict=True))
+  return (_rounded(query, cfg.dtype), _rounded(passage, cfg.dtype),
+          sum(bad.sum() for bad in broken))
+
+
+def unusable(x: types.Array, cfg: config.LossConfig) -> types.Array:
+  """[N] bool: rows of x [N,E] that are not finite, or too long to multiply. In numpy
+  or JAX, as x is."""
+  largest = abs(x).max(-1)
+  bad = ~(largest < jnp.inf)
+  if cfg.similarity == 'dot':
+    bad |= largest > _LONGEST / x.shape[-1]**0.5
+  return bad
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -58,12 +74,17 @@ def _rounded(x, dtype):
 
 
 def over_widths(loss: Callable[[jax.Array, jax.Array], Result], query: jax.Array,
-                passage: jax.Array, cfg: config.LossConfig) -> Result:
+                passage: jax.Array, pairing: types.Pairing, cfg: config.LossConfig
+                ) -> Result:
   """`loss` of (query, passage), or its weighted mean over prefixes of the vectors.
 
-  By cosine each prefix is normalised anew (Kusupati et al. 2022, Matryoshka). Metrics
-  are those of the widest, and its losses of each width as 'loss/name@width'.
+  Padding passages are zeros for it, whatever they hold. By cosine each prefix is
+  normalised anew (Kusupati et al. 2022, Matryoshka). Metrics are those of the widest,
+  and its losses of each width as 'loss/name@width'.
   """
+  axes = mesh.BATCH if mesh.explicit() else ()
+  real = contrastive.split_rows(pairing.owner, axes) >= 0
+  passage = jnp.where(real[:, None], contrastive.split_rows(passage, axes), 0)
   if not cfg.widths:
     return loss(query, passage)
   weights = cfg.width_weights or (1.0,) * len(cfg.widths)

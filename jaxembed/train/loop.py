@@ -153,6 +153,9 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   mixtures, notes = [], []
   if newest < stages(cfg)[-1].last:
     mixtures = data.open_stages(cfg.stages)
+    for stage, mixture in zip(cfg.stages, mixtures, strict=True):
+      if loss is None and losses.named(stage.loss).reads_scores:
+        mixture.check_scores()
     notes = list(_notes(cfg, model, mixtures, loss))  # or a refusal
     for line in manifest.record(folder, cfg, mesh, newest, changed=changed,
                                 extend=extend, mixtures=mixtures):

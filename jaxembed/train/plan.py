@@ -74,15 +74,20 @@ def devices(topology: str, target_config: str = '') -> tuple[list, Chip]:
 
 
 def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig,
-                  mesh: jax.sharding.Mesh) -> StagePlan:
-  """Compiles the update of a stage for the mesh's devices; runs nothing."""
+                  mesh: jax.sharding.Mesh, mixture: data.Mixture | None = None
+                  ) -> StagePlan:
+  """Compiles the update of a stage for the mesh's devices; runs nothing.
+
+  mixture: what the stage is trained on, for what its rows bring; None: it is not here,
+  and rows bring what the stage asks for.
+  """
   stage = cfg.stages[index]
   shapes = encoder.param_shapes(model)
   with jax.set_mesh(mesh):
     params = sharding.abstract(shapes, mesh)
     state = step.abstract_state(params, stage, mesh)
     update = step.make_update(model, stage, seed=cfg.seed)
-    batch = _batch(stage, mesh)
+    batch = largest_batch(stage, mesh, mixture)
     lowered = update.lower(state, batch)
   trainable, _ = optim.split(shapes, optim.trainable(shapes, stage.optim))
   sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in (shapes, trainable)]
@@ -115,8 +120,9 @@ def needed(error: str) -> int:
                  default=2**62))
 
 
-def _batch(stage: config.StageConfig, mesh) -> types.Batch:
-  """The largest batch of a stage."""
+def largest_batch(stage: config.StageConfig, mesh: jax.sharding.Mesh,
+                  mixture: data.Mixture | None = None) -> types.Batch:
+  """The shapes of the largest batch of a stage; mixture: see `compile_stage`."""
   cfg = stage.data
   queries, passages = cfg.batch_size, cfg.batch_size * (1 + cfg.num_negatives)
 
@@ -128,16 +134,14 @@ def _batch(stage: config.StageConfig, mesh) -> types.Batch:
     return types.Tokens(rows(jnp.int32, n, length), rows(bool, n, length),
                         rows(bool, n, length))
 
+  temperatures, known, scored = _brought(stage, mixture)
   pairing = types.Pairing(
       owner=rows(jnp.int32, passages), is_positive=rows(bool, passages),
       query_id=rows(jnp.int32, queries), passage_id=rows(jnp.int32, passages),
       group=rows(jnp.int32, queries), in_batch=rows(bool, queries),
-      temperature=rows(jnp.float32, queries)
-      if any(s.temperature for s in cfg.sources) else None,
-      score=rows(jnp.float32, passages)
-      if losses.named(stage.loss).reads_scores else None,
-      known=rows(jnp.int32, queries, cfg.known_positives)
-      if cfg.known_positives > 0 else None)
+      temperature=rows(jnp.float32, queries) if temperatures else None,
+      score=rows(jnp.float32, passages) if scored else None,
+      known=rows(jnp.int32, queries, known) if known else None)
   if cfg.pack:
     packed = cost.packed_rows(cfg, sharding.batch_shards(mesh))
     texts = dataclasses.replace(
@@ -147,6 +151,14 @@ def _batch(stage: config.StageConfig, mesh) -> types.Batch:
   return types.PairBatch(
       tokens(queries, cfg.query_lengths[-1]), tokens(passages, cfg.passage_lengths[-1]),
       pairing)
+
+
+def _brought(stage: config.StageConfig, mixture: data.Mixture | None
+             ) -> tuple[bool, int, bool]:
+  """(Rows have temperatures, room for their known positives, a teacher's scores)."""
+  return (any(s.temperature for s in stage.data.sources),
+          mixture.known if mixture else max(stage.data.known_positives, 0),
+          mixture.scored if mixture else losses.named(stage.loss).reads_scores)
 
 
 def _collectives_of(compiled) -> dict[str, tuple[int, int]] | None:
@@ -169,10 +181,11 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
   return found
 
 
-def program(stage: config.StageConfig) -> str:
+def program(stage: config.StageConfig, mixture: data.Mixture | None = None) -> str:
   """What the compiled step depends on: stages of one program cost the same.
 
-  All of the stage but what is known to change no product, shape or state.
+  All of the stage but what is known to change no product, shape or state. mixture: see
+  `compile_stage`.
   """
   d = dataclasses.replace(
       stage.data, prefetch=0, check_rows=0, homogeneous=False,
@@ -183,12 +196,40 @@ def program(stage: config.StageConfig) -> str:
   o = dataclasses.replace(
       stage.optim, peak_lr=1.0, end_lr=0.0, warmup_steps=0, schedule='constant',
       keep_optimizer_state=False, max_skipped=0)
-  return repr(dataclasses.replace(stage, name='', steps=1, data=d, optim=o))
+  return repr((_brought(stage, mixture), dataclasses.replace(
+      stage, name='', steps=1, data=d, optim=o)))
 
 
-def padding(mixture: data.Mixture, tokenizer: data.Tokenizer, seed: int,
+def mixture_if_here(stage: config.StageConfig, opened: dict) -> data.Mixture | None:
+  """What a stage is trained on; None: its files are not here. `opened`: see
+  data.open_mixture.
+
+  Raises:
+    ValueError, data.BadRow: as data.open_mixture and `check_scores` do.
+  """
+  try:
+    mixture = data.open_mixture(stage.data, opened)
+  except FileNotFoundError:
+    return None
+  check_scores(stage, mixture)
+  return mixture
+
+
+def check_scores(stage: config.StageConfig, mixture: data.Mixture) -> None:
+  """Raises ValueError if the stage's loss reads scores that its rows do not bring."""
+  if losses.named(stage.loss).reads_scores:
+    mixture.check_scores()
+
+
+def padding(mixture: data.Mixture | None, tokenizer: data.Tokenizer, seed: int,
             shards: int = 1, count: int = 4) -> float:
-  """Share of padding in the first `count` batches of a stage."""
+  """Share of padding in the first `count` batches of a stage.
+
+  Raises:
+    FileNotFoundError: there is no mixture.
+  """
+  if mixture is None:
+    raise FileNotFoundError('the data is not here')
   real = padded = 0
   now = dataclasses.replace(
       mixture, cfg=dataclasses.replace(mixture.cfg, prefetch=0))
@@ -265,11 +306,12 @@ def describe(found: StagePlan, stage: config.StageConfig, chip: Chip, count: int
 
 
 def refusal(found: StagePlan, cfg: config.Config, index: int,
-            model: config.ModelConfig, mesh: jax.sharding.Mesh, chip: Chip) -> str:
+            model: config.ModelConfig, mesh: jax.sharding.Mesh, chip: Chip,
+            mixture: data.Mixture | None = None) -> str:
   """What to tell of a stage that does not fit: the mildest change that does."""
   need = f'{found.name} needs {found.memory / GIB:.2f} GiB per chip and does not fit'
   for text, changed, other in remedies(cfg, index, model):
-    if fits(compile_stage(changed, index, other, mesh), chip):
+    if fits(compile_stage(changed, index, other, mesh, mixture), chip):
       return f'{need}; this does: {text}'
   return (f'{need}, nor does half the batch in the smallest chunks; split parameters '
           f'further (config.mesh.fsdp, now {dict(mesh.shape)}) or use more chips')

@@ -83,8 +83,34 @@ def test_quotation_marks_that_stay_are_told(tmp_path):
 def test_ordinary_rows_bring_nothing_in_vain(mixture):
   assert mixture([{'query': 'q', 'pos': ['p'], 'neg': ['n']}] * 2, negatives=1
                  ).notes() == []
-  scored = mixture([{'query': 'q', 'pos': ['p'], 'pos_scores': [1]}] * 2)
+  scored = mixture([{'query': 'q', 'pos': ['p'], 'neg': ['n'], 'pos_scores': [1],
+                     'neg_scores': [0]}] * 2, negatives=1)
   assert scored.scored and scored.notes(reads_scores=True) == []
+  assert scored.notes(reads_scores=None) == []
+  scored.check_scores()
+
+
+@pytest.mark.parametrize('more, negatives, says', [
+    ({}, 1, "of 2 rows read none has two with scores.*another LossConfig.name"),
+    ({'pos_scores': [1]}, 1, 'none has two with scores'),
+    ({'pos_scores': [1], 'neg_scores': [0]}, 0, 'num_negatives=0 leaves it its pos')])
+def test_a_loss_by_scores_is_refused_where_none_can_be_compared(
+    mixture, more, negatives, says):
+  found = mixture([{'query': 'q', 'pos': ['p'], 'neg': ['n']} | more] * 2,
+                  negatives=negatives)
+  with pytest.raises(ValueError, match=f"source 's': .*{says}"):
+    found.check_scores()
+
+
+def test_rows_that_a_loss_by_scores_learns_nothing_from_are_told(mixture):
+  found = mixture([
+      {'query': 'q', 'pos': ['p'], 'neg': ['n']},
+      {'query': 'r', 'pos': ['s'], 'neg': ['m'], 'pos_scores': [1], 'neg_scores': [0]}],
+      negatives=1, symmetric=True)
+  found.check_scores()
+  few, swapped = found.notes(reads_scores=True)
+  assert '1 of 2 rows read have fewer than two passages' in few
+  assert 'the other way round have no scores' in swapped
 
 
 def test_a_loss_of_the_callers_own_reads_what_it_likes(mixture):

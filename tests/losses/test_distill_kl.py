@@ -96,6 +96,22 @@ def test_a_step_learns_the_teachers_order():
   assert curves[0][-1] < 0.9 * curves[0][0]
 
 
+def test_scores_of_any_size_are_compared_by_their_differences():
+  """What float32 holds of a teacher's scores is not lost in their sums."""
+  q, p, pair = scored()
+  whole = np.round(pair.score)
+
+  def value(score):
+    moved = dataclasses.replace(pair, score=np.float32(score))
+    return losses.LOSSES['distill_kl'](q, p, moved, CFG, {}).value
+
+  want = oracle(q, p, dataclasses.replace(pair, score=whole), CFG, np.full(16, 0.05))
+  np.testing.assert_allclose(value(whole), want, rtol=1e-5)
+  np.testing.assert_allclose(value(whole + 2.0**20), want, rtol=1e-5)
+  np.testing.assert_allclose(value(0 * whole + 1e30), value(0 * whole), rtol=1e-6)
+  assert np.isfinite(value(1e30 * whole))
+
+
 def test_rows_without_scores_are_refused_or_counted():
   q, p, pair = scored()
   with pytest.raises(ValueError, match='pairing.score is None; give rows pos_scores'):

@@ -89,6 +89,22 @@ def test_rows_with_temperatures_of_their_own_equal_loops(name):
     np.testing.assert_allclose(slope, (up - down) / (2 * eps), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, -0.1, 1e-9])
+def test_a_temperature_that_no_row_can_have_is_refused_and_seen(wrong):
+  q, p, pair = example()
+  own, cfg = np.float32([0, 0.1, wrong, *[0] * 13]), config.LossConfig()
+  said = 'pairing.temperature is .* in row 2 .1 such'
+  with pytest.raises(ValueError, match=said):
+    losses.info_nce(q, p, dataclasses.replace(pair, temperature=own), cfg)
+  with pytest.raises(ValueError, match=said):
+    losses.info_nce(q, p, pair, cfg, row_temperature=own)
+  with pytest.raises(ValueError, match=r'pairing.temperature has shape \(1,\)'):
+    losses.info_nce(q, p, pair, cfg, row_temperature=own[:1])
+  if not wrong > 0:
+    scale = losses.temperature.of_rows(np.float32(20), own)
+    np.testing.assert_allclose(scale[:4], [20, 10, np.nan, 20], rtol=1e-6)
+
+
 def test_the_learned_temperature_leaves_rows_with_their_own_alone():
   q, p, pair = example()
   cfg = config.LossConfig(learn_temperature=True, symmetric=True)

@@ -10,9 +10,9 @@ NAN, INF = float('nan'), float('inf')
 
 @pytest.mark.parametrize('fields', [
     *({name: value} for name in ('temperature', 'teacher_temperature', 'max_scale')
-      for value in (0, -1, NAN, INF, 1e-30, True, '0.05')),
+      for value in (0, -1, NAN, INF, 1e-30, 1e30, True, '0.05')),
     *({name: value} for name in ('hardness', 'focal_gamma')
-      for value in (-1.0, NAN, INF, None)),
+      for value in (-1.0, NAN, INF, 1e30, None)),
     {'margin': NAN}, {'margin': -INF}, {'relative_margin': NAN}, {'tile_bytes': -1},
     {'relative_margin': 0.0}, {'relative_margin': -1.0}, {'tile_bytes': 0.5},
     {'widths': (8, 8)}, {'widths': (0,)}, {'widths': (8.5,)}, {'widths': 8},

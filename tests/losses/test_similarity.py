@@ -67,6 +67,19 @@ def test_lengths_of_any_size_and_rows_of_zeros_are_defined():
   np.testing.assert_allclose(value, want, rtol=1e-5)
 
 
+def test_a_product_beyond_the_range_of_the_sums_is_refused_and_seen():
+  q, p, pair = rows((0.2, 1.5))
+  cfg = config.LossConfig(similarity='dot', temperature=1.0)
+  q[5] *= 1e12  # float32 holds the products, the floor of the sums would hide them
+  with pytest.raises(ValueError, match=r'query .* beyond all use in 1 rows.*\[5\]'):
+    losses.info_nce(q, p, pair, cfg)
+  value, metrics = jax.jit(lambda q: losses.info_nce(q, p, pair, cfg))(q)
+  assert np.isnan(value) and metrics['loss/nonfinite_rows'] == 1
+  q[5] /= 1e5  # logits of 1e7
+  value, _ = losses.info_nce(q, p, pair, cfg)
+  np.testing.assert_allclose(value, in_torch(q, p, 1, False)[0], rtol=1e-5)
+
+
 def test_what_a_product_has_no_range_for_is_refused():
   for field in ({'bounded': True}, {'margin': 0.1}, {'relative_margin': 0.95}):
     with pytest.raises(ValueError, match=f'LossConfig.{next(iter(field))} is .* over'):

@@ -425,3 +425,14 @@ def test_what_cannot_be_trained_is_refused_first(tiny, rows, tmp_path, change, m
   assert not (tmp_path / 'manifest.json').exists()
   assert not (tmp_path / 'checkpoints').exists() or not [
       p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]
+
+
+def test_a_loss_by_scores_without_scores_is_refused_before_weights_are_read(
+    tiny, rows, tmp_path, monkeypatch):
+  cfg = tiny_run.experiment(tiny, rows)
+  cfg.stages[0].loss = config.LossConfig(name='distill_kl')
+  cfg.stages[0].data.num_negatives = 1
+  monkeypatch.setattr(loop.start, 'start', lambda *_: pytest.fail('weights were read'))
+  with pytest.raises(ValueError, match="source 'rows'.*40 rows read none has two"):
+    loop.train(cfg, tmp_path, say=lambda _: None)
+  assert not (tmp_path / 'config.json').exists()

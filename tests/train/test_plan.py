@@ -1,12 +1,13 @@
 """A plan for hardware that is not here, held against what can be counted."""
 
 import dataclasses
+import json
 import types as python_types
 
 import jax
 import pytest
 
-from jaxembed import config, sharding
+from jaxembed import config, data, sharding
 from jaxembed.models import encoder, presets
 from jaxembed.train import chips, cost, forecast, plan
 
@@ -53,6 +54,46 @@ def test_flops_follow_the_work():
   assert cost.step_flops(MODEL, stage) == once
   frozen = dataclasses.replace(MODEL, lora=config.LoraConfig(rank=1))
   assert cost.step_flops(frozen, cfg.stages[0]) < 0.8 * once
+
+
+SCORED = {'query': 'q', 'pos': ['p', 'r', 's'], 'pos_scores': [3, 1, 2], 'neg': ['n'],
+          'neg_scores': [0]}
+
+
+@pytest.mark.parametrize('row, rules', [
+    ({'query': 'q', 'pos': 'p'}, {}),
+    (SCORED, {'temperature': 0.1}),
+    (SCORED, {'temperature': 0.1, 'pack': 32})], ids=['plain', 'all', 'packed'])
+def test_the_batch_that_is_planned_is_the_one_that_is_trained_on(
+    row, rules, tmp_path, minilm):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text(f'{json.dumps(row)}\n' * 4)
+  pack = rules.pop('pack', 0)
+  bare = config.SourceConfig(name='s', path=str(path))
+  stage = config.StageConfig(data=config.DataConfig(
+      sources=[dataclasses.replace(bare, **rules)], batch_size=4, num_negatives=1,
+      query_lengths=(16,), passage_lengths=(32,), pack=pack, prefetch=0))
+  mixture = data.open_mixture(stage.data)
+  batch, _ = next(data.batches(mixture, data.Tokenizer.load(minilm), seed=0))
+  planned = plan.largest_batch(stage, sharding.make_mesh((1, 1, 1), jax.devices()[:1]),
+                               mixture)
+  assert jax.tree.structure(planned) == jax.tree.structure(batch)
+  for (path, a), b in zip(jax.tree.leaves_with_path(planned), jax.tree.leaves(batch),
+                          strict=True):
+    assert a.dtype == b.dtype, path
+    if not pack or 'pairing' in str(path):
+      assert a.shape == b.shape, path
+  other = dataclasses.replace(stage, data=dataclasses.replace(
+      stage.data, sources=[bare], num_negatives=1))
+  same = plan.program(stage, mixture) == plan.program(other)
+  assert same == (row is not SCORED)
+
+
+def test_a_loss_by_scores_has_them_where_its_data_is_not_here():
+  stage = config.StageConfig(loss=config.LossConfig(name='distill_kl'))
+  mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+  assert plan.largest_batch(stage, mesh).pairing.score is not None
+  assert plan.largest_batch(config.StageConfig(), mesh).pairing.score is None
 
 
 def test_remedies_save_memory_step_by_step():
