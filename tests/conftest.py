@@ -29,20 +29,22 @@ os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
 # Parallel test processes would otherwise abort on libtpu's lock file.
 os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 
+import jax
 import pytest
 
 _SHARED = pathlib.Path(
     os.environ.get('JAXEMBED_SHARED', pathlib.Path(__file__).parents[2] / 'shared'))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope='module', autouse=True)
 def _memory_goes_back():
-  """A compiler frees much that glibc keeps: half of a process in the end."""
+  """Compiled programs, and what glibc keeps of the compiler's memory."""
   yield
   resident, libc = pathlib.Path('/proc/self/statm'), ctypes.CDLL(None)
   if resident.exists() and hasattr(libc, 'malloc_trim'):
     pages = int(resident.read_text().split()[1])
     if pages * resource.getpagesize() > 3 << 29:  # 1.5 GiB
+      jax.clear_caches()
       gc.collect()
       libc.malloc_trim(0)
 

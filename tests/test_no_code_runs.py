@@ -84,11 +84,12 @@ def test_convert(road, tmp_path):
       if p.name != 'parity.json')  # which says why the folder was not asked
 
 
+@pytest.mark.thorough
 def test_train(road, tmp_path):
   (tmp_path / 'rows.jsonl').write_text(''.join(
       json.dumps({'query': f'q {i}', 'positive': f'p {i}'}) + '\n' for i in range(16)))
   loop.train(config.Config(
-      model=config.ModelSpec(source=str(road)), checkpoint=config.CheckpointConfig(),
+      model=config.ModelSpec(source=str(road)), mesh=config.MeshConfig(data=1, fsdp=8),
       stages=[config.StageConfig(steps=1, data=config.DataConfig(
           sources=[config.SourceConfig(name='s', path=str(tmp_path / 'rows.jsonl'))],
           batch_size=8, query_lengths=(16,), passage_lengths=(16,)))]),
