@@ -1,0 +1,1 @@
+"""Files on disk: safe opening, strict JSON, known keys, copies, damage, vectors."""
