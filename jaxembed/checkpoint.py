@@ -13,7 +13,6 @@ that is not finite is saved.
 from collections.abc import Callable
 import contextlib
 import dataclasses
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -23,7 +22,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxembed import paths, types
-from jaxembed.files import damage, whole_json
+from jaxembed.files import checked_json, damage, whole_json
 from jaxembed.files.damage import Damaged
 
 try:
@@ -190,7 +189,9 @@ class Checkpoints:
       if problem := self._mismatch(step, part, _parts(wanted).get(part)):
         raise ValueError(
             f'checkpoint {self.folder}/{step} belongs to another {what}: {problem}; '
-            'use another workdir, or the config it was made with')
+            'use another workdir, or the config it was made with'
+            + ('' if part == 'params' else
+               ', or end the stage at this step and change it in a stage after it'))
 
   def _load(self, step: int, like: types.TrainState):
     parts = self._ckptr.load_checkpointables(step, _parts(like))
@@ -285,8 +286,8 @@ def best(folder: str | pathlib.Path) -> dict[str, Any] | None:
   file = pathlib.Path(folder) / _BEST
   if not file.is_file():
     return None
-  found = json.loads(file.read_text())
-  return found if found['step'] in steps(folder) else None
+  found = checked_json.read(file, finite=False)
+  return found if found.get('step') in steps(folder) else None
 
 
 def resolve(folder: str | pathlib.Path, step: Step = None) -> int:

@@ -55,6 +55,22 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
     os.close(place)
 
 
+def check_free(folder: pathlib.Path) -> None:
+  """Raises ValueError if what `folder` holds is no run, and a run would overwrite it,
+  or is one whose model is gone."""
+  steps = checkpoint.steps(folder / 'checkpoints')
+  if steps:
+    raise ValueError(
+        f'{folder} holds checkpoints of the steps {steps}, but model/model_config.json '
+        'is missing; put it back, or choose another --workdir')
+  if (folder / 'manifest.json').is_file():
+    return  # a run that ended before its model was written
+  for name in ('config.json', 'model'):
+    if (folder / name).exists():
+      raise ValueError(f'{folder} holds {name}, and not of a run, which would write '
+                       'over it; choose another --workdir')
+
+
 def is_workdir(path: str | pathlib.Path) -> bool:
   """Whether `path` is the folder of a run whose model is written."""
   return (pathlib.Path(path) / 'model' / 'model_config.json').is_file()

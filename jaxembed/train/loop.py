@@ -74,6 +74,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
   _check_divides(cfg, mesh)
   folder = pathlib.Path(folder).absolute()
   if not workdir.is_workdir(folder):
+    workdir.check_free(folder)
     start.resolve(cfg.model)  # what is wrong with it is told before a folder is made
   with (jax.set_mesh(mesh), workdir.alone(folder), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
@@ -141,8 +142,8 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   The folder is this run's afterwards: what differs from its last start was checked,
   told, and written down.
   """
-  resumed = workdir.is_workdir(folder) and bool(saved.steps())
-  newest = max(saved.steps()) if resumed else 0
+  newest = max(saved.steps(), default=0)
+  resumed = newest > 0
   changed = changes.check(folder, cfg, newest, extend=extend,
                           diverged=manifest.last_stop(folder) == 'diverged')
   model = (start.resume(folder, mesh) if resumed
@@ -150,26 +151,26 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   for stage in cfg.stages:
     if stage.data.pack:
       encoder.check_packable(model, model.attention, stage.data.pack)
+  unfinished = newest < stages(cfg)[-1].last
   mixtures, notes = [], []
-  if newest < stages(cfg)[-1].last:
+  if unfinished:
     mixtures = data.open_stages(cfg.stages)
     for stage, mixture in zip(cfg.stages, mixtures, strict=True):
       if loss is None and losses.named(stage.loss).reads_scores:
         mixture.check_scores()
     notes = list(_notes(cfg, model, mixtures, loss))  # or a refusal
-    for line in manifest.record(folder, cfg, mesh, newest, changed=changed,
-                                extend=extend, mixtures=mixtures):
-      say(f'differs    {line}')
   begin = (start.resume(folder, mesh) if resumed
            else start.start(cfg.model, cfg.seed, mesh))
   if mixtures:
     say(forecast.describe(cfg, begin.model, begin.params, mesh, mixtures))
     for line in notes:
       say(f'note       {line}')
-  state = None
-  if resumed:
-    state = _restore(cfg, begin, saved, mesh, say)
-  else:
+  state = _restore(cfg, begin, saved, mesh, say) if resumed else None
+  if unfinished:
+    for line in manifest.record(folder, cfg, mesh, newest, changed=changed,
+                                extend=extend, mixtures=mixtures):
+      say(f'differs    {line}')
+  if not resumed:
     for line in start.changes(cfg.model):
       say(line)
     begin = start.with_prompts(begin, cfg.stages, say)

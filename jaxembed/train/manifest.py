@@ -11,7 +11,6 @@ as its --config.
 
 from collections.abc import Sequence
 import importlib.metadata
-import json
 import pathlib
 import platform
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any
 import jax
 
 from jaxembed import config, data
-from jaxembed.files import whole_json
+from jaxembed.files import checked_json, whole_json
 from jaxembed.train import changes
 from jaxembed.train.stages import stages
 
@@ -100,7 +99,19 @@ def _mended(kept: dict) -> bool:
 
 
 def _read(path: pathlib.Path) -> dict | None:
-  return json.loads(path.read_text()) if path.exists() else None
+  """What a manifest holds; None without one.
+
+  Raises:
+    ValueError: not a manifest.
+  """
+  if not path.exists():
+    return None
+  kept = checked_json.read(path, finite=False)
+  for name, kind in (('config', dict), ('data', dict), ('starts', list)):
+    if not isinstance(kept.get(name), kind):
+      raise ValueError(f'{path} is no manifest of a run: it has no {name!r}; put it '
+                       'back, or remove it')
+  return kept
 
 
 def fingerprints(cfg: config.Config, mixtures: Sequence[data.Mixture] | None = None

@@ -43,7 +43,11 @@ class Writer:
     """One record; values are scalars, non-finite ones become null in JSON."""
     if self._silent:
       return
-    values = {k: float(np.asarray(v)) for k, v in values.items()}
+    try:
+      values = {k: float(np.asarray(v)) for k, v in values.items()}
+    except (AttributeError, TypeError, ValueError):
+      raise ValueError(f'step {step}: {values!r:.200} are no scores; give a number by '
+                       'each name') from None
     record = {k: v if math.isfinite(v) else None for k, v in values.items()}
     self.first = record | self.first
     self._file.write(json.dumps({'step': step} | record) + '\n')
@@ -62,12 +66,18 @@ class Writer:
 
 
 def read(workdir: str | pathlib.Path) -> list[dict]:
-  """Records of a run, in order; a last line cut short by a kill is dropped."""
+  """Records of a run, in order; lines that are none are dropped.
+
+  Such as a last one that was cut short by a kill.
+  """
   path = pathlib.Path(workdir) / 'metrics.jsonl'
+  text = path.read_text('utf-8', 'replace') if path.exists() else ''
   records = []
-  for line in path.read_text().splitlines() if path.exists() else []:
+  for line in text.split('\n'):
     try:
-      records.append(json.loads(line))
+      record = json.loads(line)
     except json.JSONDecodeError:
-      break
+      continue
+    if isinstance(record, dict) and isinstance(record.get('step'), int):
+      records.append(record)
   return records

@@ -73,7 +73,7 @@ def test_a_finished_run_is_left_alone(finished, tiny, rows):
   assert _params_bytes(finished) == before
 
 
-def test_what_changes_the_stage_under_way_is_asked_for(finished, tiny, rows, tmp_path):
+def test_what_changes_the_stage_under_way_is_asked_for(finished, tiny, rows):
   """And the model, the steps that are done and the optimiser stay in any case."""
   def refused(message, extend=False, steps=9, **optim):
     cfg = tiny_run.experiment(tiny, rows, steps=steps)
@@ -90,10 +90,21 @@ def test_what_changes_the_stage_under_way_is_asked_for(finished, tiny, rows, tmp
   change = {'pooling': 'cls'}
   refused('config.model.source=.*finished', extend=True)
   change = {}
+  refused('belongs to another optimiser.* in a stage after it', name='sgd', extend=True)
   assert sorted(p.read_bytes() for p in finished.glob('*.json')) == before
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(finished, tiny, rows, tmp_path):
+  def refused(folder, message):
+    before = {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+    with pytest.raises(ValueError, match=message):
+      loop.train(tiny_run.experiment(tiny, rows), folder, say=lambda _: None)
+    assert {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()} == before
+
+  refused(tiny, 'holds config.json, and not of a run')
   shutil.copytree(finished, tmp_path / 'run')
-  finished = tmp_path / 'run'
-  refused('belongs to another optimiser', name='sgd', extend=True)
+  (tmp_path / 'run/model/model_config.json').unlink()
+  refused(tmp_path / 'run', r'checkpoints of the steps \[4, 6\], but .* is missing')
 
 
 def test_a_run_goes_on_with_more_steps_stages_and_another_rate(tiny, rows, tmp_path):

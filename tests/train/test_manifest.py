@@ -76,6 +76,14 @@ def test_other_data_is_refused_by_source(run, tmp_path):
   assert (tmp_path / 'manifest.json').read_bytes() == before
 
 
+@pytest.mark.parametrize('text, says', [
+    ('{"a": ', 'manifest.json is no plain JSON'), ('{"a": 1}', "it has no 'config'")])
+def test_a_file_that_is_no_manifest_is_refused(tmp_path, text, says):
+  (tmp_path / 'manifest.json').write_text(text)
+  with pytest.raises(ValueError, match=says):
+    manifest.last_stop(tmp_path)
+
+
 def test_differences_between_starts_are_told(run, tmp_path):
   cfg = config.from_dict(config.Config, _read(run)['config'])
   cfg.repeats = str(run / 'manifest.json')

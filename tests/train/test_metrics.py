@@ -2,6 +2,9 @@
 
 import math
 
+import numpy as np
+import pytest
+
 from jaxembed.train import metrics, report
 
 
@@ -27,6 +30,20 @@ def test_resume_cuts_what_came_after_the_checkpoint(tmp_path):
   writer.close()
   assert [(r['step'], r['train/loss']) for r in metrics.read(tmp_path)] == [
       (1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_a_line_that_is_no_record_takes_no_other_with_it(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_bytes(
+      b'{"step": 1}\n\xff\n{"st\n[1]\n{"a": 1}\n{"step": 2}\n')
+  assert metrics.read(tmp_path) == [{'step': 1}, {'step': 2}]
+
+
+@pytest.mark.parametrize('scores', [None, {'a': 'good'}, {'a': np.ones(3)}])
+def test_what_is_no_number_is_named(tmp_path, scores):
+  writer = metrics.Writer(tmp_path)
+  with pytest.raises(ValueError, match='step 3: .* are no scores; give a number'):
+    writer.write(3, scores)
+  writer.close()
 
 
 def test_picture(tmp_path):
