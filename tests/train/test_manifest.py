@@ -11,7 +11,7 @@ import pytest
 
 from jaxembed import config
 from jaxembed.train import loop, manifest
-from launch import cli
+from launch import arguments
 from tests.helpers import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -97,4 +97,4 @@ def test_a_json_config_is_a_run_to_repeat():
   for given, want in ((['--config=a/b.json'], [f'--config={script}:a/b.json']),
                       (['--config', 'b.json'], ['--config', f'{script}:b.json']),
                       (['--config=a/b.py'], ['--config=a/b.py'])):
-    assert cli._repeats(['train', *given, *rest]) == ['train', *want, *rest]
+    assert arguments.repeats(['train', *given, *rest]) == ['train', *want, *rest]
