@@ -424,7 +424,7 @@ def test_a_collapse_is_told(tiny, rows, tmp_path, capsys):
     ({'pooling': 'layer_attention'}, 'layer_attention.*pack=0'),
     ({'append_token': '[NONE]'}, r"no token '\[NONE\]'"),
     ({'append_token': '[SEP]', 'eos_text': '[SEP]'}, 'leave one out'),
-    ({}, "reads a teacher's scores")])
+    ({}, 'a loss by the scores of a teacher .* set num_negatives')])
 def test_what_cannot_be_trained_is_refused_first(tiny, rows, tmp_path, change, message):
   cfg = tiny_run.experiment(tiny, rows)
   cfg.stages[0].data.pack = 64
