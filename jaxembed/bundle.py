@@ -68,7 +68,8 @@ class Bundle:
     except ValueError as e:
       raise ValueError(f'{here}{e}') from e
     name = self.default_prompt_name
-    if name is not None and name not in self.prompts:
+    # sentence-transformers knows these two in every model, empty where not given.
+    if name is not None and name not in (*self.prompts, 'query', 'document'):
       raise ValueError(f'{here}the default prompt {name!r} is unknown; its prompts are '
                        f'{sorted(self.prompts) or "none"}')
 

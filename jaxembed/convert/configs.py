@@ -47,6 +47,13 @@ def attention_from_hf(config: Mapping[str, Any]) -> str:
   """'bidirectional' for encoders and for decoders marked so, else 'causal'."""
   if config.get('model_type') in presets.ENCODERS:
     return 'bidirectional'
+  # Of families other than Gemma transformers reads is_causal alone.
+  if (config.get('use_bidirectional_attention') and config.get('is_causal') is not False
+      and not str(config.get('model_type')).startswith('gemma')):
+    raise UnsupportedModel(
+        'config.json: use_bidirectional_attention=true without is_causal=false is read '
+        f'as causal by transformers for {config.get("model_type")}; write is_causal: '
+        'false if the model attends both ways, or take the key out')
   two_way = (config.get('use_bidirectional_attention')
              or config.get('is_causal') is False)
   return 'bidirectional' if two_way else 'causal'

@@ -59,6 +59,10 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
       raise UnsupportedModel(f'{file}: module {i} is {short(entry)}, and needs a type '
                              'and a path')
     known_keys.check(entry, known_keys.MODULES_ENTRY, f'{file}: module {i}')
+  names = [entry['name'] for entry in found if 'name' in entry]
+  if twice := [n for n in names if names.count(n) > 1]:
+    raise UnsupportedModel(f'{file}: two modules have the name {short(twice[0])}, of '
+                           'which sentence-transformers keeps one; number them')
   kinds = [kind(entry) for entry in found]
   if not found or kinds[0] != 'Transformer':
     raise UnsupportedModel(f'{file} does not begin with a Transformer')
@@ -193,10 +197,12 @@ def _dense(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, Part]:
   fields = Fields(data, f'{folder}/config.json')
   spelling = fields.text('activation_function', ACTIVATIONS['tanh'])
   by_spelling = {spelling: ours for ours, spelling in ACTIVATIONS.items()}
+  by_spelling |= {'torch.nn.' + spelling.rpartition('.')[2]: ours
+                  for spelling, ours in by_spelling.items()}
   if spelling not in by_spelling:
     raise UnsupportedModel(
         f'{folder}/config.json: activation_function {spelling!r:.80} is not supported; '
-        f'known: {", ".join(by_spelling)}')
+        f'known: {", ".join(ACTIVATIONS.values())}')
   width = cfg.embedding_dim
   if fields.size('in_features') != width:
     raise UnsupportedModel(f'{fields.file}: in_features={data["in_features"]}, but the '

@@ -24,6 +24,8 @@ __all__ = ['Found', 'Part', 'after_backbone', 'read']
 _SETTINGS = tuple(f'sentence_{name}_config.json' for name in (
     'bert', 'roberta', 'distilbert', 'camembert', 'albert', 'xlm-roberta', 'xlnet'))
 
+_LONGEST = 2**20  # tokens of a text
+
 
 @dataclasses.dataclass(frozen=True)
 class Found:
@@ -97,7 +99,9 @@ def _with_settings(home: pathlib.Path, cfg: ModelConfig) -> ModelConfig:
                            'false')
   arguments = data.get('processor_kwargs') or data.get('tokenizer_args') or {}
   limit = arguments.get('model_max_length') or data.get('max_seq_length')
-  length = _tokens(limit, cfg.backbone.max_positions, f'{file}: max_seq_length')
+  # Its author may go beyond the positions of training where no table of them ends.
+  most = _LONGEST if cfg.backbone.position == 'rope' else cfg.backbone.max_positions
+  length = _tokens(limit, most, f'{file}: max_seq_length')
   if length is None and (home / 'tokenizer_config.json').is_file():
     length = max_length(home, cfg.backbone.max_positions)
   return dataclasses.replace(

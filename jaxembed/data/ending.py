@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from jaxembed.data import tokenizer_file
+from jaxembed.data import tokenizer_class, tokenizer_file, tokenizer_settings
 from jaxembed.data.tokenise import spelling
 from jaxembed.files import checked_json, whole_json
 
@@ -41,6 +41,15 @@ def with_token(folder: str | os.PathLike, token: str) -> dict | None:
   if number is None:
     raise ValueError(f'{file} has no token {token!r} to put behind every text; name '
                      'one of its special tokens')
+  settings = tokenizer_settings.read(file.parent, fast)
+  frame = tokenizer_class.frame(settings)
+  if frame and frame[1] == token:
+    return None
+  if frame:
+    raise ValueError(
+        f'{file}: {settings["tokenizer_class"]} of transformers puts {frame[1]!r} '
+        f'behind every text, whatever the file says; for {token!r} write '
+        '"tokenizer_class": "TokenizersBackend" into a copy of the folder')
   if fast.encode('a').ids[-1:] == [number]:
     return None
   spec = checked_json.read(file, limit=checked_json.TOKENIZER)

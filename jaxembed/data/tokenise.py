@@ -199,7 +199,7 @@ class Tokenizer:
           f'{file} does not exist; a folder with a fast tokenizer is needed '
           '(AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one)')
     fast = tokenizer_file.read(file)
-    settings = tokenizer_settings.read(folder)
+    settings = tokenizer_settings.read(folder, fast)
     pad_id = _pad_id(fast, settings, folder)
     cut = tokenizer_settings.apply(fast, settings, folder, lower_case)
     longest = tokenizer_file.max_length(settings, folder / 'tokenizer_config.json')

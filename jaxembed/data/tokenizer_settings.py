@@ -11,8 +11,9 @@ from typing import Any
 import warnings
 
 import tokenizers
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import normalizers
 
+from jaxembed.data import tokenizer_class
 from jaxembed.files import checked_json, known_keys
 from jaxembed.files.folder import BadCheckpoint, short
 
@@ -21,10 +22,6 @@ _OLDER = 'added_tokens.json'
 _NAMED = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token',
           'mask_token')
 _FLAGS = ('lstrip', 'rstrip', 'normalized', 'single_word')
-# Classes that build their normaliser from the settings, whatever tokenizer.json has.
-_BERT = ('BertTokenizer', 'DistilBertTokenizer', 'ElectraTokenizer', 'MPNetTokenizer')
-_BY_MODEL_TYPE = {'bert': 'BertTokenizer', 'mpnet': 'MPNetTokenizer',
-                  'roberta': 'RobertaTokenizer', 'xlm-roberta': 'XLMRobertaTokenizer'}
 _FLAG = (lambda v: isinstance(v, bool), 'true or false')
 _SIDE = (lambda v: v in ('left', 'right'), 'left or right')
 _TOKEN = (lambda v: _is_token(v), 'a text, or an object with its content')
@@ -39,11 +36,13 @@ _TYPES = {
     **dict.fromkeys(_NAMED, _TOKEN),
     **dict.fromkeys(('extra_special_tokens', 'additional_special_tokens'), _TOKENS),
     'tokenizer_class': (lambda v: isinstance(v, str), 'a text')}
-_GENERIC = ('PreTrainedTokenizer', 'TokenizersBackend', '')
 
 
-def read(folder: pathlib.Path) -> dict[str, Any]:
-  """The settings beside a tokenizer.json, every key of which is known.
+def read(folder: pathlib.Path, fast: tokenizers.Tokenizer) -> dict[str, Any]:
+  """The settings beside the tokenizer.json of `fast`, every key of which is known.
+
+  'tokenizer_class' is the class that decides (tokenizer_class.resolve), and special
+  tokens of that class stand where the files name none.
 
   Raises:
     UnsupportedModel: a key that changes the tokens in a way that is not computed.
@@ -61,7 +60,8 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   merged = beside | settings
   if 'added_tokens_decoder' not in merged:  # where older releases kept such tokens
     merged[_OLDER] = checked_json.read(folder / _OLDER, absent={})
-  return merged
+  name = tokenizer_class.resolve(merged, folder, fast)
+  return tokenizer_class.with_defaults(merged, name, fast) | {'tokenizer_class': name}
 
 
 def _is_token(value: Any) -> bool:
@@ -84,34 +84,13 @@ def apply(fast: tokenizers.Tokenizer, settings: Mapping[str, Any],
   _add_tokens(fast, settings, file)
   if settings.get('split_special_tokens'):
     fast.encode_special_tokens = True
-  name = _class(settings, folder)
-  if name in _BERT and isinstance(fast.model, tokenizers.models.WordPiece):
-    fast.normalizer = normalizers.BertNormalizer(
-        clean_text=True, lowercase=settings.get('do_lower_case', True) is not False,
-        handle_chinese_chars=settings.get('tokenize_chinese_chars', True) is not False,
-        strip_accents=settings.get('strip_accents'))
-  if name == 'RobertaTokenizer' and isinstance(
-      fast.pre_tokenizer, pre_tokenizers.ByteLevel):
-    fast.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=settings.get('add_prefix_space') is True)
-  elif name not in _GENERIC:
-    _check_prefix_space(fast, settings, file)
+  tokenizer_class.build(fast, settings, settings['tokenizer_class'], file)
   _tell_of_ends(fast, settings, file)
   if lower_case:
     before = [] if fast.normalizer is None else [fast.normalizer]
     fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
   return settings.get('truncation_side') or (
       fast.truncation or {}).get('direction') or 'right'
-
-
-def _class(settings: Mapping[str, Any], folder: pathlib.Path) -> str:
-  """The class of transformers that would read the folder, without 'Fast'."""
-  name = settings.get('tokenizer_class')
-  if name is None:
-    model = checked_json.read(folder / 'config.json', absent={})
-    name = model.get('tokenizer_class') or _BY_MODEL_TYPE.get(
-        str(model.get('model_type')), '')
-  return str(name).removesuffix('Fast')
 
 
 def _add_tokens(fast: tokenizers.Tokenizer, settings: Mapping[str, Any], file) -> None:
@@ -158,19 +137,6 @@ def _special(settings: Mapping[str, Any]) -> Iterator[tokenizers.AddedToken]:
     elif isinstance(token, dict) and isinstance(token.get('content'), str):
       flags = {k: token[k] for k in _FLAGS if isinstance(token.get(k), bool)}
       yield tokenizers.AddedToken(token['content'], special=True, **flags)
-
-
-def _check_prefix_space(fast: tokenizers.Tokenizer, settings, file) -> None:
-  wanted = settings.get('add_prefix_space')
-  if wanted is None:
-    return
-  tokens = fast.encode('a', add_special_tokens=False).tokens
-  spaced = bool(tokens) and tokens[0][:1] in ('\u2581', '\u0120')
-  if tokens and spaced != bool(wanted):
-    raise known_keys.UnsupportedModel(
-        f'{file}: add_prefix_space={wanted!r}, but tokenizer.json '
-        f'{"puts" if spaced else "does not put"} a space before a text; make the two '
-        'say the same')
 
 
 def _tell_of_ends(fast: tokenizers.Tokenizer, settings, file) -> None:

@@ -352,6 +352,107 @@ def test_berts_class_builds_its_normaliser_from_the_settings(tmp_path, lower):
   assert ragged.ids.tolist() == [i for row in want for i in row]
 
 
+_WORDS = [*_TEXTS, "  don't 12345 中文", 'x\ny  Ärger </s> z']
+
+
+def _unigram(single):
+  fast = tokenizers.Tokenizer(models.Unigram())
+  fast.normalizer = normalizers.NFKC()
+  fast.pre_tokenizer = pre_tokenizers.Metaspace()
+  fast.train_from_iterator(_WORDS * 3, trainers.UnigramTrainer(
+      vocab_size=120, special_tokens=['<s>', '<pad>', '</s>', '<unk>'],
+      unk_token='<unk>', show_progress=False))
+  return _wrapped(fast, single, pad_token='<pad>', unk_token='<unk>')
+
+
+def _marked(single):
+  """Sentencepiece's words as Llama had them: a normaliser, no splitting."""
+  fast = tokenizers.Tokenizer(models.BPE(unk_token='<unk>', fuse_unk=True))
+  fast.normalizer = normalizers.Sequence([
+      normalizers.Prepend('\u2581'), normalizers.Replace(' ', '\u2581')])
+  fast.train_from_iterator(_WORDS * 3, trainers.BpeTrainer(
+      vocab_size=250, special_tokens=['<s>', '<pad>', '</s>', '<unk>'],
+      show_progress=False))
+  return _wrapped(fast, single, pad_token='<pad>', unk_token='<unk>')
+
+
+@pytest.mark.parametrize(('make', 'model_type', 'settings'), [
+    (_bytes, 'qwen2', {}),  # splits numbers into digits, whatever class is named
+    (_bytes, 'qwen2', {'add_prefix_space': True}),
+    (_bytes, 'qwen3', {}),
+    (_bytes, 'qwen3', {'tokenizer_class': 'RobertaTokenizerFast'}),
+    (_bytes, 'llama', {'tokenizer_class': 'GPT2Tokenizer', 'add_prefix_space': True}),
+    (_bytes, 'llama', {'tokenizer_class': 'LlamaTokenizer'}),  # as it stands: bytes
+    (_bytes, 'modernbert', {'tokenizer_class': 'RobertaTokenizer'}),
+    (_bytes, 'roberta', {'tokenizer_class': None, 'pad_token': None}),
+    (_marked, 'llama', {'tokenizer_class': 'LlamaTokenizerFast'}),
+    (_marked, 'llama', {'tokenizer_class': 'LlamaTokenizer', 'legacy': True}),
+    (_marked, 'mistral', {'tokenizer_class': 'LlamaTokenizer'}),
+    (_marked, 'gemma3_text', {'tokenizer_class': 'GemmaTokenizer'}),
+    (_marked, 'phi3', {'tokenizer_class': 'LlamaTokenizer'}),
+    (_unigram, 'xlm-roberta', {'tokenizer_class': None}),
+    (_unigram, 'bert', {'tokenizer_class': 'XLMRobertaTokenizer'}),
+    (_words, 'mpnet', {'tokenizer_class': None, 'do_lower_case': False}),
+    (_words, 'bert', {'tokenizer_class': 'NoSuchTokenizer'})])
+def test_a_class_of_transformers_builds_its_own_pipeline(tmp_path, make, model_type,
+                                                         settings):
+  make('<s> $A').save_pretrained(tmp_path)
+  _edit(tmp_path / 'tokenizer_config.json', **settings)
+  _edit(tmp_path / 'config.json', model_type=model_type)
+  want = transformers.AutoTokenizer.from_pretrained(tmp_path)(_WORDS)['input_ids']
+  ragged = data.Tokenizer.load(tmp_path).encode(_WORDS, max_length=512)
+  assert ragged.ids.tolist() == [i for row in want for i in row]
+
+
+@pytest.mark.parametrize(('make', 'name', 'message'), [
+    (_words, 'RobertaTokenizer', 'a BPE tokenizer, but tokenizer.json holds WordPiece'),
+    (_bytes, 'BertTokenizer', 'a WordPiece tokenizer'),
+    (_unigram, 'DebertaV2Tokenizer', 'tokenizer_class=.DebertaV2Tokenizer. splits')])
+def test_a_class_that_contradicts_the_vocabulary_is_refused(tmp_path, make, name,
+                                                            message):
+  make('<s> $A').save_pretrained(tmp_path)
+  _edit(tmp_path / 'tokenizer_config.json', tokenizer_class=name)
+  with pytest.raises(UnsupportedModel, match=f'{message}.*TokenizersBackend'):
+    data.Tokenizer.load(tmp_path)
+
+
+def test_tokens_drawn_at_random_are_refused(tmp_path):
+  _bytes('<s> $A').save_pretrained(tmp_path)
+  spec = json.loads((tmp_path / 'tokenizer.json').read_text())
+  spec['model']['dropout'] = 0.3
+  (tmp_path / 'tokenizer.json').write_text(json.dumps(spec))
+  with pytest.raises(UnsupportedModel, match='dropout=0.3.*at random'):
+    data.Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(('fields', 'message'), [
+    ({'partial_rotary_factor': 0.5}, 'partial_rotary_factor=0.5'),
+    ({'use_bidirectional_attention': True}, 'is_causal: false')])
+def test_keys_that_transformers_reads_otherwise_are_refused(tmp_path, fields, message):
+  folder = _plain(tmp_path)
+  _edit(folder / 'config.json', **fields)
+  with pytest.raises(UnsupportedModel, match=message):
+    bundle.open(folder, weights=False)
+
+
+def test_a_rotary_model_reads_beyond_its_positions_if_its_author_says(tmp_path):
+  from sentence_transformers.base.modules import Transformer
+  from sentence_transformers.sentence_transformer.modules import Pooling
+
+  first = Transformer(str(_plain(tmp_path)))
+  st.SentenceTransformer(modules=[first, Pooling(_WIDTH, 'mean')],
+                         device='cpu').save(str(tmp_path / 'model'))
+  _edit(tmp_path / 'model/sentence_bert_config.json', max_seq_length=100)
+  model = bundle.open(tmp_path / 'model')
+  text = [_TEXTS[3] * 4]
+  ragged = model.load_tokenizer().encode(text, max_length=model.cfg.max_length)
+  assert ragged.lengths[0] == 100 > model.cfg.backbone.max_positions
+  got = np.asarray(_encode(model.params, model.cfg,
+                           model.load_tokenizer().pad(ragged, 100)))
+  want = _reference(tmp_path / 'model', text)
+  assert np.abs(got - want).max() <= 1e-6 * max(np.abs(want).max(), 1.0)
+
+
 def test_token_types_of_a_single_text_are_refused(tmp_path):
   folder = _backbone(tmp_path / 'plain', 'bert', _words('<s>:0 $A:1 </s>:1'), 0)
   with pytest.raises(UnsupportedModel, match='token type other than 0'):
@@ -363,3 +464,19 @@ def test_an_ending_that_versions_of_transformers_see_differently_is_told(tmp_pat
   _edit(folder / 'tokenizer_config.json', add_eos_token=True)
   with pytest.warns(UserWarning, match='add_eos_token is true.*tokenizer.json decides'):
     data.Tokenizer.load(folder)
+
+
+def test_two_modules_of_one_name_are_refused(folder, tmp_path):
+  copy = _copy(folder, tmp_path)
+  entries = json.loads((copy / 'modules.json').read_text())
+  (copy / 'modules.json').write_text(json.dumps([e | {'name': 'x'} for e in entries]))
+  with pytest.raises(UnsupportedModel, match="the name 'x'.*keeps one"):
+    bundle.open(copy, weights=False)
+
+
+def test_short_names_of_activations_and_default_prompts_of_every_model(folder,
+                                                                      tmp_path):
+  copy = _copy(folder, tmp_path)
+  _edit(_module(copy, 'Dense') / 'config.json', activation_function='torch.nn.GELU')
+  _edit(copy / 'config_sentence_transformers.json', default_prompt_name='document')
+  _agree(copy, _TEXTS)

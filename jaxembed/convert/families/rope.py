@@ -41,6 +41,10 @@ def read(hf: Fields, source: Mapping[str, Any],
   theta = rope.get('rope_theta') or source.get('rope_theta') or 10000.0
   part = rope.get('partial_rotary_factor') or hf.get('partial_rotary_factor', 1.0)
   fields: dict[str, Any] = {'rope_theta': float(theta)}
+  if part != 1.0 and hf.family != 'phi3':
+    raise UnsupportedModel(
+        f'{rope.file}: partial_rotary_factor={short(part)} is not supported for '
+        f'{hf.family}, of which transformers turns whole heads; take it out')
   if part != 1.0:
     width = hf.get('head_dim', hf.need('hidden_size') // hf.need('num_attention_heads'))
     fields['rope_dim'] = int(width * part)
