@@ -349,7 +349,8 @@ class Embedder:
     if name is None:
       return ''
     # sentence-transformers knows these two in every model.
-    if name not in self.prompts and name not in ('query', 'document'):
+    if not isinstance(name, str) or (
+        name not in self.prompts and name not in ('query', 'document')):
       raise ValueError(f'prompt {name!r} is unknown; this model has '
                        f'{sorted(self.prompts) or "no prompts"}. Give the text itself '
                        'as prompt=')

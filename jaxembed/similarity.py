@@ -73,6 +73,9 @@ def _rows(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _real(x) -> np.ndarray:
   """Vectors as float32, or float64 where they are."""
+  if hasattr(x, 'detach'):  # torch's, perhaps with a gradient, or of a type of its own
+    x = x.detach().cpu()
+    x = x.float() if str(x.dtype) == 'torch.bfloat16' else x
   x = np.asarray(x)
   if x.dtype.kind == 'c' or x.dtype.kind in 'OSUmM':
     raise ValueError(f'vectors are of dtype {x.dtype}; similarities are those of real '

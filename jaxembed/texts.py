@@ -9,7 +9,7 @@ import numpy as np
 def as_texts(inputs: str | Iterable[str]) -> tuple[list[str], bool]:
   """(texts in order, whether `inputs` is one text alone).
 
-  Lists, tuples, pandas Series, numpy arrays of strings, columns of datasets and
+  Lists, tuples, pandas Series, arrays of numpy and pyarrow, columns of datasets and
   iterators are taken. What has no order of texts is refused: a set, a mapping, a
   table.
 
@@ -32,7 +32,7 @@ def as_texts(inputs: str | Iterable[str]) -> tuple[list[str], bool]:
   if hasattr(inputs, 'columns') or getattr(inputs, 'ndim', 1) != 1:
     raise TypeError(f'inputs is {kind} of several columns or dimensions; give one '
                     "column of texts, for example table['text']")
-  texts = list(inputs)
+  texts = list(inputs.to_pylist() if hasattr(inputs, 'to_pylist') else inputs)
   for i, text in enumerate(texts):
     check_text(text, f'text {i}')
   return texts, False

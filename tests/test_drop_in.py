@@ -1,5 +1,6 @@
 """Lines written for SentenceTransformer, run on both libraries."""
 
+import pickle
 import sys
 import warnings
 
@@ -130,6 +131,12 @@ def test_without_torch_the_remedy_is_told(models, monkeypatch):
     models[0].encode('a', convert_to_tensor=True)
 
 
+def test_a_model_travels_between_processes(models):
+  copied = pickle.loads(pickle.dumps(models[0]))
+  np.testing.assert_array_equal(copied.encode('a', prompt='b '),
+                                models[0].encode('a', prompt='b '))
+
+
 @pytest.mark.parametrize('line, error, says', [
     ('m.encode(TEXTS, pool={})', TypeError, 'mesh='),
     ("m.encode(TEXTS, device=['cpu', 'cpu'])", TypeError, 'mesh='),
@@ -165,7 +172,9 @@ def test_every_word_of_advice_is_needed(models):
 
 def test_series_and_iterators_are_taken():
   pandas = pytest.importorskip('pandas')
-  for given in (pandas.Series(TEXTS), iter(TEXTS), np.array(TEXTS, object)):
+  arrow = pytest.importorskip('pyarrow')
+  for given in (pandas.Series(TEXTS), iter(TEXTS), np.array(TEXTS, object),
+                arrow.array(TEXTS), arrow.chunked_array([TEXTS[:2], TEXTS[2:]])):
     assert texts.as_texts(given) == (TEXTS, False)
   for refused in (pandas.DataFrame({'text': TEXTS}), {'a': 'b'}.keys(), np.array('a')):
     with pytest.raises(TypeError):
@@ -182,5 +191,10 @@ def test_similarities_of_other_numbers():
       similarity.matrix('dot', bad, bad)
   with pytest.raises(ValueError, match='one width'):
     similarity.matrix('dot', np.ones((2, 3)), np.ones((2, 4)))
+  torch = pytest.importorskip('torch')
+  numbers = torch.tensor([[1.0, 2.0], [0.5, -1.0]])
+  want = (numbers @ numbers.T).numpy()
+  for given in (numbers.bfloat16(), numbers.clone().requires_grad_()):
+    np.testing.assert_array_equal(similarity.matrix('dot', given, numbers), want)
   none = np.ones((0, 3))
   assert similarity.matrix('euclidean', none, np.ones((2, 3))).shape == (0, 2)

@@ -24,8 +24,9 @@ _BY_MODEL_TYPE = {
     'gemma2': 'GemmaTokenizer', 'gemma3_text': 'GemmaTokenizer',
     'qwen2': 'Qwen2Tokenizer'}
 _ALWAYS = ('qwen2',)
-# Types whose tokenizer.json is read as it stands, whatever class is named.
-_AS_IT_STANDS = ('mistral', 'ministral', 'modernbert', 'phi3')
+# Types whose tokenizer.json is read as it stands, whatever class is named; the code of
+# NV-Embed is of transformers 4, which does so with all.
+_AS_IT_STANDS = ('mistral', 'ministral', 'modernbert', 'nvembed', 'phi3')
 _QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
          r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+')
 _MARK = '\u2581'  # how sentencepiece writes a space
