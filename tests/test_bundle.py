@@ -38,7 +38,9 @@ def _write_adapter(target, model: bundle.Bundle, base: pathlib.Path):
   cfg = config.LoraConfig(rank=2, targets=r'attn/[qv]$')
   params = lora.add(model.params, cfg, jax.random.key(1))
   peft.write(target, params, dataclasses.replace(model.cfg, lora=cfg), str(base))
-  shutil.copyfile(base / 'tokenizer_config.json', target / 'tokenizer_config.json')
+  settings = json.loads((base / 'tokenizer_config.json').read_text())
+  (target / 'tokenizer_config.json').write_text(json.dumps(  # BERT's own ends otherwise
+      settings | {'tokenizer_class': 'TokenizersBackend'}))
   fast = tokenizers.Tokenizer.from_file(str(base / 'tokenizer.json'))
   fast.post_processor = processors.TemplateProcessing(
       single='[CLS] $A [SEP] [SEP]', special_tokens=[('[CLS]', 101), ('[SEP]', 102)])

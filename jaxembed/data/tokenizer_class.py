@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
 from typing import Any
+import warnings
 
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
@@ -67,13 +68,26 @@ def resolve(settings: Mapping[str, Any], folder: pathlib.Path,
   if kind in _AS_IT_STANDS or (named == 'LlamaTokenizer' and _is_byte_level(fast)):
     named = _BY_MODEL_TYPE[kind] if kind in _ALWAYS else ''
   elif not named or kind in _ALWAYS:
-    named = _BY_MODEL_TYPE.get(kind, '')
+    named = _default(kind, fast, folder)
   if named in _OTHERS:
     raise UnsupportedModel(
         f'{folder}/tokenizer_config.json: tokenizer_class={named!r} splits texts in '
         'transformers in a way that is not computed here; if tokenizer.json is right, '
         'write "TokenizersBackend"')
   return named if named in CLASSES else ''
+
+
+def _default(kind: str, fast: tokenizers.Tokenizer, folder: pathlib.Path) -> str:
+  """The class of a model type, if the vocabulary is of its kind."""
+  name = _BY_MODEL_TYPE.get(kind, '')
+  if name and not isinstance(fast.model, CLASSES[name].model):
+    warnings.warn(
+        f'{folder}/tokenizer.json holds {type(fast.model).__name__} and is read as it '
+        f'stands; transformers reads the tokenizer of a {kind} as {name} unless '
+        'tokenizer_config.json has "tokenizer_class": "TokenizersBackend"',
+        stacklevel=5)
+    return ''
+  return name
 
 
 def with_defaults(settings: Mapping[str, Any], name: str,
