@@ -349,8 +349,7 @@ class Embedder:
     if name is None:
       return ''
     # sentence-transformers knows these two in every model.
-    if not isinstance(name, str) or (
-        name not in self.prompts and name not in ('query', 'document')):
+    if name not in self.prompts and name not in ('query', 'document'):
       raise ValueError(f'prompt {name!r} is unknown; this model has '
                        f'{sorted(self.prompts) or "no prompts"}. Give the text itself '
                        'as prompt=')

@@ -1,6 +1,5 @@
 """Lines written for SentenceTransformer, run on both libraries."""
 
-import pickle
 import sys
 import warnings
 
@@ -129,12 +128,6 @@ def test_without_torch_the_remedy_is_told(models, monkeypatch):
   assert models[0].encode('a').shape == (384,)
   with pytest.raises(ModuleNotFoundError, match='leave them out to get numpy'):
     models[0].encode('a', convert_to_tensor=True)
-
-
-def test_a_model_travels_between_processes(models):
-  copied = pickle.loads(pickle.dumps(models[0]))
-  np.testing.assert_array_equal(copied.encode('a', prompt='b '),
-                                models[0].encode('a', prompt='b '))
 
 
 @pytest.mark.parametrize('line, error, says', [

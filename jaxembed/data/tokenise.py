@@ -212,14 +212,6 @@ class Tokenizer:
       tokenizer.check_table(table_size)
     return tokenizer
 
-  def __getstate__(self) -> dict[str, Any]:
-    """All but the cache, which does not travel between processes."""
-    return {k: v for k, v in self.__dict__.items() if k != '_prompt_tokens'}
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    self.__dict__.update(state)
-    self._prompt_tokens = functools.lru_cache(maxsize=4096)(self._count_prompt)
-
   def check_table(self, size: int) -> None:
     """Has `encode` refuse the ids that a table of `size` rows does not hold.
 
