@@ -31,6 +31,8 @@ except ImportError:  # releases before the v1 interface left `experimental`
   import orbax.checkpoint.experimental.v1 as ocp
 
 _BEST = 'best.json'
+_NONE = ('no checkpoint under {} can be read (tried steps {}); use a fresh workdir to '
+         'start over')
 Step = int | str | None  # a step, 'best' or, None, the newest
 
 
@@ -61,7 +63,17 @@ class Checkpoints:
     if jax.process_index() == 0:
       for left in self.folder.glob('*.orbax-checkpoint-tmp*'):
         shutil.rmtree(left, ignore_errors=True)
-    self._ckptr = ocp.training.Checkpointer(
+    self._aside: list[str] = []  # what to tell of it
+    try:
+      self._ckptr = self._opened()
+    except Exception:  # Orbax reads all records of saving, and fails at one
+      self._aside = _set_broken_records_aside(self.folder)
+      if not self._aside:
+        raise
+      self._ckptr = self._opened()
+
+  def _opened(self):
+    return ocp.training.Checkpointer(
         self.folder,
         save_decision_policy=ocp.training.save_decision_policies
         .FixedIntervalPolicy(1),  # the loop decides when
@@ -141,10 +153,7 @@ class Checkpoints:
 
   def set_aside(self, step: int, name: str) -> str:
     """Renames a checkpoint, so that it is no longer used; returns its new name."""
-    if taken := len(list(self.folder.glob(f'{name}*'))):
-      name = f'{name}_{taken + 1}'
-    if jax.process_index() == 0:
-      (self.folder / str(step)).rename(self.folder / name)
+    name = _rename(self.folder, step, name)
     self._ckptr.reload()
     return name
 
@@ -162,6 +171,8 @@ class Checkpoints:
         holds other parameters than wanted.
     """
     steps = self.steps()
+    for line in self._aside:
+      say(line)
     for step in reversed(steps):
       wanted = like(step)
 
@@ -178,8 +189,7 @@ class Checkpoints:
         say(f'checkpoint {self.folder}/{step} {e}; set aside as {name}, using the one '
             'before')
     if steps:
-      raise ValueError(f'no checkpoint under {self.folder} can be read '
-                       f'(tried steps {steps}); use a fresh workdir to start over')
+      raise ValueError(_NONE.format(self.folder, steps))
     return None
 
   def _refuse_other(self, step: int, wanted: types.TrainState):
@@ -212,6 +222,29 @@ class Checkpoints:
             for k in sorted(stored | wanted) if stored.get(k) != wanted.get(k)]
     more = f' (and {len(diff) - 3} more)' if len(diff) > 3 else ''
     return '; '.join(diff[:3]) + more
+
+
+def _rename(folder: pathlib.Path, step: int, name: str) -> str:
+  if taken := len(list(folder.glob(f'{name}*'))):
+    name = f'{name}_{taken + 1}'
+  if jax.process_index() == 0:
+    (folder / str(step)).rename(folder / name)
+  return name
+
+
+def _set_broken_records_aside(folder: pathlib.Path) -> list[str]:
+  """Renames checkpoints whose record of saving is damaged, and says so of each."""
+  broken = []
+  for step in steps(folder):
+    path = folder / str(step)
+    try:
+      damage.patiently(lambda path=path: ocp.checkpointables_metadata(path), path)
+    except Damaged as e:
+      broken.append((step, e))
+  if broken and len(broken) == len(steps(folder)):
+    raise ValueError(_NONE.format(folder, steps(folder)))
+  return [f'checkpoint {folder}/{step} {e}; set aside as '
+          f'{_rename(folder, step, f"{step}.unreadable")}' for step, e in broken]
 
 
 def _parts(state: types.TrainState) -> dict[str, Any]:

@@ -241,6 +241,28 @@ def test_all_damaged_is_an_error(tmp_path):
     saved.restore(_like(_state()), say=lambda _: None)
 
 
+def test_a_damaged_record_of_saving_hinders_no_other_checkpoint(tmp_path):
+  states = [_state(), dataclasses.replace(_state(), step=_state().step + 1)]
+  _save(tmp_path, states)
+  first, last = checkpoint.steps(tmp_path)
+
+  def damage(step):
+    file = tmp_path / str(step) / '_CHECKPOINT_METADATA'
+    file.write_text(file.read_text().replace('commit_time', 'colmit_time'))
+
+  damage(last)
+  said = []
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    assert saved.steps() == [first]
+    again, _ = saved.restore(_like(states[0]), say=said.append)
+  _bits_equal(states[0], again)
+  assert 'set aside as' in said[0] and (tmp_path / f'{last}.unreadable').is_dir()
+  damage(first)
+  with pytest.raises(ValueError, match=r'no checkpoint .* can be read'):
+    checkpoint.Checkpoints(tmp_path)
+  assert checkpoint.steps(tmp_path) == [first]
+
+
 def test_a_half_written_checkpoint_is_not_listed(tmp_path):
   """What a kill during a save leaves is a folder without Orbax's commit."""
   state = _state()
