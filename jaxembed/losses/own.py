@@ -30,7 +30,8 @@ def log_sum_exp(z: jax.Array, keep: jax.Array, at: jax.Array, queries: int
   return contrastive.Sums(jnp.where(kept > 0, shift + log_total, -jnp.inf), kept, top)
 
 
-def log_softmax(z, keep, at, queries: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def log_softmax(z: jax.Array, keep: jax.Array, at: jax.Array, queries: int
+                ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """(Log-probabilities [C] of the logits z that are kept, 0 elsewhere; how many a row
   keeps [Q]; their largest [Q]). Exact for logits of any size."""
   gap, log_total, _, kept, top = _shifted(z, keep, at, queries)
