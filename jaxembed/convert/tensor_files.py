@@ -112,11 +112,14 @@ def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:
       names a missing shard, a path outside the folder, or a tensor its shard
       does not hold.
   """
+  weight_map = None
+  if (folder / INDEX).is_file():
+    weight_map = _weight_map(folder, folder / INDEX)
   # Before an index, as transformers does: one that lies beside it is of an older save.
   if (folder / SINGLE).is_file():
     return read_header(folder / SINGLE)
-  if (folder / INDEX).is_file():
-    return _open_shards(folder, folder / INDEX)
+  if weight_map:
+    return _open_shards(folder, folder / INDEX, weight_map)
   raise BadCheckpoint(_without_weights(folder))
 
 
@@ -137,12 +140,22 @@ def _without_weights(folder: pathlib.Path) -> str:
           f'read. Convert them once, with a source you trust: python -c "{remedy}"')
 
 
-def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> dict[str, Tensor]:
+def _weight_map(folder: pathlib.Path, index: pathlib.Path) -> dict[str, str]:
+  """The shard of each tensor; every name is that of a safetensors file in `folder`."""
   weight_map = checked_json.read(index, limit=_MAX_HEADER).get('weight_map')
   if (not isinstance(weight_map, dict) or not weight_map
       or not all(isinstance(name, str) for name in weight_map.values())):
     raise BadCheckpoint(f'{index} is no index of shards: its weight_map is '
                         f'{short(weight_map)}, not names of files by tensor')
+  for name in sorted(set(weight_map.values())):
+    if not inside(folder, name).name.endswith('.safetensors'):
+      raise BadCheckpoint(f'{index} names the shard {short(name)}, which is no '
+                          'safetensors file; download the folder again')
+  return weight_map
+
+
+def _open_shards(folder: pathlib.Path, index: pathlib.Path,
+                 weight_map: dict[str, str]) -> dict[str, Tensor]:
   headers, problems = {}, []
   for name in sorted(set(weight_map.values())):
     file = inside(folder, name)

@@ -15,7 +15,7 @@ from tokenizers import normalizers
 
 from jaxembed.data import tokenizer_class
 from jaxembed.files import checked_json, known_keys
-from jaxembed.files.folder import BadCheckpoint, short
+from jaxembed.files.folder import BadCheckpoint, leads_out, short
 
 FILE = 'tokenizer_config.json'
 _OLDER = 'added_tokens.json'
@@ -59,9 +59,17 @@ def read(folder: pathlib.Path, fast: tokenizers.Tokenizer) -> dict[str, Any]:
         raise BadCheckpoint(f'{file}: {key} is {short(value)}; it must be {wanted}')
   merged = beside | settings
   if 'added_tokens_decoder' not in merged:  # where older releases kept such tokens
-    merged[_OLDER] = checked_json.read(folder / _OLDER, absent={})
+    merged[_OLDER] = _older_file(folder / _OLDER)
   name = tokenizer_class.resolve(merged, folder, fast)
   return tokenizer_class.with_defaults(merged, name, fast) | {'tokenizer_class': name}
+
+
+def _older_file(file: pathlib.Path) -> dict[str, Any]:
+  if leads_out(file):  # most tokenizer.json files have these tokens themselves
+    warnings.warn(f'{file} is a link out of its folder and is left out of account; put '
+                  'the file itself there if the model needs it', stacklevel=2)
+    return {}
+  return checked_json.read(file, absent={})
 
 
 def _is_token(value: Any) -> bool:

@@ -60,6 +60,11 @@ def _stays(folder: pathlib.Path, path: pathlib.Path) -> bool:
           or (cache is not None and real.startswith(f'{cache[1]}/blobs/')))
 
 
+def leads_out(file: pathlib.Path) -> bool:
+  """Whether `file` is, over links, no file of its own folder (or hub cache)."""
+  return not _stays(file.parent, file)
+
+
 def read_bytes(file: str | os.PathLike, limit: int) -> bytes:
   """All of a regular file that its own folder holds.
 
@@ -68,7 +73,7 @@ def read_bytes(file: str | os.PathLike, limit: int) -> bytes:
       more than `limit` bytes.
   """
   file = pathlib.Path(file)
-  if not _stays(file.parent, file):
+  if leads_out(file):
     raise BadCheckpoint(f'{file} is a link out of its folder; refused: put the file '
                         'itself there')
   with open_regular(file) as f:

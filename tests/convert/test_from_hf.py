@@ -151,6 +151,15 @@ def test_one_file_is_read_before_an_older_index(folder, tmp_path):
                                 want['backbone']['norm']['scale'] + 1)
 
 
+@pytest.mark.parametrize('index', [
+    '[', '{}', '{"weight_map": {}}', '{"weight_map": {"norm.weight": "config.json"}}',
+    '{"weight_map": {"norm.weight": "../model.safetensors"}}'])
+def test_an_index_beside_one_file_is_of_shards_all_the_same(folder, index):
+  (folder / 'model.safetensors.index.json').write_text(index)
+  with pytest.raises(BadCheckpoint, match='index.json|lies outside'):
+    from_hf.load(folder)
+
+
 @pytest.mark.parametrize(('fields', 'attention', 'pooling'), [
     ({}, 'causal', 'mean'),  # the base model, as AutoModel saves it
     ({'architectures': ['MistralForCausalLM']}, 'causal', 'last'),

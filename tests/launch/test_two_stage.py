@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 class _Letters:
   """Stands for an Embedder: a text is how often it has each letter."""
 
-  mesh = None
+  mesh, similarity_fn_name = None, 'cosine'
 
   def encode(self, texts, *_, **__):
     counts = [[t.lower().count(chr(97 + i)) for i in range(26)] for t in texts]

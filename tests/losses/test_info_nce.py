@@ -292,7 +292,7 @@ BAD = [
     (lambda q, p, r: (q[:, :8], p, r), 'one model must embed both'),
     (lambda q, p, r: (q.astype(np.float16), p, r), 'give float32'),
     (lambda q, p, r: (np.where(np.arange(16)[:, None] == 3, np.nan, q), p, r),
-     r'query embeddings have NaN or inf in 1 rows, first \[3\]'),
+     r'query embeddings have NaN, inf or numbers beyond .* 1 rows, first \[3\]'),
     (lambda q, p, r: (q, p, dataclasses.replace(r, owner=np.int64(r.owner))),
      'pairing.owner is int64; it must be int32'),
     (lambda q, p, r: (q, p, dataclasses.replace(r, in_batch=r.in_batch[1:])),
@@ -336,7 +336,7 @@ def test_split_width_is_refused():
 
 
 @pytest.mark.parametrize('change, message', [
-    ({'temperature': 0.0}, 'must be above 0'),
+    ({'temperature': 0.0}, 'temperature is 0.0; give 1e-06 to'),
     ({'temperature': float('nan')}, 'temperature is nan; give a number'),
     ({'terms': ('qq',)}, 'give qd and any of'),
     ({'symmetric': True, 'terms': ('qd', 'qq')}, 'use the term dq'),

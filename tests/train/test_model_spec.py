@@ -39,7 +39,8 @@ REFUSED = {'reads': ('tokens', 'reads'), 'lora_rank': (4, 'rank'),
            'lora': (config.LoraConfig(rank=2, alpha=4.0, rslora=True), 'rslora'),
            'append_token': ('[SEP]', 'append_token')}
 ELSEWHERE = {'source', 'fallback', 'preset', 'tokenizer',  # which model it is
-             'normalize', 'keep_window'}  # below
+             'normalize', 'keep_window',  # below
+             'prepend'}  # tests/models/test_training_free.py
 
 
 def test_every_field_has_its_rule():

@@ -198,7 +198,7 @@ def test_a_batch_has_all_that_its_stage_reads():
   stage = dataclasses.replace(
       _config().stages[0], loss=config.LossConfig(name='distill_kl'))
   stage.data.known_positives = 3
-  pairing = plan._batch(stage, sharding.make_mesh((8, 1, 1))).pairing
+  pairing = plan.largest_batch(stage, sharding.make_mesh((8, 1, 1))).pairing
   assert pairing.score.shape == (16,) and pairing.known.shape == (16, 3)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxembed import config, sharding
 from jaxembed.models import encoder, presets
-from jaxembed.train import start, step
+from jaxembed.train import step
 from tests.helpers import tiny_step
 from tests.helpers.tiers import after
 
@@ -43,7 +43,7 @@ def products(model, stage, device):
   batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows),
                        tiny_step.batches(1)[0])
   with jax.set_mesh(mesh):
-    state = step.abstract_state(start.abstract(shapes, mesh), stage, mesh)
+    state = step.abstract_state(sharding.abstract(shapes, mesh), stage, mesh)
     text = step.make_update(model, stage, seed=0).lower(state, batch).as_text()
   found = []
   for line in re.findall(r'stablehlo\.(?:dot_general|convolution|dot)\b.*', text):
