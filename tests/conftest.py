@@ -32,6 +32,12 @@ os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 import jax
 import pytest
 
+# The CPU backend reads its flags here, once. libtpu reads them later and has none of
+# the older emitters; neither need the processes that tests start.
+jax.devices()
+os.environ['XLA_FLAGS'] = os.environ['XLA_FLAGS'].replace(
+    ' --xla_cpu_use_fusion_emitters=false', '')
+
 _SHARED = pathlib.Path(
     os.environ.get('JAXEMBED_SHARED', pathlib.Path(__file__).parents[2] / 'shared'))
 
