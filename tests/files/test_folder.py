@@ -64,3 +64,9 @@ def test_values_in_messages_are_short():
   for value in ('x' * 10**7, [0] * 10**6, {'a': ['b' * 10**6]}, 10**10000, {'a': 1}):
     assert len(folder.short(value)) <= 80
   assert folder.short('a\nb') == "'a\\nb'"
+
+
+def test_a_link_that_leads_out_is_told_from_one_that_stays(model):
+  (model / 'stays').symlink_to('sub/file')
+  found = {name: folder.leads_out(model / name) for name in ('sub', 'stays', 'out')}
+  assert found == {'sub': False, 'stays': False, 'out': True}
