@@ -50,3 +50,16 @@ def refuse_unknown(call: Callable, unknown: Mapping[str, Any]) -> None:
   known = [n for n in inspect.signature(call).parameters if n != 'self']
   raise TypeError(f'{call.__name__}() has no argument {name!r}{nearest(name, known)}; '
                   f'it has {", ".join(n for n in known if n != "unknown")}')
+
+
+def check_place(device: Any, pool: Any, own: str) -> None:
+  """Raises TypeError unless `encode` may compute on `device`, where `own` is ours."""
+  if pool is not None or (isinstance(device, list | tuple) and len(device) > 1):
+    raise TypeError('several processes are not used here; devices share the rows of '
+                    'one process: Embedder.load(..., mesh=jaxembed.sharding.'
+                    'make_mesh())')
+  device = device[0] if isinstance(device, list | tuple) and device else device
+  if device is not None and str(device).partition(':')[0] not in (
+      own, 'gpu' if own == 'cuda' else ''):
+    raise TypeError(f'device is {str(device)!r}, but the model lives on {own}; JAX '
+                    'chooses where (JAX_PLATFORMS), before the model is loaded')

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 import warnings
 
 import jax
@@ -240,7 +240,7 @@ class Embedder:
         d, or a text that is not Unicode.
     """
     drop_in.refuse_unknown(self.encode, unknown)
-    self._check_place(device, pool)
+    drop_in.check_place(device, pool, self.device)
     normalize_embeddings = self._normalizes(normalize_embeddings, normalize)
     texts.check_count('batch_size', batch_size)
     if chunk_size is not None:
@@ -328,17 +328,18 @@ class Embedder:
         'params': fingerprint.of_params(self.params),
         'cfg': dataclasses.asdict(self.cfg), 'tokenizer': self.tokenizer.digest()})
 
-  def __setattr__(self, name: str, value) -> None:
-    if not (name.startswith('_') or name in _ATTRIBUTES or hasattr(type(self), name)):
-      raise AttributeError(
-          f'an Embedder has no attribute {name!r}, so setting it would change '
-          f'nothing{drop_in.nearest(name, dir(self))}')
-    object.__setattr__(self, name, value)
+  if not TYPE_CHECKING:  # to a checker, they would make every misspelt name right
+    def __setattr__(self, name: str, value) -> None:
+      if not (name.startswith('_') or name in _ATTRIBUTES or hasattr(type(self), name)):
+        raise AttributeError(
+            f'an Embedder has no attribute {name!r}, so setting it would change '
+            f'nothing{drop_in.nearest(name, dir(self))}')
+      object.__setattr__(self, name, value)
 
-  def __getattr__(self, name: str) -> Any:
-    instead = drop_in.ELSEWHERE.get(name)
-    raise AttributeError(f'an Embedder has no {name!r}' + (
-        f': {instead}' if instead else drop_in.nearest(name, dir(self))))
+    def __getattr__(self, name: str) -> Any:
+      instead = drop_in.ELSEWHERE.get(name)
+      raise AttributeError(f'an Embedder has no {name!r}' + (
+          f': {instead}' if instead else drop_in.nearest(name, dir(self))))
 
   def prompt_text(self, name: str | None, prompt: str | None) -> str:
     """What `encode` puts in front, told this much; '' for nothing."""
@@ -370,18 +371,6 @@ class Embedder:
                       "model's own modules end with; leave it out, or set cfg to "
                       'dataclasses.replace(model.cfg, normalize=False)')
     return bool(asked or older)
-
-  def _check_place(self, device, pool):
-    if pool is not None or (isinstance(device, list | tuple) and len(device) > 1):
-      raise TypeError('several processes are not used here; devices share the rows of '
-                      'one process: Embedder.load(..., mesh=jaxembed.sharding.'
-                      'make_mesh())')
-    device = device[0] if isinstance(device, list | tuple) and device else device
-    if device is not None and str(device).partition(':')[0] not in (
-        self.device, 'gpu' if self.device == 'cuda' else ''):
-      raise TypeError(f'device is {str(device)!r}, but the model lives on '
-                      f'{self.device}; JAX chooses where (JAX_PLATFORMS), before the '
-                      'model is loaded')
 
   def _runner(self) -> batch_runner.BatchRunner:
     return batch_runner.BatchRunner(self.params, self.cfg, self.tokenizer, self.mesh,

@@ -9,7 +9,7 @@ Letters mean one thing everywhere:
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
@@ -22,7 +22,11 @@ Params = dict[str, Any]
 Metrics = dict[str, Any]
 
 
-def _pytree(cls):
+_Class = TypeVar('_Class')
+
+
+@dataclass_transform(frozen_default=True)
+def _pytree(cls: type[_Class]) -> type[_Class]:
   return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 

@@ -1,0 +1,45 @@
+"""What a type checker sees of the package from outside."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def check(tmp_path_factory):
+  """Pyright's errors over lines of code: (line, rule), in order."""
+  pytest.importorskip('basedpyright')
+
+  def run(*lines: str) -> list[tuple[int, str]]:
+    folder = tmp_path_factory.mktemp('checked')
+    (folder / 'pyrightconfig.json').write_text(json.dumps({
+        'typeCheckingMode': 'basic', 'extraPaths': [str(_ROOT)]}))
+    (folder / 'script.py').write_text('\n'.join(lines))
+    done = subprocess.run(
+        [sys.executable, '-m', 'basedpyright', '-p', str(folder), '--outputjson',
+         '--pythonpath', sys.executable], capture_output=True, text=True)
+    found = json.loads(done.stdout)['generalDiagnostics']
+    return [(f['range']['start']['line'], f['rule']) for f in found
+            if f['severity'] == 'error']
+
+  return run
+
+
+@pytest.mark.thorough
+def test_a_misspelt_name_is_found(check):
+  assert check(
+      'import jaxembed',
+      "model = jaxembed.Embedder.load('folder')",
+      "model.encod(['a text'])",
+      'model.promts = {}',
+      'jaxembed.Embeder',
+      "vectors = model.encode(['a text'])",
+      'jaxembed.top_k(vectors, vectors, k=1)',
+      'model.max_seq_length = 64',
+  ) == [(2, 'reportAttributeAccessIssue'), (3, 'reportAttributeAccessIssue'),
+        (4, 'reportAttributeAccessIssue')]
