@@ -167,17 +167,17 @@ def _row_loss(lse, positive, cfg):
 
 
 def _metrics(sums, score, scale, mean, cfg):
-  kept = sum(s.kept for s in sums.values()).astype(jnp.float32)
+  kept = sum(s.num_kept for s in sums.values()).astype(jnp.float32)
   out = {'loss/positive_score': mean(score),
          'loss/kept_negatives': mean(kept),
          'loss/rows_without_negatives': mean(kept == 0)}
   # The positive above every passage that counts; hardness moves their logits apart.
-  if sums['qd'].top is not None and not cfg.hardness:
-    out['loss/accuracy@1'] = mean(score * scale > sums['qd'].top)
-    out |= _quantiles('loss/hardest_negative', sums['qd'].top / scale,
-                      sums['qd'].top > -jnp.inf)
+  if sums['qd'].max_logit is not None and not cfg.hardness:
+    out['loss/accuracy@1'] = mean(score * scale > sums['qd'].max_logit)
+    out |= _quantiles('loss/hardest_negative', sums['qd'].max_logit / scale,
+                      sums['qd'].max_logit > -jnp.inf)
   if cfg.bounded:  # rows whose every logit vanished under a constant shift
-    lost = [(s.kept > 0) & (s.lse == -jnp.inf) for s in sums.values()]
+    lost = [(s.num_kept > 0) & (s.lse == -jnp.inf) for s in sums.values()]
     out['loss/underflow_rows'] = sum(x.sum() for x in lost)
   return out
 

@@ -30,10 +30,10 @@ class Layout(NamedTuple):
 
   positive: jax.Array  # [Q] int32, the passage that is the row's positive; 0 if none
   valid: jax.Array  # [Q] bool, the row has a positive
-  row: contrastive.Side  # of queries against passages
-  col: contrastive.Side
-  peer_row: contrastive.Side  # a query (or its positive) against other rows'
-  peer_col: contrastive.Side
+  row: contrastive.MaskVectors  # of queries against passages
+  col: contrastive.MaskVectors
+  peer_row: contrastive.MaskVectors  # a query (or its positive) against other rows'
+  peer_col: contrastive.MaskVectors
 
 
 def layout(pairing: types.Pairing, cfg: config.LossConfig) -> Layout:
@@ -51,17 +51,17 @@ def layout(pairing: types.Pairing, cfg: config.LossConfig) -> Layout:
   positive_id = jnp.where(valid, p.passage_id[positive], _NO_QUERY)
   asks = jnp.where(real & p.is_positive, p.query_id[own], _NO_QUERY - 1)
   known = () if p.known is None else tuple(p.known.T)
-  row = contrastive.Side(
+  row = contrastive.MaskVectors(
       ids=(positive_id, p.query_id, p.query_id, *known),
       owner=jnp.arange(queries, dtype=jnp.int32),
       group=jnp.where(p.in_batch, group, _OWN_ONLY))
-  col = contrastive.Side(
+  col = contrastive.MaskVectors(
       ids=(p.passage_id, asks, p.passage_id, *(p.passage_id for _ in known)),
       owner=jnp.where(real, p.owner, _PADDING),
       group=jnp.where(real, group[own], _PADDING))
   pairs = _between_rows(p.query_id, positive_id, known)
   peer_row = dataclasses.replace(row, ids=tuple(a for a, _ in pairs))
-  peer_col = contrastive.Side(
+  peer_col = contrastive.MaskVectors(
       ids=tuple(b for _, b in pairs),
       owner=jnp.full((queries,), _PADDING, jnp.int32),
       group=jnp.where(valid, group, _PADDING))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxembed.kernels.contrastive import Side, masked_lse
+from jaxembed.kernels.contrastive import MaskVectors, masked_lse
 
 _TEMPERATURE = 0.05
 _MIB = 1 << 20
@@ -118,11 +118,11 @@ def _dense(q, k, both=False):
 def _fused(q, k, impl, masks=False, bounded=False, both=False):
   """The library's way: negatives in the kernel, positive outside."""
   b, n = len(q), len(k)
-  row = Side(ids=(jnp.arange(b, dtype=jnp.int32),))
-  col = Side(ids=(jnp.arange(n, dtype=jnp.int32),))
+  row = MaskVectors(ids=(jnp.arange(b, dtype=jnp.int32),))
+  col = MaskVectors(ids=(jnp.arange(n, dtype=jnp.int32),))
   if masks:
-    row = Side(row.ids, threshold=jnp.full((b,), 0.9, jnp.float32))
-    col = Side(col.ids, bias=jnp.zeros((n,), jnp.float32))
+    row = MaskVectors(row.ids, threshold=jnp.full((b,), 0.9, jnp.float32))
+    col = MaskVectors(col.ids, bias=jnp.zeros((n,), jnp.float32))
   sums = masked_lse(q, k, scale=1 / _TEMPERATURE, row=row, col=col, impl=impl,
                     bounded=bounded, directions=('row', 'col') if both else ('row',))
   positive = _positive(q, k) / _TEMPERATURE

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.contrastive import Side, blockwise, masked_lse
+from jaxembed.kernels.contrastive import MaskVectors, blockwise, masked_lse
 from tests.helpers.tiers import after, thorough
 
 MASKS = ('ids', 'group', 'owner', 'threshold', 'bias')
@@ -99,7 +99,7 @@ def build(case: Case, seed=0):
     return (s[at] + s[at + 1]) / 2
 
   def side(size, s):
-    return Side(
+    return MaskVectors(
         ids=tuple(ints(size).astype(np.int32) for _ in range(2))
         if 'ids' in case.masks else (),
         group=rng.integers(0, 2, size).astype(np.int32)
@@ -120,7 +120,7 @@ def build(case: Case, seed=0):
   return q, p, k, row, col
 
 
-def oracle(case: Case, q, p, k, row: Side, col: Side, weights):
+def oracle(case: Case, q, p, k, row: MaskVectors, col: MaskVectors, weights):
   """Loss, dq, dk, dscale, kept counts in float64, from the definition."""
   q, p, k = np.float64(q), np.float64(p), np.float64(k)
   scale = np.float64(case.scale)
@@ -203,7 +203,7 @@ def check(case: Case, impl, **options):
   args = q, p, k, row, col, weights
   (loss, sums), (dq, dk, dscale) = run(case, impl, *args, **options)
   want, wq, wk, wscale, counts = oracle(case, *args)
-  kept = [np.asarray(s.kept) for s in sums if s is not None]
+  kept = [np.asarray(s.num_kept) for s in sums if s is not None]
   for got, ref in zip(kept, counts, strict=True):
     np.testing.assert_array_equal(got, ref)
   if not any(c.any() for c in counts):
@@ -283,7 +283,7 @@ def test_what_is_not_finite_is_never_no_candidate(impl, bounded):
   q, _, k = (np.array(x) for x in build(case)[:3])
   # Two groups; the columns 3 (NaN) and 200 (inf) are of the second.
   k[3], k[200, 5] = np.nan, np.inf
-  side = Side(group=(np.arange(256) % 2).astype(np.int32),
+  side = MaskVectors(group=(np.arange(256) % 2).astype(np.int32),
               threshold=np.full(256, 2, np.float32))
   side.group[200] = 1
 
@@ -306,7 +306,7 @@ def test_what_is_not_finite_is_never_no_candidate(impl, bounded):
   meets = side.group == 1
   np.testing.assert_array_equal(np.isfinite(rows.lse), ~meets)
   np.testing.assert_array_equal(np.isnan(cols.lse)[[3, 4, 5]], [True, False, False])
-  assert not np.isfinite(cols.lse[200]) and (rows.kept > 0).all()
+  assert not np.isfinite(cols.lse[200]) and (rows.num_kept > 0).all()
   assert not np.isfinite(dq[meets]).any()
 
 
@@ -318,12 +318,14 @@ BAD = [
     ({'k': jnp.zeros((5, 9))}, 'must be .B,D. and .N,D. with one D'),
     ({'k': jnp.zeros((5, 8), jnp.bfloat16)}, 'cast both to float32'),
     ({'k': jnp.zeros((0, 8))}, 'at least one row each'),
-    ({'row': Side(ids=(ids(6, jnp.float32),)), 'col': Side(ids=(ids(5),))},
+    ({'row': MaskVectors(ids=(ids(6, jnp.float32),)),
+      'col': MaskVectors(ids=(ids(5),))},
      r'row.ids\[0\] is float32; ids must be int32'),
-    ({'row': Side(ids=(ids(6),))}, '1 ids per row but 0 per column'),
-    ({'row': Side(group=ids(6))}, 'group is given on one side only'),
-    ({'col': Side(bias=jnp.zeros(6))}, r'col.bias has shape \(6,\), not \(5,\)'),
-    ({'row': Side(threshold=ids(6))}, 'row.threshold is int32; it must be a float'),
+    ({'row': MaskVectors(ids=(ids(6),))}, '1 ids per row but 0 per column'),
+    ({'row': MaskVectors(group=ids(6))}, 'group is given on one side only'),
+    ({'col': MaskVectors(bias=jnp.zeros(6))}, r'col.bias has shape \(6,\), not \(5,\)'),
+    ({'row': MaskVectors(threshold=ids(6))},
+     'row.threshold is int32; it must be a float'),
     ({'directions': ('rows',)}, "must be 'row', 'col' or both"),
     ({'impl': 'cuda'}, 'choose one of'),
     ({'scale': 0.0}, 'must be above 0'),
@@ -401,18 +403,18 @@ def test_splitting_columns_is_logaddexp():
   q, k = arrays(40, 30, 16)
 
   def part(k, bias):
-    return masked_lse(q, k, scale=20.0, col=Side(bias=bias))[0]
+    return masked_lse(q, k, scale=20.0, col=MaskVectors(bias=bias))[0]
 
   bias = jnp.linspace(-1, 1, 30)
   whole = part(k, bias)
   a, b = part(k[:11], bias[:11]), part(k[11:], bias[11:])
   np.testing.assert_allclose(np.logaddexp(a.lse, b.lse), whole.lse, rtol=3e-7)
-  np.testing.assert_array_equal(a.kept + b.kept, whole.kept)
+  np.testing.assert_array_equal(a.num_kept + b.num_kept, whole.num_kept)
 
 
 def test_swapping_sides_swaps_results():
   q, k = arrays(40, 30, 16)
-  row, col = Side(ids=(ids(40) % 7,)), Side(ids=(ids(30) % 7,))
+  row, col = MaskVectors(ids=(ids(40) % 7,)), MaskVectors(ids=(ids(30) % 7,))
   both = ('row', 'col')
   r, c = masked_lse(q, k, scale=20.0, row=row, col=col, directions=both)
   r2, c2 = masked_lse(k, q, scale=20.0, row=col, col=row, directions=both)
@@ -423,13 +425,13 @@ def test_swapping_sides_swaps_results():
 def test_underflow_in_bounded_mode_can_be_counted():
   q = jnp.ones((1, 1))
   sums, _ = masked_lse(q, -q, scale=100.0, bounded=True)
-  assert sums.lse[0] == -jnp.inf and sums.kept[0] == 1
+  assert sums.lse[0] == -jnp.inf and sums.num_kept[0] == 1
 
 
 def test_double_use_vmap_and_remat():
   """An array on both sides, batched and rematerialised, equals the plain sum."""
   x, _ = arrays(12, 12, 8)
-  me = Side(ids=(ids(12),))
+  me = MaskVectors(ids=(ids(12),))
 
   def fused(x):
     return masked_lse(x, x, scale=10.0, row=me, col=me)[0].lse.sum()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxembed import sharding
-from jaxembed.kernels.contrastive import Side, masked_lse
+from jaxembed.kernels.contrastive import MaskVectors, masked_lse
 
 MIB = 1 << 20
 CHIPS = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
@@ -36,8 +36,8 @@ def lowered(where, b, n, d, *, impl, dtype='bfloat16', inputs=jnp.bfloat16,
              directions=('row', 'col'), masks=True, **options):
   """Value and gradient of a loss over masked_lse, lowered for `where`."""
   def loss(q, k, scale, ids, key, limit, bias):
-    row = Side(ids=(ids,), threshold=limit) if masks else Side()
-    col = Side(ids=(key,), bias=bias) if masks else Side()
+    row = MaskVectors(ids=(ids,), threshold=limit) if masks else MaskVectors()
+    col = MaskVectors(ids=(key,), bias=bias) if masks else MaskVectors()
     sums = masked_lse(q, k, scale=scale, row=row, col=col, directions=directions,
                       impl=impl, dtype=dtype, axes=sharding.BATCH, **options)
     return sum(jax.nn.softplus(s.lse).mean() for s in sums if s is not None)
@@ -82,8 +82,8 @@ def test_gpu_kernels_lower(bounded, masks, directions):
   x = jax.ShapeDtypeStruct((1024, 768), jnp.bfloat16)
 
   def loss(q, k):
-    side = Side(ids=(jnp.arange(1024, dtype=jnp.int32),),
-                threshold=jnp.ones(1024)) if masks else Side()
+    side = MaskVectors(ids=(jnp.arange(1024, dtype=jnp.int32),),
+                threshold=jnp.ones(1024)) if masks else MaskVectors()
     sums = masked_lse(q, k, impl='gpu', directions=directions,
                       row=side, col=side, bounded=bounded,
                       scale=20.0 if len(directions) == 2 else jnp.full(1024, 20.0))

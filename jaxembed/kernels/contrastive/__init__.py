@@ -2,6 +2,6 @@
 
 from jaxembed.kernels.contrastive.api import masked_lse
 from jaxembed.kernels.contrastive.exchange import pick, split_rows, take
-from jaxembed.kernels.contrastive.options import Options, Side, Sums
+from jaxembed.kernels.contrastive.options import MaskVectors, Options, Sums
 
-__all__ = ['Options', 'Side', 'Sums', 'masked_lse', 'pick', 'split_rows', 'take']
+__all__ = ['MaskVectors', 'Options', 'Sums', 'masked_lse', 'pick', 'split_rows', 'take']

@@ -5,7 +5,7 @@
            (scale_i where rows have their own, scale_j where columns have)
   row_i  = log sum_j keep_ij exp(z_ij)   col_j = log sum_i keep_ij exp(z_ij)
 
-Masks are vectors per side (`Side`) and are evaluated inside the tile. The VJP
+Masks are vectors per side (`MaskVectors`) and are evaluated inside the tile. The VJP
 covers both outputs and the scale; everything else about a loss is O(B*D) around
 it, with ordinary autodiff.
 """
@@ -20,14 +20,14 @@ import numpy as np
 
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.contrastive import blockwise, exchange, gpu, reference, tpu
-from jaxembed.kernels.contrastive.options import NO_MASK, Options, Side, Sums
+from jaxembed.kernels.contrastive.options import NO_MASK, MaskVectors, Options, Sums
 from jaxembed.types import Array
 
 _IMPLS = {'reference': reference, 'blockwise': blockwise, 'tpu': tpu, 'gpu': gpu}
 
 
-def masked_lse(q: Array, k: Array, *, scale: Array | float, row: Side = NO_MASK,
-               col: Side = NO_MASK, directions: tuple[str, ...] = ('row',),
+def masked_lse(q: Array, k: Array, *, scale: Array | float, row: MaskVectors = NO_MASK,
+               col: MaskVectors = NO_MASK, directions: tuple[str, ...] = ('row',),
                bounded: bool = False, hardness: tuple[float, float] = (0.0, 0.0),
                dtype: Any = None, impl: str = 'auto', tile_bytes: int = 0,
                axes: tuple[str, ...] = (), mode: str = 'auto', interpret: bool = False
@@ -41,7 +41,7 @@ def masked_lse(q: Array, k: Array, *, scale: Array | float, row: Side = NO_MASK,
     columns); differentiable. row, col: masks, not differentiable.
   directions: 'row', 'col' or both; one tile serves both.
   bounded: q and k have unit rows, so a constant replaces the running maximum;
-    a row whose every logit underflows then has kept > 0 and lse = -inf.
+    a row whose every logit underflows then has num_kept > 0 and lse = -inf.
   hardness: alpha of scale*s + alpha*stop_gradient(s) for pairs of (equal
     owner, any other); without owners the second counts.
   impl: 'auto' or one of dispatch.IMPLS. tile_bytes: see Options.
@@ -71,8 +71,8 @@ def masked_lse(q: Array, k: Array, *, scale: Array | float, row: Side = NO_MASK,
   _check_scale(scale, q, k, directions)
   if tile_bytes < 0:
     raise ValueError(f'tile_bytes is {tile_bytes}; give at least 0')
-  run = exchange.Plan(impl=_pick(impl), axes=tuple(axes),
-                      mode=exchange.pick(mode, axes, k))
+  run = exchange.CommPlan(impl=_pick(impl), axes=tuple(axes),
+                          mode=exchange.pick(mode, axes, k))
   scale = jnp.asarray(scale, jnp.promote_types(q.dtype, jnp.float32))
   if scale.ndim:
     row, col = _own_scales(scale, row, col, directions)
@@ -103,7 +103,7 @@ def _bwd(opts, run, residuals, cts):
           _side_gradients(row, q, dq, opts), _side_gradients(col, k, dk, opts))
 
 
-def _side_gradients(side: Side, x, dx, opts):
+def _side_gradients(side: MaskVectors, x, dx, opts):
   """Cotangents of a side: of its scales, as for the common one, row by row."""
   out = jax.tree.map(_no_gradient, side)
   if side.scale is None:
@@ -134,7 +134,7 @@ def _no_gradient(x):
   return jnp.zeros_like(x)
 
 
-def _own_scales(scale, row: Side, col: Side, directions):
+def _own_scales(scale, row: MaskVectors, col: MaskVectors, directions):
   """(row, col) with the scales of the one direction in use."""
   if 'row' in directions:
     return dataclasses.replace(row, scale=scale), col
@@ -150,7 +150,7 @@ def _pick(impl: str) -> str:
   return 'blockwise' if dispatch.check_impl(impl) == 'auto' else impl
 
 
-def _check(q, k, row: Side, col: Side):
+def _check(q, k, row: MaskVectors, col: MaskVectors):
   if q.ndim != 2 or k.ndim != 2 or q.shape[1] != k.shape[1]:
     raise ValueError(
         f'q {q.shape} and k {k.shape} must be [B,D] and [N,D] with one D')

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxembed import precision
 from jaxembed.kernels.contrastive import tile
-from jaxembed.kernels.contrastive.options import Options, Side, Sums
+from jaxembed.kernels.contrastive.options import MaskVectors, Options, Sums
 
 # Score tiles, float32. Accelerators want large matrix products; a CPU wants
 # the tile to stay in its caches between the passes over it.
@@ -42,8 +42,9 @@ def _side(size: int, want: int) -> int:
   return min(size, want // step * step)
 
 
-def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
-            opts: Options) -> tuple[Sums | None, Sums | None]:
+def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
+            row: MaskVectors, col: MaskVectors, opts: Options
+            ) -> tuple[Sums | None, Sums | None]:
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   b, n = q.shape[0], k.shape[0]
   acc = scale.dtype
@@ -77,8 +78,8 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
           tile.finish(cols, opts) if opts.cols else None)
 
 
-def start(b: int, n: int, scale: jax.Array, row: Side, col: Side, opts: Options
-          ) -> tuple[Any, Any]:
+def start(b: int, n: int, scale: jax.Array, row: MaskVectors, col: MaskVectors,
+          opts: Options) -> tuple[Any, Any]:
   """Empty running sums of all rows and of all columns (None where not asked)."""
   return tuple(
       tile.start((size,), scale.dtype, tile.side_scale(scale, side), opts)
@@ -86,8 +87,9 @@ def start(b: int, n: int, scale: jax.Array, row: Side, col: Side, opts: Options
       for used, size, side in ((opts.rows, b, row), (opts.cols, n, col)))
 
 
-def backward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
-             opts: Options, row_lse: jax.Array | None, row_ct: jax.Array | None,
+def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
+             row: MaskVectors, col: MaskVectors, opts: Options,
+             row_lse: jax.Array | None, row_ct: jax.Array | None,
              col_lse: jax.Array | None, col_ct: jax.Array | None, *,
              final: bool = False, dlogits_fn: Callable | None = None
              ) -> tuple[jax.Array, jax.Array, jax.Array]:

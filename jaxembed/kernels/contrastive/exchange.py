@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxembed import mesh
-from jaxembed.kernels.contrastive.options import Options, Side, Sums
+from jaxembed.kernels.contrastive.options import MaskVectors, Options, Sums
 from jaxembed.types import Array
 
 GATHER_BYTES = 2 << 30  # 1M columns of 1024 in bfloat16
@@ -33,7 +33,7 @@ MODES = ('auto', 'gather', 'ring')
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class CommPlan:
   """Implementation, mesh axes and collectives of one call of masked_lse."""
 
   impl: str
@@ -86,8 +86,9 @@ def _whole_rows(x, *axes):
   return mesh.reshard(x, *axes)  # without Explicit axes shard_map places it
 
 
-def forward(fn: Callable, plan: Plan, q: jax.Array, k: jax.Array, scale: jax.Array,
-            row: Side, col: Side, opts: Options) -> tuple[Sums | None, Sums | None]:
+def forward(fn: Callable, plan: CommPlan, q: jax.Array, k: jax.Array, scale: jax.Array,
+            row: MaskVectors, col: MaskVectors, opts: Options
+            ) -> tuple[Sums | None, Sums | None]:
   """`fn` (an implementation's forward) over the mesh. Global arrays in and out."""
   if not plan.axes:
     return fn(q, k, scale, row, col, opts)
@@ -101,9 +102,9 @@ def forward(fn: Callable, plan: Plan, q: jax.Array, k: jax.Array, scale: jax.Arr
       check_vma=False)(q, k, scale, row, col)
 
 
-def backward(fn: Callable, plan: Plan, q: jax.Array, k: jax.Array, scale: jax.Array,
-             row: Side, col: Side, opts: Options, lse: tuple[jax.Array | None, ...],
-             cts: tuple[jax.Array | None, ...]
+def backward(fn: Callable, plan: CommPlan, q: jax.Array, k: jax.Array, scale: jax.Array,
+             row: MaskVectors, col: MaskVectors, opts: Options,
+             lse: tuple[jax.Array | None, ...], cts: tuple[jax.Array | None, ...]
              ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`fn` (an implementation's backward) over the mesh: dq, dk, sum(q*dq)."""
   if not plan.axes:
@@ -141,7 +142,7 @@ def _combine(cols: Sums, axes) -> Sums:
   """Column sums over all devices' rows, each device keeping its own columns."""
   size = cols.lse.shape[0] // lax.axis_size(axes)
 
-  def mine(x):
+  def local_slice(x):
     return lax.dynamic_slice_in_dim(x, lax.axis_index(axes) * size, size)
 
   def scatter(x):
@@ -149,9 +150,10 @@ def _combine(cols: Sums, axes) -> Sums:
 
   top = lax.pmax(cols.lse, axes)
   top = jnp.where(jnp.isfinite(top), top, 0)
-  return Sums(jnp.log(scatter(jnp.exp(cols.lse - top))) + mine(top),
-              scatter(cols.kept),
-              None if cols.top is None else mine(lax.pmax(cols.top, axes)))
+  return Sums(jnp.log(scatter(jnp.exp(cols.lse - top))) + local_slice(top),
+              scatter(cols.num_kept),
+              None if cols.max_logit is None else local_slice(
+                  lax.pmax(cols.max_logit, axes)))
 
 
 def _gather_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
@@ -174,11 +176,12 @@ def _hop(tree, axes):
 
 
 def _merge(a: Sums, b: Sums) -> Sums:
-  return Sums(jnp.logaddexp(a.lse, b.lse), a.kept + b.kept,
-              None if a.top is None else jnp.maximum(a.top, b.top))
+  return Sums(jnp.logaddexp(a.lse, b.lse), a.num_kept + b.num_kept,
+              None if a.max_logit is None
+              else jnp.maximum(a.max_logit, b.max_logit))
 
 
-def _nothing(size, dtype, opts) -> Sums:
+def _empty_sums(size, dtype, opts) -> Sums:
   low = jnp.full((size,), -jnp.inf, dtype)
   return Sums(low, jnp.zeros((size,), jnp.int32), None if opts.bounded else low)
 
@@ -192,8 +195,8 @@ def _ring_forward(fn, axes, q, k, scale, row, col, opts):
     cols = _hop(_merge(cols, c), axes) if opts.cols else None
     return (rows, cols, *following), None
 
-  carry = (_nothing(q.shape[0], scale.dtype, opts) if opts.rows else None,
-           _nothing(k.shape[0], scale.dtype, opts) if opts.cols else None,
+  carry = (_empty_sums(q.shape[0], scale.dtype, opts) if opts.rows else None,
+           _empty_sums(k.shape[0], scale.dtype, opts) if opts.cols else None,
            _narrow(k, axes, opts), col)
   # A scan, not an unrolled loop: unrolled, XLA starts every hop before the
   # first kernel and holds all blocks at once.

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.contrastive import blockwise, tile
-from jaxembed.kernels.contrastive.options import Options, Side, Sums
+from jaxembed.kernels.contrastive.options import MaskVectors, Options, Sums
 
 _GROUPS = 2  # consumer warpgroups, one above the other
 _ROWS = 128  # of scores per warpgroup
@@ -37,8 +37,9 @@ _STAGES = 3
 _SLICE = 64  # columns of dS per copy to global memory
 
 
-def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
-            opts: Options) -> tuple[Sums | None, Sums | None]:
+def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
+            row: MaskVectors, col: MaskVectors, opts: Options
+            ) -> tuple[Sums | None, Sums | None]:
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   _check(q, k, opts)
   if col.scale is not None:  # Mosaic finds no register layout for the column's tile
@@ -56,8 +57,9 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
           _merge(*out[-3:], opts) if opts.cols else None)
 
 
-def backward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
-             opts: Options, row_lse: jax.Array | None, row_ct: jax.Array | None,
+def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
+             row: MaskVectors, col: MaskVectors, opts: Options,
+             row_lse: jax.Array | None, row_ct: jax.Array | None,
              col_lse: jax.Array | None, col_ct: jax.Array | None, *,
              final: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
   """blockwise.backward with dS from the kernel."""
@@ -129,7 +131,7 @@ def _kernel(structure, num_rows, opts, epilogue, q, k, *refs):
 
   @functools.partial(
       pl.run_scoped, collective_axes='group',
-      allocated=pipeline(_nothing, _nothing).get_allocations(q, k),
+      allocated=pipeline(_no_op, _no_op).get_allocations(q, k),
       vector_smem=[plgpu.SMEM((_GROUPS, _ROWS if n < num_rows else _BN), x.dtype)
                    for n, x in enumerate(vectors)],
       out_smem=epilogue.scratch(opts, swizzle),
@@ -160,7 +162,7 @@ def _kernel(structure, num_rows, opts, epilogue, q, k, *refs):
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 
-def _nothing(*_, **__):
+def _no_op(*_, **__):
   """Allocations do not depend on what the pipeline computes."""
 
 

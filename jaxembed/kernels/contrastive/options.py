@@ -15,7 +15,7 @@ BOUND = 0.27
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Side:
+class MaskVectors:
   """The masks of one side (rows or columns), one entry per vector.
 
   A pair (i, j) is kept if no id of i equals the id of j at the same place in
@@ -32,15 +32,15 @@ class Side:
   scale: jax.Array | None = None  # [N] float32, of this side's own sums, for `scale`
 
 
-NO_MASK = Side()
+NO_MASK = MaskVectors()
 
 
 class Sums(NamedTuple):
   """One direction's result."""
 
   lse: jax.Array  # [N] float32, -inf where every pair is masked, NaN if a kept one is
-  kept: jax.Array  # [N] int32, pairs that were not masked
-  top: jax.Array | None  # [N] float32, largest kept logit; None in bounded mode
+  num_kept: jax.Array  # [N] int32, pairs that were not masked
+  max_logit: jax.Array | None  # [N] float32, of those kept; None in bounded mode
 
 
 @dataclasses.dataclass(frozen=True)

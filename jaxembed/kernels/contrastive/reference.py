@@ -6,7 +6,7 @@ The specification in code: [B,N] scores, masks and probabilities all exist.
 import jax
 import jax.numpy as jnp
 
-from jaxembed.kernels.contrastive.options import Options, Side, Sums
+from jaxembed.kernels.contrastive.options import MaskVectors, Options, Sums
 
 
 def _round(x, scale, opts: Options):
@@ -19,7 +19,7 @@ def _scores(q, k):
   return jnp.einsum('BD,ND->BN', q, k, precision=jax.lax.Precision.HIGHEST)
 
 
-def _logits(s, scale, row: Side, col: Side, opts: Options):
+def _logits(s, scale, row: MaskVectors, col: MaskVectors, opts: Options):
   """Logits and masks of both directions: zr, zc, keep_r, keep_c, all [B,N]."""
   keep = jnp.ones(s.shape, bool)
   for a, b in zip(row.ids, col.ids, strict=True):
@@ -49,7 +49,7 @@ def _logits(s, scale, row: Side, col: Side, opts: Options):
   return zr, zc, keep_r, keep_c
 
 
-def _scales(scale, row: Side, col: Side):
+def _scales(scale, row: MaskVectors, col: MaskVectors):
   """The scale of each row's and of each column's logits, to broadcast."""
   return (scale if row.scale is None else row.scale[:, None],
           scale if col.scale is None else col.scale[None, :])
@@ -62,8 +62,9 @@ def _sums(z, keep, axis, bounded) -> Sums:
               None if bounded else z.max(axis, initial=-jnp.inf))
 
 
-def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
-            opts: Options) -> tuple[Sums | None, Sums | None]:
+def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
+            row: MaskVectors, col: MaskVectors, opts: Options
+            ) -> tuple[Sums | None, Sums | None]:
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   q, k = _round(q, scale, opts), _round(k, scale, opts)
   zr, zc, keep_r, keep_c = _logits(_scores(q, k), scale, row, col, opts)
@@ -71,8 +72,9 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
           _sums(zc, keep_c, 0, opts.bounded) if opts.cols else None)
 
 
-def backward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
-             opts: Options, row_lse: jax.Array | None, row_ct: jax.Array | None,
+def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
+             row: MaskVectors, col: MaskVectors, opts: Options,
+             row_lse: jax.Array | None, row_ct: jax.Array | None,
              col_lse: jax.Array | None, col_ct: jax.Array | None, *,
              final: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Gradients of sum(row_ct*row_lse) + sum(col_ct*col_lse): see blockwise.backward."""

@@ -9,14 +9,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxembed.kernels.contrastive.options import BOUND, MASKED, Options, Side, Sums
+from jaxembed.kernels.contrastive.options import (
+  BOUND,
+  MASKED,
+  MaskVectors,
+  Options,
+  Sums,
+)
 
 # Where running maxima start: above MASKED, so that exp(MASKED - FLOOR) is 0,
 # and below every logit of finite embeddings.
 FLOOR = -1e25
 
 
-def side_scale(scale: jax.Array, *sides: Side) -> jax.Array:
+def side_scale(scale: jax.Array, *sides: MaskVectors) -> jax.Array:
   """The scale of a direction's logits: its side's own, if it has one.
 
   Where a side has scales, its direction is the only one (api.masked_lse).
@@ -24,8 +30,8 @@ def side_scale(scale: jax.Array, *sides: Side) -> jax.Array:
   return next((x.scale for x in sides if x.scale is not None), scale)
 
 
-def logits(s: jax.Array, scale: jax.Array, row: Side, col: Side, opts: Options
-           ) -> tuple[Any, Any]:
+def logits(s: jax.Array, scale: jax.Array, row: MaskVectors, col: MaskVectors,
+           opts: Options) -> tuple[Any, Any]:
   """Masked logits of both directions.
 
   s [M,N] float32, raw similarities; row vectors [M,1], column vectors [1,N].

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxembed import precision
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.contrastive import blockwise, tile
-from jaxembed.kernels.contrastive.options import MASKED, Options, Side, Sums
+from jaxembed.kernels.contrastive.options import MASKED, MaskVectors, Options, Sums
 
 _LANES = 128
 # Half of the smallest VMEM (v5p: 64 MiB) is for the blocks we count; the compiler
@@ -56,8 +56,9 @@ def blocks(b: int, n: int, d: int, itemsize: int) -> tuple[int, int]:
       "does not fit with 128 rows: use impl='blockwise', or bfloat16")
 
 
-def forward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
-            opts: Options) -> tuple[Sums | None, Sums | None]:
+def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
+            row: MaskVectors, col: MaskVectors, opts: Options
+            ) -> tuple[Sums | None, Sums | None]:
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   _check(q, opts)
   (b, d), n = q.shape, k.shape[0]
@@ -109,8 +110,9 @@ def _sums(q, k, scale, row, col, opts, bm, bn):
           tuple(x[:, 0] for x in out[-3:]) if opts.cols else None)
 
 
-def backward(q: jax.Array, k: jax.Array, scale: jax.Array, row: Side, col: Side,
-             opts: Options, row_lse: jax.Array | None, row_ct: jax.Array | None,
+def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
+             row: MaskVectors, col: MaskVectors, opts: Options,
+             row_lse: jax.Array | None, row_ct: jax.Array | None,
              col_lse: jax.Array | None, col_ct: jax.Array | None, *,
              final: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
   """blockwise.backward with dS from the kernel."""
