@@ -1,13 +1,13 @@
 """Training data pipeline on the host: files to batches, in numpy.
 
 A row becomes an Example (records), its source a sequence of them (sources), the sources
-of a stage a Mixture, opened once; order says which rows make up a step, choice what of
-them; tokenise and collate make a PairBatch, or with pack a PackedPairs whose texts
-share rows.
+of a stage a Mixture, opened once; sampling says which rows make up a step, choice
+what of them; tokenise and collate make a PairBatch, or with pack a PackedPairs whose
+texts share rows.
 """
 
 from jaxembed.data.beir import Retrieval, ScoredPairs
-from jaxembed.data.ending import append_token, with_token
+from jaxembed.data.eos import append_token, with_token
 from jaxembed.data.feed import BatchInfo, batches
 from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.mixture import Mixture, open_mixture, open_stages

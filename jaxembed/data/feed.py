@@ -9,7 +9,7 @@ import numpy as np
 from jaxembed import types
 from jaxembed.config import DataConfig
 from jaxembed.config.check import divides
-from jaxembed.data import collate, order, pack
+from jaxembed.data import collate, pack, sampling
 from jaxembed.data.mixture import Mixture, open_mixture
 from jaxembed.data.tokenise import Tokenizer
 
@@ -61,15 +61,16 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
   open_shape = cfg.pack or len(cfg.query_lengths) > 1 or len(cfg.passage_lengths) > 1
   wanted = np.arange(cfg.batch_size) if open_shape else local
 
-  def assemble(step: int, refs: list[order.Ref]):
-    chosen = [mixture.draw(refs[i], order.rng(seed, step, i)) for i in wanted.tolist()]
+  def assemble(step: int, refs: list[sampling.Ref]):
+    chosen = [mixture.draw(refs[i], sampling.rng(seed, step, i))
+              for i in wanted.tolist()]
     batch, counts = collate.collate(
         chosen, local, cfg, tokenizer, shards, known=mixture.known,
         scored=mixture.scored, same=same, answers=answers)
     info = BatchInfo(step, tuple((cfg.sources[g].name, r) for g, r in refs), counts)
     return batch, info
 
-  steps = order.batches(mixture.sizes, cfg.sources, cfg.batch_size, seed,
+  steps = sampling.batches(mixture.sizes, cfg.sources, cfg.batch_size, seed,
                         cfg.homogeneous)
   steps = steps.map_with_index(assemble)[start_step:]
   return iter(steps.to_iter_dataset(grain.ReadOptions(

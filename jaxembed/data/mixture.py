@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from jaxembed.config import DataConfig, SourceConfig, StageConfig
-from jaxembed.data import order, prompts, repeats, sources, survey
+from jaxembed.data import prompts, repeats, sampling, sources, survey
 from jaxembed.data.choice import Row, choose
 from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.records import Example
@@ -87,7 +87,7 @@ class Mixture:
     """By source name, what its rows were read from; the files are read once."""
     return {s.cfg.name: s.opened.fingerprint for s in self.sources}
 
-  def draw(self, ref: order.Ref, rng: np.random.Generator) -> Row:
+  def draw(self, ref: sampling.Ref, rng: np.random.Generator) -> Row:
     """Row `ref` (source, row) with all that a step draws for it."""
     group, i = ref
     source = self.sources[group]

@@ -19,7 +19,7 @@ import numpy as np
 import tokenizers
 
 from jaxembed import config, types
-from jaxembed.data import prefix, tokenizer_file, tokenizer_settings
+from jaxembed.data import fast_truncation, tokenizer_file, tokenizer_settings
 from jaxembed.files import known_keys
 from jaxembed.files.folder import BadCheckpoint, short
 
@@ -137,7 +137,7 @@ class Tokenizer:
     fast.no_truncation()
     fast.no_padding()
     self._fast = fast
-    self._cut = truncation_side == 'right' and prefix.can_cut(fast)
+    self._cut = truncation_side == 'right' and fast_truncation.can_cut(fast)
     self.name, self.pad_id = name, pad_id
     self.padding_side, self.truncation_side = padding_side, truncation_side
     self.table_size: int | None = None
@@ -312,12 +312,13 @@ class Tokenizer:
 
   def _bodies(self, texts, prompts, room) -> tuple[list[list[int]], np.ndarray]:
     """Token ids without the frame, cut to `room` [B], and which were cut."""
-    bodies: list[list[int]] = []
+    bodies = []
     for at in range(0, len(texts), _CHUNK):
       part = slice(at, at + _CHUNK)
       whole = [p + self.placeholder[0] + t + self.eos_text
                for p, t in zip(prompts[part], texts[part])]
-      bodies += prefix.encode(self._fast, whole, int(room[part].max()) + 1, self._cut)
+      wanted = int(room[part].max()) + 1
+      bodies += fast_truncation.encode(self._fast, whole, wanted, self._cut)
     truncated = np.array([len(b) > r for b, r in zip(bodies, room)], bool)
     if self.truncation_side == 'left':
       return [b[max(len(b) - r, 0):] for b, r in zip(bodies, room)], truncated
@@ -390,8 +391,7 @@ def spelling(token: Any) -> str | None:
 
 def _pad_id(fast: tokenizers.Tokenizer, settings: dict, folder) -> int:
   """The pad token's id; without a pad token EOS serves, being masked anyway."""
-  token = settings.get('pad_token') or settings.get('eos_token')
-  token = spelling(token)
+  token = spelling(settings.get('pad_token') or settings.get('eos_token'))
   found = fast.token_to_id(token) if token else None
   if found is None:
     raise ValueError(

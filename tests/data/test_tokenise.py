@@ -8,7 +8,7 @@ import pytest
 from safetensors import numpy as safetensors
 import tokenizers
 
-from jaxembed.data import prefix, tokenise
+from jaxembed.data import fast_truncation, tokenise
 from jaxembed.data.tokenise import Tokenizer
 
 
@@ -85,7 +85,7 @@ def test_prompts_may_differ_by_row(bert):
 def test_a_prefix_gives_the_tokens_of_the_whole(minilm, shared_fixtures, which):
   """Random words, symbols and scripts: what is kept of a prefix never differs."""
   fast = _fast(minilm if which == 'bert' else shared_fixtures / 'nv_embed_tiny')
-  assert prefix.can_cut(fast)
+  assert fast_truncation.can_cut(fast)
   rng = np.random.default_rng(0)
   pieces = ['the', 'Unbelievable', ' ', '  ', '\n', 'é', '東京', '!!', '-', '😀',
             "don't", 'a b c', '</s>', '[SEP]', 'x1y2', '\t', 'İ', 'ﬁ',
@@ -93,7 +93,7 @@ def test_a_prefix_gives_the_tokens_of_the_whole(minilm, shared_fixtures, which):
   texts = [' '.join(rng.choice(pieces, 300)) for _ in range(40)]
   texts += [''.join(rng.choice(pieces, 600)) for _ in range(40)]
   for wanted in (1, 7, 40):
-    got = prefix.encode(fast, texts, wanted, True)
+    got = fast_truncation.encode(fast, texts, wanted, True)
     for text, ids in zip(texts, got):
       whole = fast.encode(text, add_special_tokens=False).ids
       assert ids == whole[:len(ids)]
@@ -106,8 +106,8 @@ def test_no_cut_where_tokens_may_cross_words(shared_fixtures):
       vocab={'a': 0, 'b': 1, '▁': 2, 'c': 3, 'd': 4, 'b▁': 5, 'b▁c': 6},
       merges=[('b', '▁'), ('b▁', 'c')]))
   crossing.normalizer = tokenizers.normalizers.Replace(' ', '▁')
-  assert not prefix.can_cut(crossing)
-  assert not prefix.can_cut(tokenizers.Tokenizer(tokenizers.models.BPE()))
+  assert not fast_truncation.can_cut(crossing)
+  assert not fast_truncation.can_cut(tokenizers.Tokenizer(tokenizers.models.BPE()))
 
 
 @pytest.mark.parametrize('text', ['the quick brown fox ' * 50_000, 'a' * 10**6,

@@ -53,10 +53,10 @@ def with_token(folder: str | os.PathLike, token: str) -> dict | None:
   if fast.encode('a').ids[-1:] == [number]:
     return None
   spec = checked_json.read(file, limit=checked_json.TOKENIZER)
-  return spec | {'post_processor': _ending(spec['post_processor'], token, number, file)}
+  return spec | {'post_processor': _framed(spec['post_processor'], token, number, file)}
 
 
-def _ending(before: dict | None, token: str, number: int, file: pathlib.Path) -> dict:
+def _framed(before: dict | None, token: str, number: int, file: pathlib.Path) -> dict:
   """The post-processor `before`, in the form tokenizer.json has it, with the token."""
   steps = before.get('processors', [before]) if before else []
   template = next((s for s in steps if s['type'] == 'TemplateProcessing'), None)
