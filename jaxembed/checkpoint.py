@@ -21,7 +21,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxembed import paths, types
+from jaxembed import former, paths, types
 from jaxembed.files import checked_json, damage, whole_json
 from jaxembed.files.damage import Damaged
 
@@ -157,13 +157,14 @@ class Checkpoints:
     self._ckptr.reload()
     return name
 
+  @former.keywords(say='log')
   def restore(self, like: Callable[[int], types.TrainState], *,
-              say: Callable[[str], None] = print
+              log: Callable[[str], None] = print
               ) -> tuple[types.TrainState, dict[str, Any]] | None:
     """The newest whole state in the shapes and shardings of `like(step)`.
 
     Returns (state, position), or None if there is no checkpoint. A damaged
-    checkpoint is renamed to STEP.unreadable, which `say` is told.
+    checkpoint is renamed to STEP.unreadable, which `log` is told.
 
     Raises:
       OSError: one cannot be read now, and perhaps can be later; nothing was changed.
@@ -172,7 +173,7 @@ class Checkpoints:
     """
     steps = self.steps()
     for line in self._aside:
-      say(line)
+      log(line)
     for step in reversed(steps):
       wanted = like(step)
 
@@ -186,7 +187,7 @@ class Checkpoints:
                                 lambda step=step, w=wanted: self._refuse_other(step, w))
       except Damaged as e:
         name = self.set_aside(step, f'{step}.unreadable')
-        say(f'checkpoint {self.folder}/{step} {e}; set aside as {name}, using the one '
+        log(f'checkpoint {self.folder}/{step} {e}; set aside as {name}, using the one '
             'before')
     if steps:
       raise ValueError(_NONE.format(self.folder, steps))

@@ -34,7 +34,7 @@ def main():
   begun = time.perf_counter()
   cfg, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
   loop.train(cfg, folder, evaluate=held_out.scorer(cfg.eval, cfg.stages),
-             stop=cli.stop_on_signals())
+             should_stop=cli.stop_on_signals())
   scores = [r['eval/ndcg@10'] for r in metrics.read(folder) if 'eval/ndcg@10' in r]
 
   exported = folder / 'sentence-transformers'

@@ -32,9 +32,9 @@ def main():
   cli.join_hosts()
   cfg = _CONFIG.value
   loop.train(cfg, _WORKDIR.value, evaluate=held_out.scorer(cfg.eval, cfg.stages),
-             stop=cli.stop_on_signals(), extend=_EXTEND.value,
+             should_stop=cli.stop_on_signals(), extend=_EXTEND.value,
              profile=_steps(_PROFILE.value),
-             watch=wandb_log.watch(_WANDB.value, cfg, _WORKDIR.value))
+             on_metrics=wandb_log.on_metrics(_WANDB.value, cfg, _WORKDIR.value))
 
 
 def _steps(text: str | None) -> tuple[int, int] | None:

@@ -49,7 +49,7 @@ def main():
       run = folder / f'{pooling}-{seed}'
       loop.train(dataclasses.replace(
           cfg, seed=seed, model=dataclasses.replace(cfg.model, pooling=pooling)),
-          run, stop=stop)
+          run, should_stop=stop)
       if stop():  # loop.train has said so
         return
       for stage in loop.stages(cfg):

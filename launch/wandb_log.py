@@ -9,8 +9,8 @@ from jaxembed import config
 from jaxembed.train import metrics
 
 
-def watch(project: str | None, cfg: config.Config, workdir: str
-          ) -> metrics.Watch | None:
+def on_metrics(project: str | None, cfg: config.Config, workdir: str
+               ) -> metrics.OnMetrics | None:
   """Logs every record to `project`; None without one, and beside process 0.
 
   A resumed run continues its page, which the workdir's path names.

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Lowest first. A module may import from lower floors and from its own room (the
 # longest entry that its name begins with), never from its floor or above.
 FLOORS = (
-    ('jaxembed.files',),
+    ('jaxembed.files', 'jaxembed.former'),
     ('jaxembed.types', 'jaxembed.config'),
     ('jaxembed.mesh', 'jaxembed.paths', 'jaxembed.precision'),
     ('jaxembed.functional',),

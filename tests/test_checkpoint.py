@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_said(tmp_path, damage, part):
   damage(_largest_file(tmp_path / '4' / part))
   said = []
   with checkpoint.Checkpoints(tmp_path) as saved:
-    again, _ = saved.restore(_like(good), say=said.append)
+    again, _ = saved.restore(_like(good), log=said.append)
     assert saved.steps() == [3]
   _bits_equal(good, again)
   assert '4.unreadable' in said[0]
@@ -220,7 +220,7 @@ def test_a_checkpoint_from_before_parts_had_fingerprints_opens(tmp_path):
   _flip_one_bit(_largest_file(tmp_path / '3' / 'opt_state'))
   with (checkpoint.Checkpoints(tmp_path) as saved,
         pytest.raises(ValueError, match='no checkpoint .* can be read')):
-    saved.restore(_like(state), say=lambda _: None)
+    saved.restore(_like(state), log=lambda _: None)
 
 
 def test_another_optimiser_is_refused_and_nothing_set_aside(tmp_path):
@@ -238,7 +238,7 @@ def test_all_damaged_is_an_error(tmp_path):
   _cut(_largest_file(tmp_path / '3' / 'params'))
   with (checkpoint.Checkpoints(tmp_path) as saved,
         pytest.raises(ValueError, match='no checkpoint .* can be read')):
-    saved.restore(_like(_state()), say=lambda _: None)
+    saved.restore(_like(_state()), log=lambda _: None)
 
 
 def test_a_damaged_record_of_saving_hinders_no_other_checkpoint(tmp_path):
@@ -254,7 +254,7 @@ def test_a_damaged_record_of_saving_hinders_no_other_checkpoint(tmp_path):
   said = []
   with checkpoint.Checkpoints(tmp_path) as saved:
     assert saved.steps() == [first]
-    again, _ = saved.restore(_like(states[0]), say=said.append)
+    again, _ = saved.restore(_like(states[0]), log=said.append)
   _bits_equal(states[0], again)
   assert 'set aside as' in said[0] and (tmp_path / f'{last}.unreadable').is_dir()
   damage(first)
@@ -308,7 +308,7 @@ def test_another_model_is_refused_by_name(tmp_path):
   other = types.TrainState(jnp.int32(0), other, TX.init(other))
   with (checkpoint.Checkpoints(tmp_path) as saved,
         pytest.raises(ValueError, match=r'backbone/w: stored \(64, 32\)')):
-    saved.restore(_like(other), say=lambda _: None)
+    saved.restore(_like(other), log=lambda _: None)
   assert (tmp_path / '3').is_dir()  # and left as it was
 
 

@@ -93,7 +93,7 @@ def test_train(road, tmp_path):
       stages=[config.StageConfig(steps=1, data=config.DataConfig(
           sources=[config.SourceConfig(name='s', path=str(tmp_path / 'rows.jsonl'))],
           batch_size=8, query_lengths=(16,), passage_lengths=(16,)))]),
-             tmp_path / 'run', say=lambda _: None)
+             tmp_path / 'run', log=lambda _: None)
   assert not list((tmp_path / 'run').rglob('*.py'))
   assert not list((tmp_path / 'run' / 'model').rglob('*.bin'))
 

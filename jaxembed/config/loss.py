@@ -13,6 +13,8 @@ _BOUNDED_SCALE = 100.0
 # the logits, or the logits none of the cosines.
 TEMPERATURES = 1e-6, 1e6
 _MOST = 1e6  # of a weight, and of a scale
+# What the values of negatives and hardness_on were called before.
+_FORMER = {'own': 'hard'}
 
 
 @dataclass(kw_only=True)
@@ -41,7 +43,8 @@ class LossConfig:
   # Which pairs.
   terms: tuple[str, ...] = ('qd',)
   symmetric: bool = False
-  negatives: str = 'batch'  # batch: as each row's in_batch says | own: none shared
+  # batch: as each row's in_batch says | hard: a row's own hard negatives alone.
+  negatives: str = 'batch'
   same_group: bool = False  # in-batch negatives from the row's own dataset only
   margin: float = float('inf')  # drop s > s_positive + margin
   # Drop s > relative_margin * s_positive; of a negative s_positive: what lies above
@@ -53,7 +56,7 @@ class LossConfig:
   focal_gamma: float = 0.0  # weight (1 - p)^gamma
   focal_detach: bool = True  # no gradient through the weight
   hardness: float = 0.0  # weight exp(hardness * stop_gradient(s)) of a negative
-  hardness_on: str = 'own'  # own | shared | all negatives
+  hardness_on: str = 'hard'  # hard | shared | all negatives
   widths: tuple[int, ...] = ()  # Matryoshka prefixes; (): the whole vector only
   width_weights: tuple[float, ...] = ()  # (): 1 each
 
@@ -100,16 +103,18 @@ class LossConfig:
         ('same_group', self.negatives == 'batch', "negatives='batch'")):
       if getattr(self, name) != _default(name) and not meant:
         out.append(f'loss.{name}={getattr(self, name)!r} means nothing without {needs}')
-    if self.hardness and self.negatives == 'own' and self.hardness_on == 'shared':
-      out.append("loss.hardness on 'shared' negatives: negatives='own' shares none")
+    if self.hardness and self.negatives == 'hard' and self.hardness_on == 'shared':
+      out.append("loss.hardness on 'shared' negatives: negatives='hard' shares none")
     return out
 
   def __post_init__(self):
     typed(self)
+    self.negatives = _FORMER.get(self.negatives, self.negatives)
+    self.hardness_on = _FORMER.get(self.hardness_on, self.hardness_on)
     require(self, 'name', bool(self.name), 'the name of a loss')
     one_of(self, 'similarity', ('cosine', 'dot'))
-    one_of(self, 'negatives', ('batch', 'own'))
-    one_of(self, 'hardness_on', ('own', 'shared', 'all'))
+    one_of(self, 'negatives', ('batch', 'hard'))
+    one_of(self, 'hardness_on', ('hard', 'shared', 'all'))
     one_of(self, 'dtype', ('float32', 'bfloat16'))
     one_of(self, 'exchange', ('auto', 'gather', 'ring'))
     one_of(self, 'impl', ('auto', 'reference', 'blockwise', 'tpu', 'gpu'))
@@ -161,9 +166,9 @@ class LossConfig:
       raise ValueError(
           'LossConfig.symmetric averages two losses of one term each; with '
           f'terms {self.terms} use the term dq instead')
-    if self.negatives == 'own' and (self.symmetric or tuple(self.terms) != ('qd',)):
+    if self.negatives == 'hard' and (self.symmetric or tuple(self.terms) != ('qd',)):
       raise ValueError(
-          "LossConfig.negatives = 'own' leaves the term qd alone: set terms to "
+          "LossConfig.negatives = 'hard' leaves the term qd alone: set terms to "
           "('qd',) and symmetric to False")
     require(self, 'margin', self.margin > -math.inf, 'a number, or inf for no limit')
     require(self, 'relative_margin', self.relative_margin > 0,

@@ -6,7 +6,7 @@ import dataclasses
 import grain
 import numpy as np
 
-from jaxembed import types
+from jaxembed import former, types
 from jaxembed.config import DataConfig
 from jaxembed.config.check import divides
 from jaxembed.data import collate, pack, sampling
@@ -23,9 +23,10 @@ class BatchInfo:
   counts: collate.Counts  # of this process
 
 
+@former.keywords(mine='local_rows')
 def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
             start_step: int = 0, local_rows: Sequence[int] | None = None,
-            shards: int = 1, mine: Sequence[int] | None = None,
+            shards: int = 1
             ) -> Iterator[tuple[types.Batch, BatchInfo]]:
   """Yields this process's part of batch start_step, start_step + 1, ... for ever.
 
@@ -40,7 +41,6 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
     cfg: a mixture, opened or to be opened here.
     local_rows: this process's rows of the batch (sharding.local_rows); None: all.
     shards: devices that the batch is split over, in equal parts.
-    mine: the former name of local_rows.
 
   Raises:
     BadRow: a row cannot be used, with its file and line.
@@ -53,8 +53,7 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
   mixture = mixture or open_mixture(cfg)
   mixture.check(tokenizer)
   same, answers = mixture.same_ids(tokenizer), mixture.answers(tokenizer)
-  local = local_rows if local_rows is not None else mine
-  local = np.arange(cfg.batch_size) if local is None else np.asarray(local)
+  local = np.arange(cfg.batch_size) if local_rows is None else np.asarray(local_rows)
   if cfg.pack:
     pack.check_shares(local, cfg.batch_size, shards)
   # One shape at all processes: they look at all rows where it is not known before.

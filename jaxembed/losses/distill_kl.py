@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from jaxembed import config, mesh, types
 from jaxembed.kernels import contrastive
-from jaxembed.losses import checks, masks, own, temperature, vectors
+from jaxembed.losses import checks, hard_negatives, masks, temperature, vectors
 from jaxembed.losses.result import Result
 
 
@@ -47,7 +47,7 @@ def _one_width(query, passage, pairing, cfg, params) -> Result:
   query, passage, broken = vectors.comparable(query, passage, cfg, axes)
   common, clamped = temperature.scale(cfg, params.get('log_scale'))
   scale = temperature.of_rows(common, pairing.temperature)
-  s, at = own.similarities(
+  s, at = hard_negatives.similarities(
       query, passage, lay, cfg, axes, contrastive.pick(cfg.exchange, axes, passage))
   score = mesh.replicate(pairing.score)
   scored = (lay.col.owner >= 0) & ~jnp.isnan(score)
@@ -55,8 +55,8 @@ def _one_width(query, passage, pairing, cfg, params) -> Result:
   t = jnp.where(scored, score, 0) / cfg.teacher_temperature
 
   queries = lay.positive.shape[0]
-  log_p, kept, top = own.log_softmax(z, scored, at, queries)
-  log_t, *_ = own.log_softmax(t, scored, at, queries)
+  log_p, kept, top = hard_negatives.log_softmax(z, scored, at, queries)
+  log_t, *_ = hard_negatives.log_softmax(t, scored, at, queries)
   counts = kept > 1  # of one passage both distributions are 1
   weight = jnp.where(scored & counts[at], jnp.exp(log_t), 0)
 

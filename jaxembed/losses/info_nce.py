@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxembed import config, mesh, precision, types
 from jaxembed.kernels import contrastive
-from jaxembed.losses import checks, masks, own, temperature, vectors
+from jaxembed.losses import checks, hard_negatives, masks, temperature, vectors
 from jaxembed.losses.result import Result
 
 # Where a log-sum-exp of nothing is put before further arithmetic: softplus of it
@@ -81,8 +81,8 @@ def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
       'QE,QE->Q', query, positive, precision=precision.of_dtype(cfg.dtype),
       preferred_element_type=jnp.float32))
   limit = masks.thresholds(score, cfg)
-  if cfg.negatives == 'own':
-    sums = own.sums(query, passage, lay, limit, scale, cfg, axes, mode)
+  if cfg.negatives == 'hard':
+    sums = hard_negatives.sums(query, passage, lay, limit, scale, cfg, axes, mode)
   else:
     sums = _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode)
 
@@ -119,7 +119,7 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
       'bounded': cfg.shift_is_constant and not by_row, 'impl': cfg.impl,
       'dtype': cfg.dtype, 'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode,
       'hardness': (cfg.hardness if cfg.hardness_on != 'shared' else 0.0,
-                   cfg.hardness if cfg.hardness_on != 'own' else 0.0)}
+                   cfg.hardness if cfg.hardness_on != 'hard' else 0.0)}
   row, col = _limit(lay.row, limit), lay.col
   if limit is not None and 'dq' in terms:
     col = _limit(col, _at_positives(lay, limit, jnp.inf))

@@ -14,7 +14,17 @@ import pathlib
 import jax
 import tqdm
 
-from jaxembed import bundle, checkpoint, config, data, losses, sharding, types, workdir
+from jaxembed import (
+    bundle,
+    checkpoint,
+    config,
+    data,
+    former,
+    losses,
+    sharding,
+    types,
+    workdir,
+)
 from jaxembed.config.check import divides
 from jaxembed.data import lengths
 from jaxembed.models import encoder
@@ -41,21 +51,23 @@ Evaluate = Callable[..., dict[str, float]]
 _KEPT_RANK = 0.25
 
 
+@former.keywords(say='log', stop='should_stop', watch='on_metrics')
 def train(cfg: config.Config, folder: str | pathlib.Path, *,
-          evaluate: Evaluate | None = None, say: Callable[[str], None] = print,
-          stop: Callable[[], bool] = lambda: False,
-          profile: tuple[int, int] | None = None, watch: metrics.Watch | None = None,
+          evaluate: Evaluate | None = None, log: Callable[[str], None] = print,
+          should_stop: Callable[[], bool] = lambda: False,
+          profile: tuple[int, int] | None = None,
+          on_metrics: metrics.OnMetrics | None = None,
           loss: losses.Loss | None = None, extend: bool = False
           ) -> tuple[types.TrainState, config.ModelConfig]:
   """Runs, or resumes, the experiment in `folder`; returns the final state.
 
   `evaluate` scores the parameters before, during (config.eval.every) and after; the
   checkpoint that is best by config.checkpoint.best is kept, and config.eval.patience
-  ends the run early. Once `stop()` is true (a preemption notice), the state is saved
-  after the step in flight, and the run returns early. `profile` are the first and the
-  last step to trace into folder/profile. `watch` is told every record of metrics as
-  well. `loss`, a losses.Loss of the caller's own, takes the place of the one that
-  StageConfig.loss.name names, in every stage. `extend`: go on from the newest
+  ends the run early. Once `should_stop()` is true (a preemption notice), the state is
+  saved after the step in flight, and the run returns early. `profile` are the first
+  and the last step to trace into folder/profile. `on_metrics` is told every record of
+  metrics as well. `loss`, a losses.Loss of the caller's own, takes the place of the
+  one that StageConfig.loss.name names, in every stage. `extend`: go on from the newest
   checkpoint with what `cfg` changes of the stage under way (train/changes.py).
 
   An error or Ctrl-C saves what was trained before it is raised.
@@ -78,15 +90,15 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     start.resolve(cfg.model)  # what is wrong with it is told before a folder is made
   with (jax.set_mesh(mesh), workdir.alone(folder), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
-    begin, state, mixtures = _open(cfg, folder, saved, mesh, say, extend, loss)
+    initial, state, mixtures = _open(cfg, folder, saved, mesh, log, extend, loss)
     done, last = int(state.step) if state else 0, stages(cfg)[-1].last
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
     for mixture in mixtures:  # of later stages too, before the first step
       mixture.check(tokenizer)
-    writer = metrics.Writer(folder, done if state else -1, watch)
+    writer = metrics.Writer(folder, done if state else -1, on_metrics)
     trace = profiler.Profiler(folder / 'profile', profile)
-    run = _Run(cfg, folder, begin.model, saved, evaluate, tokenizer, mesh, say, stop,
-               trace, loss, writer, best.of_records(
+    run = _Run(cfg, folder, initial.model, saved, evaluate, tokenizer, mesh, log,
+               should_stop, trace, loss, writer, best.of_records(
                    cfg.checkpoint.best, metrics.read(folder)))
     patience = cfg.eval.patience
     try:
@@ -95,35 +107,36 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
       if done == last or run.best.ended(patience):
         if jax.process_index() == 0 and not (folder / 'report.png').exists():
           report.plot(folder, cfg.name)
-        say(f'finished   {done} steps were done before; nothing to train. Give more '
+        log(f'finished   {done} steps were done before; nothing to train. Give more '
             'steps to go on, or a fresh --workdir to train again')
-        return state, begin.model
+        return state, initial.model
       mixtures = mixtures or data.open_stages(cfg.stages)
       for stage in stages(cfg):
         if done >= stage.last:
           continue
         if state is None or done == stage.first:
-          params = begin.params if state is None else state.averaged
-          carried = state.opt_state if stage.cfg.optim.keep_optimizer_state else None
-          state = step.init_state(params, stage.cfg, stage.first, carried)
+          params = initial.params if state is None else state.averaged
+          keep = stage.cfg.optim.keep_optimizer_state
+          state = step.init_state(params, stage.cfg, stage.first,
+                                  state.opt_state if keep else None)
         state = run.stage(stage, state, mixtures[stage.index])
         done = int(state.step)
         if run.best.ended(patience):
-          say(f'stopped    early after step {done}: {patience} evaluations in a row '
+          log(f'stopped    early after step {done}: {patience} evaluations in a row '
               f'were no better than the best')
           break
         if done < stage.last:
-          say(f'stopped    after step {done}, saved; the same command continues')
-          return state, begin.model
+          log(f'stopped    after step {done}, saved; the same command continues')
+          return state, initial.model
     finally:
       trace.close()
       writer.close()
     saved.trim()
     if run.best.step is not None:
-      say(f'best       {run.best}')
+      log(f'best       {run.best}')
     if jax.process_index() == 0:
-      say(f'trained    {done} steps; {report.plot(folder, cfg.name)}')
-    return state, begin.model
+      log(f'trained    {done} steps; {report.plot(folder, cfg.name)}')
+    return state, initial.model
 
 
 def _check_divides(cfg: config.Config, mesh):
@@ -134,7 +147,7 @@ def _check_divides(cfg: config.Config, mesh):
 
 
 def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoints, mesh,
-          say, extend: bool, loss: losses.Loss | None
+          log, extend: bool, loss: losses.Loss | None
           ) -> tuple[bundle.Bundle, types.TrainState | None, list[data.Mixture]]:
   """The model of a run that begins or goes on, its newest state, if any, and the
   mixture of every stage; none where no step is left to train.
@@ -159,25 +172,25 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
       if loss is None and losses.named(stage.loss).reads_scores:
         mixture.check_scores()
     notes = list(_notes(cfg, model, mixtures, loss))  # or a refusal
-  begin = (start.resume(folder, mesh) if resumed
+  initial = (start.resume(folder, mesh) if resumed
            else start.start(cfg.model, cfg.seed, mesh))
   if mixtures:
-    say(forecast.describe(cfg, begin.model, begin.params, mesh, mixtures))
+    log(forecast.describe(cfg, initial.model, initial.params, mesh, mixtures))
     for line in notes:
-      say(f'note       {line}')
-  state = _restore(cfg, begin, saved, mesh, say) if resumed else None
+      log(f'note       {line}')
+  state = _restore(cfg, initial, saved, mesh, log) if resumed else None
   if unfinished:
     for line in manifest.record(folder, cfg, mesh, newest, changed=changed,
                                 extend=extend, mixtures=mixtures):
-      say(f'differs    {line}')
+      log(f'differs    {line}')
   if not resumed:
     for line in start.changes(cfg.model):
-      say(line)
-    begin = start.with_prompts(begin, cfg.stages, say)
-    bundle.save_model(folder, begin, cfg.model.append_token)
+      log(line)
+    initial = start.with_prompts(initial, cfg.stages, log)
+    bundle.save_model(folder, initial, cfg.model.append_token)
   if jax.process_index() == 0:
     changes.write(folder, cfg)
-  return begin, state, mixtures
+  return initial, state, mixtures
 
 
 def _notes(cfg: config.Config, model: config.ModelConfig,
@@ -196,14 +209,14 @@ def _notes(cfg: config.Config, model: config.ModelConfig,
       yield f'stages[{i}]: {note}'
 
 
-def _restore(cfg, begin: bundle.Bundle, saved, mesh, say) -> types.TrainState:
+def _restore(cfg, initial: bundle.Bundle, saved, mesh, log) -> types.TrainState:
   """The newest good checkpoint, on this mesh."""
   def like(at: int) -> types.TrainState:
     stage = next(s for s in stages(cfg) if at <= s.last)
-    return step.abstract_state(begin.params, stage.cfg, mesh)
+    return step.abstract_state(initial.params, stage.cfg, mesh)
 
-  state, _ = saved.restore(like, say=say)
-  say(f'resumed    at step {int(state.step)}')
+  state, _ = saved.restore(like, log=log)
+  log(f'resumed    at step {int(state.step)}')
   return state
 
 
@@ -218,8 +231,8 @@ class _Run:
   evaluate: Evaluate | None
   tokenizer: data.Tokenizer
   mesh: jax.sharding.Mesh
-  say: Callable[[str], None]
-  stop: Callable[[], bool]
+  log: Callable[[str], None]
+  should_stop: Callable[[], bool]
   trace: profiler.Profiler
   loss: losses.Loss | None
   writer: metrics.Writer
@@ -234,62 +247,62 @@ class _Run:
     if self._due(now, stage, self.cfg.eval.every) and not any(
         r['step'] == now and any(k.startswith('eval/') for k in r)
         for r in metrics.read(self.folder)):
-      self._score(now, state, stage, self.say)
+      self._score(now, state, stage, self.log)
 
   def stage(self, stage: Stage, state: types.TrainState, mixture: data.Mixture
             ) -> types.TrainState:
     """Trains from wherever `state` stands to the end of the stage."""
-    begun = int(state.step)
-    bar = tqdm.tqdm(total=stage.last, initial=begun, desc=stage.cfg.name,
+    start_step = int(state.step)
+    bar = tqdm.tqdm(total=stage.last, initial=start_step, desc=stage.cfg.name,
                     unit='step', disable=jax.process_index() > 0)
-    seen = self._meter(stage, bar)
+    stats = self._meter(stage, bar)
     try:
-      state = self._steps(stage, state, mixture, seen, bar)
+      state = self._steps(stage, state, mixture, stats, bar)
       bar.close()
       self.saved.wait()
     finally:
       bar.close()
-    if told := _texts(seen.totals):
-      self.say(f'texts      {stage.cfg.name}: {told}')
+    if told := meter.texts(stats.totals):
+      self.log(f'texts      {stage.cfg.name}: {told}')
     return state
 
   def _steps(self, stage: Stage, state: types.TrainState, mixture: data.Mixture,
-             seen: meter.Meter, bar) -> types.TrainState:
-    begun = now = int(state.step)
+             stats: meter.Meter, bar) -> types.TrainState:
+    start_step = now = int(state.step)
     update = step.make_update(
         self.model, stage.cfg, seed=self.cfg.seed, first_step=stage.first,
         loss=self.loss)
     batches = data.batches(
         mixture, self.tokenizer, seed=self.cfg.seed + stage.index,
-        start_step=begun - stage.first,
+        start_step=start_step - stage.first,
         local_rows=sharding.local_rows(self.mesh, stage.cfg.data.batch_size),
         shards=sharding.batch_shards(self.mesh))
     try:
-      if begun == 0:
+      if start_step == 0:
         self._score(0, state, stage, bar.write)
-      for now, (batch, info) in zip(range(begun + 1, stage.last + 1), batches):
+      for now, (batch, info) in zip(range(start_step + 1, stage.last + 1), batches):
         self.trace.before(now)
         state, values = update(state, sharding.to_global(self.mesh, batch))
         self.trace.after(now, state)
-        seen.read(now, values, batch, _counts(info))
-        stopping = self.stop()
+        stats.read(now, values, batch, _counts(info))
+        stopping = self.should_stop()
         if stopping or self._due(now, stage, self.cfg.checkpoint.every):
-          seen.flush()  # a state is saved only once its loss was seen to be finite
-          if stopping or now == stage.last or not seen.in_a_row:
+          stats.flush()  # a state is saved only once its loss was seen to be finite
+          if stopping or now == stage.last or not stats.in_a_row:
             self.saved.save(now, state)
         if stopping:
           break
         if self._due(now, stage, self.cfg.eval.every):
-          seen.flush()
+          stats.flush()
           self._score(now, state, stage, bar.write)
           if self.best.ended(self.cfg.eval.patience):
             self.saved.save(now, state)
             break
     except FloatingPointError as e:
-      self._go_back(now, max(begun, seen.last_good), e)
+      self._go_back(now, max(start_step, stats.last_good), e)
       raise
     except BaseException as e:  # a bad row, Ctrl-C: no step that was done is lost
-      self._save_what_is_good(stage, state, begun, seen, e)
+      self._save_what_is_good(stage, state, start_step, stats, e)
       raise
     return state
 
@@ -303,27 +316,27 @@ class _Run:
       self.saved.wait()
     for at in [s for s in self.saved.steps() if s >= good]:
       name = self.saved.set_aside(at, f'diverged-{at}')
-      self.say(f'diverged   the step after checkpoint {at} is not finite; set aside as '
+      self.log(f'diverged   the step after checkpoint {at} is not finite; set aside as '
                f'{name}')
     manifest.stopped(self.folder, now, 'diverged', error)
 
-  def _save_what_is_good(self, stage: Stage, state: types.TrainState, begun: int,
-                         seen: meter.Meter, error: BaseException):
+  def _save_what_is_good(self, stage: Stage, state: types.TrainState, start_step: int,
+                         stats: meter.Meter, error: BaseException):
     if isinstance(error, data.BadRow):
-      manifest.stopped(self.folder, seen.last_good, 'bad row', error)
+      manifest.stopped(self.folder, stats.last_good, 'bad row', error)
     whole = not any(x.is_deleted() for x in jax.tree.leaves(state))
     # Several processes would have to agree that all of them save.
     if not whole or jax.process_count() > 1:
       return
     try:
-      seen.flush()
+      stats.flush()
       now = int(state.step)
-      if now > begun:
+      if now > start_step:
         self.saved.save(now, state)
         self.saved.wait()
-        self.say(f'saved      step {now}, which the same command continues from')
+        self.log(f'saved      step {now}, which the same command continues from')
     except (FloatingPointError, OSError) as e:
-      self.say(f'not saved  {e}')
+      self.log(f'not saved  {e}')
 
   def _meter(self, stage: Stage, bar) -> meter.Meter:
     chip = chips.of(self.mesh.devices.flat[0].device_kind)
@@ -365,17 +378,3 @@ def _counts(info: data.BatchInfo) -> dict[str, int]:
   """What became of a batch's texts, by name."""
   return {k: v for k, v in dataclasses.asdict(info.counts).items()
           if isinstance(v, int)}
-
-
-def _texts(totals: dict[str, float]) -> str:
-  """What became of the texts of a stage, in words; '': all were taken whole."""
-  told = []
-  for side in ('queries', 'passages'):
-    if cut := totals.get(f'truncated_{side}'):
-      told.append(f'{cut:.0f} of {totals[side]:.0f} {side} were longer than '
-                  f'{"query" if side == "queries" else "passage"}_lengths allow '
-                  'and were cut')
-  told += [f'{name.replace("_", " ")}: {n:.0f}' for name, n in totals.items()
-           if n and name not in ('queries', 'passages')
-           and not name.startswith('truncated_')]
-  return '; '.join(told)

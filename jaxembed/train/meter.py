@@ -131,3 +131,17 @@ class Meter:
     return rates | {
         f'loss_of/{name}': loss / rows
         for name, loss, rows in zip(self._sources, self._loss, self._rows) if rows}
+
+
+def texts(totals: dict[str, float]) -> str:
+  """What became of the texts of a stage, in words; '': all were taken whole."""
+  told = []
+  for side in ('queries', 'passages'):
+    if cut := totals.get(f'truncated_{side}'):
+      told.append(f'{cut:.0f} of {totals[side]:.0f} {side} were longer than '
+                  f'{"query" if side == "queries" else "passage"}_lengths allow '
+                  'and were cut')
+  told += [f'{name.replace("_", " ")}: {n:.0f}' for name, n in totals.items()
+           if n and name not in ('queries', 'passages')
+           and not name.startswith('truncated_')]
+  return '; '.join(told)

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import tensorboardX
 
-# watch(step, values): told every record.
-Watch = Callable[[int, dict[str, float]], None]
+# on_metrics(step, values): told every record.
+OnMetrics = Callable[[int, dict[str, float]], None]
 
 
 class Writer:
@@ -18,12 +18,12 @@ class Writer:
 
   `start_step` is where the run continues: records after it, left by a run that
   was killed between a checkpoint and its death, are cut off, so that no step is
-  ever there twice. Only process 0 writes, and tells `watch`.
+  ever there twice. Only process 0 writes, and tells `on_metrics`.
   """
 
   def __init__(self, workdir: str | pathlib.Path, start_step: int = 0,
-               watch: Watch | None = None):
-    self._watch = watch
+               on_metrics: OnMetrics | None = None):
+    self._on_metrics = on_metrics
     self.first: dict[str, float] = {}  # by name, the run's first value
     self._silent = jax.process_index() > 0
     if self._silent:
@@ -55,8 +55,8 @@ class Writer:
     for name, value in values.items():
       if math.isfinite(value):  # it complains of others, and draws none
         self._board.add_scalar(name.replace('@', '_at_'), value, step)
-    if self._watch:
-      self._watch(step, values)
+    if self._on_metrics:
+      self._on_metrics(step, values)
 
   def close(self) -> None:
     if self._silent:

@@ -28,21 +28,21 @@ def start(spec: config.ModelSpec, seed: int, mesh: jax.sharding.Mesh) -> Bundle:
   with jax.set_mesh(mesh):
     if not spec.source:
       return dataclasses.replace(wanted, params=encoder.init_params(wanted.cfg, key))
-    begun = bundle.open(wanted.source, mesh=mesh)
-    params = begun.params
-    if model_spec.needs_new_head(begun.cfg, wanted.cfg):
+    source = bundle.open(wanted.source, mesh=mesh)
+    params = source.params
+    if model_spec.needs_new_head(source.cfg, wanted.cfg):
       # Under jit the backbone that is not asked for is never drawn.
       draw = jax.jit(lambda k: encoder.init_params(
           dataclasses.replace(wanted.cfg, lora=None), k)['pooling'])
       params = params | {'pooling': draw(key)}
-    elif 'pooling' in params and wanted.cfg.pooling != begun.cfg.pooling:
+    elif 'pooling' in params and wanted.cfg.pooling != source.cfg.pooling:
       params = {name: x for name, x in params.items() if name != 'pooling'}
-    if wanted.cfg.lora and not begun.cfg.lora:
+    if wanted.cfg.lora and not source.cfg.lora:
       params = lora.add(params, wanted.cfg.lora, jax.random.fold_in(key, 1))
-    if wanted.cfg.prepend and not begun.cfg.prepend:
+    if wanted.cfg.prepend and not source.cfg.prepend:
       params = training_free.with_row(params, jax.random.fold_in(key, 2))
     return dataclasses.replace(
-        begun, cfg=wanted.cfg, original=None, params=sharding.place(params, mesh))
+        source, cfg=wanted.cfg, original=None, params=sharding.place(params, mesh))
 
 
 def resolve(spec: config.ModelSpec, *, tokenizer: bool = True) -> Bundle:

@@ -71,7 +71,7 @@ def test_resuming_at_a_step_gives_that_step(write, tokenizer, prefetch):
 def test_hosts_together_hold_the_batch_of_one(write, tokenizer, homogeneous, lengths):
   cfg = _config(write, homogeneous=homogeneous, passage_lengths=lengths)
   whole = _take(3, cfg, tokenizer, seed=0)
-  parts = [_take(3, cfg, tokenizer, seed=0, mine=range(2 * i, 2 * i + 2))
+  parts = [_take(3, cfg, tokenizer, seed=0, local_rows=range(2 * i, 2 * i + 2))
            for i in range(4)]
   for step in range(3):
     joined = jax.tree.map(lambda *x: np.concatenate(x), *(p[step][0] for p in parts))
@@ -83,7 +83,7 @@ def test_hosts_together_hold_the_batch_of_one(write, tokenizer, homogeneous, len
 def test_hosts_together_hold_the_packed_batch_of_one(write, tokenizer, shards):
   cfg = _config(write, pack=40)
   whole = _take(3, cfg, tokenizer, seed=0, shards=shards)
-  parts = [_take(3, cfg, tokenizer, seed=0, mine=range(2 * i, 2 * i + 2),
+  parts = [_take(3, cfg, tokenizer, seed=0, local_rows=range(2 * i, 2 * i + 2),
                  shards=shards) for i in range(4)]
   for step in range(3):
     joined = jax.tree.map(lambda *x: np.concatenate(x), *(p[step][0] for p in parts))
@@ -107,7 +107,7 @@ def test_a_host_with_rows_far_apart_holds_those_of_the_batch(
   cfg = _config(write, pack=pack, passage_lengths=lengths)
   (whole, _), = _take(1, cfg, tokenizer, seed=0, shards=4)
   mine = np.array([0, 1, 4, 5])
-  (part, _), = _take(1, cfg, tokenizer, seed=0, shards=4, mine=mine)
+  (part, _), = _take(1, cfg, tokenizer, seed=0, shards=4, local_rows=mine)
   want = jax.tree.map(
       lambda x: x.reshape(4, -1, *x.shape[1:])[[0, 2]].reshape(-1, *x.shape[1:]), whole)
   _same(part, want)
@@ -116,7 +116,7 @@ def test_a_host_with_rows_far_apart_holds_those_of_the_batch(
 @pytest.mark.parametrize('mine', [[0, 1, 2], [1, 2], [0, 1, 3, 2]])
 def test_packed_rows_of_half_a_device_are_refused(write, tokenizer, mine):
   with pytest.raises(ValueError, match='whole devices, of 4 that share 8 rows'):
-    _take(1, _config(write, pack=40), tokenizer, seed=0, shards=4, mine=mine)
+    _take(1, _config(write, pack=40), tokenizer, seed=0, shards=4, local_rows=mine)
 
 
 def test_packed_rows_shorter_than_a_text_are_refused(write):

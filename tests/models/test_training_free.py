@@ -130,7 +130,7 @@ def test_one_field_of_an_experiment_prepends_a_token(minilm, tmp_path):
   cfg.model.prepend, cfg.model.eos_text = (1, 2), ' means in one word'
   cfg.stages[0].data.sources[0].query_prompt = 'This sentence : '
   told = []
-  loop.train(cfg, tmp_path / 'run', say=told.append)
+  loop.train(cfg, tmp_path / 'run', log=told.append)
   assert any('<PST> is put before every text' in line for line in told)
   model = Embedder.load(tmp_path / 'run')
   assert model.cfg.prepend == PrependConfig(token_id=30522, start=1, stop=2,

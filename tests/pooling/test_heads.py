@@ -178,7 +178,7 @@ def test_a_new_pooling_trains_leaves_and_is_opened_again(
                 tuple((name, name) for name in head.options))))
   cfg = tiny_run.in_folder(tmp_path, minilm, steps=2)
   cfg.model.pooling = config.PoolingConfig(kind=kind, options=options)
-  loop.train(cfg, tmp_path / 'run', say=lambda _: None)
+  loop.train(cfg, tmp_path / 'run', log=lambda _: None)
   ours = Embedder.load(tmp_path / 'run')
   assert ours.cfg.pooling.options == options
   ours.save(tmp_path / 'out')

@@ -56,7 +56,7 @@ def runs(tmp_path_factory, minilm):
   cfg = tiny_run.in_folder(folder, minilm, steps=3, ema_decay=0.9)
   cfg.stages.append(dataclasses.replace(cfg.stages[0], name='second'))
   cfg.checkpoint = config.CheckpointConfig(every=1, keep=9)
-  loop.train(cfg, folder / 'run', say=lambda _: None)
+  loop.train(cfg, folder / 'run', log=lambda _: None)
   return cfg, folder / 'run'
 
 
@@ -73,8 +73,8 @@ def test_evaluation_and_the_finished_model_take_the_means(runs, tmp_path):
     return {}
 
   notices = iter(range(1, 9))
-  loop.train(cfg, tmp_path, say=lambda _: None, stop=lambda: next(notices) == 4)
-  state, _ = loop.train(cfg, tmp_path, evaluate=evaluate, say=lambda _: None)
+  loop.train(cfg, tmp_path, log=lambda _: None, should_stop=lambda: next(notices) == 4)
+  state, _ = loop.train(cfg, tmp_path, evaluate=evaluate, log=lambda _: None)
   end, last = _flat(tiny_run.parameters(run)), _flat(state.averaged)
   plain = _flat(state.params)
   for path, value in seen[max(seen)].items():

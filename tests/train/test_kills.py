@@ -42,7 +42,7 @@ def logged(*args, **kw):
 
 data.batches = logged
 loop.train(config.from_dict(config.Config, json.load(open(sys.argv[1]))), sys.argv[2],
-           stop=cli.stop_on_signals())
+           should_stop=cli.stop_on_signals())
 """
 
 

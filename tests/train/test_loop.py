@@ -47,7 +47,7 @@ def _params_bytes(folder):
 @pytest.fixture(scope='module')
 def finished(tiny, rows, tmp_path_factory):
   folder = tmp_path_factory.mktemp('finished')
-  loop.train(tiny_run.experiment(tiny, rows), folder, say=lambda _: None)
+  loop.train(tiny_run.experiment(tiny, rows), folder, log=lambda _: None)
   return folder
 
 
@@ -67,7 +67,7 @@ def test_writes_what_it_promises(finished):
 def test_a_finished_run_is_left_alone(finished, tiny, rows):
   before = _params_bytes(finished)
   said = []
-  state, _ = loop.train(tiny_run.experiment(tiny, rows), finished, say=said.append)
+  state, _ = loop.train(tiny_run.experiment(tiny, rows), finished, log=said.append)
   assert int(state.step) == 6
   assert 'nothing to train' in said[-1]
   assert _params_bytes(finished) == before
@@ -81,7 +81,7 @@ def test_what_changes_the_stage_under_way_is_asked_for(finished, tiny, rows):
     for path, value in change.items():
       setattr(cfg.model, path, value)
     with pytest.raises(ValueError, match=message):
-      loop.train(cfg, finished, say=lambda _: None, extend=extend)
+      loop.train(cfg, finished, log=lambda _: None, extend=extend)
 
   before = sorted(p.read_bytes() for p in finished.glob('*.json'))
   change = {}
@@ -98,7 +98,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(finished, tiny, rows, tmp_p
   def refused(folder, message):
     before = {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
     with pytest.raises(ValueError, match=message):
-      loop.train(tiny_run.experiment(tiny, rows), folder, say=lambda _: None)
+      loop.train(tiny_run.experiment(tiny, rows), folder, log=lambda _: None)
     assert {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()} == before
 
   refused(tiny, 'holds config.json, and not of a run')
@@ -128,7 +128,7 @@ def test_a_run_goes_on_with_more_steps_stages_and_another_rate(tiny, rows, tmp_p
   longer.stages[0].optim.weight_decay = 0.0
   longer.stages.append(dataclasses.replace(longer.stages[0], name='more', steps=2))
   said = []
-  state, _ = loop.train(longer, run, say=said.append, extend=True)
+  state, _ = loop.train(longer, run, log=said.append, extend=True)
   assert int(state.step) == 10
   assert any('weight_decay was 0.01, is 0.0' in s for s in said)
   assert metrics.read(run)[-1]['step'] == 10
@@ -143,7 +143,7 @@ def test_other_data_for_the_stage_under_way_is_asked_for(
   shutil.copytree(finished, run)
   cfg = tiny_run.experiment(tiny, more, steps=7)
   with pytest.raises(ValueError, match='40 rows.* 48 rows.*--extend'):
-    loop.train(cfg, run, say=lambda _: None)
+    loop.train(cfg, run, log=lambda _: None)
   loop.manifest.record(run, cfg, loop.sharding.make_mesh(), 6, extend=True)
   start = json.loads((run / 'manifest.json').read_text())['starts'][-1]
   assert any('48 rows' in c for c in start['changes'])
@@ -155,7 +155,7 @@ def test_a_run_that_met_a_bad_row_goes_on_once_it_is_mended(tiny, tmp_path):
   good = path.read_text().splitlines(keepends=True)
   cfg = tiny_run.experiment(tiny, path, steps=6)
   cfg.checkpoint.every, cfg.stages[0].data.check_rows = 100, 0
-  loop.train(cfg, tmp_path / 'whole', say=lambda _: None)
+  loop.train(cfg, tmp_path / 'whole', log=lambda _: None)
   drawn = loop.data.batches(cfg.stages[0].data, loop.bundle.open(
       tmp_path / 'whole', weights=False).load_tokenizer(), seed=0)
   *_, (_, info) = (next(drawn) for _ in range(4))
@@ -164,12 +164,12 @@ def test_a_run_that_met_a_bad_row_goes_on_once_it_is_mended(tiny, tmp_path):
                           for i, line in enumerate(good)))
   said = []
   with pytest.raises(loop.data.BadRow, match=f'rows.jsonl:{bad + 1}'):
-    loop.train(cfg, tmp_path / 'run', say=said.append)
+    loop.train(cfg, tmp_path / 'run', log=said.append)
   assert any('saved      step 3' in s for s in said)
   with pytest.raises(loop.data.BadRow):  # still there: no step is lost again
-    loop.train(cfg, tmp_path / 'run', say=lambda _: None)
+    loop.train(cfg, tmp_path / 'run', log=lambda _: None)
   path.write_text(''.join(good))
-  loop.train(cfg, tmp_path / 'run', say=said.append)
+  loop.train(cfg, tmp_path / 'run', log=said.append)
   assert any('resumed    at step 3' in s for s in said)
   assert _params_bytes(tmp_path / 'run') == _params_bytes(tmp_path / 'whole')
 
@@ -182,17 +182,17 @@ def test_a_state_that_leads_to_nan_is_set_aside_and_a_lower_rate_goes_on(
   said = []
   for _ in range(2):
     with pytest.raises(FloatingPointError, match='at step 2 .*Lower optim.peak_lr'):
-      loop.train(cfg, tmp_path, say=said.append)
+      loop.train(cfg, tmp_path, log=said.append)
     assert loop.checkpoint.steps(tmp_path / 'checkpoints') == []
   assert any('set aside as diverged-1_2' in s for s in said)
   cfg.stages[0].optim.peak_lr, cfg.checkpoint.every = 1e-3, 3
-  loop.train(cfg, tmp_path, say=lambda _: None, stop=lambda: True)
+  loop.train(cfg, tmp_path, log=lambda _: None, should_stop=lambda: True)
   cfg.stages[0].optim.peak_lr = 1e30  # diverges again, now with a step to go back to
   with pytest.raises(FloatingPointError):
-    loop.train(cfg, tmp_path, say=lambda _: None, extend=True)
+    loop.train(cfg, tmp_path, log=lambda _: None, extend=True)
   assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [1]
   cfg.stages[0].optim.peak_lr = 1e-3
-  loop.train(cfg, tmp_path, say=lambda _: None)  # as the message says, and no more
+  loop.train(cfg, tmp_path, log=lambda _: None)  # as the message says, and no more
   assert _params_bytes(tmp_path) == _params_bytes(finished)
 
 
@@ -214,10 +214,10 @@ def test_an_update_that_ruins_the_parameters_is_never_saved(
 
   monkeypatch.setattr(loop.step, 'make_update', ruined)
   with pytest.raises(FloatingPointError, match='after step 4 .* was not saved'):
-    loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=lambda _: None)
+    loop.train(tiny_run.experiment(tiny, rows), tmp_path, log=lambda _: None)
   assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [2]
   monkeypatch.undo()
-  loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=lambda _: None)
+  loop.train(tiny_run.experiment(tiny, rows), tmp_path, log=lambda _: None)
   assert _params_bytes(tmp_path) == _params_bytes(finished)
 
 
@@ -237,7 +237,7 @@ def test_the_best_is_kept_patience_ends_a_run_and_a_kill_loses_no_score(
   cfg.eval = config.EvalConfig(every=1, patience=2)
   cfg.checkpoint = config.CheckpointConfig(every=4, keep=1)
   said = []
-  train = lambda: loop.train(cfg, tmp_path, evaluate=evaluate, say=said.append)
+  train = lambda: loop.train(cfg, tmp_path, evaluate=evaluate, log=said.append)
   with pytest.raises(KeyboardInterrupt):  # in the evaluation of step 4
     train()
   train()
@@ -271,9 +271,9 @@ def test_an_interrupt_saves_what_was_done(finished, tiny, rows, tmp_path):
   cfg = tiny_run.experiment(tiny, rows)
   cfg.checkpoint.every = 0
   with pytest.raises(KeyboardInterrupt):
-    loop.train(cfg, tmp_path, say=lambda _: None, stop=interrupt)
+    loop.train(cfg, tmp_path, log=lambda _: None, should_stop=interrupt)
   assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [3]
-  loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=lambda _: None)
+  loop.train(tiny_run.experiment(tiny, rows), tmp_path, log=lambda _: None)
   assert _params_bytes(tmp_path) == _params_bytes(finished)
 
 
@@ -284,7 +284,7 @@ def test_a_damaged_last_checkpoint_costs_only_its_steps(
   for file in last.glob('d/*'):
     file.write_bytes(file.read_bytes()[:-200])
   said = []
-  loop.train(tiny_run.experiment(tiny, rows), tmp_path / 'run', say=said.append)
+  loop.train(tiny_run.experiment(tiny, rows), tmp_path / 'run', log=said.append)
   assert any('6.unreadable' in s for s in said)
   assert any('at step 4' in s for s in said)
   assert _params_bytes(tmp_path / 'run') == _params_bytes(finished)
@@ -295,7 +295,7 @@ def test_batch_that_does_not_divide_the_mesh(tiny, rows, tmp_path):
   cfg = tiny_run.experiment(tiny, rows)
   cfg.stages[0].data.batch_size = 12
   with pytest.raises(ValueError, match=r'batch_size=12 .* 8 devices .*; use 8 or 16'):
-    loop.train(cfg, tmp_path / 'run', say=lambda _: None)
+    loop.train(cfg, tmp_path / 'run', log=lambda _: None)
   assert not (tmp_path / 'run').exists()
 
 
@@ -303,7 +303,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny, rows, tmp_path
   cfg = tiny_run.experiment(tiny, rows, clip_norm=0.0)
   cfg.stages[0].optim.peak_lr = 1e30
   with pytest.raises(FloatingPointError, match='at step .*peak_lr'):
-    loop.train(cfg, tmp_path, say=lambda _: None)
+    loop.train(cfg, tmp_path, log=lambda _: None)
   assert not [p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]
 
 
@@ -311,11 +311,11 @@ def test_a_preemption_notice_saves_and_the_run_goes_on(
     finished, tiny, rows, tmp_path):
   notices = iter([False, False, True])
   said = []
-  state, _ = loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=said.append,
-                        stop=lambda: next(notices, False))
+  state, _ = loop.train(tiny_run.experiment(tiny, rows), tmp_path, log=said.append,
+                        should_stop=lambda: next(notices, False))
   assert int(state.step) == 3
   assert any('stopped    after step 3' in s for s in said)
-  loop.train(tiny_run.experiment(tiny, rows), tmp_path, say=lambda _: None)
+  loop.train(tiny_run.experiment(tiny, rows), tmp_path, log=lambda _: None)
   assert _params_bytes(tmp_path) == _params_bytes(finished)
 
 
@@ -326,7 +326,7 @@ def test_adapters_temperature_and_chunks_train_together(tiny, rows, tmp_path):
   cfg.stages[0].loss.learn_temperature = True
   cfg.stages[0].token_budget = 8
   cfg.stages[0].optim.warmup_steps = 0
-  loop.train(cfg, tmp_path, say=lambda _: None)
+  loop.train(cfg, tmp_path, log=lambda _: None)
   before = tables.flatten(from_hf.load(tiny).params)
   after = tiny_run.parameters(tmp_path)
   for path, value in before.items():  # the backbone beside the adapters stays
@@ -343,8 +343,8 @@ def test_two_sources_one_with_its_own_temperature(tiny, rows, tmp_path):
   cfg.stages[0].data.sources.append(
       dataclasses.replace(first, name='cold', temperature=0.01))
   told = []
-  loop.train(cfg, tmp_path, say=lambda _: None,
-             watch=lambda step, values: told.append((step, values)))
+  loop.train(cfg, tmp_path, log=lambda _: None,
+             on_metrics=lambda step, values: told.append((step, values)))
   found = metrics.read(tmp_path)
   assert [step for step, _ in told] == [1, 2, 3]
   for record in found:  # as many rows of each, in one mixture
@@ -363,11 +363,12 @@ def test_a_temperature_learned_in_some_stages_survives_a_stop_in_the_second(
     stage.loss = config.LossConfig(learn_temperature=learn)
   cfg.stages[1].optim = dataclasses.replace(
       cfg.stages[0].optim, keep_optimizer_state=learns[0] == learns[1])
-  quiet = {'say': lambda _: None}
+  quiet = {'log': lambda _: None}
   loop.train(cfg, tmp_path / 'whole', **quiet)
   for stop_at in (3, 5):  # between the stages, and inside the second
     run, notices = tmp_path / f'stopped_{stop_at}', iter(range(1, 9))
-    loop.train(cfg, run, **quiet, stop=lambda n=notices, at=stop_at: next(n) == at)
+    loop.train(cfg, run, **quiet,
+               should_stop=lambda n=notices, at=stop_at: next(n) == at)
     state, _ = loop.train(cfg, run, **quiet)
     assert ('loss' in state.params) == learns[-1]
     assert _params_bytes(run) == _params_bytes(tmp_path / 'whole')
@@ -398,11 +399,11 @@ def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):
 def test_packed_batches_resume_to_the_same_bits(finished, tiny, rows, tmp_path):
   cfg = tiny_run.experiment(tiny, rows)
   cfg.stages[0].data.pack, cfg.stages[0].token_budget = 64, 64
-  loop.train(cfg, tmp_path / 'whole', say=lambda _: None)
+  loop.train(cfg, tmp_path / 'whole', log=lambda _: None)
   notices = iter([False, False, True])
-  loop.train(cfg, tmp_path / 'parts', say=lambda _: None,
-             stop=lambda: next(notices, False))
-  loop.train(cfg, tmp_path / 'parts', say=lambda _: None)
+  loop.train(cfg, tmp_path / 'parts', log=lambda _: None,
+             should_stop=lambda: next(notices, False))
+  loop.train(cfg, tmp_path / 'parts', log=lambda _: None)
   assert _params_bytes(tmp_path / 'parts') == _params_bytes(tmp_path / 'whole')
   losses = [[r['train/loss'] for r in metrics.read(folder)]
             for folder in (tmp_path / 'whole', finished)]  # packed, padded
@@ -413,7 +414,7 @@ def test_a_collapse_is_told(tiny, rows, tmp_path, capsys):
   ranks = iter([8.0, 7.0, 1.5])
   cfg = tiny_run.experiment(tiny, rows)
   cfg.eval = config.EvalConfig(every=3)
-  loop.train(cfg, tmp_path, say=lambda _: None,
+  loop.train(cfg, tmp_path, log=lambda _: None,
              evaluate=lambda *_: {'eval/effective_rank': next(ranks)})
   told = ''.join(capsys.readouterr())
   assert told.count('effective rank fell from 8.0 to 1.5') == 1
@@ -432,7 +433,7 @@ def test_what_cannot_be_trained_is_refused_first(tiny, rows, tmp_path, change, m
   if not change:
     cfg.stages[0].loss = config.LossConfig(name='distill_kl')
   with pytest.raises(ValueError, match=message):
-    loop.train(cfg, tmp_path, say=lambda _: None)
+    loop.train(cfg, tmp_path, log=lambda _: None)
   assert not (tmp_path / 'manifest.json').exists()
   assert not (tmp_path / 'checkpoints').exists() or not [
       p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]
@@ -445,5 +446,5 @@ def test_a_loss_by_scores_without_scores_is_refused_before_weights_are_read(
   cfg.stages[0].data.num_negatives = 1
   monkeypatch.setattr(loop.start, 'start', lambda *_: pytest.fail('weights were read'))
   with pytest.raises(ValueError, match="source 'rows'.*40 rows read none has two"):
-    loop.train(cfg, tmp_path, say=lambda _: None)
+    loop.train(cfg, tmp_path, log=lambda _: None)
   assert not (tmp_path / 'config.json').exists()

@@ -22,8 +22,8 @@ def run(tmp_path_factory, minilm):
   """Folder of a run of two steps that was stopped after the first."""
   folder = tmp_path_factory.mktemp('manifest')
   cfg = tiny_run.in_folder(folder, minilm, steps=2)
-  loop.train(cfg, folder / 'run', say=lambda _: None, stop=lambda: True)
-  loop.train(cfg, folder / 'run', say=lambda _: None)
+  loop.train(cfg, folder / 'run', log=lambda _: None, should_stop=lambda: True)
+  loop.train(cfg, folder / 'run', log=lambda _: None)
   return folder / 'run'
 
 
@@ -66,7 +66,7 @@ def test_other_data_is_refused_by_source(run, tmp_path):
   rows = tiny_run.write_rows(tmp_path / 'rows.jsonl', count=41)
   cfg.stages[0].data.sources[0].path = str(rows)
   with pytest.raises(ValueError, match=r'data of stages\[0\]/rows .* 40 .* 41 rows'):
-    loop.train(cfg, tmp_path / 'new', say=lambda _: None)
+    loop.train(cfg, tmp_path / 'new', log=lambda _: None)
   cfg.repeats = ''
   manifest.record(tmp_path, cfg, loop.sharding.make_mesh(), 0)
   before = (tmp_path / 'manifest.json').read_bytes()

@@ -119,16 +119,16 @@ def test_profile_steps_are_two_numbers():
 
 def test_weights_and_biases_is_optional(monkeypatch, tmp_path):
   cfg = config.Config(name='run', model=config.ModelSpec(preset='x'))
-  assert wandb_log.watch(None, cfg, str(tmp_path)) is None
+  assert wandb_log.on_metrics(None, cfg, str(tmp_path)) is None
   monkeypatch.setitem(sys.modules, 'wandb', None)
   with pytest.raises(ValueError, match=r'pip install .jaxembed\[wandb\]'):
-    wandb_log.watch('p', cfg, str(tmp_path))
+    wandb_log.on_metrics('p', cfg, str(tmp_path))
   logged, opened = [], []
   fake = python_types.SimpleNamespace(
       init=lambda **kw: opened.append(kw) or python_types.SimpleNamespace(
           log=lambda values, step: logged.append((step, values))))
   monkeypatch.setitem(sys.modules, 'wandb', fake)
-  wandb_log.watch('p', cfg, str(tmp_path))(7, {'train/loss': 0.5})
-  wandb_log.watch('p', cfg, str(tmp_path))
+  wandb_log.on_metrics('p', cfg, str(tmp_path))(7, {'train/loss': 0.5})
+  wandb_log.on_metrics('p', cfg, str(tmp_path))
   assert logged == [(7, {'train/loss': 0.5})]
   assert opened[0]['project'] == 'p' and opened[0]['id'] == opened[1]['id']

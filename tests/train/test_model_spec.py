@@ -189,11 +189,11 @@ def test_a_preset_trains_with_a_tokenizer_or_not_at_all(tmp_path, minilm):
   cfg = tiny_run.in_folder(tmp_path, minilm, steps=1)
   cfg.model = config.ModelSpec(preset='tiny_bert')
   with pytest.raises(ValueError, match=r'config\.model\.tokenizer'):
-    loop.train(cfg, tmp_path / 'run', say=lambda _: None)
+    loop.train(cfg, tmp_path / 'run', log=lambda _: None)
   assert not (tmp_path / 'run').exists()
   cfg.model = config.ModelSpec(preset='tiny_bert', tokenizer=str(minilm))
   told = []
-  loop.train(cfg, tmp_path / 'run', say=told.append)
+  loop.train(cfg, tmp_path / 'run', log=told.append)
   found = bundle.open(tmp_path / 'run')
   assert found.cfg.backbone.vocab_size == 30522 and any('30522' in t for t in told)
   assert not (tmp_path / 'run/model/config.json').exists()  # MiniLM's, of other sizes
@@ -203,7 +203,7 @@ def test_a_refusal_leaves_no_folder(tmp_path, minilm):
   cfg = tiny_run.in_folder(tmp_path, minilm, steps=1)
   cfg.model.latents = 8
   with pytest.raises(ValueError, match=r'config\.model\.latents=8'):
-    loop.train(cfg, tmp_path / 'run', say=lambda _: None)
+    loop.train(cfg, tmp_path / 'run', log=lambda _: None)
   assert not (tmp_path / 'run').exists()
 
 

@@ -35,7 +35,7 @@ def test_two_processes_equal_one(tmp_path, minilm, mesh, order, pack):
   cfg.stages[0].data.pack = pack
   file = tmp_path / 'config.json'
   file.write_text(json.dumps(config.to_dict(cfg)))
-  loop.train(cfg, tmp_path / 'one', say=lambda _: None)
+  loop.train(cfg, tmp_path / 'one', log=lambda _: None)
 
   flags = os.environ['XLA_FLAGS'].replace('device_count=8', 'device_count=4')
   coordinator = f'localhost:{_free_port()}'

@@ -33,7 +33,7 @@ def test_it_opens_resumes_and_exports(old):
       bundle.open(old, weights=False).params).keys()
   cfg = config.from_dict(config.Config, json.loads((old / 'config.json').read_text()))
   cfg.mesh = config.MeshConfig()
-  loop.train(cfg, old, say=lambda _: None)
+  loop.train(cfg, old, log=lambda _: None)
   found, wanted = tables.flatten(bundle.open(old).params), np.load('final.npz')
   for path, x in found.items():
     np.testing.assert_allclose(x, wanted[path], rtol=0, atol=1e-5, err_msg=path)

@@ -75,7 +75,7 @@ def run(tmp_path_factory, minilm):
   source.query_prompt = ASK
   cfg.stages[0].data.query_lengths = (32,)
   cfg.eval = config.EvalConfig(source=dataclasses.replace(source, query_prompt=''))
-  loop.train(cfg, folder / 'run', say=lambda _: None)
+  loop.train(cfg, folder / 'run', log=lambda _: None)
   return cfg, folder / 'run'
 
 
