@@ -18,7 +18,8 @@ class SourceConfig:
   """One dataset of a mixture and the rules that hold for its rows.
 
   path: a file, a glob or a folder (jsonl, tsv; .gz too), the dataset's name for
-    tfds ('name/config:version'), none for installed_code.
+    tfds ('name/config:version'), none for installed_code, nor for memory: rows that
+    the program holds and gives to the call, by the source's name.
   rows: how rows become examples.
     pairs: a row names its query, positives and any negatives.
     bm25: the same, and more negatives are found by BM25 among the other rows.
@@ -37,7 +38,7 @@ class SourceConfig:
   """
 
   name: str
-  kind: str = 'jsonl'  # jsonl | tsv | installed_code | tfds
+  kind: str = 'jsonl'  # jsonl | tsv | installed_code | tfds | memory
   rows: str = 'pairs'  # pairs | bm25 | same_label | label_text
   path: str = ''
   split: str = 'train'  # of installed_code and tfds
@@ -73,7 +74,7 @@ class SourceConfig:
 
   def _check_fields(self):
     require(self, 'name', bool(self.name), 'a name; metrics and messages need one')
-    one_of(self, 'kind', ('jsonl', 'tsv', 'installed_code', 'tfds'))
+    one_of(self, 'kind', ('jsonl', 'tsv', 'installed_code', 'tfds', 'memory'))
     one_of(self, 'rows', ('pairs', 'bm25', 'same_label', 'label_text'))
     at_least(self, limit=0, num_negatives=-1, query_max_length=0, passage_max_length=0)
     low, high = TEMPERATURES
@@ -102,13 +103,14 @@ class SourceConfig:
     """What names the rows: the fields that this kind reads, and no others."""
     here = f'kind {self.kind!r}'
     code = self.kind == 'installed_code'
-    if not code and not self.path:
+    pathless = code or self.kind == 'memory'
+    if not pathless and not self.path:
       raise ValueError(f'{here} needs a path')
-    if code and self.path:
+    if pathless and self.path:
       raise ValueError(f'{here} reads no path, and path is {self.path!r}; leave it out')
-    if self.kind in ('jsonl', 'tsv') and self.split != 'train':
-      raise ValueError(f'split is {self.split!r}, but a file has no splits; '
-                       'name another path')
+    if self.kind in ('jsonl', 'tsv', 'memory') and self.split != 'train':
+      raise ValueError(f'split is {self.split!r}, but {here} has no splits; '
+                       'name other rows')
     if code:
       one_of(self, 'split', ('train', 'test'))
     require(self, 'split', bool(self.split), "a split, such as 'train'")

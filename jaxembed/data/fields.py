@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 ONE_ARRAY = ('A file that is one JSON array is not read: write a line for each of its '
              "entries, for example with jq -c '.[]'")
 _LARGEST = 3.4e38  # of float32
@@ -61,6 +63,25 @@ def number(value: Any, name: str, where: str) -> float:
   if not abs(found) <= _LARGEST:
     raise BadRow(f'{where}: field {name!r} is {short(value)}, not a finite number')
   return found
+
+
+def plain(value: Any) -> Any:
+  """Numpy's arrays and numbers, and bytes, as lists, numbers and texts; all inside too.
+
+  Raises:
+    UnicodeDecodeError: bytes that are not UTF-8.
+  """
+  if isinstance(value, str | int | float | None):
+    return value.item() if isinstance(value, np.generic) else value
+  if isinstance(value, dict):
+    return {str(key): plain(v) for key, v in value.items()}
+  if isinstance(value, np.ndarray):
+    return plain(value.tolist())
+  if isinstance(value, list | tuple):
+    return [plain(v) for v in value]
+  if isinstance(value, bytes):
+    return value.decode('utf-8')
+  return value.item() if isinstance(value, np.generic) else value
 
 
 def kind(value: Any) -> str:

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from jaxembed.config import DataConfig, SourceConfig, StageConfig
-from jaxembed.data import prompts, repeats, sampling, sources, survey
+from jaxembed.data import memory, prompts, repeats, sampling, sources, survey
 from jaxembed.data.choice import Row, choose
 from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.records import Example
@@ -28,11 +28,12 @@ class Opened:
   cfg: SourceConfig
   rows: Sequence[Example]
   seen: survey.Survey  # of the rows read at the start
+  stored: Sequence | None = None  # what the rows are read from (sources.opened)
 
   @functools.cached_property
   def fingerprint(self) -> dict[str, int | str]:
     """See `data.fingerprint`; computed once."""
-    return fingerprint(self.cfg, self.rows)
+    return fingerprint(self.cfg, self.rows, self.stored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,11 +195,13 @@ class Mixture:
     return found
 
 
-def open_mixture(cfg: DataConfig, opened: dict | None = None) -> Mixture:
+def open_mixture(cfg: DataConfig, opened: dict | None = None,
+                 given: memory.Rows | None = None) -> Mixture:
   """Opens the sources of a mixture and reads cfg.check_rows rows of each.
 
   Args:
     opened: sources that other stages have opened; those of this one are added.
+    given: by name of a source of kind 'memory', its rows.
 
   Raises:
     BadRow: a checked row cannot be used, or a source has none at all.
@@ -210,11 +213,13 @@ def open_mixture(cfg: DataConfig, opened: dict | None = None) -> Mixture:
   opened = {} if opened is None else opened
   found = []
   for source in cfg.sources:
-    key = tuple(str(getattr(source, name)) for name in _CONTENT), cfg.check_rows
+    key = (tuple(str(getattr(source, name)) for name in _CONTENT), cfg.check_rows,
+           source.name if source.kind == 'memory' else '')
     if key not in opened:
-      rows = sources.load(source)
+      stored = sources.opened(source, given)
+      rows = sources.examples(source, stored)
       opened[key] = Opened(source, rows, survey.survey(
-          rows, cfg.check_rows, source.symmetric))
+          rows, cfg.check_rows, source.symmetric), stored)
     found.append(Source(source, opened[key]))
     if cfg.check_rows:
       opened[key].seen.check(source)
@@ -223,7 +228,19 @@ def open_mixture(cfg: DataConfig, opened: dict | None = None) -> Mixture:
   return Mixture(cfg, tuple(found))
 
 
-def open_stages(stages: Sequence[StageConfig]) -> list[Mixture]:
-  """The mixture of every stage; what several share is opened once."""
+def open_stages(stages: Sequence[StageConfig], given: memory.Rows | None = None
+                ) -> list[Mixture]:
+  """The mixture of every stage; what several share is opened once.
+
+  Args:
+    given: by name of a source of kind 'memory', its rows.
+
+  Raises:
+    ValueError: rows are given that no source takes; see open_mixture too.
+  """
   opened: dict = {}
-  return [open_mixture(stage.data, opened) for stage in stages]
+  named = {s.name for stage in stages for s in stage.data.sources if s.kind == 'memory'}
+  if unasked := [name for name in given or () if name not in named]:
+    raise ValueError(f"rows are given for {unasked[0]!r}, and no source of kind "
+                     f"'memory' has this name; there are {sorted(named) or 'none'}")
+  return [open_mixture(stage.data, opened, given) for stage in stages]

@@ -1,28 +1,28 @@
 """Datasets that a SourceConfig names, opened as sequences of Examples."""
 
 from collections.abc import Sequence
-import pathlib
-import warnings
 
 import numpy as np
 
 from jaxembed.config import SourceConfig
 from jaxembed.data import (
     bm25_rows,
-    files,
     installed_code,
     labelled,
+    memory,
     prompts,
+    readers,
     records,
-    tfds_source,
 )
 from jaxembed.data.records import BadRow, Example
 
 
-def load(cfg: SourceConfig, check_rows: int = 0) -> Sequence[Example]:
+def load(cfg: SourceConfig, check_rows: int = 0, given: memory.Rows | None = None
+         ) -> Sequence[Example]:
   """The rows of a source, parsed as they are asked for.
 
   Args:
+    given: by name of a source of kind 'memory', its rows.
     check_rows: so many rows, spread evenly, are read now, so that a bad one shows
       before training does.
 
@@ -30,7 +30,18 @@ def load(cfg: SourceConfig, check_rows: int = 0) -> Sequence[Example]:
     BadRow: a checked row cannot be used, or there is none at all.
     FileNotFoundError: the path names nothing.
   """
-  rows = _examples(cfg)
+  return examples(cfg, opened(cfg, given), check_rows)
+
+
+def opened(cfg: SourceConfig, given: memory.Rows | None = None) -> Sequence | None:
+  """The rows as they stand (see readers); None for what is made and stands nowhere."""
+  return None if cfg.kind == 'installed_code' else readers.open_rows(cfg, given)
+
+
+def examples(cfg: SourceConfig, stored: Sequence | None, check_rows: int = 0
+             ) -> Sequence[Example]:
+  """See `load`.  stored: from `opened`."""
+  rows = _examples(cfg, stored)
   if not len(rows):
     raise BadRow(f'source {cfg.name!r} ({cfg.kind} {cfg.path!r}) has no rows'
                  + (f' with a score of {cfg.min_score} or more' if cfg.min_score
@@ -62,45 +73,15 @@ def draw(rows: Sequence[Example], i: int, negatives: int,
   return rows[i]
 
 
-def _examples(cfg: SourceConfig) -> Sequence[Example]:
-  if cfg.kind == 'installed_code':
+def _examples(cfg: SourceConfig, stored: Sequence | None) -> Sequence[Example]:
+  if stored is None:
     return installed_code.read(cfg.split, cfg.limit)
   if cfg.rows in ('same_label', 'label_text'):
-    return labelled.Labelled(_open(cfg), cfg)
-  rows = _Parsed(_open(cfg), cfg)
+    return labelled.Labelled(stored, cfg)
+  rows = _Parsed(stored, cfg)
   if cfg.rows == 'bm25':
     return bm25_rows.Bm25Rows(rows, cfg)
   return rows if cfg.min_score is None else _Kept(rows, cfg.min_score)
-
-
-def _open(cfg: SourceConfig) -> Sequence:
-  if cfg.kind == 'tfds':
-    return tfds_source.TfdsRows(cfg.path, cfg.split, cfg.data_dir)
-  return files.Joined([files.JsonLines(p) if cfg.kind == 'jsonl' else _tsv(p, cfg)
-                       for p in paths(cfg)])
-
-
-def _tsv(path: pathlib.Path, cfg: SourceConfig) -> Sequence:
-  """The rows of a TSV file, whose first line names columns or is the first row."""
-  if cfg.header is False:
-    return files.TsvRows(path, cfg.columns) if cfg.columns else files.TsvLists(path)
-  rows = files.TsvRows(path)
-  if cfg.header or cfg.columns or records.names_columns(rows.columns):
-    return rows
-  if records.names_languages(rows.columns):
-    warnings.warn(f'{path}:1: the first line ({" | ".join(rows.columns)}) is taken for '
-                  f'the names of two languages; set header of source {cfg.name!r} to '
-                  'True, or to False if it is a row', stacklevel=2)
-    return rows
-  raise BadRow(
-      f'{path}:1: the first line ({" | ".join(rows.columns)!s:.120}) may name the '
-      f'columns or be a row; set header of source {cfg.name!r} to True (then columns '
-      'too) or to False (a query, its positive and any negatives)')
-
-
-def paths(cfg: SourceConfig) -> list[pathlib.Path]:
-  """The files of a source of kind jsonl or tsv, sorted."""
-  return files.expand(cfg.path, (f'.{cfg.kind}', f'.{cfg.kind}.gz'))
 
 
 class _Parsed(Sequence):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from jaxembed.data import fields
 
 
 class TfdsRows(Sequence):
@@ -34,17 +34,4 @@ class TfdsRows(Sequence):
     return len(self._rows)
 
   def __getitem__(self, i: int) -> tuple[dict[str, Any], str]:
-    return _plain(self._rows[i]), f'{self._where}:{i}'
-
-
-def _plain(value):
-  """Bytes to text, arrays to lists, inside and out."""
-  if isinstance(value, dict):
-    return {key: _plain(v) for key, v in value.items()}
-  if isinstance(value, np.ndarray):
-    return _plain(value.tolist())
-  if isinstance(value, list | tuple):
-    return [_plain(v) for v in value]
-  if isinstance(value, bytes):
-    return value.decode('utf-8')
-  return value.item() if isinstance(value, np.generic) else value
+    return fields.plain(self._rows[i]), f'{self._where}:{i}'

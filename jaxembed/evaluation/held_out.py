@@ -1,8 +1,9 @@
 """Held-out training pairs, scored as retrieval while a model trains."""
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+from typing import Any
 import warnings
 
 import numpy as np
@@ -17,7 +18,8 @@ from jaxembed.similarity import unit
 CUTOFFS = (1, 10)
 
 
-def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = ()
+def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = (),
+           given: Mapping[str, Any] | None = None
            ) -> Callable[..., dict[str, float]] | None:
   """score(params, model, tokenizer, mesh) -> 'eval/...' by name.
 
@@ -25,7 +27,8 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = ()
   training would put in front of them (of several instructions the first). Texts that
   are equal with their prompts are one document, and one that answers a query does so
   behind every prompt. A source without prompts takes the ones that all of `stages`
-  train with. None without a `cfg.source`. The rows are read here, once.
+  train with. None without a `cfg.source`. The rows are read here, once; those of kind
+  'memory' are `given` by the source's name.
 
   Ranks are by what the last of `stages` compares by; the measures of geometry are
   always those of vectors of length 1.
@@ -33,7 +36,7 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = ()
   if cfg.source is None:
     return None
   cfg = dataclasses.replace(cfg, source=_with_prompts(cfg.source, stages))
-  rows = sources.load(cfg.source)
+  rows = sources.load(cfg.source, given=given)
   rows = [rows[i] for i in range(min(len(rows), cfg.limit or len(rows)))]
   prompted = _prompted(rows, cfg.source)
   queries = [query for query, _ in prompted]

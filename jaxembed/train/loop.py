@@ -6,10 +6,11 @@ state and step are all a resumed run needs to repeat the uninterrupted one bit
 for bit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import tqdm
@@ -57,7 +58,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           should_stop: Callable[[], bool] = lambda: False,
           profile: tuple[int, int] | None = None,
           on_metrics: metrics.OnMetrics | None = None,
-          loss: losses.Loss | None = None, extend: bool = False
+          loss: losses.Loss | None = None, extend: bool = False,
+          rows: Mapping[str, Any] | None = None
           ) -> tuple[types.TrainState, config.ModelConfig]:
   """Runs, or resumes, the experiment in `folder`; returns the final state.
 
@@ -69,6 +71,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
   metrics as well. `loss`, a losses.Loss of the caller's own, takes the place of the
   one that StageConfig.loss.name names, in every stage. `extend`: go on from the newest
   checkpoint with what `cfg` changes of the stage under way (train/changes.py).
+  `rows` are the rows of sources of kind 'memory' by their names: lists of dicts, a
+  datasets.Dataset, a pandas frame (data/memory.py).
 
   An error or Ctrl-C saves what was trained before it is raised.
 
@@ -90,7 +94,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     start.resolve(cfg.model)  # what is wrong with it is told before a folder is made
   with (jax.set_mesh(mesh), workdir.alone(folder), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
-    initial, state, mixtures = _open(cfg, folder, saved, mesh, log, extend, loss)
+    initial, state, mixtures = _open(cfg, folder, saved, mesh, log, extend, loss, rows)
     done, last = int(state.step) if state else 0, stages(cfg)[-1].last
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
     for mixture in mixtures:  # of later stages too, before the first step
@@ -110,7 +114,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
         log(f'finished   {done} steps were done before; nothing to train. Give more '
             'steps to go on, or a fresh --workdir to train again')
         return state, initial.model
-      mixtures = mixtures or data.open_stages(cfg.stages)
+      mixtures = mixtures or data.open_stages(cfg.stages, rows)
       for stage in stages(cfg):
         if done >= stage.last:
           continue
@@ -147,7 +151,7 @@ def _check_divides(cfg: config.Config, mesh):
 
 
 def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoints, mesh,
-          log, extend: bool, loss: losses.Loss | None
+          log, extend: bool, loss: losses.Loss | None, rows: Mapping[str, Any] | None
           ) -> tuple[bundle.Bundle, types.TrainState | None, list[data.Mixture]]:
   """The model of a run that begins or goes on, its newest state, if any, and the
   mixture of every stage; none where no step is left to train.
@@ -167,7 +171,7 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   unfinished = newest < stages(cfg)[-1].last
   mixtures, notes = [], []
   if unfinished:
-    mixtures = data.open_stages(cfg.stages)
+    mixtures = data.open_stages(cfg.stages, rows)
     for stage, mixture in zip(cfg.stages, mixtures, strict=True):
       if loss is None and losses.named(stage.loss).reads_scores:
         mixture.check_scores()
