@@ -1,0 +1,1 @@
+"""Launchers: one command each, `jaxembed NAME` or `python -m launch.NAME`."""

@@ -1,9 +1,13 @@
 """Arguments of the command line that name an experiment or a field of one."""
 
+import difflib
 import pathlib
 import re
 
 from jaxembed import config
+
+# Beside this package, both in a checkout and in an installation.
+RECIPES = pathlib.Path(__file__).parents[1] / 'configs'
 
 
 def of_config(arg: str) -> str:
@@ -18,15 +22,54 @@ def of_config(arg: str) -> str:
   return f'{found[1]}{config.field_path(found[2])}{found[3]}'
 
 
-def repeats(argv: list[str]) -> list[str]:
-  """`argv` with --config=X.json as --config=configs/repeat.py:X.json."""
-  script = pathlib.Path(__file__).parents[1] / 'configs' / 'repeat.py'
+def recipes() -> list[str]:
+  """Names of the experiments that come with the package."""
+  return sorted(p.stem for p in RECIPES.glob('[a-z]*.py'))
+
+
+def experiment(given: str) -> str:
+  """What --config means: FILE.py[:ARGUMENT], a recipe's name, or a run's JSON.
+
+  A file of the working directory goes before a recipe ('quickstart', as
+  'configs/quickstart.py' too). X.json is the experiment of the run that wrote it.
+  What is neither is answered as it is given.
+  """
+  if given.endswith('.json'):
+    return f'{RECIPES / "repeat.py"}:{given}'
+  name, colon, argument = given.partition(':')
+  stem = _stem(name)
+  if pathlib.Path(name).is_file() or stem not in recipes():
+    return given
+  return f'{RECIPES / stem}.py{colon}{argument}'
+
+
+def experiments(argv: list[str]) -> list[str]:
+  """`argv` with every value of --config as `experiment` reads it."""
   found = []
   for before, arg in zip(['', *argv], argv):
-    given = re.fullmatch(r'(--?config=)(.*\.json)', arg)
+    given = re.fullmatch(r'(--?config=)(.*)', arg, re.DOTALL)
     if given:
-      arg = f'{given[1]}{script}:{given[2]}'
-    elif before in ('-config', '--config') and arg.endswith('.json'):
-      arg = f'{script}:{arg}'
+      arg = f'{given[1]}{experiment(given[2])}'
+    elif before in ('-config', '--config'):
+      arg = experiment(arg)
     found.append(arg)
   return found
+
+
+def check_experiments(argv: list[str]) -> None:
+  """Raises ValueError, with what was meant, if a --config names no file."""
+  for before, arg in zip(['', *argv], argv):
+    given = re.fullmatch(r'--?config=(.*)', arg, re.DOTALL)
+    value = given[1] if given else arg if before in ('-config', '--config') else None
+    if value is None:
+      continue
+    name = value.partition(':')[0]
+    if not pathlib.Path(name).is_file():
+      near = difflib.get_close_matches(_stem(name), recipes(), n=1)
+      raise ValueError(f'--config={name}: there is no such file, and no such recipe; '
+                       + (f'did you mean {near[0]!r}?' if near else
+                          f'recipes are {", ".join(recipes())}'))
+
+
+def _stem(name: str) -> str:
+  return re.sub(r'^(\./)?configs/|\.py$', '', name)

@@ -8,7 +8,8 @@ The result is evaluated, exported and trained from like any run.
 from absl import flags
 
 from jaxembed.train import average
-from launch import cli
+
+from . import cli
 
 _WORKDIRS = flags.DEFINE_multi_string('workdir', None, 'Folder of a run; repeatable.')
 _TARGET = flags.DEFINE_string('target', None, 'Folder of the mean; new.')

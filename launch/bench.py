@@ -16,7 +16,7 @@ import platform
 from absl import flags
 import jax
 
-from launch import cli, tables
+from . import cli, tables
 
 SUITES = tuple(sorted(
     p.stem for p in (pathlib.Path(__file__).parent / 'suites').glob('[a-z]*.py')))
@@ -29,7 +29,8 @@ flags.mark_flag_as_required('suite')
 
 
 def main():
-  suite = importlib.import_module(f'launch.suites.{_SUITE.value}')
+  suite = importlib.import_module(
+      f'.suites.{_SUITE.value}', __package__)
   rows = suite.run(repeats=_REPEATS.value, small=_SMALL.value)
   print(f'\n{jax.devices()[0].device_kind} x {jax.device_count()}, jax '
         f'{jax.__version__}, Python {platform.python_version()}, '

@@ -8,7 +8,7 @@ import threading
 from absl import app, flags, logging
 import jax
 
-from launch import arguments, errors
+from . import arguments, errors
 
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', None, "HOST:PORT of process 0, when several hosts work together; "
@@ -33,7 +33,7 @@ def run(main):
   """absl's app.run. An error that is meant for people is one sentence, and exit 1;
   2 where flags or the configuration are wrong. Any other keeps its traceback.
 
-  --config=MANIFEST.json means the experiment of that run.
+  --config=MANIFEST.json means the experiment of that run, --config=NAME a recipe.
   """
   def wrapped(argv):
     if len(argv) > 1:
@@ -46,7 +46,7 @@ def run(main):
         raise
       errors.end(e, 1)
 
-  app.run(wrapped, arguments.repeats(sys.argv), flags_parser=_parse)
+  app.run(wrapped, arguments.experiments(sys.argv), flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -54,6 +54,7 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     # config_flags looks for its fields in sys.argv itself.
     sys.argv[1:] = argv[1:] = [arguments.of_config(arg) for arg in argv[1:]]
+    arguments.check_experiments(argv)
     left = flags.FLAGS(argv, known_only=False)
     if 'config' in flags.FLAGS:
       _ = flags.FLAGS['config'].value  # asked for, a file that failed says so

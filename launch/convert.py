@@ -19,7 +19,8 @@ from absl import flags
 
 from jaxembed import bundle
 from jaxembed.convert import exporters
-from launch import cli, step_flag
+
+from . import cli, step_flag
 
 _STEP = step_flag.define()
 _SOURCE = flags.DEFINE_string('source', None, 'Workdir or folder of the model.')

@@ -8,7 +8,8 @@ from absl import flags
 import jax
 
 from jaxembed import corpus, embedder, sharding
-from launch import cli, step_flag
+
+from . import cli, step_flag
 
 _STEP = step_flag.define()
 _MODEL = flags.DEFINE_string('model', None, 'Folder or hub id of the model.')

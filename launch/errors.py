@@ -5,8 +5,11 @@ import sys
 import traceback
 from typing import NoReturn
 
-_ROOT = pathlib.Path(__file__).parents[1]
-_OURS = tuple(_ROOT / room for room in ('jaxembed', 'launch', 'configs'))
+import jaxembed
+
+# Launchers and recipes stand in the package, or, in a checkout, beside it.
+_OURS = (pathlib.Path(jaxembed.__file__).parent, pathlib.Path(__file__).parent,
+         pathlib.Path(__file__).parents[1] / 'configs')
 
 
 def for_people(e: BaseException) -> bool:

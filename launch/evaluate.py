@@ -23,7 +23,8 @@ import jax
 
 from jaxembed import embedder, sharding
 from jaxembed.evaluation import metrics, tasks
-from launch import cli, step_flag
+
+from . import cli, step_flag
 
 _STEP = step_flag.define()
 _MODEL = flags.DEFINE_string('model', None, 'Folder or hub id of the model.')

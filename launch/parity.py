@@ -11,7 +11,8 @@ import collections
 import sys
 
 from jaxembed.convert import parity_families
-from launch import cli
+
+from . import cli
 
 
 def main():

@@ -21,9 +21,10 @@ from ml_collections import config_flags
 from jaxembed import config, data, losses, sharding
 from jaxembed.models import presets
 from jaxembed.train import plan, start
-from launch import cli
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file.')
+from . import cli
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file or recipe.')
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'CHIP:SHAPE, such as v5e:16x16.')
 _PRESET = flags.DEFINE_string('preset', None, "The source's shape, by name.")
 _TARGET = flags.DEFINE_string('target_config', '', 'Text proto of the GPU (h100:N).')

@@ -19,10 +19,11 @@ from jaxembed.data import sources
 from jaxembed.embedder import Embedder
 from jaxembed.evaluation import held_out
 from jaxembed.train import loop, metrics
-from launch import cli
+
+from . import arguments, cli
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', 'configs/quickstart.py', 'Experiment file.')
+    'config', arguments.experiment('quickstart'), 'Experiment file or recipe.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/quickstart', 'Folder of the run.')
 
 SEARCHES = ('copy a directory tree recursively',

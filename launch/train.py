@@ -17,9 +17,10 @@ from ml_collections import config_flags
 
 from jaxembed.evaluation import held_out
 from jaxembed.train import loop
-from launch import cli, wandb_log
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file.')
+from . import cli, wandb_log
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file or recipe.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _PROFILE = flags.DEFINE_string('profile_steps', None, 'A:B, first and last to trace.')
 _EXTEND = flags.DEFINE_bool(

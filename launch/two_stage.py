@@ -1,4 +1,4 @@
-"""Experiment: scores after each stage of the two-stage recipe, by seed and pooling.
+"""Experiment: scores of the two-stage recipe, by stage, seed and pooling.
 
   python -m launch.two_stage --workdir=runs/two_stage [--seeds=3] [--small]
 
@@ -21,11 +21,12 @@ from ml_collections import config_flags
 from jaxembed import bundle, config, embedder, sharding
 from jaxembed.files import whole_json
 from jaxembed.train import loop, start
-from launch import cli, tables
-from launch.score_card import ScoreCard
+
+from . import arguments, cli, tables
+from .score_card import ScoreCard
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', 'configs/two_stage_cpu.py', 'Experiment file.')
+    'config', arguments.experiment('two_stage_cpu'), 'Experiment file or recipe.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/two_stage', 'Folder of all runs.')
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'How many seeds, from 0.', lower_bound=1)
 _SMALL = flags.DEFINE_bool('small', False, 'One seed, two steps, few texts.')

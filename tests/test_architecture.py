@@ -71,8 +71,18 @@ def _imports(path: pathlib.Path):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, f'{path}: relative import'
-      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+      module = node.module
+      if node.level:
+        module = _launch_import(path, node)
+      yield from (f'{module}.{alias.name}' for alias in node.names)
+
+
+def _launch_import(path: pathlib.Path, node: ast.ImportFrom) -> str:
+  """Module of a relative import, which launchers alone use: their package is `launch`
+  in a checkout and `jaxembed.launch` in an installation."""
+  inside = path.relative_to(ROOT).parts
+  assert inside[0] == 'launch', f'{path}: relative import'
+  return '.'.join([*inside[:-node.level], *filter(None, [node.module])])
 
 
 def _within(name: str, room: str) -> bool:
@@ -104,6 +114,16 @@ def test_imports_go_down(path):
     other_floor, other_room = _room(name)
     assert other_floor < floor or other_room == room, (
         f'{me} (floor {floor}) imports {name} (floor {other_floor})')
+
+
+def test_launchers_import_each_other_relatively():
+  """`from . import cli`; by another name they would be missing in an installation."""
+  for path in FILES:
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+      named = ([a.name for a in node.names] if isinstance(node, ast.Import) else
+               [node.module] if isinstance(node, ast.ImportFrom) and not node.level
+               else [])
+      assert not any(_within(n, 'launch') for n in named), f'{path}: from . import ...'
 
 
 @pytest.mark.parametrize('path', FILES, ids=_name)

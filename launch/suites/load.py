@@ -71,7 +71,7 @@ def _write(folder: pathlib.Path, cfg: ModelConfig) -> int:
 def _child(folder: pathlib.Path, dtype: str) -> dict:
   """Loads in a fresh process: {'peak': bytes above an idle one, 'seconds'}."""
   out = subprocess.run(
-      [sys.executable, '-m', 'launch.suites.load', str(folder), dtype],
+      [sys.executable, '-m', __spec__.name, str(folder), dtype],
       check=True, capture_output=True, text=True).stdout
   return json.loads(out.splitlines()[-1])
 

@@ -91,10 +91,12 @@ def test_differences_between_starts_are_told(run, tmp_path):
   assert told == ['start.mesh.data was 8, is 4', 'start.mesh.fsdp was 1, is 2']
 
 
-def test_a_json_config_is_a_run_to_repeat():
+def test_a_json_config_is_a_run_to_repeat_and_a_name_a_recipe():
   rest = ['--config.seed=1', '--config.name=two\nlines', '--workdir=x.json']
   script = f'{ROOT}/configs/repeat.py'
   for given, want in ((['--config=a/b.json'], [f'--config={script}:a/b.json']),
                       (['--config', 'b.json'], ['--config', f'{script}:b.json']),
-                      (['--config=a/b.py'], ['--config=a/b.py'])):
-    assert arguments.repeats(['train', *given, *rest]) == ['train', *want, *rest]
+                      (['--config=a/b.py'], ['--config=a/b.py']),
+                      (['--config=two_stage_cpu:a/b'],
+                       [f'--config={ROOT}/configs/two_stage_cpu.py:a/b'])):
+    assert arguments.experiments(['train', *given, *rest]) == ['train', *want, *rest]

@@ -1,0 +1,58 @@
+"""The command `jaxembed NAME`: one launcher a name, found by this list."""
+
+import ast
+import difflib
+import importlib.metadata
+import pathlib
+import runpy
+import sys
+
+# heading -> modules of this package, in the order in which people need them.
+COMMANDS = {
+    'First use': ('quickstart',),
+    'Models': ('train', 'evaluate', 'encode', 'convert', 'average'),
+    'Before and beside': ('plan', 'bench', 'parity', 'two_stage'),
+}
+
+
+def main() -> None:
+  """Runs the launcher that sys.argv[1] names with the arguments behind it."""
+  name, *rest = sys.argv[1:] or ['--help']
+  if name in ('--help', '-h', '-help', '--helpshort', '--helpfull', 'help'):
+    print(overview())
+  elif name == '--version':
+    print(f'jaxembed {importlib.metadata.version("jaxembed")}')
+  elif name in names():
+    sys.argv = [f'jaxembed {name}', *rest]
+    runpy.run_module(f'{__package__}.{name}', run_name='__main__')
+  else:
+    print(f'error: jaxembed has no command {name!r}{_near(name)}', file=sys.stderr)
+    sys.exit(2)
+
+
+def names() -> list[str]:
+  """Every command."""
+  return [name for group in COMMANDS.values() for name in group]
+
+
+def overview() -> str:
+  """What there is, with one line each."""
+  lines = ['Train, evaluate, run and convert text-embedding models in JAX.', '',
+           '  jaxembed COMMAND [--flags]']
+  width = max(map(len, names())) + 2
+  for heading, group in COMMANDS.items():
+    lines += ['', heading, *(f'  {n:{width}}{summary(n)}' for n in group)]
+  return '\n'.join([*lines, '', 'jaxembed COMMAND --help tells its flags.'])
+
+
+def summary(name: str) -> str:
+  """First line of a launcher's docstring; the launcher is not imported."""
+  text = (pathlib.Path(__file__).parent / f'{name}.py').read_text('utf-8')
+  doc = ast.get_docstring(ast.parse(text))
+  return (doc or '').split('\n')[0].rstrip('.:')
+
+
+def _near(name: str) -> str:
+  near = difflib.get_close_matches(name, names(), n=1)
+  return (f'; did you mean {near[0]!r}?' if near
+          else f'; it has {", ".join(names())}')
