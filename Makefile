@@ -2,12 +2,13 @@
 #   make quickstart    fine-tune a real model, evaluate, export, search
 #   make test          the default tests, in minutes
 #   make test-all      those and the thorough ones: hundreds more cases of the same laws
+#   make docs          the documentation's site, in build/site
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: quickstart test test-all slow lint clean
+.PHONY: quickstart test test-all slow lint docs clean
 
 # One stamp per set of extras: installed once, again when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml
@@ -32,6 +33,11 @@ slow: $(VENV)/.installed-test
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
+
+# The theme's notice of its own future is not the reader's concern.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo 'build/site/index.html'
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

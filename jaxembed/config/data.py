@@ -37,7 +37,7 @@ class SourceConfig:
     `instructions`, drawn anew each time.
   """
 
-  name: str
+  name: str  # in metrics and messages
   kind: str = 'jsonl'  # jsonl | tsv | installed_code | tfds | memory
   rows: str = 'pairs'  # pairs | bm25 | same_label | label_text
   path: str = ''
@@ -56,9 +56,9 @@ class SourceConfig:
   num_negatives: int = -1  # at most so many per row; -1: DataConfig's
   query_prompt: str = ''
   passage_prompt: str = ''
-  instructions: tuple[str, ...] = ()
+  instructions: tuple[str, ...] = ()  # to draw from, for {instruction}
   query_max_length: int = 0  # tokens; 0: DataConfig's longest
-  passage_max_length: int = 0
+  passage_max_length: int = 0  # tokens; 0: DataConfig's longest
   temperature: float = 0.0  # of the loss of its rows; 0: the stage's
 
   def __post_init__(self):
@@ -164,7 +164,7 @@ class DataConfig:
     checked rows; those that stand in a batch come first.
   """
 
-  sources: list[SourceConfig] = field(default_factory=list)
+  sources: list[SourceConfig] = field(default_factory=list)  # the mixture
   batch_size: int = 64  # queries per step, over all devices
   num_negatives: int = 0  # room for hard negatives per query
   query_lengths: tuple[int, ...] = (32,)

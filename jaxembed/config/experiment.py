@@ -65,7 +65,7 @@ class ModelSpec:
   head_dim: Optional[int] = None
   ff_mult: Optional[int] = None
   reads: Optional[str] = None
-  max_length: int = 0
+  max_length: int = 0  # tokens of a text, in use; 0: the source's
   normalize: Optional[bool] = None
   prompt_pooling: str = ''
   eos_text: str = ''
@@ -75,7 +75,7 @@ class ModelSpec:
   remat: str = ''
   prepend: Optional[tuple[int, int]] = None
   lora: Optional[LoraConfig] = None
-  lora_rank: int = 0
+  lora_rank: int = 0  # of new adapters; 0: none
   lora_alpha: Optional[float] = None
   lora_dropout: Optional[float] = None
   lora_targets: str = ''  # regex over parameter paths
@@ -129,7 +129,7 @@ class OptimConfig:
   """
 
   name: str = 'adamw'
-  peak_lr: float = 2e-5
+  peak_lr: float = 2e-5  # at the end of warm-up
   head_lr: float = 0.0  # of all outside backbone/; 0: peak_lr
   # (regex over parameter paths, factor): the first that matches multiplies a
   # parameter's learning rate, such as ('backbone/embed', 0.1).
@@ -137,10 +137,10 @@ class OptimConfig:
   # In a stage that has fewer steps, a tenth of them.
   warmup_steps: int = 50
   schedule: str = 'linear'  # linear | cosine | constant, after warm-up
-  end_lr: float = 0.0
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
+  end_lr: float = 0.0  # where the schedule ends
+  b1: float = 0.9  # decay of the first moment
+  b2: float = 0.999  # decay of the second moment
+  eps: float = 1e-8  # added to the root of the second moment
   weight_decay: float = 0.01  # kernels and adapters only, not norms or biases
   clip_norm: float = 1.0  # of the whole gradient; 0: not clipped
   freeze: str = ''  # regex over parameter paths
@@ -186,17 +186,17 @@ class OptimConfig:
 class StageConfig:
   """A stretch of training with its own data, loss and learning rate."""
 
-  name: str = 'train'
-  steps: int = 1000
+  name: str = 'train'  # in metrics
+  steps: int = 1000  # updates of the parameters
   # GradCache: the most tokens per device encoded at a time. 0: the whole batch.
   token_budget: int = 0
   # Within a token_budget, what of a chunk is computed again: full | residual | dots, as
   # in ModelConfig.remat. All but full keep something of every text: memory grows with
   # the batch.
   chunk_remat: str = 'full'
-  data: DataConfig = field(default_factory=DataConfig)
-  loss: LossConfig = field(default_factory=LossConfig)
-  optim: OptimConfig = field(default_factory=OptimConfig)
+  data: DataConfig = field(default_factory=DataConfig)  # what it reads
+  loss: LossConfig = field(default_factory=LossConfig)  # what it minimises
+  optim: OptimConfig = field(default_factory=OptimConfig)  # how it updates
 
   def __post_init__(self):
     typed(self)
@@ -212,9 +212,9 @@ class StageConfig:
 class MeshConfig:
   """Devices along each axis; one of them may be -1, for all that are left."""
 
-  data: int = -1
-  fsdp: int = 1
-  tensor: int = 1
+  data: int = -1  # devices that divide the batch
+  fsdp: int = 1  # devices that divide the batch and the parameters
+  tensor: int = 1  # devices that divide matrices and heads
 
   def __post_init__(self):
     typed(self)
@@ -231,7 +231,7 @@ class EvalConfig:
   every: int = 0  # steps; 0: only before and after training
   source: Optional[SourceConfig] = None  # held-out pairs, scored as retrieval
   limit: int = 1000  # the first so many pairs; 0: all
-  batch_size: int = 64
+  batch_size: int = 64  # texts encoded at a time, over all devices
   # Evaluations in a row without a better checkpoint.best that end the run; 0: off.
   patience: int = 0
 
@@ -263,12 +263,14 @@ class CheckpointConfig:
 class Config:
   """An experiment: a model, and the stages that it is trained in."""
 
-  name: str = 'experiment'
-  seed: int = 0
-  model: ModelSpec = field(default_factory=ModelSpec)
+  name: str = 'experiment'  # in messages, metrics and plans
+  seed: int = 0  # of data order, dropout and new parameters
+  model: ModelSpec = field(default_factory=ModelSpec)  # where the weights come from
+  # Trained one after the other.
   stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
-  mesh: MeshConfig = field(default_factory=MeshConfig)
-  eval: EvalConfig = field(default_factory=EvalConfig)
+  mesh: MeshConfig = field(default_factory=MeshConfig)  # how devices are laid out
+  eval: EvalConfig = field(default_factory=EvalConfig)  # scores while training
+  # What is saved.
   checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
   log_every: int = 10  # steps; 0: the first step and the last of each stage alone
   # The manifest of an earlier run, whose data this one must find; '': none.

@@ -35,12 +35,12 @@ class LossConfig:
 
   name: str = 'info_nce'  # a name in losses.LOSSES: info_nce | distill_kl
   similarity: str = 'cosine'  # cosine | dot
-  temperature: float = 0.05
-  learn_temperature: bool = False
+  temperature: float = 0.05  # divides the scores
+  learn_temperature: bool = False  # start there, and train it
   max_scale: float = 100.0  # a learned 1/temperature stays in [1, max_scale]
   teacher_temperature: float = 1.0  # divides a teacher's scores (distill_kl)
 
-  # Which pairs.
+  ## Which pairs
   terms: tuple[str, ...] = ('qd',)
   symmetric: bool = False
   # batch: as each row's in_batch says | hard: a row's own hard negatives alone.
@@ -51,7 +51,7 @@ class LossConfig:
   # it by more than the same share of its size (below 1: less far below it).
   relative_margin: float = float('inf')
 
-  # How they count.
+  ## How they count
   decoupled: bool = False  # leave the positive out of the denominator
   focal_gamma: float = 0.0  # weight (1 - p)^gamma
   focal_detach: bool = True  # no gradient through the weight
@@ -60,7 +60,7 @@ class LossConfig:
   widths: tuple[int, ...] = ()  # Matryoshka prefixes; (): the whole vector only
   width_weights: tuple[float, ...] = ()  # (): 1 each
 
-  # Computed how.
+  ## Computed how
   dtype: str = 'float32'  # of the products; sums are float32 always
   # A constant shift instead of running maxima, where the scale is in its range.
   bounded: bool = False

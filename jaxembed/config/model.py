@@ -35,15 +35,15 @@ class RopeScaling:
   """
 
   kind: str  # linear | llama3 | yarn | longrope
-  factor: float = 1.0
-  low_freq_factor: float = 1.0
-  high_freq_factor: float = 4.0
-  original_positions: int = 8192
+  factor: float = 1.0  # how many times longer texts may be
+  low_freq_factor: float = 1.0  # llama3: wavelengths above original/this are divided
+  high_freq_factor: float = 4.0  # llama3: wavelengths below original/this are kept
+  original_positions: int = 8192  # the length of pre-training
   attention_factor: float = 1.0  # on cos and sin
   short_factors: tuple[float, ...] = ()  # one per frequency
-  long_factors: tuple[float, ...] = ()
-  beta_fast: float = 32.0
-  beta_slow: float = 1.0
+  long_factors: tuple[float, ...] = ()  # for texts beyond original_positions
+  beta_fast: float = 32.0  # yarn: turns at which the ramp begins
+  beta_slow: float = 1.0  # yarn: turns at which it ends
 
   def __post_init__(self):
     typed(self)
@@ -67,52 +67,52 @@ class BackboneConfig:
   """
 
   family: str  # a key of models.presets.FEATURES
-  vocab_size: int
-  dim: int
-  ff_dim: int
-  num_layers: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  max_positions: int
-  norm_eps: float = 1e-5
+  vocab_size: int  # rows of the embedding table
+  dim: int  # width of token states
+  ff_dim: int  # width inside the feed-forward
+  num_layers: int  # blocks
+  num_heads: int  # query heads
+  num_kv_heads: int  # key and value heads, shared by groups of queries
+  head_dim: int  # width of a head
+  max_positions: int  # the longest text in tokens
+  norm_eps: float = 1e-5  # added to the variance
 
-  # Norms.
+  ## Norms
   norm: str = 'rms'  # rms | layer
-  norm_bias: bool = False
+  norm_bias: bool = False  # of layer norms
   norm_offset: float = 0.0  # Gemma stores scale - 1
   block: str = 'pre'  # pre | post | sandwich: where norms stand in a layer
-  final_norm: bool = True
+  final_norm: bool = True  # a norm after the last layer
   first_norm: bool = True  # false: layer 0 has no norm before attention
-  embed_norm: bool = False
+  embed_norm: bool = False  # a norm after the embeddings
 
-  # Embeddings and positions.
-  embed_scale: float = 1.0
-  type_vocab_size: int = 0
+  ## Embeddings and positions
+  embed_scale: float = 1.0  # embeddings are multiplied by it
+  type_vocab_size: int = 0  # BERT's token types; kind 0 is used
   position: str = 'rope'  # rope | learned
   position_offset: int = 0  # RoBERTa's tables start after the padding id
   positions: str = 'mask'  # mask: text starts at 0; index: the row does (BERT)
-  rope_theta: float = 10000.0
+  rope_theta: float = 10000.0  # base of the rotary frequencies
   rope_dim: int = 0  # 0: the whole head
-  rope_scaling: RopeScaling | None = None
+  rope_scaling: RopeScaling | None = None  # for texts beyond pre-training
   local_rope_theta: float = 0.0  # of windowed layers; 0: rope_theta
 
-  # Attention.
-  qkv_bias: bool = False
-  out_bias: bool = False
-  qk_norm: bool = False
+  ## Attention
+  qkv_bias: bool = False  # of the query, key and value projections
+  out_bias: bool = False  # of the output projection
+  qk_norm: bool = False  # RMS norm of each head's queries and keys
   query_scale: float = 0.0  # scores are multiplied by it; 0: 1/sqrt(head_dim)
   softcap: float = 0.0  # s -> c tanh(s/c); 0: none
   window: int = 0  # keys seen by a windowed layer, own one included; 0: all
   two_way_window: int = 0  # the same when bidirectional: |distance| below it
   windowed_layers: tuple[bool, ...] = ()  # (): all, when there is a window
   relative_buckets: int = 0  # T5's bias, shared by the layers; 0: none
-  relative_distance: int = 128
+  relative_distance: int = 128  # from here on, distances share a bucket
 
-  # Feed-forward.
+  ## Feed-forward
   activation: str = 'silu'  # silu | gelu | gelu_tanh | relu
-  gated: bool = True
-  ff_bias: bool = False
+  gated: bool = True  # GLU: activation(gate) * up
+  ff_bias: bool = False  # of the feed-forward's projections
 
   def __post_init__(self):
     typed(self)
@@ -168,10 +168,10 @@ class PoolingConfig:
   # Of layer_attention: the last token | all tokens (of the last layer), or the
   # last token | mean of every layer.
   reads: str = 'layers_mean'  # last_token | tokens | layers_last | layers_mean
-  latents: int = 512
-  heads: int = 8
+  latents: int = 512  # learned keys (and values) of latent attention
+  heads: int = 8  # of the pooling's attention
   head_dim: int = 0  # 0: the backbone's width, as released by NV-Embed
-  ff_mult: int = 4
+  ff_mult: int = 4  # width inside its feed-forward, over the backbone's
   options: tuple[tuple[str, object], ...] = ()
 
   def __post_init__(self):
@@ -201,10 +201,10 @@ class DenseConfig:
   """One projection after pooling: activation(W v + b), with `residual` plus v itself,
   or plus a second projection of v where the widths differ."""
 
-  features: int
-  bias: bool = True
+  features: int  # width of what comes out
+  bias: bool = True  # whether b is added
   activation: str = 'identity'  # one of DENSE_ACTIVATIONS
-  residual: bool = False
+  residual: bool = False  # whether v is added
   normalize_input: bool = False  # v is scaled to length 1 before
 
   def __post_init__(self):
@@ -217,10 +217,10 @@ class DenseConfig:
 class LoraConfig:
   """Low-rank updates beside the kernels whose path matches `targets`."""
 
-  rank: int = 16
-  alpha: float = 32.0
-  dropout: float = 0.0
-  targets: str = r'attn/[qkvo]$|mlp/(gate|up|down)$'
+  rank: int = 16  # columns of the two matrices
+  alpha: float = 32.0  # the update is scaled by alpha / rank
+  dropout: float = 0.0  # of what enters an update
+  targets: str = r'attn/[qkvo]$|mlp/(gate|up|down)$'  # regex over parameter paths
   rslora: bool = False  # scale by sqrt(rank) (Kalajdzievski 2023)
 
   def __post_init__(self):
@@ -249,9 +249,9 @@ class PrependConfig:
     the caller puts the id there.
   """
 
-  token_id: int
-  start: int
-  stop: int
+  token_id: int  # of the vocabulary
+  start: int  # first layer
+  stop: int  # the layer after the last
   text: str = ''
 
   def __post_init__(self):
@@ -263,14 +263,14 @@ class PrependConfig:
 class ModelConfig:
   """Everything that shapes a parameter or a forward pass."""
 
-  backbone: BackboneConfig
-  pooling: PoolingConfig = PoolingConfig()
-  dense: tuple[DenseConfig, ...] = ()
-  lora: LoraConfig | None = None
-  prepend: PrependConfig | None = None
+  backbone: BackboneConfig  # the transformer
+  pooling: PoolingConfig = PoolingConfig()  # token states to one vector
+  dense: tuple[DenseConfig, ...] = ()  # projections after pooling, in order
+  lora: LoraConfig | None = None  # adapters; None: none
+  prepend: PrependConfig | None = None  # token prepending; None: none
   attention: str = 'bidirectional'  # bidirectional | causal | prefix
-  normalize: bool = True
-  max_length: int = 512
+  normalize: bool = True  # vectors end with length 1
+  max_length: int = 512  # tokens; longer texts are cut
   dtype: str = 'float32'  # of activations; parameters have their own
   # Of a float32 model's products: highest (float32 on every platform), high (three
   # bfloat16 passes on a TPU, TF32 on a GPU), default (the platform's fastest).
@@ -279,7 +279,7 @@ class ModelConfig:
   # residual: all but the sums that sublayers add up to, so not the products before
   # them; dots: no product with a parameter; none: nothing.
   remat: str = 'none'
-  # How text becomes tokens, beside the tokenizer's own rules (data/tokenise.py).
+  ## How text becomes tokens, beside the tokenizer's own rules (data/tokenise.py).
   prompt_pooling: str = 'include'  # include | exclude | nv_embed
   eos_text: str = ''  # put behind every text, lost where one is cut (NV-Embed)
   lower_case: bool = False  # texts are put in lower case, whatever the tokenizer does
