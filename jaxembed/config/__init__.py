@@ -19,7 +19,7 @@ from jaxembed.config.experiment import (
     OptimConfig,
     StageConfig,
 )
-from jaxembed.config.loss import LossConfig
+from jaxembed.config.loss import LossComputing, LossConfig
 from jaxembed.config.model import (
     BackboneConfig,
     DenseConfig,
@@ -40,6 +40,7 @@ __all__ = [
     'DenseConfig',
     'EvalConfig',
     'LoraConfig',
+    'LossComputing',
     'LossConfig',
     'MeshConfig',
     'ModelConfig',

@@ -18,8 +18,28 @@ _FORMER = {'own': 'hard'}
 
 
 @dataclass(kw_only=True)
-class LossConfig:
-  """A training loss: which pairs count as negatives, how, and computed where.
+class LossComputing:
+  """How a loss is computed: time and memory, and no other loss but for rounding."""
+
+  dtype: str = 'float32'  # of the products; sums are float32 always
+  # A constant shift instead of running maxima, where the scale is in its range.
+  bounded: bool = False
+  exchange: str = 'auto'  # gather | ring
+  impl: str = 'auto'  # of kernels.contrastive
+  tile_bytes: int = 0  # score tile; 0: the platform's default
+
+  def _check_computing(self):
+    one_of(self, 'dtype', ('float32', 'bfloat16'))
+    one_of(self, 'exchange', ('auto', 'gather', 'ring'))
+    one_of(self, 'impl', ('auto', 'reference', 'blockwise', 'tpu', 'gpu'))
+    at_least(self, tile_bytes=0)
+    require(self, 'dtype', self.impl != 'gpu' or self.dtype == 'bfloat16',
+            "bfloat16 with impl='gpu', which multiplies nothing else")
+
+
+@dataclass(kw_only=True)
+class LossConfig(LossComputing):
+  """A training loss: which pairs count as negatives, and how; LossComputing's fields.
 
   name: info_nce compares a query's positive with everything that is not; distill_kl
     brings the distribution over a row's own passages close to the one of a teacher's
@@ -59,14 +79,6 @@ class LossConfig:
   hardness_on: str = 'hard'  # hard | shared | all negatives
   widths: tuple[int, ...] = ()  # Matryoshka prefixes; (): the whole vector only
   width_weights: tuple[float, ...] = ()  # (): 1 each
-
-  ## Computed how
-  dtype: str = 'float32'  # of the products; sums are float32 always
-  # A constant shift instead of running maxima, where the scale is in its range.
-  bounded: bool = False
-  exchange: str = 'auto'  # gather | ring
-  impl: str = 'auto'  # of kernels.contrastive
-  tile_bytes: int = 0  # score tile; 0: the platform's default
   options: tuple[tuple[str, object], ...] = ()
 
   def option(self, name: str) -> object:
@@ -115,15 +127,10 @@ class LossConfig:
     one_of(self, 'similarity', ('cosine', 'dot'))
     one_of(self, 'negatives', ('batch', 'hard'))
     one_of(self, 'hardness_on', ('hard', 'shared', 'all'))
-    one_of(self, 'dtype', ('float32', 'bfloat16'))
-    one_of(self, 'exchange', ('auto', 'gather', 'ring'))
-    one_of(self, 'impl', ('auto', 'reference', 'blockwise', 'tpu', 'gpu'))
+    self._check_computing()
     self._check_temperatures()
     self._check_negatives()
     self._check_weights()
-    at_least(self, tile_bytes=0)
-    require(self, 'dtype', self.impl != 'gpu' or self.dtype == 'bfloat16',
-            "bfloat16 with impl='gpu', which multiplies nothing else")
     if self.similarity == 'dot':
       self._only('similarity', bounded='vectors of length 1',
                  margin='cosines', relative_margin='cosines')

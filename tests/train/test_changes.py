@@ -41,6 +41,8 @@ def folder(tmp_path):
     (8, _changed(lambda c: setattr(c.stages[1].data, 'prefetch', 0))),
     (8, _changed(lambda c: setattr(c.stages[1].data, 'check_rows', 7))),
     (8, _changed(lambda c: setattr(c.stages[1], 'token_budget', 4096))),
+    (8, _changed(lambda c: setattr(c.stages[1].loss, 'impl', 'reference'))),
+    (8, _changed(lambda c: setattr(c.stages[1].loss, 'exchange', 'ring'))),
     (0, _changed(lambda c: setattr(c.model, 'source', 'elsewhere'))),
     (0, _changed(lambda c: setattr(c, 'seed', 5)))])
 def test_steps_that_are_done_keep_their_meaning_without_a_word(folder, done, cfg):
