@@ -37,12 +37,13 @@ class FieldDoc:
 def fields(cls: type) -> tuple[FieldDoc, ...]:
   """Every field of a configuration class, in order, with its description.
 
-  A field that nothing describes has the text ''.
+  Inherited fields come last. A field that nothing describes has the text ''.
   """
   texts = _texts(cls)
   return tuple(
       FieldDoc(f.name, _type(f.type), _default(f), texts.get(f.name, ''))
-      for f in dataclasses.fields(cls))
+      for f in sorted(dataclasses.fields(cls),
+                      key=lambda f: f.name not in cls.__annotations__))
 
 
 def summary(cls: type) -> str:
@@ -105,7 +106,9 @@ def _texts(cls: type) -> dict[str, str]:
   texts = {name: [text] for name, text in _docstring(cls)[1].items()}
   for name, comments in _comments(cls):
     texts.setdefault(name, []).extend(filter(None, comments))
-  found = {name: _sentences(parts) for name, parts in texts.items() if parts}
+  found = {name: text for base in cls.__bases__ if dataclasses.is_dataclass(base)
+           for name, text in _texts(base).items()}
+  found |= {name: _sentences(parts) for name, parts in texts.items() if parts}
   if cls is ModelSpec:
     for other, prefix in _ASKED:
       for name, text in _texts(other).items():

@@ -1,11 +1,12 @@
 """Configuration changes that a run may resume with.
 
 Steps that are done keep their meaning. So without a word may change: everything while
-no step is done; how often to log, evaluate and save, on which mesh, in which chunks, how
-the loss is computed and how many rows to check; stages that have not begun; the number of steps of the stage
-under way; where the same data lies; and what the run's own end advised (its optimiser
-after a loss that was not finite). The data, loss, rate and schedule of the stage under
-way may change when asked for (--extend). The model and the stages that are done cannot.
+no step is done; how often to log, evaluate and save, on which mesh, in which chunks,
+how the loss is computed and how many rows to check; stages that have not begun; the
+number of steps of the stage under way; where the same data lies; and what the run's own
+end advised (its optimiser after a loss that was not finite). The data, loss, rate and
+schedule of the stage under way may change when asked for (--extend). The model and the
+stages that are done cannot.
 """
 
 from collections.abc import Iterator
