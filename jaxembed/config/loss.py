@@ -1,6 +1,6 @@
 """Contrastive loss configuration: negatives, temperatures, margins, Matryoshka."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import math
 
 from jaxembed.config.check import at_least, between, one_of, require, typed
@@ -15,6 +15,18 @@ TEMPERATURES = 1e-6, 1e6
 _MOST = 1e6  # of a weight, and of a scale
 # What the values of negatives and hardness_on were called before.
 _FORMER = {'own': 'hard'}
+# Of the losses below, what they are over, and the fields that mean nothing there.
+_SHARED = 'terms', 'symmetric', 'margin', 'relative_margin', 'decoupled', 'bounded'
+_UNREAD = {name: (why, (*_SHARED, 'focal_gamma', 'hardness', *fields))
+           for names, why, fields in (
+    (('distill_kl', 'margin_mse', 'pair_mse'),
+     "a row's own passages alone, weighed by their scores",
+     ('negatives', 'same_group')),
+    (('distill_stable',), 'candidates in the order of their scores', ()),
+    (('cosent', 'angle'), 'pairs of the same source, ordered by their scores',
+     ('negatives', 'same_group'))) for name in names}
+# Whose values, not their order alone, count.
+_READ_SCORES = 'distill_kl', 'margin_mse', 'pair_mse', 'distill_stable'
 
 
 @dataclass(kw_only=True)
@@ -41,24 +53,27 @@ class LossComputing:
 class LossConfig(LossComputing):
   """A training loss: which pairs count as negatives, and how; LossComputing's fields.
 
-  name: info_nce compares a query's positive with everything that is not; distill_kl
-    brings the distribution over a row's own passages close to the one of a teacher's
-    scores, which the rows carry.
+  name: info_nce compares a query's positive with everything that is not. By a
+    teacher's scores of a row's own passages: distill_kl (their distribution),
+    margin_mse (their margins), pair_mse (themselves), distill_stable (their order,
+    against in-batch negatives too). By the scores of pairs: cosent, angle.
   similarity: cosine makes rows of length 1 of whatever the model gives; dot takes it
     as it is.
   terms: the sums a row's positive competes with. qd: its query against passages
     (InfoNCE). qq: against other queries. dd: its positive against other
     positives. dq: its positive against other queries. GTE and Qwen3 use all.
-  options: (name, value) pairs of what a loss of another name reads.
+  options: (name, value) pairs of what the loss reads beside these fields.
+  plus: losses that are added, each times its own weight. They learn no temperature.
   symmetric: mean of the query's loss and its positive's (CLIP); with qd alone.
   """
 
-  name: str = 'info_nce'  # a name in losses.LOSSES: info_nce | distill_kl
+  name: str = 'info_nce'  # a name in losses.LOSSES
+  weight: float = 1.0  # the loss is multiplied by it
   similarity: str = 'cosine'  # cosine | dot
   temperature: float = 0.05  # divides the scores
   learn_temperature: bool = False  # start there, and train it
   max_scale: float = 100.0  # a learned 1/temperature stays in [1, max_scale]
-  teacher_temperature: float = 1.0  # divides a teacher's scores (distill_kl)
+  teacher_temperature: float = 1.0  # divides a teacher's scores
 
   ## Which pairs
   terms: tuple[str, ...] = ('qd',)
@@ -80,6 +95,7 @@ class LossConfig(LossComputing):
   widths: tuple[int, ...] = ()  # Matryoshka prefixes; (): the whole vector only
   width_weights: tuple[float, ...] = ()  # (): 1 each
   options: tuple[tuple[str, object], ...] = ()
+  plus: list['LossConfig'] = field(default_factory=list)
 
   def option(self, name: str) -> object:
     """The value of an option that the loss reads."""
@@ -111,13 +127,16 @@ class LossConfig(LossComputing):
         ('hardness_on', self.hardness, 'hardness'),
         ('focal_detach', self.focal_gamma, 'focal_gamma'),
         ('max_scale', self.learn_temperature, 'learn_temperature'),
-        ('teacher_temperature', self.name == 'distill_kl', "name='distill_kl'"),
+        ('teacher_temperature', self.name in _READ_SCORES,
+         f'name= {", ".join(_READ_SCORES)}'),
         ('same_group', self.negatives == 'batch', "negatives='batch'")):
       if getattr(self, name) != _default(name) and not meant:
         out.append(f'loss.{name}={getattr(self, name)!r} means nothing without {needs}')
     if self.hardness and self.negatives == 'hard' and self.hardness_on == 'shared':
       out.append("loss.hardness on 'shared' negatives: negatives='hard' shares none")
-    return out
+    return out + [f'loss.plus[{i}]{note.removeprefix("loss")}'
+                  for i, part in enumerate(self.plus)
+                  for note in part.notes(row_temperatures)]
 
   def __post_init__(self):
     typed(self)
@@ -134,11 +153,12 @@ class LossConfig(LossComputing):
     if self.similarity == 'dot':
       self._only('similarity', bounded='vectors of length 1',
                  margin='cosines', relative_margin='cosines')
-    if self.name == 'distill_kl':
-      own = "a row's own passages alone, weighed by their scores"
-      self._only('name', **dict.fromkeys((
-          'terms', 'symmetric', 'negatives', 'same_group', 'margin', 'relative_margin',
-          'decoupled', 'focal_gamma', 'hardness', 'bounded'), own))
+    if self.name in _UNREAD:
+      why, fields = _UNREAD[self.name]
+      self._only('name', **dict.fromkeys(fields, why))
+    require(self, 'similarity', self.name != 'angle' or self.similarity == 'cosine',
+            "'cosine': angles are of vectors of length 1")
+    self._check_plus()
 
   def _only(self, field, **unmeant: str):
     """Refuses fields that are not at their defaults, and says what `field` is over."""
@@ -181,8 +201,19 @@ class LossConfig(LossComputing):
     require(self, 'relative_margin', self.relative_margin > 0,
             'a share above 0 (0.95 is usual), or inf for no limit')
 
+  def _check_plus(self):
+    names = [self.name, *(part.name for part in self.plus)]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+      raise ValueError(f'LossConfig.plus has {twice[0]!r} twice with the loss itself; '
+                       'metrics are kept by name, give each loss once')
+    for part in self.plus:
+      require(part, 'plus', not part.plus, '(): what is added adds nothing more')
+      require(part, 'learn_temperature', not part.learn_temperature,
+              'False in LossConfig.plus: the first loss alone learns a temperature')
+
   def _check_weights(self):
     between(self, 0, _MOST, 'focal_gamma', 'hardness')
+    require(self, 'weight', 0 < self.weight <= _MOST, f'above 0, {_MOST:g} at most')
     require(self, 'widths', all(w > 0 for w in self.widths)
             and len(set(self.widths)) == len(self.widths), 'widths above 0, each once')
     if self.width_weights and len(self.width_weights) != len(self.widths):

@@ -24,6 +24,7 @@ def inputs(query: types.Array, passage: types.Array, pairing: types.Pairing,
                      f'{query.shape[1]}; drop those above it')
   _pairing(pairing, query.shape[0], passage.shape[0])
   temperature.check(pairing.temperature)
+  _scores(pairing.score)
   for name, x in (('query', query), ('passage', passage)):
     if x.dtype != jnp.float32:
       raise ValueError(f'{name} embeddings are {x.dtype}; give float32 (the '
@@ -38,6 +39,15 @@ def inputs(query: types.Array, passage: types.Array, pairing: types.Pairing,
             f'{name} embeddings have NaN, inf or numbers beyond all use in {bad.size} '
             f'rows, first {bad[:8].tolist()}; look at those texts and at the learning '
             'rate')
+
+
+def _scores(score: types.Array | None):
+  """Raises ValueError, outside jit, on a teacher's scores that are infinite."""
+  if score is None or isinstance(score, jax.core.Tracer):
+    return
+  if bad := np.flatnonzero(np.isinf(np.asarray(score))).tolist():
+    raise ValueError(f'pairing.score is infinite for {len(bad)} passages, first '
+                     f'{bad[:8]}; give finite scores, or NaN for none')
 
 
 def _pairing(pairing: types.Pairing, queries: int, passages: int):

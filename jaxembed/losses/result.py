@@ -38,11 +38,13 @@ class Named:
 
   options: of LossConfig.options, those that it reads, with their defaults.
   reads_scores: whether it reads a teacher's scores (Pairing.score).
+  least_scores: of a row that teaches it something, how many of its passages have one.
   """
 
   function: Loss
   options: Mapping[str, object] = dataclasses.field(default_factory=dict)
   reads_scores: bool = False
+  least_scores: int = 2
 
   def __call__(self, query: jax.Array, passage: jax.Array, pairing: types.Pairing,
                cfg: config.LossConfig, params: types.Params) -> Result:

@@ -1,10 +1,15 @@
 """Table of losses by LossConfig.name."""
 
+import functools
+
 from jaxembed import config, types
 from jaxembed.config import check
+from jaxembed.losses import distill_stable, weighted_sum
+from jaxembed.losses.cosent import angle, cosent
 from jaxembed.losses.distill_kl import distill_kl
 from jaxembed.losses.info_nce import info_nce
 from jaxembed.losses.result import Named, Result
+from jaxembed.losses.score_mse import margin_mse, pair_mse
 
 
 def _info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
@@ -13,17 +18,31 @@ def _info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
   return Result(value, metrics.pop('loss/of_rows'), metrics)
 
 
+_by_scores = functools.partial(Named, reads_scores=True)
 LOSSES: dict[str, Named] = {
     'info_nce': Named(_info_nce),
-    'distill_kl': Named(distill_kl, reads_scores=True)}
+    'distill_kl': _by_scores(distill_kl),
+    'margin_mse': _by_scores(margin_mse),
+    'pair_mse': _by_scores(pair_mse, least_scores=1),
+    'distill_stable': _by_scores(
+        distill_stable.distill_stable, distill_stable.OPTIONS, least_scores=1),
+    'cosent': _by_scores(cosent, least_scores=1),
+    'angle': _by_scores(angle, least_scores=1)}
 
 
 def named(cfg: config.LossConfig) -> Named:
-  """The loss that `cfg` names.
+  """The loss that `cfg` names, with those that it adds.
 
   Raises:
     ValueError: there is none, or it does not read one of cfg.options.
   """
+  found = _alone(cfg)
+  if not cfg.plus and cfg.weight == 1:
+    return found
+  return weighted_sum.of(found, [_alone(part) for part in cfg.plus])
+
+
+def _alone(cfg: config.LossConfig) -> Named:
   if cfg.name not in LOSSES:
     raise ValueError(f'LossConfig.name is {cfg.name!r}; choose one of '
                      f'{", ".join(LOSSES)}, or pass a function: loop.train(loss=)')

@@ -12,18 +12,9 @@ from jaxembed import config, data, losses, sharding
 from jaxembed.models import encoder
 from jaxembed.train import step
 from tests.helpers import tiny_step
-from tests.helpers.info_nce_loops import example
+from tests.helpers.score_loops import scored
 
 CFG = config.LossConfig(name='distill_kl', temperature=0.05, teacher_temperature=2.0)
-
-
-def scored(seed=0, missing=0.2):
-  """Rows with any number of passages, some without a score, in any order."""
-  q, p, pair = example(seed)
-  rng = np.random.default_rng(seed)
-  score = rng.normal(size=len(p)).astype(np.float32) * 5
-  score[rng.random(len(p)) < missing] = np.nan
-  return q, p, dataclasses.replace(pair, score=score)
 
 
 def oracle(q, p, pair, cfg, temperature):

@@ -1,0 +1,75 @@
+"""CoSENT and AnglE: the order of scored pairs.
+
+  loss = log(1 + sum_(i,j): score_i < score_j  exp(z_i - z_j))
+
+over all pairs (a row's query and a passage of it) of the batch that have scores, those
+of a source among themselves: scores of different data sets have no common scale. z is
+the pair's cosine over the temperature or, for `angle`, the size of the sum of its angle
+differences in complex space, as sentence-transformers' pairwise_angle_sim has it.
+
+Su 2022, Huang et al. 2024 (CoSENT); Li & Li 2023 (AnglE).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxembed import config, mesh, precision, types
+from jaxembed.kernels import contrastive
+from jaxembed.losses import hard_negatives, ordered, scored
+from jaxembed.losses.result import Result
+
+
+def cosent(query: types.Array, passage: types.Array, pairing: types.Pairing,
+           cfg: config.LossConfig, params: types.Params) -> Result:
+  """CoSENT of the batch; per_query holds log(1 + a row's own terms). See Loss.
+
+  Raises ValueError as scored.over_rows does.
+  """
+  return _by_order(scored.Scored.logits, query, passage, pairing, cfg, params)
+
+
+def angle(query: types.Array, passage: types.Array, pairing: types.Pairing,
+          cfg: config.LossConfig, params: types.Params) -> Result:
+  """AnglE's angle term of the batch, as `cosent`. See Loss.
+
+  Raises ValueError as scored.over_rows does.
+  """
+  return _by_order(_angles, query, passage, pairing, cfg, params)
+
+
+def _by_order(logits, query, passage, pairing, cfg, params) -> Result:
+  group = jnp.asarray(pairing.group)
+
+  def of_rows(x: scored.Scored, cfg):
+    z = logits(x, cfg)
+    above = ordered.lse_below(
+        -z, x.keep, mesh.replicate(group)[x.at], -x.score, ties=False)
+    compared = above > ordered.NOTHING / 2
+    terms = jnp.where(compared, z + above, ordered.NOTHING)
+    total = hard_negatives.log_sum_exp(terms, compared, x.at, x.rows)
+    lse = jnp.maximum(total.lse, ordered.NOTHING)
+    value = jnp.logaddexp(0, jax.nn.logsumexp(lse))
+    counts = x.sums(jnp.ones_like(x.at)) > 0
+    return value, jnp.logaddexp(0, lse), counts, {
+        # Of pairs with scores, those below another: 0 where all scores are equal.
+        'loss/pairs_compared': compared.sum() / jnp.maximum(x.keep.sum(), 1)}
+
+  return scored.over_rows(of_rows, query, passage, pairing, cfg, params)
+
+
+def _angles(x: scored.Scored, cfg):
+  """[C], |cosine + sine| over the temperature; halves of a vector are the real and the
+  imaginary parts of its numbers."""
+  theirs = contrastive.take(
+      x.query, contrastive.split_rows(x.at, x.axes), x.axes, x.mode)
+  odd = theirs.shape[1] % 2
+  a, b = (jnp.pad(y, ((0, 0), (0, odd))) for y in (theirs, x.passage))
+  half = a.shape[1] // 2
+
+  def product(y, w):
+    return mesh.replicate(jnp.einsum(
+        'CE,CE->C', y, w, precision=precision.of_dtype(cfg.dtype),
+        preferred_element_type=jnp.float32))
+
+  sine = product(a[:, half:], b[:, :half]) - product(a[:, :half], b[:, half:])
+  return jnp.abs(product(a, b) + sine) * x.of_passage
