@@ -68,7 +68,7 @@ def _check(cfg: config.Config):
     for source in mixture.sources:
       print(f'  {source.cfg.name:16} {len(source.rows)} rows')
     plan.check_scores(stage, mixture)
-    for note in mixture.notes(losses.named(stage.loss).reads_scores):
+    for note in mixture.notes(losses.named(stage.loss).reads):
       print(f'  note: {note}')
     _padding(cfg, mixture, 1)
 

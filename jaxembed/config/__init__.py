@@ -19,7 +19,7 @@ from jaxembed.config.experiment import (
     OptimConfig,
     StageConfig,
 )
-from jaxembed.config.loss import LossComputing, LossConfig
+from jaxembed.config.loss import LossComputing, LossConfig, Reads
 from jaxembed.config.model import (
     BackboneConfig,
     DenseConfig,
@@ -48,6 +48,7 @@ __all__ = [
     'OptimConfig',
     'PoolingConfig',
     'PrependConfig',
+    'Reads',
     'RopeScaling',
     'SourceConfig',
     'StageConfig',

@@ -26,12 +26,15 @@ class SourceConfig:
     same_label: a row is a text and its label; positive and negatives are drawn
       anew each time, texts of the same and of other labels.
     label_text: likewise, drawn from the labels themselves.
+    scored: a row is two texts and a score of how alike they are, for losses by the
+      scores of pairs (cosent, angle, pair_mse). To other losses they are no positives.
   header: of tsv, whether the first line names the columns; None: seen from the line,
     and refused where it may be a row. Without names a line's cells are a query, its
     positive and any negatives, or what `columns` calls them, one name for each cell.
   columns: names of the query's, the positive's and any negatives' columns, for
     rows that are named otherwise than sentence-transformers, FlagEmbedding and
-    Tevatron name theirs; of the text and its label for rows of labels.
+    Tevatron name theirs; of the text and its label for rows of labels; of the two texts
+    and their score for scored rows.
   query_prompt, passage_prompt: put in front of the text. '{instruction}' in one
     is replaced by the row's own instruction or, without one, by one of
     `instructions`, drawn anew each time.
@@ -39,7 +42,7 @@ class SourceConfig:
 
   name: str  # in metrics and messages
   kind: str = 'jsonl'  # jsonl | tsv | installed_code | tfds | memory
-  rows: str = 'pairs'  # pairs | bm25 | same_label | label_text
+  rows: str = 'pairs'  # pairs | bm25 | same_label | label_text | scored
   path: str = ''
   split: str = 'train'  # of installed_code and tfds
   data_dir: str = ''  # where tfds keeps its data; '': its own default
@@ -75,7 +78,7 @@ class SourceConfig:
   def _check_fields(self):
     require(self, 'name', bool(self.name), 'a name; metrics and messages need one')
     one_of(self, 'kind', ('jsonl', 'tsv', 'installed_code', 'tfds', 'memory'))
-    one_of(self, 'rows', ('pairs', 'bm25', 'same_label', 'label_text'))
+    one_of(self, 'rows', ('pairs', 'bm25', 'same_label', 'label_text', 'scored'))
     at_least(self, limit=0, num_negatives=-1, query_max_length=0, passage_max_length=0)
     low, high = TEMPERATURES
     require(self, 'temperature', self.temperature == 0
@@ -130,11 +133,14 @@ class SourceConfig:
     if self.rows == 'same_label' and self.in_batch:
       raise ValueError("rows='same_label' needs in_batch=False, as other rows "
                        'of a batch may have the same label')
-    if self.rows in ('same_label', 'label_text'):
+    if self.rows == 'scored' and len(self.columns) not in (0, 3):
+      raise ValueError(f'columns is {tuple(self.columns)}; name the two texts and '
+                       'their score, in this order')
+    if self.rows in ('same_label', 'label_text', 'scored'):
       if self.symmetric or self.min_score is not None:
         raise ValueError(f'rows={self.rows!r} knows neither symmetric nor '
                          'min_score; leave them out')
-      if self.columns and len(self.columns) != 2:
+      if self.columns and len(self.columns) != 2 and self.rows != 'scored':
         raise ValueError(f'columns is {tuple(self.columns)}; name the text and '
                          'its label, in this order')
     if self.max_negative_score is not None and (
@@ -197,7 +203,7 @@ class DataConfig:
         raise ValueError(
             f'source {s.name!r} wants {s.num_negatives} negatives per row, but '
             f'DataConfig.num_negatives leaves room for {self.num_negatives}; raise it')
-      if not s.in_batch and not self.negatives_of(s):
+      if not s.in_batch and not self.negatives_of(s) and s.rows != 'scored':
         raise ValueError(
             f'source {s.name!r} has in_batch off and no negatives of its own, so its '
             'rows would teach nothing; set num_negatives or in_batch')

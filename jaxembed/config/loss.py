@@ -29,6 +29,14 @@ _UNREAD = {name: (why, (*_SHARED, 'focal_gamma', 'hardness', *fields))
 _READ_SCORES = 'distill_kl', 'margin_mse', 'pair_mse', 'distill_stable'
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+  """What a loss reads of rows beside their texts."""
+
+  scores: int = 0  # how many passages of a row must have one; 0: it reads none
+  alone: bool = True  # rows without them teach nothing
+
+
 @dataclass(kw_only=True)
 class LossComputing:
   """How a loss is computed: time and memory, and no other loss but for rounding."""

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from jaxembed.config import DataConfig, SourceConfig, StageConfig
+from jaxembed.config import DataConfig, Reads, SourceConfig, StageConfig
 from jaxembed.data import memory, prompts, repeats, sampling, sources, survey
 from jaxembed.data.choice import Row, choose
 from jaxembed.data.fingerprint import fingerprint
@@ -19,6 +19,9 @@ _CONTENT = ('kind', 'rows', 'path', 'split', 'data_dir', 'header', 'columns', 'l
             'symmetric', 'min_score', 'max_negative_score')
 # Known positives of a row, from which on comparing them all is worth a word.
 _MANY = 32
+
+# What losses read: no scores, or those of a row's passages.
+_NOTHING, _BY_SCORES = Reads(), Reads(scores=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,23 +121,37 @@ class Mixture:
                 f'leave no room for its text; raise {side}_max_length or DataConfig.'
                 f'{side}_lengths')
 
-  def check_scores(self) -> None:
-    """Raises ValueError unless every source brings scores that can be compared.
-
-    For losses that read a teacher's scores.
-    """
+  def check_scores(self, reads: Reads = _BY_SCORES) -> None:
+    """Raises ValueError unless sources bring the scores that a loss reads, and none
+    brings scored pairs to a loss that reads none."""
     for source in self.sources:
-      if not self.cfg.negatives_of(source.cfg):
-        raise ValueError(
-            f'source {source.cfg.name!r}: a loss by the scores of a teacher compares '
-            'the passages of a row, and num_negatives=0 leaves it its positive alone; '
-            'set num_negatives')
-      if not source.seen.compared:
-        raise ValueError(
-            f'source {source.cfg.name!r}: a loss by the scores of a teacher compares '
-            f'the passages of a row, and of {source.seen.checked} rows read none has '
-            "two with scores; give rows pos_scores and neg_scores, or choose "
-            'another LossConfig.name')
+      self._check_scores_of(source, reads)
+    if reads.scores and not reads.alone and not any(
+        s.seen.teaching(reads.scores) for s in self.sources):
+      raise ValueError('a loss by the scores of a teacher is added (LossConfig.plus), '
+                       'and no source brings any; give rows scores, or leave it out')
+
+  def _check_scores_of(self, source: Source, reads: Reads):
+    here, seen, least = f'source {source.cfg.name!r}', source.seen, reads.scores
+    by_scores = f'{here}: a loss by the scores of a teacher compares'
+    if source.cfg.rows == 'scored' and not least:
+      raise ValueError(f"{here} has rows='scored', and the loss reads no scores; "
+                       "choose LossConfig.name='cosent' or another by the scores of "
+                       "pairs, or rows='pairs' with min_score")
+    if not (least and reads.alone):
+      return
+    if least > 1 and source.cfg.rows == 'scored':
+      raise ValueError(f"{by_scores} the passages of a row, and rows='scored' bring "
+                       "one each; choose LossConfig.name='cosent', 'angle' or "
+                       "'pair_mse'")
+    if least > 1 and not self.cfg.negatives_of(source.cfg):
+      raise ValueError(f'{by_scores} the passages of a row, and num_negatives=0 leaves '
+                       'it its positive alone; set num_negatives')
+    if not seen.teaching(least):
+      raise ValueError(
+          f'{by_scores} the passages of a row, and of {seen.checked} rows read none '
+          f'has {"two with scores" if least > 1 else "one with a score"}; give rows '
+          'pos_scores and neg_scores, or choose another LossConfig.name')
 
   def same_ids(self, tokenizer: Tokenizer) -> dict[int, int]:
     """Of texts to which the data gives one id: their hashes -> the hash of one."""
@@ -169,16 +186,15 @@ class Mixture:
                  s.cfg.passage_max_length or self.cfg.passage_lengths[-1]))
         for s in self.sources]
 
-  def notes(self, reads_scores: bool | None = False) -> list[str]:
+  def notes(self, reads: Reads | None = _NOTHING) -> list[str]:
     """Warnings, a sentence each: what rows bring that nothing uses, and the like.
 
     Args:
-      reads_scores: whether the loss of the stage reads a teacher's scores; None: it is
-        not known.
+      reads: what the loss of the stage reads; None: it is not known.
     """
     found = [f'source {s.cfg.name!r}: {note}' for s in self.sources
              for note in s.seen.notes(s.cfg, self.cfg.negatives_of(s.cfg),
-                                      reads_scores)]
+                                      reads)]
     for s in self.sources:
       if (most := repeats.most(s.seen.answers)) > 1 + self.known:
         found.append(

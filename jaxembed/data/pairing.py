@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxembed import types
-from jaxembed.config import DataConfig
+from jaxembed.config import DataConfig, SourceConfig
 from jaxembed.data import repeats
 from jaxembed.data.choice import Row
 from jaxembed.data.records import BadRow
@@ -50,7 +50,7 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
   temperature = np.array([s.temperature for s in group], np.float32)
   return types.Pairing(
       owner=np.where(filled, owner, -1).astype(np.int32),
-      is_positive=np.arange(len(places)) % (len(places) // max(len(rows), 1)) == 0,
+      is_positive=_positive(group, len(places)),
       query_id=query_id,
       passage_id=np.where(filled, passage_id[places], 0).astype(np.int32),
       group=np.array([r.group for r in rows], np.int32),
@@ -58,6 +58,13 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
       temperature=temperature if any(s.temperature for s in cfg.sources) else None,
       score=np.where(filled, scores[places], np.float32(np.nan)) if scored else None,
       known=others if known else None)
+
+
+def _positive(sources: Sequence[SourceConfig], places: int) -> np.ndarray:
+  """[C] bool: each row's first passage, but of scored pairs, which may be unlike."""
+  first = np.arange(places) % (places // max(len(sources), 1)) == 0
+  return first & ~np.repeat([s.rows == 'scored' for s in sources],
+                            places // max(len(sources), 1))
 
 
 def _passage_ids(rows: Sequence[Row], passage: Ragged, cfg: DataConfig,

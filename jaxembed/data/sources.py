@@ -101,13 +101,16 @@ class _Parsed(Sequence):
     columns = () if self._cfg.header is False else tuple(self._cfg.columns)
     if not columns and self._cfg.kind == 'tsv' and records.parallel(row):
       columns = tuple(row) if isinstance(row, dict) else ()
+    if self._cfg.rows == 'scored':
+      return records.scored_pair(row, where, columns)
     example = records.from_row(row, where, columns)
     has_score = example.score is not None
     if has_score != (self._cfg.min_score is not None):
       raise BadRow(
           f'{where}: source {self._cfg.name!r} has '
           + (f'a score ({example.score}) but no min_score; set min_score to the '
-             'lowest score of a pair that counts as positive' if has_score else
+             'lowest score of a pair that counts as positive, or rows to '
+             "'scored' for a loss by scores" if has_score else
              f'min_score {self._cfg.min_score}, but the row has no score'))
     return example
 

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 
-from jaxembed.config import SourceConfig
+from jaxembed.config import Reads, SourceConfig
 from jaxembed.data import choice, labelled, prompts, repeats, sources
 from jaxembed.data.records import BadRow, Example, text_id
 
@@ -38,7 +38,11 @@ class Survey:
           'rows read brings a hard negative, so that they would teach nothing; set '
           'in_batch')
 
-  def notes(self, source: SourceConfig, negatives: int, reads_scores: bool | None
+  def teaching(self, scores: int) -> int:
+    """Rows of which at least so many passages (1, 2) have scores."""
+    return self.compared if scores > 1 else self.scored
+
+  def notes(self, source: SourceConfig, negatives: int, reads: Reads | None
             ) -> list[str]:
     """What rows bring and nothing uses; see Mixture.notes.
 
@@ -66,12 +70,15 @@ class Survey:
       found.append(f'{self.instructed} {of} bring an instruction or prompt of their '
                    "own, and no template asks for it; set query_prompt with "
                    "'{instruction}'")
-    if self.scored and reads_scores is False:
+    reads_scores = reads is not None and reads.scores > 0
+    if self.scored and reads is not None and not reads_scores:
       found.append(f'{self.scored} {of} bring scores of a teacher, which the loss does '
                    'not read')
-    if reads_scores and self.compared < self.checked:
-      found.append(f'{self.checked - self.compared} {of} have fewer than two passages '
-                   "with a teacher's score, and teach nothing")
+    if reads_scores and self.teaching(reads.scores) < self.checked:
+      few = 'fewer than two passages with' if reads.scores > 1 else 'no passage with'
+      found.append(f'{self.checked - self.teaching(reads.scores)} {of} have {few} '
+                   "a teacher's score, and teach nothing"
+                   + ('' if reads.alone else ' to the loss by scores'))
     if reads_scores and source.symmetric:
       found.append('symmetric: rows the other way round have no scores, and teach '
                    'nothing')

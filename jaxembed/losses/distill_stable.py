@@ -3,10 +3,11 @@
   t_i  = softmax_c(score_ic / teacher_temperature)
   loss = mean_i sum_c t_ic (log(sum_d exp z_id + sum_e exp z_ie) - z_ic)
 
-over the passages c of row i that have a score, with z = s / temperature; d runs over those that the teacher puts
-no higher than c (c among them), e over the in-batch candidates of the row, as
-losses.masks lets them pass. It goes on teaching where scores are nearly equal, or one
-takes all the weight: a teacher that is certain of the positive makes it InfoNCE.
+over the passages c of row i that have a score, with z = s / temperature; d runs over
+those that the teacher puts no higher than c (c among them), e over the in-batch
+candidates of the row, as losses.masks lets them pass. It goes on teaching where scores
+are nearly equal, or one takes all the weight: a teacher that is certain of the positive
+makes it InfoNCE.
 
 Options: positive_first puts the positive above all, whatever its score, as the
 authors' code does; its weight remains the teacher's.
@@ -63,4 +64,4 @@ def _in_batch(x: scored.Scored, cfg):
       x.query, x.passage, scale=x.scale, row=row, col=col, impl=cfg.impl,
       dtype=cfg.dtype, tile_bytes=cfg.tile_bytes, axes=x.axes, mode=x.mode)
   sums = jax.tree.map(mesh.replicate, sums)
-  return jnp.maximum(sums.lse, ordered.NOTHING), sums.kept
+  return jnp.maximum(sums.lse, ordered.NOTHING), sums.num_kept

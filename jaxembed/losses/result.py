@@ -37,14 +37,17 @@ class Named:
   """A loss of the table, which is called like any other.
 
   options: of LossConfig.options, those that it reads, with their defaults.
-  reads_scores: whether it reads a teacher's scores (Pairing.score).
-  least_scores: of a row that teaches it something, how many of its passages have one.
+  reads: what rows bring for it.
   """
 
   function: Loss
   options: Mapping[str, object] = dataclasses.field(default_factory=dict)
-  reads_scores: bool = False
-  least_scores: int = 2
+  reads: config.Reads = dataclasses.field(default_factory=config.Reads)
+
+  @property
+  def reads_scores(self) -> bool:
+    """Whether it reads a teacher's scores (Pairing.score)."""
+    return self.reads.scores > 0
 
   def __call__(self, query: jax.Array, passage: jax.Array, pairing: types.Pairing,
                cfg: config.LossConfig, params: types.Params) -> Result:

@@ -18,16 +18,17 @@ def _info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
   return Result(value, metrics.pop('loss/of_rows'), metrics)
 
 
-_by_scores = functools.partial(Named, reads_scores=True)
+_rows = functools.partial(Named, reads=config.Reads(scores=2))
+_pairs = functools.partial(Named, reads=config.Reads(scores=1))
 LOSSES: dict[str, Named] = {
     'info_nce': Named(_info_nce),
-    'distill_kl': _by_scores(distill_kl),
-    'margin_mse': _by_scores(margin_mse),
-    'pair_mse': _by_scores(pair_mse, least_scores=1),
-    'distill_stable': _by_scores(
-        distill_stable.distill_stable, distill_stable.OPTIONS, least_scores=1),
-    'cosent': _by_scores(cosent, least_scores=1),
-    'angle': _by_scores(angle, least_scores=1)}
+    'distill_kl': _rows(distill_kl),
+    'margin_mse': _rows(margin_mse),
+    'pair_mse': _pairs(pair_mse),
+    'distill_stable': _pairs(
+        distill_stable.distill_stable, distill_stable.OPTIONS),
+    'cosent': _pairs(cosent),
+    'angle': _pairs(angle)}
 
 
 def named(cfg: config.LossConfig) -> Named:

@@ -29,11 +29,9 @@ def of(first: Named, added: Sequence[Named]) -> Named:
       metrics |= {_under(part.name, name): x for name, x in more.metrics.items()}
     return Result(value, rows, metrics | {'loss/weighted_sum': stop_gradient(value)})
 
-  parts = first, *added
-  return dataclasses.replace(
-      first, function=function,
-      reads_scores=any(p.reads_scores for p in parts),
-      least_scores=min((p.least_scores for p in parts if p.reads_scores), default=2))
+  least = [p.reads.scores for p in (first, *added) if p.reads.scores]
+  return dataclasses.replace(first, function=function, reads=config.Reads(
+      scores=min(least, default=0), alone=first.reads.scores > 0))
 
 
 def _under(loss: str, metric: str) -> str:

@@ -173,8 +173,8 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   if unfinished:
     mixtures = data.open_stages(cfg.stages, rows)
     for stage, mixture in zip(cfg.stages, mixtures, strict=True):
-      if loss is None and losses.named(stage.loss).reads_scores:
-        mixture.check_scores()
+      if loss is None:
+        mixture.check_scores(losses.named(stage.loss).reads)
     notes = list(_notes(cfg, model, mixtures, loss))  # or a refusal
   initial = (start.resume(folder, mesh) if resumed
            else start.start(cfg.model, cfg.seed, mesh))
@@ -205,11 +205,11 @@ def _notes(cfg: config.Config, model: config.ModelConfig,
     own = any(s.temperature for s in stage.data.sources)
     # What a loss of the caller's own reads is for the caller to know.
     told = [] if loss else stage.loss.notes(own)
-    reads_scores = None if loss else losses.named(stage.loss).reads_scores
+    reads = None if loss else losses.named(stage.loss).reads
     for note in (*optim.notes(stage.optim, stage.steps), *told):
       yield f'stages[{i}].{note}'
     for note in (*lengths.check(stage.data, model),
-                 *mixture.notes(reads_scores)):
+                 *mixture.notes(reads)):
       yield f'stages[{i}]: {note}'
 
 

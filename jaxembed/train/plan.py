@@ -217,8 +217,7 @@ def mixture_if_here(stage: config.StageConfig, opened: dict) -> data.Mixture | N
 
 def check_scores(stage: config.StageConfig, mixture: data.Mixture) -> None:
   """Raises ValueError if the stage's loss reads scores that its rows do not bring."""
-  if losses.named(stage.loss).reads_scores:
-    mixture.check_scores()
+  mixture.check_scores(losses.named(stage.loss).reads)
 
 
 def padding(mixture: data.Mixture | None, tokenizer: data.Tokenizer, seed: int,

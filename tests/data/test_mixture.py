@@ -12,6 +12,7 @@ from jaxembed.config import (
     Config,
     DataConfig,
     ModelConfig,
+    Reads,
     SourceConfig,
     StageConfig,
 )
@@ -85,8 +86,8 @@ def test_ordinary_rows_bring_nothing_in_vain(mixture):
                  ).notes() == []
   scored = mixture([{'query': 'q', 'pos': ['p'], 'neg': ['n'], 'pos_scores': [1],
                      'neg_scores': [0]}] * 2, negatives=1)
-  assert scored.scored and scored.notes(reads_scores=True) == []
-  assert scored.notes(reads_scores=None) == []
+  assert scored.scored and scored.notes(Reads(scores=2)) == []
+  assert scored.notes(None) == []
   scored.check_scores()
 
 
@@ -108,7 +109,7 @@ def test_rows_that_a_loss_by_scores_learns_nothing_from_are_told(mixture):
       {'query': 'r', 'pos': ['s'], 'neg': ['m'], 'pos_scores': [1], 'neg_scores': [0]}],
       negatives=1, symmetric=True)
   found.check_scores()
-  few, swapped = found.notes(reads_scores=True)
+  few, swapped = found.notes(Reads(scores=2))
   assert '1 of 2 rows read have fewer than two passages' in few
   assert 'the other way round have no scores' in swapped
 

@@ -145,7 +145,7 @@ def test_scores_that_say_nothing_are_counted_and_teach_nothing(name):
   lone[np.flatnonzero(pair.is_positive)[:3]] = 1.0
   lone = run(q, p, dataclasses.replace(pair, score=lone))
   assert np.isfinite(lone.value)
-  assert (lone.value == 0) == (losses.LOSSES[name].least_scores == 2)
+  assert (lone.value == 0) == (losses.LOSSES[name].reads.scores == 2)
   # What is not finite is refused outside jit, and seen inside.
   endless = dataclasses.replace(pair, score=np.where(
       np.arange(len(p)) == np.flatnonzero(pair.owner >= 0)[0], np.inf, pair.score))
