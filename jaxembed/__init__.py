@@ -11,7 +11,11 @@ _PUBLIC = {
     'Config': 'jaxembed.config',
     'Embedder': 'jaxembed.embedder',
     'ModelConfig': 'jaxembed.config',
+    'Run': 'jaxembed.train.fit',
     'encode': 'jaxembed.models.encoder',
+    'evaluate': 'jaxembed.front',
+    'export': 'jaxembed.front',
+    'fit': 'jaxembed.train.fit',
     'info_nce': 'jaxembed.losses',
     'init_params': 'jaxembed.models.encoder',
     'latent_pool': 'jaxembed.kernels.latent_pool',
@@ -23,7 +27,11 @@ __all__ = [
     'Config',
     'Embedder',
     'ModelConfig',
+    'Run',
     'encode',
+    'evaluate',
+    'export',
+    'fit',
     'info_nce',
     'init_params',
     'latent_pool',
@@ -34,11 +42,13 @@ __all__ = [
 if TYPE_CHECKING:
   from jaxembed.config import Config, ModelConfig
   from jaxembed.embedder import Embedder
+  from jaxembed.front import evaluate, export
   from jaxembed.kernels.contrastive import masked_lse
   from jaxembed.kernels.latent_pool import latent_pool
   from jaxembed.losses import info_nce
   from jaxembed.models.encoder import encode, init_params
   from jaxembed.search import top_k
+  from jaxembed.train.fit import Run, fit
 else:
   def __getattr__(name: str):
     if name not in _PUBLIC:

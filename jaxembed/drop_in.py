@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 import difflib
+import functools
 import inspect
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+_P, _R = ParamSpec('_P'), TypeVar('_R')
 
 # Name of SentenceTransformer -> what to do here.
 ELSEWHERE = {
@@ -12,14 +15,14 @@ ELSEWHERE = {
     'start_multi_process_pool': 'no pool is needed; load with mesh='
                                 'jaxembed.sharding.make_mesh() and call encode',
     'stop_multi_process_pool': 'there is no pool to stop',
-    'fit': 'python -m launch.train --config=EXPERIMENT.py --workdir=DIR trains',
+    'fit': 'jaxembed.fit(model, data) trains',
     'half': "load with dtype='float16'",
     'bfloat16': "load with dtype='bfloat16'",
     'float': "load with dtype='float32'",
     'cuda': 'JAX chooses the device (JAX_PLATFORMS) before the model is loaded',
     'cpu': 'JAX chooses the device (JAX_PLATFORMS) before the model is loaded',
-    'train': 'python -m launch.train --config=EXPERIMENT.py --workdir=DIR trains',
-    'evaluate': 'python -m launch.evaluate, or jaxembed.evaluation, scores a model',
+    'train': 'jaxembed.fit(model, data) trains',
+    'evaluate': 'jaxembed.evaluate(model, data) scores a model',
     'push_to_hub': 'save it, and upload the folder (hf upload REPO FOLDER)',
     'save_to_hub': 'save it, and upload the folder (hf upload REPO FOLDER)',
     'compile': 'programs are compiled as they are needed',
@@ -42,14 +45,40 @@ def nearest(name: str, names: Iterable[str]) -> str:
   return f'; did you mean {found[0]!r}?' if found else ''
 
 
-def refuse_unknown(call: Callable, unknown: Mapping[str, Any]) -> None:
-  """Raises TypeError for keyword arguments that `call` does not have."""
+def refuse_unknown(call: Callable, unknown: Mapping[str, Any],
+                   instead: Callable[[str], str] = lambda name: '') -> None:
+  """Raises TypeError for keyword arguments that `call` does not have.
+
+  instead: what to do in the place of the argument of this name, '' if not known.
+  """
   if not unknown:
     return
   name = next(iter(unknown))
-  known = [n for n in inspect.signature(call).parameters if n != 'self']
-  raise TypeError(f'{call.__name__}() has no argument {name!r}{nearest(name, known)}; '
-                  f'it has {", ".join(n for n in known if n != "unknown")}')
+  known = [n for n in inspect.signature(call).parameters
+           if n not in ('self', 'unknown')]
+  said = instead(name)
+  raise TypeError(f'{call.__name__}() has no argument {name!r}' + (
+      f'; {said}' if said else
+      f'{nearest(name, known)}; it has {", ".join(known)}'))
+
+
+def names_arguments(instead: Callable[[str], str] = lambda name: ''
+                    ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+  """Decorator that refuses an argument which a function lacks as `refuse_unknown` does.
+
+  The signature stays the one that type checkers and editors see.
+  """
+  def wrap(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    known = inspect.signature(call).parameters
+
+    @functools.wraps(call)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+      refuse_unknown(call, {n: x for n, x in kwargs.items() if n not in known}, instead)
+      return call(*args, **kwargs)
+
+    return checked
+
+  return wrap
 
 
 def check_place(device: Any, pool: Any, own: str) -> None:

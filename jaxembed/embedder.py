@@ -107,13 +107,17 @@ class Embedder:
     appears once torch has computed the same vectors from it (convert/exporters.py),
     for which torch and sentence-transformers are needed.
     """
+    exporters.export(self.to_bundle(), path)
+
+  def to_bundle(self) -> Bundle:
+    """The model as it stands now, with the attributes that were set."""
     before = self.bundle
     same = self.cfg == before.cfg and self.params is before.params
-    exporters.export(dataclasses.replace(
+    return dataclasses.replace(
         before, params=self.params, cfg=self.cfg, prompts=self.prompts,
         default_prompt_name=self.default_prompt_name, truncate_dim=self.truncate_dim,
         similarity_fn_name=self.similarity_fn_name,
-        original=before.original if same else None), path)
+        original=before.original if same else None)
 
   save_pretrained = save  # sentence-transformers' name
 

@@ -15,8 +15,7 @@ import re
 from absl import flags
 from ml_collections import config_flags
 
-from jaxembed.evaluation import held_out
-from jaxembed.train import loop
+from jaxembed.train import fit
 
 from . import cli, wandb_log
 
@@ -32,10 +31,9 @@ flags.mark_flags_as_required(['config', 'workdir'])
 def main():
   cli.join_hosts()
   cfg = _CONFIG.value
-  loop.train(cfg, _WORKDIR.value, evaluate=held_out.scorer(cfg.eval, cfg.stages),
-             should_stop=cli.stop_on_signals(), extend=_EXTEND.value,
-             profile=_steps(_PROFILE.value),
-             on_metrics=wandb_log.on_metrics(_WANDB.value, cfg, _WORKDIR.value))
+  fit.run(cfg, _WORKDIR.value, should_stop=cli.stop_on_signals(),
+          extend=_EXTEND.value, profile=_steps(_PROFILE.value),
+          on_metrics=wandb_log.on_metrics(_WANDB.value, cfg, _WORKDIR.value))
 
 
 def _steps(text: str | None) -> tuple[int, int] | None:

@@ -30,9 +30,12 @@ FLOORS = (
     ('jaxembed.convert.exporters',),
     ('jaxembed.embedder',),
     ('jaxembed.evaluation', 'jaxembed.corpus'),
+    ('jaxembed.front',),
     ('jaxembed.train.start', 'jaxembed.train.average', 'jaxembed.train.report'),
     ('jaxembed.train.plan',),
     ('jaxembed.train.loop',),
+    ('jaxembed.train.arguments',),
+    ('jaxembed.train.fit',),
     ('jaxembed',),  # the package's public names
     ('launch',),
 )

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxembed import bundle
+from jaxembed import bundle, types
 from jaxembed.bundle import Bundle
 from jaxembed.convert import (
   nv_embed,
@@ -79,6 +79,7 @@ def export(model: Bundle, target: str | os.PathLike,
   target, chosen = pathlib.Path(target).absolute(), FORMATS[format]
   if os.path.lexists(target):
     raise FileExistsError(f'{target} exists; choose another target, or remove it')
+  model = dataclasses.replace(model, params=_gathered(model.params))
   if chosen.merges:
     params, cfg = lora.merge(model.params, model.cfg)
     model = dataclasses.replace(model, params=params, cfg=cfg)
@@ -98,6 +99,13 @@ def export(model: Bundle, target: str | os.PathLike,
   finally:
     shutil.rmtree(partial, ignore_errors=True)
   return report
+
+
+def _gathered(params: types.Params) -> types.Params:
+  """Parameters that are spread over devices, on the host; others as they are."""
+  spread = any(len(x.sharding.device_set) > 1 for x in jax.tree.leaves(params)
+               if isinstance(x, jax.Array))
+  return jax.device_get(params) if spread else params
 
 
 def _remove_leftovers(target: pathlib.Path) -> None:

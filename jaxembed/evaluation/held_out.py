@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxembed import config, types
 from jaxembed.batch_runner import BatchRunner
-from jaxembed.data import prompts, sources, tokenise
+from jaxembed.data import beir, prompts, sources, tokenise
 from jaxembed.data.records import Example
 from jaxembed.evaluation import geometry, metrics, retrieval
 from jaxembed.similarity import unit
@@ -68,6 +68,25 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = (),
             ({name: scores[name] for name in kept} | health).items()}
 
   return score
+
+
+def as_retrieval(rows: Sequence[Example]) -> beir.Retrieval:
+  """Pairs as a retrieval task: each query is to find its positives among all of them.
+
+  Positives that are equal are one document. What rows bring beside (instructions, hard
+  negatives) is left out, instructions with a warning.
+  """
+  if bare := sum(bool(row.instruction) for row in rows):
+    warnings.warn(f'{bare} of {len(rows)} rows bring an instruction or prompt of their '
+                  'own, which is not put in front; give one to all as query_prompt',
+                  stacklevel=3)
+  texts = dict.fromkeys(p.text for row in rows for p in row.positives)
+  number = {text: f'd{i}' for i, text in enumerate(texts)}
+  return beir.Retrieval(
+      {id_: text for text, id_ in number.items()},
+      {f'q{i}': row.query for i, row in enumerate(rows)},
+      {f'q{i}': {number[p.text]: 1 for p in row.positives}
+       for i, row in enumerate(rows)})
 
 
 def _with_prompts(source: config.SourceConfig, stages) -> config.SourceConfig:

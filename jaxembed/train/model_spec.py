@@ -24,7 +24,7 @@ _HEAD = ('reads', 'latents', 'heads', 'head_dim', 'ff_mult')
 _LORA = {'lora_rank': 'rank', 'lora_alpha': 'alpha', 'lora_dropout': 'dropout',
          'lora_targets': 'targets'}
 # Of ModelConfig, under the same name; '' and 0 ask for nothing.
-_PLAIN = ('attention', 'max_length', 'dtype', 'precision', 'remat', 'prompt_pooling',
+PLAIN = ('attention', 'max_length', 'dtype', 'precision', 'remat', 'prompt_pooling',
           'eos_text')
 
 
@@ -35,7 +35,7 @@ def apply(model: ModelConfig, spec: ModelSpec) -> ModelConfig:
     ValueError: a field that cannot be applied to this model; it is named, with what
       to do instead.
   """
-  plain = {name: value for name in _PLAIN if (value := getattr(spec, name))}
+  plain = {name: value for name in PLAIN if (value := getattr(spec, name))}
   plain['normalize'] = spec.normalize is not False
   _check_length(model, spec)
   if spec.attention == 'bidirectional' and not spec.keep_window:
@@ -84,7 +84,7 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
                 'leaves them as they are (keep that with config.model.normalize=False)'
                 if wanted.normalize else
                 'vectors keep their lengths; the source gives them length 1')
-  told += [f'{name} is {now!r}; the source has {was!r}' for name in _PLAIN
+  told += [f'{name} is {now!r}; the source has {was!r}' for name in PLAIN
            if (now := getattr(wanted, name)) != (was := getattr(model, name))]
   return told
 
