@@ -28,8 +28,11 @@ def section(name: str) -> str:
   rows = [
       f'| <a id="{name}.{f.name}"></a>`{f.name}` | `{f.type}` '
       f'| {_default(f.default)} | {_words(f.text)} |' for f in describe.fields(cls)]
+  # Where other pages look for the class, and for those whose fields it inherits.
+  anchors = (f'<a id="jaxembed.config.{c.__name__}"></a>' for c in cls.__mro__[:-1])
   return '\n'.join([
-      f'## {name} {{ #{name} }}', '', html.escape(describe.summary(cls), quote=False),
+      f'## {name} {{ #{name} }}', '', *anchors,
+      html.escape(describe.summary(cls), quote=False),
       '', '| field | type | default | meaning |', '| --- | --- | --- | --- |', *rows])
 
 

@@ -73,12 +73,12 @@ def desk(tmp_path_factory, minilm):
   """A folder in which a reader sits: `jaxembed` is installed, and models that pages
   name by a hub id stand in folders of that name."""
   folder = tmp_path_factory.mktemp('desk')
-  command = folder / 'bin/jaxembed'
-  command.parent.mkdir()
-  command.write_text(f'#!/bin/sh\nexec {sys.executable} -m jaxembed "$@"\n')
-  command.chmod(0o755)
-  for name in ('python', 'python3'):
-    (folder / 'bin' / name).symlink_to(sys.executable)
+  (folder / 'bin').mkdir()
+  for name, called in (('jaxembed', f'{sys.executable} -m jaxembed'),
+                       ('python', sys.executable)):
+    command = folder / 'bin' / name
+    command.write_text(f'#!/bin/sh\nexec {called} "$@"\n')
+    command.chmod(0o755)
   models = folder / 'models/sentence-transformers'
   models.mkdir(parents=True)
   (models / 'all-MiniLM-L6-v2').symlink_to(minilm)

@@ -1,11 +1,15 @@
 """The documentation's site: every page is in its menu, every link leads somewhere."""
 
+import importlib
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
 
 import pytest
+
+import jaxembed
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / 'docs'
@@ -49,3 +53,21 @@ def test_the_site_loads_nothing_from_elsewhere(site):
     loaded = re.findall(r'<(?:script|link|img)[^>]* (?:src|href)="(https?:[^"]+)"',
                         page.read_text())
     assert not loaded, f'{page.name}: {loaded}'
+
+
+@pytest.mark.thorough
+def test_every_public_name_is_in_the_reference(site):
+  """Functions and classes of each package's __all__, under that name or their own."""
+  anchors = {anchor for page in site.rglob('*.html')
+             for anchor in re.findall(r'id="(jaxembed[^"]*)"', page.read_text())}
+  packages = ['jaxembed', *(
+      m.name for m in pkgutil.walk_packages(jaxembed.__path__, 'jaxembed.') if m.ispkg)]
+  lacking = []
+  for package in map(importlib.import_module, packages):
+    for name in getattr(package, '__all__', ()):
+      value = getattr(package, name)
+      own = (f'{getattr(value, "__module__", "")}.'
+             f'{getattr(value, "__qualname__", name)}')
+      if callable(value) and not {f'{package.__name__}.{name}', own} & anchors:
+        lacking.append(f'{package.__name__}.{name}')
+  assert not lacking, f'add to a page of docs/api or to configuration.md: {lacking}'
