@@ -31,22 +31,22 @@ _CHUNK = 16384
 _MISSING: Any = object()  # an argument that was not given
 # What may be set beside the properties below.
 _ATTRIBUTES = ('bundle', 'params', 'cfg', 'tokenizer', 'mesh', 'prompts',
-               'default_prompt_name', 'folder', 'report')
+               'default_prompt_name', 'folder', 'report', 'shapes')
 
 
 class Embedder:
   """A model with its tokenizer and prompts.
 
   Attributes:
-    cfg: its ModelConfig; `cfg.max_length` is where texts are cut.
+    cfg: its ModelConfig; `cfg.max_length`, or max_seq_length, is where texts are cut.
     prompts: texts to put in front, by name.
     default_prompt_name: which of them `encode` uses when told nothing.
     similarity_fn_name: cosine, dot, euclidean or manhattan.
     truncate_dim: dimensions that `encode` keeps; None: all.
-    max_seq_length: cfg.max_length.
     bundle: the model as it was opened (jaxembed/bundle.py).
     folder: where the backbone's config.json lies; None for parts put together.
     report: EncodeReport of the last `encode`; None before.
+    shapes: (rows, tokens) of batches so far; new batches prefer them to others.
   """
 
   def __init__(self, model: Bundle, *, mesh: jax.sharding.Mesh | None = None,
@@ -72,7 +72,7 @@ class Embedder:
     self.truncate_dim = model.truncate_dim
     self.folder = model.config_folder
     self.report: batch_runner.EncodeReport | None = None
-    self._shapes: set[tuple[int, int]] = set()
+    self.shapes: set[tuple[int, int]] = set()
 
   @classmethod
   def load(cls, path: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
@@ -378,7 +378,7 @@ class Embedder:
 
   def _runner(self) -> batch_runner.BatchRunner:
     return batch_runner.BatchRunner(self.params, self.cfg, self.tokenizer, self.mesh,
-                                    self._shapes, _CHUNK)
+                                    self.shapes, _CHUNK)
 
   def _warn(self, count: int):
     """Tells what was cut and what had nothing to pool."""

@@ -42,6 +42,18 @@ def quantize(vectors: np.ndarray, precision: str,
   return (levels - 128).astype(np.int8)
 
 
+def by_row(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """int8 codes in which each row has a scale of its own: vector = code * scale.
+
+  [n,d] float -> ([n,d] int8 from -127 to 127, [n] float32). Nothing has to be known
+  of other rows, and 0 stays 0.
+  """
+  scale = (np.abs(vectors).max(-1, initial=0) / 127).astype(np.float32)
+  steps = np.where(scale > 0, scale, 1)[:, None]
+  codes = np.clip(np.rint(np.nan_to_num(vectors / steps)), -127, 127)
+  return codes.astype(np.int8), scale
+
+
 def quantize_all(matrices: Sequence[np.ndarray], precision: str) -> list[np.ndarray]:
   """Several matrices [n,d], of tokens for example, by one range per dimension."""
   check(precision)

@@ -17,6 +17,7 @@ FLOORS = (
     ('jaxembed.functional',),
     ('jaxembed.kernels', 'jaxembed.similarity', 'jaxembed.texts',
      'jaxembed.quantize', 'jaxembed.drop_in'),
+    ('jaxembed.store',),
     ('jaxembed.pooling', 'jaxembed.losses', 'jaxembed.data'),
     ('jaxembed.sharding',),
     ('jaxembed.models',),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxembed import corpus
+from jaxembed.data import text_rows
 
 ROWS = 9
 # Batches of other neighbours: only the order of sums differs.
@@ -89,6 +90,45 @@ def test_half_precision_and_fewer_dimensions(embedder, source, tmp_path):
   # Half precision keeps 11 bits of numbers below 1.
   np.testing.assert_allclose(np.linalg.norm(
       vectors.astype(np.float32), axis=-1), 1, atol=1e-3)
+
+
+def _store(embedder, source, target, **settings):
+  return corpus.encode_file(embedder, source, target, field='body', part=2,
+                            shard_rows=4, **settings)
+
+
+def test_a_store_holds_the_same_vectors_and_ids(embedder, source, tmp_path):
+  source.write_text(''.join(json.dumps({'_id': f'd{i}', 'body': f'Text number {i}.'})
+                            + '\n' for i in range(ROWS)))
+  found = _store(embedder, source, tmp_path / 'v')
+  np.testing.assert_allclose(
+      found[:], embedder.encode(list(corpus.read_texts(source, 'body'))), atol=ROUNDING)
+  assert found.ids == [f'd{i}' for i in range(ROWS)]
+  assert found.work['model'] == embedder.vector_fingerprint()
+  halves = [_store(embedder, source, tmp_path / 'w', host=(i, 2)) for i in (1, 0)]
+  assert halves[0] is None
+  np.testing.assert_array_equal(halves[1][:], found[:])
+  with pytest.raises(ValueError, match=r"texts.jsonl:1: field 'name' holds no id"):
+    _store(embedder, source, tmp_path / 'x', id_field='name')
+
+
+def test_a_killed_store_encodes_nothing_twice(embedder, source, tmp_path, monkeypatch):
+  # Other shapes are known to the model before one of the two, and not the other.
+  source.write_text(''.join(json.dumps({'body': 'word ' * (1 + i * i)}) + '\n'
+                            for i in range(ROWS)))
+  embedder.shapes = set()
+  whole = _store(embedder, source, tmp_path / 'whole')
+  for stop in (1, 3):
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+      calls = _stop_after(embedder, stop, m)
+      _store(embedder, source, tmp_path / 'v')
+    assert len(calls) == stop
+    embedder.encode(['other neighbours'] * stop)
+  with monkeypatch.context() as m:
+    calls = _stop_after(embedder, 99, m)
+    found = _store(embedder, source, tmp_path / 'v')
+  assert len(calls) == 5 - 1 - 3
+  np.testing.assert_array_equal(found[:], whole[:])
 
 
 def test_lines_of_a_gzipped_text_file(tmp_path):
@@ -224,7 +264,7 @@ def test_a_full_disk_is_an_error_that_keeps_what_is_done(
 
 
 def test_a_vector_that_the_file_cannot_hold_is_refused():
-  batch = [('a', 'f:1'), ('b', 'f:2')]
+  batch = [text_rows.Text('a', '', 'f:1'), text_rows.Text('b', '', 'f:2')]
   with pytest.raises(ValueError, match='f:2: its vector is beyond float16'):
     corpus._stored(np.array([[1.0], [1e5]], np.float32), 'float16', batch)
   with pytest.raises(ValueError, match='f:1: its vector is not finite'):

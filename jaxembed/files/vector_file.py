@@ -1,4 +1,4 @@
-"""Resumable writing of a .npy matrix, part by part, with checksums.
+"""Resumable writing of a .npy array, part by part, with checksums.
 
 TARGET.partial has the final size from the start, reserved on the disk, and rows are
 written to it, never mapped: a full disk is an error, not a signal. After every part
@@ -11,10 +11,11 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NoReturn
 import warnings
 
 import numpy as np
@@ -23,28 +24,28 @@ from jaxembed.files import whole_json
 
 
 class VectorFile:
-  """Rows of a matrix on disk.
+  """Rows of an array on disk.
 
   Attributes:
     target: the finished file.
+    rows: how many it will have.
     done: rows that are safely there.
+    note: what `append` was told with the last of them; None: nothing.
   """
 
-  def __init__(self, target: pathlib.Path, work: dict[str, Any], rows: int, width: int,
-               dtype: str):
+  def __init__(self, target: pathlib.Path, work: dict[str, Any],
+               shape: tuple[int, ...], dtype: np.dtype | str):
     """`work`: plain data that says what is computed; other work is not continued."""
-    self.target, self.done = target, 0
+    self.target, self.rows, self.done = target, shape[0], 0
+    self.note: Any = None
     self._work = work
     self._partial = target.with_name(target.name + '.partial')
     self._progress = target.with_name(target.name + '.progress.json')
-    self._dtype, self._width = np.dtype(dtype), width
-    self._header = _header(self._dtype, (rows, width))
-    self._size = len(self._header) + rows * self._row
+    self._dtype = np.dtype(dtype)
+    self._row = self._dtype.itemsize * math.prod(shape[1:])  # bytes
+    self._header = _header(self._dtype, shape)
+    self._size = len(self._header) + self.rows * self._row
     self._parts: list[list] = []  # [rows, checksum]
-
-  @property
-  def _row(self) -> int:
-    return self._width * self._dtype.itemsize
 
   def open(self, overwrite: bool) -> int:
     """Finds what is done of this work, or begins; returns the rows done.
@@ -63,24 +64,33 @@ class VectorFile:
       listed = self._lost(listed, 0, f'{self._partial} is gone')
     self._parts = self._verified(listed)
     self.done = sum(rows for rows, _ in self._parts)
+    if len(self._parts) < len(listed):
+      self.note = None  # it was told with parts that are lost
     self._reserve()
     return self.done
 
-  def append(self, rows: np.ndarray) -> None:
-    """Puts [n, width] behind what is done, and notes it once it is on disk."""
+  def append(self, rows: np.ndarray, note: Any = None) -> None:
+    """Puts rows behind what is done, and notes it once they are on disk.
+
+    note: plain data that `note` gives back to whoever continues.
+    """
     data = np.ascontiguousarray(rows, self._dtype).tobytes()
     with self._on_disk(), self._partial.open('r+b') as file:
       file.seek(len(self._header) + self.done * self._row)
       file.write(data)
       file.flush()
       os.fsync(file.fileno())
-    self._parts.append([len(rows), _checksum(data)])
-    self.done += len(rows)
+    self._parts.append([len(rows), checksum(data)])
+    self.done, self.note = self.done + len(rows), note
+    told = {} if note is None else {'note': note}
     with self._on_disk():
-      whole_json.write(self._progress, {'work': self._work, 'parts': self._parts})
+      whole_json.write(self._progress,
+                       {'work': self._work, 'parts': self._parts, **told})
 
-  def finish(self) -> None:
-    """Gives the file its name."""
+  def finish(self, sums: pathlib.Path | None = None) -> None:
+    """Gives the file its name. `sums`: where to keep the checksums of its parts."""
+    if sums:
+      whole_json.write(sums, {'parts': self._parts})
     self._partial.replace(self.target)
     self._progress.unlink(missing_ok=True)
 
@@ -91,6 +101,7 @@ class VectorFile:
     try:
       stored = json.loads(self._progress.read_bytes())
       work, parts = stored.pop('work'), stored.pop('parts')
+      note = stored.pop('note', None)
       if stored or not isinstance(work, dict) or not all(
           type(rows) is int and rows > 0 and isinstance(check, str)
           for rows, check in parts):
@@ -102,15 +113,12 @@ class VectorFile:
           f'{self._progress} is damaged or of another version, so the work in '
           f'{self._partial} cannot be continued; overwrite, or remove both') from None
     if work == self._work:
+      self.note = note
       return parts
     if overwrite:
       return []
-    differ = [f'{k} was {work.get(k)!r}, is {v!r}' for k, v in self._work.items()
-              if work.get(k) != v]
-    raise ValueError(
-        f'{self._partial} holds {sum(rows for rows, _ in parts)} rows of other work: '
-        f'{"; ".join(differ)}. Call with the same settings to continue it, overwrite, '
-        'or choose another target')
+    refuse_other(f'{self._partial} holds {sum(rows for rows, _ in parts)} rows',
+                 work, self._work)
 
   def _verified(self, listed: list[list]) -> list[list]:
     """The first parts whose bytes have their checksums."""
@@ -119,8 +127,8 @@ class VectorFile:
     with self._partial.open('rb') as file:
       if file.read(len(self._header)) != self._header:
         return self._lost(listed, 0, f'{self._partial} does not begin as it must')
-      for i, (rows, checksum) in enumerate(listed):
-        if _checksum(file.read(rows * self._row)) != checksum:
+      for i, (rows, told) in enumerate(listed):
+        if checksum(file.read(rows * self._row)) != told:
           return self._lost(listed, i, f'{self._partial} is cut or damaged')
     return listed
 
@@ -147,6 +155,20 @@ class VectorFile:
     return _Explained(self.target, self._size - self.done * self._row)
 
 
+def refuse_other(what: str, work: dict[str, Any], asked: dict[str, Any]) -> NoReturn:
+  """Raises ValueError over unfinished work that is not the one asked for."""
+  differ = [f'{k} was {work.get(k)!r}, is {asked.get(k)!r}'
+            for k in dict.fromkeys([*asked, *work]) if work.get(k) != asked.get(k)]
+  raise ValueError(
+      f'{what} of other work: {"; ".join(differ)}. Call with the same settings to '
+      'continue it, overwrite, or choose another target')
+
+
+def checksum(data: bytes) -> str:
+  """Hexadecimal digest of a part."""
+  return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
 class _Explained:
   """Says of an OSError which file it was, and how much room is needed."""
 
@@ -167,14 +189,10 @@ class _Explained:
       ) from error
 
 
-def _header(dtype: np.dtype, shape: tuple[int, int]) -> bytes:
+def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
   """The first bytes of the .npy file."""
   text = io.BytesIO()
   np.lib.format.write_array_header_1_0(text, {
       'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False,
       'shape': shape})
   return text.getvalue()
-
-
-def _checksum(data: bytes) -> str:
-  return hashlib.blake2b(data, digest_size=8).hexdigest()

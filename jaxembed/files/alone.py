@@ -1,0 +1,108 @@
+"""A lock file that names its holder, so that one process writes a thing at a time."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+
+
+@contextlib.contextmanager
+def alone(lock: pathlib.Path, what: str, remedy: str) -> Iterator[None]:
+  """Holds `lock`, which is made, and removes it at the end.
+
+  The end of the process, of any kind, leaves it too: what a killed process left
+  behind is taken over.
+
+  Args:
+    what: is written, for the message.
+    remedy: instead of waiting.
+
+  Raises:
+    BlockingIOError: another process holds it; its host and number are named.
+  """
+  lock.parent.mkdir(parents=True, exist_ok=True)
+  file = _taken(lock, what, remedy)
+  try:
+    yield
+  finally:
+    with contextlib.suppress(FileNotFoundError):
+      lock.unlink()
+    os.close(file)
+
+
+def refuse_held(lock: pathlib.Path, what: str, remedy: str) -> None:
+  """Raises BlockingIOError if a process holds `lock`, a lock of others."""
+  try:
+    file = os.open(lock, os.O_RDWR)
+  except FileNotFoundError:
+    return
+  try:
+    _lock(file, lock, what, remedy)
+  finally:
+    os.close(file)
+
+
+def _taken(lock: pathlib.Path, what: str, remedy: str) -> int:
+  """The open file, once it is ours and still the one of that name."""
+  while True:
+    file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+      _lock(file, lock, what, remedy)
+      if _same(file, lock):  # a holder that ended meanwhile has removed it
+        holder = {'host': socket.gethostname(), 'process': os.getpid()}
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(holder).encode(), 0)
+        return file
+    except BaseException:
+      os.close(file)
+      raise
+    os.close(file)
+
+
+def _lock(file: int, lock: pathlib.Path, what: str, remedy: str) -> None:
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return
+  except BlockingIOError:
+    holder, more = _holder(file), ''
+  except OSError:  # a file system without locks: the name in the file must do
+    holder = _holder(file)
+    if not holder or _gone(*holder):
+      return
+    more = f', or remove {lock} if that process is gone'
+  host, process = holder or ('unknown', 'unknown')
+  raise BlockingIOError(
+      f'{what} is being written by process {process} on host {host}; wait until it has '
+      f'ended, or {remedy}{more}')
+
+
+def _holder(file: int) -> tuple[str, int] | None:
+  """(host, process) that a lock file names."""
+  try:
+    found = json.loads(os.pread(file, 4096, 0))
+    return str(found['host']), int(found['process'])
+  except (ValueError, KeyError, TypeError):
+    return None
+
+
+def _gone(host: str, process: int) -> bool:
+  """Whether a process is known to have ended, or to be this one."""
+  if host != socket.gethostname():
+    return False
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return True
+  except PermissionError:
+    return False
+  return False
+
+
+def _same(file: int, lock: pathlib.Path) -> bool:
+  try:
+    return os.path.samestat(os.fstat(file), os.stat(lock))
+  except FileNotFoundError:
+    return False
