@@ -143,7 +143,7 @@ def open(source: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
       tokenizer_folder=loaded.tokenizer_folder, config_folder=loaded.backbone_folder,
       folders=tuple(dict.fromkeys(filter(None, (
           loaded.folder, loaded.backbone_folder, loaded.adapter_folder)))),
-      **read_settings(loaded.settings_folder))
+      **(read_settings(loaded.settings_folder) if loaded.settings_folder else {}))
 
 
 def locate(source: str | os.PathLike) -> pathlib.Path:

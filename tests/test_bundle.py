@@ -25,6 +25,11 @@ def sources(tmp_path_factory, minilm) -> dict[str, pathlib.Path]:
   root = tmp_path_factory.mktemp('sources')
   (root / 'folder').mkdir()
   tiny_run.write_model(root / 'folder', minilm)
+  (root / 'folder/modules.json').write_text(json.dumps([
+      {'idx': i, 'name': str(i), 'path': path, 'type': f'sentence_transformers.{kind}'}
+      for i, (path, kind) in enumerate((('', 'Transformer'), ('pool', 'Pooling')))]))
+  (root / 'folder/pool').mkdir()
+  (root / 'folder/pool/config.json').write_text('{"word_embedding_dimension": 32}')
   (root / 'folder' / bundle.SETTINGS).write_text(json.dumps(
       {'prompts': {'query': 'ask: '}, 'similarity_fn_name': 'dot', 'truncate_dim': 8}))
   model = bundle.open(root / 'folder')

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from jaxembed.types import Params
 
 # What a model needs from the hub; weights as safetensors only.
 _HUB_FILES = ('*.json', '*.safetensors', '*.txt', '*.model', '*.jinja')
+_SETTINGS = 'config_sentence_transformers.json'
 # Of tensors listed in an error; a wrong checkpoint would list thousands.
 _LISTED = 20
 
@@ -42,9 +44,10 @@ class Loaded:
   backbone_folder: pathlib.Path  # of config.json and the backbone's weights
   hf_config: dict  # config.json as read
   tokenizer_folder: pathlib.Path
-  settings_folder: pathlib.Path  # of config_sentence_transformers.json, if any
+  settings_folder: pathlib.Path | None  # of config_sentence_transformers.json
   base: str  # the weights beneath adapters, as PEFT would name them
   adapter_folder: pathlib.Path | None = None
+  is_plain: bool = False  # no modules.json says how tokens become a vector
 
 
 def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
@@ -72,10 +75,16 @@ def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
     BadCheckpoint: files that are broken, and every tensor that is missing, left
       over or mis-shaped, in one message.
   """
+  loaded = _load(source, dtype, mesh, progress, weights)
+  if loaded.is_plain:
+    _tell_plain(loaded)
+  return loaded
+
+
+def _load(source, dtype, mesh, progress, weights: bool) -> Loaded:
   folder = locate(source)
   if peft.is_adapter(folder):
-    base = load(peft.base(folder), dtype=dtype, mesh=mesh, progress=progress,
-                weights=weights)
+    base = _load(peft.base(folder), dtype, mesh, progress, weights)
     return _adapted(folder, base, mesh, weights)
   found = modules.read(folder)
   cfg = dataclasses.replace(found.cfg, dtype=jnp.dtype(dtype).name)
@@ -84,8 +93,20 @@ def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
   if weights:
     params = _read(found.parts, folder, shapes, cfg.backbone.num_layers, mesh, progress)
   return Loaded(tables.unflatten(params), cfg, folder, found.backbone_folder,
-                found.hf_config, found.backbone_folder, folder,
-                base_name(source, folder))
+                found.hf_config, found.backbone_folder,
+                None if found.is_plain else folder, base_name(source, folder),
+                is_plain=found.is_plain)
+
+
+def _tell_plain(loaded: Loaded) -> None:
+  """One line about what nobody said, and this library takes."""
+  unread = loaded.folder / _SETTINGS
+  warnings.warn(
+      f'{loaded.adapter_folder or loaded.folder} has no modules.json, so nothing says '
+      f'how its tokens become a vector: the {loaded.cfg.pooling.kind} of them, as '
+      'in sentence-transformers, and scaled to length 1'
+      + (f'; its {_SETTINGS} is not read without one, as there'
+         if loaded.settings_folder is None and unread.is_file() else ''), stacklevel=3)
 
 
 def base_of(source: str | os.PathLike) -> str:
@@ -135,7 +156,7 @@ def _adapted(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loaded:
     params = (sharding.place if weights else sharding.abstract)(params, mesh)
   own = {field: folder for field, file in (
       ('tokenizer_folder', 'tokenizer.json'),
-      ('settings_folder', 'config_sentence_transformers.json'))
+      ('settings_folder', _SETTINGS))
          if (folder / file).is_file()}
   return dataclasses.replace(base, params=params, cfg=cfg, adapter_folder=folder, **own)
 
@@ -151,7 +172,7 @@ def _with_head(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loade
   if weights:
     head = _read(parts, folder, shapes, cfg.backbone.num_layers, mesh, False)
   params = {'backbone': base.params['backbone'], **tables.unflatten(head)}
-  return dataclasses.replace(base, params=params, cfg=cfg)
+  return dataclasses.replace(base, params=params, cfg=cfg, is_plain=False)
 
 
 def locate(source: str | os.PathLike) -> pathlib.Path:

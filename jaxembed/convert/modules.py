@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import dataclasses
 import pathlib
 from typing import Any
-import warnings
 
 from jaxembed.config import ModelConfig, PoolingConfig
 from jaxembed.convert import head_modules, nv_embed, tables
@@ -35,6 +34,7 @@ class Found:
   parts: tuple[Part, ...]
   backbone_folder: pathlib.Path
   hf_config: dict
+  is_plain: bool = False  # its author has not said how tokens become a vector
 
 
 def read(folder: pathlib.Path) -> Found:
@@ -49,12 +49,8 @@ def read(folder: pathlib.Path) -> Found:
     return _nv_embed(folder)
   if not (folder / 'modules.json').is_file():
     found = _plain(folder)
-    if tables.is_decoder(found.cfg.backbone):
-      warnings.warn(
-          f'{folder} has no modules.json, so nothing says how its tokens become a '
-          f'vector; sentence-transformers takes the {found.cfg.pooling.kind} of them, '
-          'and so does this library unless told otherwise', stacklevel=2)
-    return found
+    return dataclasses.replace(
+        found, cfg=dataclasses.replace(found.cfg, normalize=True), is_plain=True)
   home = inside(folder, head_modules.entries(folder)[0]['path'])
   found = _plain(home)
   cfg, parts = after_backbone(folder, found.cfg)
@@ -109,11 +105,10 @@ def _with_settings(home: pathlib.Path, cfg: ModelConfig) -> ModelConfig:
 
 
 def _plain(folder: pathlib.Path) -> Found:
-  """A Hugging Face folder without modules, as sentence-transformers reads one.
+  """A backbone's folder, and the pooling that sentence-transformers gives it.
 
   The mean of the tokens, or the last token where config.json names a causal language
-  model (architectures[0] ends in ForCausalLM and is_causal is not false); no
-  normalisation.
+  model (architectures[0] ends in ForCausalLM and is_causal is not false).
   """
   file = folder / 'config.json'
   if not file.is_file():

@@ -6,7 +6,7 @@ import pathlib
 
 import jax
 
-from jaxembed import bundle, config, data, sharding, workdir
+from jaxembed import bundle, config, data, sharding
 from jaxembed.bundle import Bundle
 from jaxembed.data import prompts
 from jaxembed.models import encoder, lora, presets, training_free
@@ -118,14 +118,7 @@ def _shown(texts: Mapping[str, str]) -> str:
 def describe(spec: config.ModelSpec) -> Bundle:
   """The source of `spec` as it is stored, without its weights."""
   if spec.source:
-    found = bundle.open(reachable(spec), weights=False)
-    plain = not (workdir.is_workdir(found.source)
-                 or found.cfg.prompt_pooling == 'nv_embed'
-                 or any((f / 'modules.json').is_file() for f in found.folders))
-    if plain:  # no author has said how its vectors end; trained ones have length 1
-      found = dataclasses.replace(
-          found, cfg=dataclasses.replace(found.cfg, normalize=True))
-    return found
+    return bundle.open(reachable(spec), weights=False)
   model = presets.get(spec.preset)
   if not spec.tokenizer:
     return Bundle(params=encoder.param_shapes(model), cfg=model, source=spec.preset)

@@ -169,7 +169,7 @@ def test_plain_folders_pool_by_architecture(folder, fields, attention, pooling):
   """tests/convert/test_folders.py has sentence-transformers say the same."""
   _edit(folder, **fields)
   cfg = from_hf.load(folder).cfg
-  assert (cfg.attention, cfg.pooling.kind, cfg.normalize) == (attention, pooling, False)
+  assert (cfg.attention, cfg.pooling.kind, cfg.normalize) == (attention, pooling, True)
 
 
 # --- sentence-transformers layouts --------------------------------------------
