@@ -1,7 +1,9 @@
-"""What MkDocs adds to the pages: the configuration reference, out of the dataclasses.
+"""What MkDocs adds to the pages: files of the repository, and what configurations hold.
 
-A line `{{ configuration CLASS ... }}` becomes the description of these classes and of
-their fields, as `jaxembed.config.describe` reads it.
+A line `--8<-- "FILE"` or `--8<-- "FILE:PART"` becomes that file, or what stands in it
+between the marks `--8<-- [start:PART]` and `[end:PART]`. A line
+`{{ configuration CLASS ... }}` becomes the description of these classes and of their
+fields, as `jaxembed.config.describe` reads it.
 """
 
 import html
@@ -14,12 +16,36 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from jaxembed import config
 from jaxembed.config import describe
 
+ROOT = pathlib.Path(__file__).parents[1]
+_INCLUDE = re.compile(r'^--8<-- "([\w.]+)(?::(\w+))?"$', re.MULTILINE)
+_MARK = re.compile(r'^<!-- --8<-- .*-->\n', re.MULTILINE)
+_LINK = re.compile(r'\]\((?!\w+:)([\w./]+)')
 _PLACE = re.compile(r'^\{\{ configuration ([\w ]+) \}\}$', re.MULTILINE)
+# Files at the top, and the pages that show them.
+_PAGES = {'README.md': 'index.md', 'BENCHMARKS.md': 'benchmarks.md',
+          'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md',
+          'WORKSPACE.md': 'workspace.md'}
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-  """The page's source with the descriptions it asks for; MkDocs calls it."""
+  """The page's source with all that it asks for; MkDocs calls it."""
+  markdown = _INCLUDE.sub(lambda found: included(*found.groups()), markdown)
   return _PLACE.sub(lambda found: '\n\n'.join(map(section, found[1].split())), markdown)
+
+
+def included(name: str, part: str | None) -> str:
+  """A file at the top, or a part of it, with links that lead to pages."""
+  text = (ROOT / name).read_text('utf-8')
+  if part:
+    _, start, text = text.partition(f'<!-- --8<-- [start:{part}] -->\n')
+    text, end, _ = text.partition(f'<!-- --8<-- [end:{part}] -->')
+    if not (start and end):
+      raise ValueError(f'{name} has no part {part!r} between its marks')
+  return _LINK.sub(lambda link: f']({_page(link[1])}', _MARK.sub('', text)).strip()
+
+
+def _page(path: str) -> str:
+  return _PAGES.get(path, path.removeprefix('docs/'))
 
 
 def section(name: str) -> str:
