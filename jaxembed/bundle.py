@@ -75,7 +75,7 @@ class Bundle:
 
   @property
   def model(self) -> ModelConfig:
-    """`cfg`, as training calls it."""
+    """The ModelConfig, `cfg`, by the name that training has for it."""
     return self.cfg
 
   @property

@@ -157,7 +157,7 @@ class Embedder:
     self.cfg = dataclasses.replace(self.cfg, max_length=int(tokens))
 
   def get_max_seq_length(self) -> int:
-    """`max_seq_length`."""
+    """The attribute max_seq_length, as a method."""
     return self.max_seq_length
 
   @property
@@ -311,11 +311,11 @@ class Embedder:
   preprocess = tokenize
 
   def similarity(self, a: types.Array, b: types.Array) -> np.ndarray:
-    """Of every pair, more is nearer.  a [n,d], b [m,d] -> [n,m] float32."""
+    """Similarity of every pair, more is nearer.  a [n,d], b [m,d] -> [n,m] float32."""
     return similarity.matrix(self.similarity_fn_name, a, b)
 
   def similarity_pairwise(self, a: types.Array, b: types.Array) -> np.ndarray:
-    """Row by row.  a, b [n,d] -> [n] float32; of two vectors [d] a number."""
+    """Similarity row by row.  a, b [n,d] -> [n] float32; of two [d] a number."""
     return similarity.pairwise(self.similarity_fn_name, a, b)
 
   def fingerprint(self) -> str:
@@ -346,7 +346,7 @@ class Embedder:
           f': {instead}' if instead else drop_in.nearest(name, dir(self))))
 
   def prompt_text(self, name: str | None, prompt: str | None) -> str:
-    """What `encode` puts in front, told this much; '' for nothing."""
+    """The text that `encode` puts in front for these arguments; '' for none."""
     if prompt is not None:
       texts.check_text(prompt, 'the prompt')
       return prompt

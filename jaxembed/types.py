@@ -93,6 +93,7 @@ class PairBatch:
 
   @property
   def masks(self) -> tuple[Array, ...]:
+    """True on text: of the queries [Q,T] and of the passages [C,T]."""
     return self.query.mask, self.passage.mask
 
 
@@ -110,6 +111,7 @@ class PackedPairs:
 
   @property
   def masks(self) -> tuple[Array, ...]:
+    """True on text: of the shared rows [B,T]."""
     return (self.tokens.mask,)
 
 

@@ -55,6 +55,7 @@ class Tensor:
 
   @property
   def nbytes(self) -> int:
+    """Bytes of the data."""
     return math.prod(self.shape) * self.dtype.itemsize
 
   def read(self, first: int = 0, last: int | None = None) -> np.ndarray:

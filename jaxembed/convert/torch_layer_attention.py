@@ -56,6 +56,7 @@ class LayerAttentionPooling(Module):
     self.down = nn.Linear(hidden, dim)
 
   def forward(self, features: dict, **kwargs) -> dict:
+    """`features` with 'sentence_embedding' [B,D] added."""
     del kwargs
     tokens = features['token_embeddings']
     mask = features.get('attention_mask')
@@ -100,12 +101,14 @@ class LayerAttentionPooling(Module):
     return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
   def get_embedding_dimension(self) -> int:
+    """Width of a vector, D."""
     return self.embedding_dimension
 
   # The name before 6.0.
   get_sentence_embedding_dimension = get_embedding_dimension
 
   def save(self, output_path: str, *args, safe_serialization: bool = True, **kwargs):
+    """Writes the configuration and the weights into a folder."""
     del args, kwargs
     self.save_config(output_path)
     self.save_torch_weights(output_path, safe_serialization=safe_serialization)
@@ -118,6 +121,7 @@ class LayerAttentionPooling(Module):
   def load(cls, model_name_or_path: str, subfolder: str = '', token=None,
            cache_folder=None, revision=None, local_files_only: bool = False,
            **kwargs):
+    """Reads what `save` wrote."""
     del kwargs
     where = {'subfolder': subfolder, 'token': token, 'cache_folder': cache_folder,
              'revision': revision, 'local_files_only': local_files_only}

@@ -14,7 +14,7 @@ _SAMPLE = 10_000
 def fingerprint(cfg: SourceConfig, rows: Sequence[Example] | None = None,
                 stored: Sequence | None = None, given: memory.Rows | None = None
                 ) -> dict[str, int | str]:
-  """{'rows': how many there are, 'sha256': of what they are read from}.
+  """Number of rows ('rows') and hash of what they are read from ('sha256').
 
   Of files every byte counts, at the speed of the disk, and of rows in memory every
   row; of tfds and installed_code up to 10,000 rows.

@@ -48,16 +48,18 @@ class Source:
 
   @property
   def rows(self) -> Sequence[Example]:
+    """The rows as examples."""
     return self.opened.rows
 
   @property
   def seen(self) -> survey.Survey:
+    """What was found in the rows that were read at the start."""
     return self.opened.seen
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """What a stage is trained on.
+  """The sources of a stage, opened, with their weights.
 
   Attributes:
     sources: in the order of cfg.sources.
@@ -76,6 +78,7 @@ class Mixture:
 
   @functools.cached_property
   def known(self) -> int:
+    """P, room for positives that a step does not draw; see Mixture."""
     if self.cfg.known_positives >= 0:
       return self.cfg.known_positives
     own = [s.seen.most_positives - 1 for s in self.sources]
@@ -84,6 +87,7 @@ class Mixture:
 
   @property
   def scored(self) -> bool:
+    """Whether a source brings scores."""
     return any(s.seen.scored for s in self.sources)
 
   @property

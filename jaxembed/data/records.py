@@ -35,7 +35,7 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A query, what answers it, and what does not."""
+  """A query with its positives and its negatives."""
 
   query: str
   positives: tuple[Passage, ...]  # at least one

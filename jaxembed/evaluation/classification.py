@@ -14,7 +14,7 @@ def evaluate(embedder: Embedder, train_texts: Sequence[str],
              prompt: str | None = None, batch_size: int = 32,
              truncate_dim: int | None = None,
              show_progress_bar: bool | None = None) -> dict[str, float]:
-  """{'accuracy': ..., 'f1': ...}: means over `experiments` draws; f1 is macro.
+  """Accuracy and macro F1 of a linear probe: 'accuracy' and 'f1', means over draws.
 
   In each, logistic regression is fitted to `samples_per_label` training texts of
   each label and tried on the whole test set. The defaults and the draws are MTEB's.

@@ -14,7 +14,7 @@ def evaluate(embedder: Embedder, texts: Sequence[str], labels: Sequence[Hashable
              prompt: str | None = None, batch_size: int = 32,
              truncate_dim: int | None = None,
              show_progress_bar: bool | None = None) -> dict[str, float]:
-  """{'v_measure': ...}: the mean over consecutive sets of `set_size` texts.
+  """V-measure of k-means, 'v_measure': the mean over sets of `set_size` texts in a row.
 
   Each set is split by k-means into as many clusters as it has labels, with MTEB's
   settings. What is left over at the end is a set if it is at least half as large.

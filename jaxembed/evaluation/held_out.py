@@ -21,7 +21,7 @@ CUTOFFS = (1, 10)
 def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = (),
            given: Mapping[str, Any] | None = None
            ) -> Callable[..., dict[str, float]] | None:
-  """score(params, model, tokenizer, mesh) -> 'eval/...' by name.
+  """Scorer of held-out pairs: (params, model, tokenizer, mesh) -> 'eval/...' by name.
 
   Every query ranks the positives of all held-out rows, behind the prompts that
   training would put in front of them (of several instructions the first). Texts that

@@ -18,7 +18,7 @@ CUTOFFS = (1, 3, 5, 10, 100, 1000)
 
 def retrieval(qrels: Qrels, run: Run,
               cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
-  """{'ndcg@10': ..., 'recall@10': ..., 'map@10': ..., 'mrr@10': ...} of a run.
+  """Measures of a run at every cutoff: 'ndcg@10', 'recall@10', 'map@10', 'mrr@10'.
 
   A judged query without a relevant document counts, as 0. Raises ValueError if
   the run lacks a judged query: leaving it out would flatter the run.

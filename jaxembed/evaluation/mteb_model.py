@@ -17,7 +17,7 @@ from jaxembed.embedder import Embedder
 
 
 class MtebModel:
-  """What mteb asks of an encoder, by structure; no base class is needed.
+  """Encoder for mteb's runner, by structure; no base class is needed.
 
   A text's prompt is, in this order: the model's own for the task and side, the
   task, the task's type and side, its type; then, with `template`, the task's
@@ -42,7 +42,7 @@ class MtebModel:
 
   @property
   def name(self) -> str:
-    """'organization/model'."""
+    """Name under which mteb files results, 'organization/model'."""
     return self._name or _name(self.embedder)
 
   @property
@@ -87,6 +87,7 @@ class MtebModel:
 
   def similarity_pairwise(self, embeddings1: types.Array, embeddings2: types.Array
                           ) -> np.ndarray:
+    """Similarity row by row.  [n,E], [n,E] -> [n]."""
     return self.embedder.similarity_pairwise(embeddings1, embeddings2)
 
   @property

@@ -19,7 +19,7 @@ def evaluate(embedder: Embedder, corpus: Mapping[str, str],
              document_prompt_name: str | None = None,
              document_prompt: str | None = None,
              show_progress_bar: bool | None = None) -> dict[str, float]:
-  """metrics.retrieval of an embedder, by its own similarity function.
+  """Retrieval measures of an embedder, by its own similarity function.
 
   Queries get the model's prompt for queries and documents that for documents
   (Embedder.encode_query, encode_document). Unjudged queries are not encoded. Judged

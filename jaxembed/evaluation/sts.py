@@ -14,7 +14,7 @@ def evaluate(embedder: Embedder, first: Sequence[str], second: Sequence[str],
              prompt: str | None = None, batch_size: int = 32,
              truncate_dim: int | None = None,
              show_progress_bar: bool | None = None) -> dict[str, float]:
-  """{'spearman': ..., 'pearson': ...} between similarities and the given scores.
+  """Correlation of similarities with the given scores: 'spearman' and 'pearson'.
 
   Similarities are those of the embedder's own function (Embedder.similarity_fn_name).
   first, second, scores: [N], pair by pair. The task is symmetric, so both sides

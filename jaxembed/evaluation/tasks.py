@@ -21,7 +21,7 @@ _RANKED = ('pairs', 'retrieval')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-  """How a task is scored.
+  """Settings of an evaluation task.
 
   Attributes:
     split: which qrels or rows.

@@ -18,7 +18,7 @@ from jaxembed.types import Array, Params
     data_fields=('hidden', 'segment', 'text', 'layers'))
 @dataclasses.dataclass(frozen=True)
 class States:
-  """What a pooling reads: the states of B rows that hold up to S texts each."""
+  """Token states that a pooling reads, of B rows that hold up to S texts each."""
 
   hidden: Array  # [B,T,D], of the last layer
   segment: Array  # [B,T] int32, the text a token counts for; negative: for none

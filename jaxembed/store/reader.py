@@ -65,10 +65,12 @@ class VectorStore:
 
   @property
   def dim(self) -> int:
+    """Width of a vector."""
     return self.width
 
   @property
   def shape(self) -> tuple[int, int]:
+    """(vectors, their width), as an array has it."""
     return len(self), self.width
 
   def __getitem__(self, rows: slice) -> np.ndarray:

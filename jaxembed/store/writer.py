@@ -43,14 +43,17 @@ class Shard:
 
   @property
   def rows(self) -> int:
+    """Rows that the shard will hold."""
     return self._file.rows
 
   @property
   def done(self) -> int:
+    """Rows written so far."""
     return self._file.done
 
   @property
   def note(self) -> Any:
+    """What the last `append` noted beside its rows."""
     return self._file.note
 
   def append(self, stored: np.ndarray, note: Any = None) -> None:

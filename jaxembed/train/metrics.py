@@ -59,6 +59,7 @@ class Writer:
       self._on_metrics(step, values)
 
   def close(self) -> None:
+    """Closes both files."""
     if self._silent:
       return
     self._file.close()

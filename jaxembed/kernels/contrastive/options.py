@@ -36,7 +36,7 @@ NO_MASK = MaskVectors()
 
 
 class Sums(NamedTuple):
-  """One direction's result."""
+  """Result of masked_lse in one direction."""
 
   lse: jax.Array  # [N] float32, -inf where every pair is masked, NaN if a kept one is
   num_kept: jax.Array  # [N] int32, pairs that were not masked
@@ -61,4 +61,5 @@ class Options:
 
   @property
   def alpha_max(self) -> float:
+    """The largest weight exponent of a negative."""
     return max(self.hardness)

@@ -30,7 +30,9 @@ _CHUNK = 512
 def latent_pool(params: Params | Folded, hidden: Array, pool: Array, *,
                 impl: str = 'auto', token_block: int = 0, axis: str | None = None
                 ) -> jax.Array:
-  """The head, then the mean over kept tokens; not normalised.
+  """Latent-attention pooling: the head, then the mean over kept tokens, [B,D].
+
+  The vectors are not normalised.
 
   Args:
     params: the dict of pooling.latent_attention, or `Folded` (of fold_latents).

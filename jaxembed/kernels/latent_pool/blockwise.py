@@ -215,10 +215,12 @@ def over_blocks(step: Callable, carry: Any, chunks: Any, token_block: int
 
 
 def add(x: Any, y: Any) -> Any:
+  """Sum of two trees, in the first one's dtypes."""
   return jax.tree.map(lambda a, b: a + b.astype(a.dtype), x, y)
 
 
 def like(x: Any, target: Any) -> Any:
+  """The tree `x` in the dtypes of `target`."""
   return jax.tree.map(lambda a, b: a.astype(b.dtype), x, target)
 
 
