@@ -6,7 +6,7 @@ state and step are all a resumed run needs to repeat the uninterrupted one bit
 for bit.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import pathlib
@@ -26,19 +26,16 @@ from jaxembed import (
     types,
     workdir,
 )
-from jaxembed.config.check import divides
-from jaxembed.data import lengths
-from jaxembed.models import encoder
 from jaxembed.train import (
     best,
     changes,
+    checks,
     chips,
     cost,
     forecast,
     manifest,
     meter,
     metrics,
-    optim,
     profiler,
     report,
     start,
@@ -84,21 +81,18 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
       and rows are named.
   """
   cfg = config.validate(cfg)
-  for stage in cfg.stages:
-    losses.named(stage.loss)  # refuses what is no loss
   mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor))
-  _check_divides(cfg, mesh)
+  checks.stages_fit(cfg, mesh)
   folder = pathlib.Path(folder).absolute()
   if not workdir.is_workdir(folder):
     workdir.check_free(folder)
-    start.resolve(cfg.model)  # what is wrong with it is told before a folder is made
+    # What is wrong with the model is told before a folder is made.
+    checks.model_fits(cfg, start.resolve(cfg.model).cfg)
   with (jax.set_mesh(mesh), workdir.alone(folder), checkpoint.Checkpoints(
       folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
     initial, state, mixtures = _open(cfg, folder, saved, mesh, log, extend, loss, rows)
     done, last = int(state.step) if state else 0, stages(cfg)[-1].last
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
-    for mixture in mixtures:  # of later stages too, before the first step
-      mixture.check(tokenizer)
     writer = metrics.Writer(folder, done if state else -1, on_metrics)
     trace = profiler.Profiler(folder / 'profile', profile)
     run = _Run(cfg, folder, initial.model, saved, evaluate, tokenizer, mesh, log,
@@ -143,13 +137,6 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     return state, initial.model
 
 
-def _check_divides(cfg: config.Config, mesh):
-  for i, s in enumerate(cfg.stages):
-    size = s.data.batch_size
-    divides(f'config.stages[{i}].data.batch_size={size}', size,
-            sharding.batch_shards(mesh))
-
-
 def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoints, mesh,
           log, extend: bool, loss: losses.Loss | None, rows: Mapping[str, Any] | None
           ) -> tuple[bundle.Bundle, types.TrainState | None, list[data.Mixture]]:
@@ -165,17 +152,15 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
                           diverged=manifest.last_stop(folder) == 'diverged')
   model = (start.resume(folder, mesh) if resumed
            else start.resolve(cfg.model, tokenizer=False)).model
-  for stage in cfg.stages:
-    if stage.data.pack:
-      encoder.check_packable(model, model.attention, stage.data.pack)
+  checks.model_fits(cfg, model)
   unfinished = newest < stages(cfg)[-1].last
   mixtures, notes = [], []
   if unfinished:
     mixtures = data.open_stages(cfg.stages, rows)
-    for stage, mixture in zip(cfg.stages, mixtures, strict=True):
-      if loss is None:
-        mixture.check_scores(losses.named(stage.loss).reads)
-    notes = list(_notes(cfg, model, mixtures, loss))  # or a refusal
+    tokenizer = (bundle.open(folder, weights=False).load_tokenizer() if resumed
+                 else start.tokenizer(cfg.model))
+    checks.data_fits(cfg, mixtures, tokenizer, loss)
+    notes = list(checks.notes(cfg, model, mixtures, loss))  # or a refusal
   initial = (start.resume(folder, mesh) if resumed
            else start.start(cfg.model, cfg.seed, mesh))
   if mixtures:
@@ -195,22 +180,6 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   if jax.process_index() == 0:
     changes.write(folder, cfg)
   return initial, state, mixtures
-
-
-def _notes(cfg: config.Config, model: config.ModelConfig,
-           mixtures: Sequence[data.Mixture], loss: losses.Loss | None
-           ) -> Iterator[str]:
-  """What the stages ask for and will not get, or may not mean."""
-  for i, (stage, mixture) in enumerate(zip(cfg.stages, mixtures)):
-    own = any(s.temperature for s in stage.data.sources)
-    # What a loss of the caller's own reads is for the caller to know.
-    told = [] if loss else stage.loss.notes(own)
-    reads = None if loss else losses.named(stage.loss).reads
-    for note in (*optim.notes(stage.optim, stage.steps), *told):
-      yield f'stages[{i}].{note}'
-    for note in (*lengths.check(stage.data, model),
-                 *mixture.notes(reads)):
-      yield f'stages[{i}]: {note}'
 
 
 def _restore(cfg, initial: bundle.Bundle, saved, mesh, log) -> types.TrainState:

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
+import tempfile
 
 import jax
 
 from jaxembed import bundle, config, data, sharding
 from jaxembed.bundle import Bundle
 from jaxembed.data import prompts
+from jaxembed.files import carried
 from jaxembed.models import encoder, lora, presets, training_free
 from jaxembed.train import model_spec
 from jaxembed.train.model_spec import apply as apply_spec
@@ -70,6 +72,20 @@ def resolve(spec: config.ModelSpec, *, tokenizer: bool = True) -> Bundle:
   if tokenizer:
     wanted.load_tokenizer()
   return dataclasses.replace(wanted, params=encoder.param_shapes(wanted.cfg))
+
+
+def tokenizer(spec: config.ModelSpec) -> data.Tokenizer:
+  """The tokenizer that the folder of a run of `spec` will have.
+
+  Raises as `resolve`.
+  """
+  found = resolve(spec)
+  if not spec.append_token:
+    return found.load_tokenizer()
+  with tempfile.TemporaryDirectory() as copy:
+    carried.copy(found.tokenizer_folder, copy)
+    data.append_token(copy, spec.append_token)
+    return data.Tokenizer.for_model(copy, found.cfg)
 
 
 def changes(spec: config.ModelSpec) -> list[str]:
