@@ -328,9 +328,11 @@ class Embedder:
 
   def vector_fingerprint(self) -> str:
     """Digest of what the vector of a prompted text depends on."""
+    cfg = dataclasses.asdict(self.cfg)
+    del cfg['attention_impl']  # how, not what; vectors stored before it was a field
     return fingerprint.of_settings({
-        'params': fingerprint.of_params(self.params),
-        'cfg': dataclasses.asdict(self.cfg), 'tokenizer': self.tokenizer.digest()})
+        'params': fingerprint.of_params(self.params), 'cfg': cfg,
+        'tokenizer': self.tokenizer.digest()})
 
   if not TYPE_CHECKING:  # to a checker, they would make every misspelt name right
     def __setattr__(self, name: str, value) -> None:

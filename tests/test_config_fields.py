@@ -30,8 +30,8 @@ ACCEPTED = {
     config.ModelSpec: dict(
         max_length={0}, lora_rank={0}, **{name: {''} for name in (
             'source', 'fallback', 'preset', 'tokenizer', 'attention', 'dtype',
-            'precision', 'remat', 'prompt_pooling', 'eos_text', 'append_token',
-            'lora_targets')}),
+            'precision', 'remat', 'attention_impl', 'prompt_pooling', 'eos_text',
+            'append_token', 'lora_targets')}),
     config.StageConfig: dict(token_budget={0}, name={''}),
     config.MeshConfig: {},
     config.EvalConfig: dict(every={0}, limit={0}, patience={0}),

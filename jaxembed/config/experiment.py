@@ -8,6 +8,7 @@ from jaxembed.config.check import at_least, one_of, pattern, require, typed
 from jaxembed.config.data import DataConfig, SourceConfig
 from jaxembed.config.loss import LossConfig
 from jaxembed.config.model import (
+  ATTENTION_IMPLS,
   ATTENTIONS,
   DTYPES,
   PRECISIONS,
@@ -73,6 +74,7 @@ class ModelSpec:
   dtype: str = ''
   precision: str = ''
   remat: str = ''
+  attention_impl: str = ''
   prepend: Optional[tuple[int, int]] = None
   lora: Optional[LoraConfig] = None
   lora_rank: int = 0  # of new adapters; 0: none
@@ -91,6 +93,7 @@ class ModelSpec:
         raise ValueError(f'ModelSpec.pooling: {e}') from e
     for name, allowed in (('attention', ATTENTIONS), ('dtype', DTYPES),
                           ('precision', PRECISIONS), ('remat', REMATS),
+                          ('attention_impl', ATTENTION_IMPLS),
                           ('prompt_pooling', PROMPT_POOLINGS)):
       one_of(self, name, ('', *allowed))
     if self.reads is not None:

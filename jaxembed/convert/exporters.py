@@ -198,7 +198,7 @@ def _check_same(found, wanted, base: str) -> None:
 
 def _check_meaning(folder: pathlib.Path, found: Bundle, model: Bundle) -> None:
   """The folder says of texts and vectors what the model does."""
-  own = {'dtype', 'precision', 'remat', 'lora', 'eos_text'}
+  own = {'dtype', 'precision', 'remat', 'attention_impl', 'lora', 'eos_text'}
   for field in dataclasses.fields(model.cfg):
     was, now = (getattr(m.cfg, field.name) for m in (model, found))
     if field.name == 'pooling':  # the shape of a head is that of its tensors

@@ -1,5 +1,7 @@
 """The backbone: embeddings, scanned layers, final norm."""
 
+import dataclasses
+
 from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -7,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, ModelConfig
+from jaxembed.kernels.attention import pattern
 from jaxembed.mesh import reshard
 from jaxembed.models import rope
-from jaxembed.models.attention import Attention, attention_mask, relative_buckets
+from jaxembed.models.attention import Attention, relative_buckets
 from jaxembed.models.layers import Embedding, FeedForward, Norm
 from jaxembed.pooling import heads
 from jaxembed.pooling.pool import POOLERS
@@ -32,24 +35,24 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: Array, layer: dict, shared: dict) -> tuple[Array, Array | None]:
     cfg, lora = self.cfg.backbone, self.cfg.lora
-    mask, cos_sin = _of_layer(layer, shared)
+    seen, cos_sin = _of_layer(layer, shared)
     if self.cfg.prepend is not None:
       x = jnp.where(shared['placeholder'] & layer['prepend'],
                     _last_state(x, shared['mask']), x)
-    attn = Attention(cfg, lora, name='attn')
+    attn = Attention(cfg, lora, self.cfg.attention_impl, name='attn')
     mlp = FeedForward(cfg, lora, name='mlp')
 
     def norm(name):
       return Norm(cfg, name=name)
 
     if cfg.block == 'post':
-      x = norm('attn_norm')(_residual(x + attn(x, mask, cos_sin, shared['bias'])))
+      x = norm('attn_norm')(_residual(x + attn(x, seen, cos_sin, shared['bias'])))
       x = norm('mlp_norm')(_residual(x + mlp(x)))
     else:
       h = norm('attn_norm')(x)
       if not cfg.first_norm:
         h = jnp.where(layer['first'], x, h)
-      h = attn(h, mask, cos_sin, shared['bias'])
+      h = attn(h, seen, cos_sin, shared['bias'])
       x = _residual(x + (norm('attn_post_norm')(h) if cfg.block == 'sandwich' else h))
       h = mlp(norm('mlp_norm')(x))
       x = _residual(x + (norm('mlp_post_norm')(h) if cfg.block == 'sandwich' else h))
@@ -167,24 +170,20 @@ def _mixed(cfg: BackboneConfig) -> bool:
 
 def _shared(cfg: BackboneConfig, mode: str, tokens: Tokens, positions: Array,
             prefix: Array | None) -> dict:
-  """(mask, (cos, sin)) of layers that attend globally, and of windowed ones."""
+  """What all layers read: the pattern of attention, and (cos, sin) of layers that
+  attend globally and, where they differ, of windowed ones."""
   window = cfg.two_way_window if mode == 'bidirectional' else cfg.window
-  global_ = local = None, None
-
-  def mask(limit):
-    return attention_mask(
-        mode, tokens.mask, positions, prefix, limit, tokens.segment)
-
-  if not all(cfg.windowed_layers) or not cfg.windowed_layers:
-    limit = 0 if cfg.windowed_layers else window
-    global_ = (mask(limit),
-               _cos_sin(cfg, positions, cfg.rope_theta, cfg.rope_scaling))
-  if any(cfg.windowed_layers):
-    theta = cfg.local_rope_theta
-    local = (mask(window),
-             _cos_sin(cfg, positions, theta, None) if theta else global_[1] or
-             _cos_sin(cfg, positions, cfg.rope_theta, cfg.rope_scaling))
-  return {'global': global_, 'local': local, 'bias': None}
+  listed = cfg.windowed_layers
+  seen = pattern.of_tokens(
+      mode, tokens.mask, tokens.segment, prefix=prefix, positions=positions,
+      window=window if any(listed) or not listed else 0)
+  global_ = _cos_sin(cfg, positions, cfg.rope_theta, cfg.rope_scaling)
+  local = None
+  if any(listed) and cfg.local_rope_theta:
+    local = _cos_sin(cfg, positions, cfg.local_rope_theta, None)
+  if listed and all(listed):
+    global_, local = local or global_, None
+  return {'pattern': seen, 'global': global_, 'local': local, 'bias': None}
 
 
 def _cos_sin(cfg: BackboneConfig, positions: Array, theta: float, scaling):
@@ -194,16 +193,19 @@ def _cos_sin(cfg: BackboneConfig, positions: Array, theta: float, scaling):
 
 
 def _of_layer(layer: dict, shared: dict):
-  """(mask, (cos, sin)) of this layer."""
-  global_, local = shared['global'], shared['local']
-  if 'windowed' not in layer:
-    return global_ if global_[0] is not None else local
-  pick = layer['windowed']
-  return jax.tree.map(lambda g, n: jnp.where(pick, n, g), global_, local)
+  """(pattern, (cos, sin)) of this layer."""
+  seen, cos_sin = shared['pattern'], shared['global']
+  if 'windowed' in layer:
+    pick = layer['windowed']
+    seen = dataclasses.replace(seen, windowed=pick)
+    if shared['local'] is not None:
+      cos_sin = jax.tree.map(lambda g, n: jnp.where(pick, n, g), cos_sin,
+                             shared['local'])
+  return seen, cos_sin
 
 
 def _bias(cfg: BackboneConfig, table: Array, length: int) -> Array:
-  """table [buckets,N] -> [N,T,T]."""
+  """table [buckets,N] -> [N,2*length-1], by distance."""
   index = relative_buckets(length, cfg.relative_buckets, cfg.relative_distance)
   bias = reshard(table, None, None)[index].astype(jnp.float32)
-  return reshard(bias.transpose(2, 0, 1), 'tensor', None, None)
+  return reshard(bias.T, 'tensor', None)

@@ -24,8 +24,8 @@ _HEAD = ('reads', 'latents', 'heads', 'head_dim', 'ff_mult')
 _LORA = {'lora_rank': 'rank', 'lora_alpha': 'alpha', 'lora_dropout': 'dropout',
          'lora_targets': 'targets'}
 # Of ModelConfig, under the same name; '' and 0 ask for nothing.
-PLAIN = ('attention', 'max_length', 'dtype', 'precision', 'remat', 'prompt_pooling',
-          'eos_text')
+PLAIN = ('attention', 'max_length', 'dtype', 'precision', 'remat', 'attention_impl',
+         'prompt_pooling', 'eos_text')
 
 
 def apply(model: ModelConfig, spec: ModelSpec) -> ModelConfig:

@@ -1,0 +1,6 @@
+"""Attention of token states: the pattern of who sees whom, and its implementations."""
+
+from jaxembed.kernels.attention.api import IMPLS, attend, choose
+from jaxembed.kernels.attention.pattern import Pattern
+
+__all__ = ['IMPLS', 'Pattern', 'attend', 'choose']

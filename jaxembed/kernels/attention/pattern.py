@@ -1,0 +1,93 @@
+"""Attention patterns: causal, bidirectional and prefix, windows, packed texts."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxembed.types import Array
+
+# Farther than any two tokens of a row are apart.
+_ANY = 2**30
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, meta_fields=('causal', 'window'),
+    data_fields=('text', 'prefix', 'windowed'))
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+  """Which keys of its row a query attends to, without a [T,T] mask.
+
+  Distances are between places in the row, which inside a text are those between its
+  tokens.
+  """
+
+  # [B,T] int32, the text that a token belongs to; negative: padding. A token attends
+  # to those of its own text; padding attends to nothing and is attended to by nothing.
+  text: Array
+  causal: bool  # to keys at its own place and before it alone
+  window: int = 0  # to keys nearer than so many places; 0: all
+  prefix: Array | None = None  # [B,T] bool, keys that a causal pattern shows to all
+  windowed: Array | None = None  # [] bool, whether the window holds here; None: yes
+
+  @property
+  def limit(self) -> Array | int | None:
+    """The distance that keys stay below; None: there is no limit."""
+    if not self.window or self.windowed is None:
+      return self.window or None
+    return jnp.where(self.windowed, self.window, _ANY)
+
+
+def of_tokens(mode: str, mask: Array, segment: Array | None = None, *,
+              window: int = 0, prefix: Array | None = None,
+              positions: Array | None = None) -> Pattern:
+  """The pattern of a row of tokens.
+
+  Args:
+    mode: 'causal', 'bidirectional', or 'prefix': causal, but the first `prefix`
+      tokens of a row are attended to by all.
+    mask: [B,T] bool, true on text.
+    segment: [B,T] int32, which of its row's texts a token belongs to.
+    window: number of keys on the left (own one included) that a query attends to,
+      and on the right when bidirectional; 0: no limit.
+    prefix: [B] int32, for mode 'prefix'.
+    positions: [B,T] int32, the tokens' numbers in their row, for mode 'prefix'.
+  """
+  text = jnp.where(mask, 0 if segment is None else segment, -1).astype(jnp.int32)
+  shown = None
+  if mode == 'prefix':
+    shown = positions < prefix[:, None]
+  return Pattern(text, causal=mode != 'bidirectional', window=window, prefix=shown)
+
+
+def visible(query_text: Array, key_text: Array, query_place: Array, key_place: Array,
+            prefix: Array | None, causal: bool, limit: Array | int | None) -> Array:
+  """True where a query attends to a key.
+
+  query_text [B,T], key_text [B,S], query_place [T], key_place [S], prefix [B,S];
+  causal, limit: of Pattern.  -> [B,T,S] bool.
+  """
+  seen = (query_text[:, :, None] == key_text[:, None]) & (key_text >= 0)[:, None]
+  ahead = key_place[None] - query_place[:, None]
+  if causal:
+    allowed = (ahead <= 0)[None]
+    seen &= allowed if prefix is None else allowed | prefix[:, None]
+  if limit is not None:
+    seen &= (abs(ahead) < limit)[None]
+  return seen
+
+
+def by_distance(bias: Array, rows: int, columns: int) -> Array:
+  """Terms of scores that depend on key minus query alone, for a tile of them.
+
+  bias [...,rows+columns-1], of distances 1-rows to columns-1.  -> [...,rows,columns].
+  Each row of the tile is the row above it, moved by one: rows of a length that is one
+  more than those they are read as.
+  """
+  width = rows + columns
+  bias = jnp.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(0, 1)])
+  lead = bias.shape[:-1]
+  flat = jnp.broadcast_to(bias[..., None, :], (*lead, rows, width))
+  flat = flat.reshape(*lead, rows * width)[..., :rows * (width - 1)]
+  return flat.reshape(*lead, rows, width - 1)[..., rows - 1:]

@@ -1,0 +1,138 @@
+"""Laws of attention: every form is the formula, in values and gradients."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxembed.kernels.attention import attend, blockwise, pattern
+from tests.helpers.tiers import after
+
+MODES = ('bidirectional', 'causal', 'prefix')
+# (mode, window, packed, side of the padding, key heads, dtype); the first few stand
+# for the rest, each of whose values occurs in one of them.
+SOME = [('causal', 0, True, 'left', 2, 'float32'),
+        ('bidirectional', 7, False, 'right', 4, 'float32'),
+        ('prefix', 7, False, 'left', 2, 'float32'),
+        ('bidirectional', 0, True, 'right', 1, 'bfloat16')]
+GRID = SOME + [case for case in itertools.product(
+    MODES, (0, 7), (False, True), ('left', 'right'), (4, 2), ('float32', 'bfloat16'))
+    if case not in SOME]
+# Largest difference, of values of order 1 in float32 and relative in bfloat16.
+BOUND = {'float32': 2e-5, 'bfloat16': 2e-2}
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch):
+  """Tiles that rows of a few dozen tokens have several of."""
+  monkeypatch.setattr(blockwise, '_QUERIES', 16)
+  monkeypatch.setattr(blockwise, '_KEYS', 16)
+  monkeypatch.setattr(blockwise, '_CPU_SCORES', 512)
+
+
+def drawn(mode, window, packed, side, groups, dtype, length=44, rows=3, heads=4):
+  """(q, k, v, pattern, what gradients are taken along): texts of every length, of
+  none, and of all of a row."""
+  rng = np.random.default_rng(0)
+  q, k, v, g = (jnp.asarray(rng.normal(size=(rows, length, n, 8)), dtype)
+                for n in (heads, groups, groups, heads))
+  count, place = np.array([length, length // 2, 0][:rows])[:, None], np.arange(length)
+  mask = place < count if side == 'right' else place >= length - count
+  segment = (rng.random((rows, length)) < 0.15).cumsum(1) if packed else None
+  prefix = jnp.array([5, 30, 0][:rows]) if mode == 'prefix' else None
+  seen = pattern.of_tokens(
+      mode, mask, segment, window=window, prefix=prefix,
+      positions=np.maximum(mask.cumsum(1) - 1, 0))
+  return q, k, v, seen, jnp.where(mask[..., None, None], g, 0)
+
+
+def results(run, q, k, v, seen, g, **options):
+  """The output where a text is, and the gradients of q, k and v (and bias)."""
+  bias = options.pop('bias', None)
+
+  def f(q, k, v, bias):
+    out = run(q, k, v, seen, bias=bias, **options)
+    assert out.dtype == q.dtype
+    return (out * g).astype(jnp.float32).sum(), jnp.where(g != 0, out, 0)
+
+  more = () if bias is None else (3,)
+  (_, out), grads = jax.jit(jax.value_and_grad(
+      f, argnums=(0, 1, 2, *more), has_aux=True))(q, k, v, bias)
+  return out, *grads
+
+
+def agree(a, b, dtype):
+  for x, y in zip(a, b, strict=True):
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    assert np.isfinite(y).all()
+    scale = 1.0 if dtype == 'float32' else np.abs(x).max()
+    np.testing.assert_allclose(y, x, rtol=0, atol=BOUND[dtype] * scale)
+
+
+dense = functools.partial(attend, impl='dense')
+tiled = functools.partial(attend, impl='blockwise')
+
+
+@pytest.mark.parametrize('mode, window, packed, side, groups, dtype',
+                         after(len(SOME), GRID))
+def test_tiles_are_the_formula(mode, window, packed, side, groups, dtype):
+  arrays = drawn(mode, window, packed, side, groups, dtype)
+  agree(results(dense, *arrays, scale=0.4), results(tiled, *arrays, scale=0.4), dtype)
+
+
+@pytest.mark.parametrize('mode', after(1, MODES))
+def test_bias_by_distance_and_soft_cap(mode):
+  arrays = drawn(mode, 0, mode != 'prefix', 'right', 2, 'float32')
+  bias = jnp.asarray(np.random.default_rng(1).normal(size=(4, 2 * 44 - 1)), 'float32')
+  options = dict(scale=0.4, softcap=3.0, bias=bias)
+  agree(results(dense, *arrays, **options), results(tiled, *arrays, **options),
+        'float32')
+
+
+def test_the_formula_is_that_of_a_loop():
+  """float64, one query at a time, against both forms."""
+  q, k, v, seen, g = drawn('causal', 7, True, 'left', 2, 'float32')
+  found = [results(form, q, k, v, seen, g, scale=0.4)[0] for form in (dense, tiled)]
+  q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+  text, wanted = np.asarray(seen.text), np.zeros(q.shape)
+  for b, t, n in np.argwhere(np.asarray(g)[..., 0] != 0):
+    keys = [s for s in range(t + 1) if t - s < 7 and text[b, s] == text[b, t]]
+    e = np.exp(0.4 * k[b, keys, n // 2] @ q[b, t, n])
+    wanted[b, t, n] = e @ v[b, keys, n // 2] / e.sum()
+  for out in found:
+    np.testing.assert_allclose(out, wanted, atol=1e-5)
+
+
+def test_a_text_of_a_packed_row_is_alone():
+  """Other numbers in one text of a row, be they NaN, move nothing of the others."""
+  q, k, v, seen, g = drawn('bidirectional', 0, True, 'right', 2, 'float32', rows=1)
+  other = np.asarray(seen.text)[0] == 2
+  assert 0 < other.sum() < other.size
+  g = jnp.where(other[None, :, None, None], 0, g)
+  before = results(tiled, q, k, v, seen, g, scale=0.4)
+  moved = (jnp.where(other[None, :, None, None], x + 1, x) for x in (q, k, v))
+  after_ = results(tiled, *moved, seen, g, scale=0.4)
+  for x, y in zip(before, after_):
+    np.testing.assert_array_equal(x, y)
+    assert not np.asarray(x)[0, other].any()
+
+
+def test_memory_grows_with_the_length():
+  """Forward and backward, twice the length: twice the temporaries, not four times."""
+  def temporaries(length):
+    rows = jax.ShapeDtypeStruct((1, length, 2, 8), 'float32')
+    text = jax.ShapeDtypeStruct((1, length), 'int32')
+    f = jax.grad(lambda q, text: tiled(
+        q, q, q, pattern.Pattern(text, causal=False), scale=1.0).sum())
+    return jax.jit(f).lower(rows, text).compile().memory_analysis().temp_size_in_bytes
+
+  assert temporaries(2048) < 2.5 * temporaries(1024) < 2.5 * 4 * 1024**2 / 2
+
+
+def test_a_form_that_there_is_not_is_refused():
+  q, k, v, seen, _ = drawn('causal', 0, False, 'left', 2, 'float32')
+  with pytest.raises(ValueError, match='flash.*choose one of'):
+    attend(q, k, v, seen, scale=1.0, impl='flash')
