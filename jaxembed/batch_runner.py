@@ -24,11 +24,11 @@ _states = jax.jit(encoder.hidden_states, static_argnames='cfg')
 class EncodeReport:
   """What the last call of `encode` did."""
 
-  texts: int
-  tokens: int
-  truncated: int  # texts cut to the model's max_length
-  padding: float  # share of the computed tokens that were padding
-  shapes: tuple[tuple[int, int], ...]  # (rows, tokens), each compiled once
+  texts: int = 0
+  tokens: int = 0
+  truncated: int = 0  # texts cut to the model's max_length
+  padding: float = 0.0  # share of the computed tokens that were padding
+  shapes: tuple[tuple[int, int], ...] = ()  # (rows, tokens), each compiled once
   empty: int = 0  # texts without a token to pool
 
 
@@ -39,7 +39,7 @@ class BatchRunner:
   Attributes:
     known: shapes (rows, tokens) that are compiled already; new ones are added.
     chunk: texts tokenised, sorted and batched at a time.
-    report: of the last run; None before.
+    report: of the last run; of nothing before.
   """
 
   params: types.Params
@@ -48,7 +48,7 @@ class BatchRunner:
   mesh: jax.sharding.Mesh | None
   known: set[tuple[int, int]] = dataclasses.field(default_factory=set)
   chunk: int = 16384
-  report: EncodeReport | None = None
+  report: EncodeReport = EncodeReport()
 
   def vectors(self, items: list[str], prompt: str | Sequence[str], batch_size: int,
               dim: int, show_progress_bar: bool | None) -> np.ndarray:

@@ -6,7 +6,8 @@ import functools
 import inspect
 from typing import Any, ParamSpec, TypeVar
 
-_P, _R = ParamSpec('_P'), TypeVar('_R')
+_P = ParamSpec('_P')
+_R = TypeVar('_R')
 
 # Name of SentenceTransformer -> what to do here.
 ELSEWHERE = {

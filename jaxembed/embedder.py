@@ -45,7 +45,7 @@ class Embedder:
     truncate_dim: dimensions that `encode` keeps; None: all.
     bundle: the model as it was opened (jaxembed/bundle.py).
     folder: where the backbone's config.json lies; None for parts put together.
-    report: EncodeReport of the last `encode`; None before.
+    report: EncodeReport of the last `encode`; of nothing before.
     shapes: (rows, tokens) of batches so far; new batches prefer them to others.
   """
 
@@ -71,7 +71,7 @@ class Embedder:
     self.similarity_fn_name = model.similarity_fn_name
     self.truncate_dim = model.truncate_dim
     self.folder = model.config_folder
-    self.report: batch_runner.EncodeReport | None = None
+    self.report = batch_runner.EncodeReport()
     self.shapes: set[tuple[int, int]] = set()
 
   @classmethod
@@ -305,8 +305,8 @@ class Embedder:
     items, _ = texts.as_texts(texts_)
     ragged = self._runner().tokens(items, '')
     tokens = self.tokenizer.pad(ragged, int(ragged.lengths.max(initial=0)))
-    return {'input_ids': tokens.ids.astype(np.int64),
-            'attention_mask': tokens.mask.astype(np.int64)}
+    return {'input_ids': np.asarray(tokens.ids, np.int64),
+            'attention_mask': np.asarray(tokens.mask, np.int64)}
 
   preprocess = tokenize
 

@@ -9,10 +9,11 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxembed.mesh import along_last
+from jaxembed.types import Array
 
 
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None = None,
-               eps: float = 1e-5) -> jax.Array:
+def layer_norm(x: Array, scale: Array, bias: Array | None = None,
+               eps: float | jax.Array = 1e-5) -> jax.Array:
   """LayerNorm over the last axis (Ba et al. 2016).  [...,D] -> [...,D].
 
   Computed in float32 (float64 for float64), returned in the dtype of x.
@@ -21,13 +22,13 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None = None,
   return _normed(wide - wide.mean(-1, keepdims=True), scale, bias, eps, x.dtype)
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None = None,
-             eps: float = 1e-5) -> jax.Array:
+def rms_norm(x: Array, scale: Array, bias: Array | None = None,
+             eps: float | jax.Array = 1e-5) -> jax.Array:
   """RMSNorm over the last axis (Zhang and Sennrich 2019), computed as `layer_norm`."""
   return _normed(x.astype(accumulator(x.dtype)), scale, bias, eps, x.dtype)
 
 
-def _normed(x, scale, bias, eps, dtype):
+def _normed(x: Any, scale: Any, bias: Any, eps: Any, dtype) -> jax.Array:
   x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
   x = x * along_last(scale.astype(x.dtype), x)
   if bias is not None:

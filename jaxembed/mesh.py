@@ -6,10 +6,16 @@ says which (`out_sharding=spec(...)`). `spec` answers None without a mesh (one
 device, or inside shard_map), so model code is the same everywhere.
 """
 
+from typing import TypeVar
+
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
+
+from jaxembed.types import Array
+
+_X = TypeVar('_X', bound=Array)
 
 AXES = ('data', 'fsdp', 'tensor')
 # Rows of text are split over both: fsdp is data parallelism whose parameters
@@ -30,28 +36,28 @@ def spec(*axes) -> P | None:
   return P(*axes) if explicit() else None
 
 
-def axes_of(x: jax.Array) -> tuple:
+def axes_of(x: Array) -> tuple:
   """The mesh axes that split each dimension of x; all None without a mesh."""
   return tuple(jax.typeof(x).sharding.spec) if explicit() else (None,) * x.ndim
 
 
-def reshard(x: jax.Array, *axes) -> jax.Array:
+def reshard(x: _X, *axes) -> _X:
   """`x` moved to the sharding of `axes`: an all-gather where an axis goes away."""
   return jax.sharding.reshard(x, P(*axes)) if explicit() else x
 
 
-def replicate(x: jax.Array) -> jax.Array:
+def replicate(x: _X) -> _X:
   """`x` whole on every device."""
   return reshard(x)
 
 
-def along_last(v: jax.Array, x: jax.Array) -> jax.Array:
+def along_last(v: Array, x: Array) -> jax.Array:
   """v [F] broadcast to the shape and sharding of x [...,F]."""
   return lax.broadcast_in_dim(jnp.asarray(v), x.shape, (x.ndim - 1,),
                               out_sharding=spec(*axes_of(x)))
 
 
-def for_each_row(v: jax.Array, rows: int) -> jax.Array:
+def for_each_row(v: Array, rows: int) -> jax.Array:
   """v [R,D] once for every row of a batch.  -> [B,R,D], rows split over BATCH."""
   return lax.broadcast_in_dim(v, (rows, *v.shape), tuple(range(1, v.ndim + 1)),
                               out_sharding=spec(BATCH, *(None,) * v.ndim))

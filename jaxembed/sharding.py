@@ -7,7 +7,13 @@ from typing import Any
 import jax
 from jax.experimental import mesh_utils
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec as P,
+)
 import numpy as np
 
 from jaxembed import types
@@ -38,8 +44,8 @@ RULES = (
 )
 
 
-def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1),
-              devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(shape: Sequence[int] = (-1, 1, 1),
+              devices: Sequence[Any] | None = None) -> Mesh:
   """Mesh with the axes data, fsdp, tensor over all devices.
 
   One size may be -1 and takes what the others leave. Of several slices (TPU pods,
@@ -68,7 +74,7 @@ def make_mesh(shape: tuple[int, int, int] = (-1, 1, 1),
               axis_types=(AxisType.Explicit,) * 3)
 
 
-def _grid(shape: tuple[int, int, int], slices: int, devices) -> np.ndarray:
+def _grid(shape: Sequence[int], slices: int, devices) -> np.ndarray:
   """Devices in an array of `shape`, neighbours on the network beside each other."""
   within = (shape[0] // slices, *shape[1:])
 
@@ -102,7 +108,7 @@ def to_global(mesh: Mesh, host: types.Batch | types.Tokens) -> Any:
   return jax.tree.map(globally, host)
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
   """Over how many devices of `mesh` the rows of a batch are split."""
   return mesh.shape['data'] * mesh.shape['fsdp']
 
@@ -129,14 +135,14 @@ def batch_devices() -> int:
   return batch_shards(jax.sharding.get_abstract_mesh()) if explicit() else 1
 
 
-def split_devices(x: types.Array) -> types.Array:
+def split_devices(x: types.Array) -> jax.Array:
   """[B,...] split over BATCH -> [devices, rows of each, ...]; nothing moves."""
   parts = batch_devices()
   return jax.lax.reshape(x, (parts, x.shape[0] // parts, *x.shape[1:]),
                          out_sharding=spec(BATCH))
 
 
-def merge_devices(x: types.Array) -> types.Array:
+def merge_devices(x: types.Array) -> jax.Array:
   """Inverse of `split_devices`."""
   return jax.lax.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]),
                          out_sharding=spec(BATCH))
@@ -149,13 +155,13 @@ def concat_local(a: Any, b: Any) -> Any:
       [split_devices(x), split_devices(y)], axis=1)), a, b)
 
 
-def split_local(x: types.Array, first: int) -> tuple[types.Array, types.Array]:
+def split_local(x: types.Array, first: int) -> tuple[jax.Array, jax.Array]:
   """Inverse of `concat_local` for one array: the `first` rows of a, and those of b."""
-  x, cut = split_devices(x), first // batch_devices()
-  return merge_devices(x[:, :cut]), merge_devices(x[:, cut:])
+  parts, cut = split_devices(x), first // batch_devices()
+  return merge_devices(parts[:, :cut]), merge_devices(parts[:, cut:])
 
 
-def local_gather(x: types.Array, at: types.Array) -> types.Array:
+def local_gather(x: jax.Array, at: types.Array) -> jax.Array:
   """Rows `at` [N] of x [B,...]: on every device, of its own rows."""
   if not explicit():
     return x[at]

@@ -29,5 +29,6 @@ def platform() -> str:
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   if device is not None and device.platform is not None:
-    return {'cuda': 'gpu', 'rocm': 'gpu'}.get(device.platform, device.platform)
+    name: str = device.platform
+    return {'cuda': 'gpu', 'rocm': 'gpu'}.get(name, name)
   return jax.default_backend()

@@ -1,7 +1,7 @@
 """Input validation of the losses: shapes, dtypes and finite values."""
 
 import chex
-import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,9 +29,9 @@ def inputs(query: types.Array, passage: types.Array, pairing: types.Pairing,
     if x.dtype != jnp.float32:
       raise ValueError(f'{name} embeddings are {x.dtype}; give float32 (the '
                        'products may still be bfloat16: LossConfig.dtype)')
-    if not isinstance(x, jax.core.Tracer):
+    if not isinstance(x, Tracer):
       bad = vectors.unusable(np.asarray(x), cfg)
-      if name == 'passage' and not isinstance(pairing.owner, jax.core.Tracer):
+      if name == 'passage' and not isinstance(pairing.owner, Tracer):
         bad &= np.asarray(pairing.owner) >= 0
       bad = np.flatnonzero(bad)
       if bad.size:
@@ -43,7 +43,7 @@ def inputs(query: types.Array, passage: types.Array, pairing: types.Pairing,
 
 def _scores(score: types.Array | None):
   """Raises ValueError, outside jit, on a teacher's scores that are infinite."""
-  if score is None or isinstance(score, jax.core.Tracer):
+  if score is None or isinstance(score, Tracer):
     return
   if bad := np.flatnonzero(np.isinf(np.asarray(score))).tolist():
     raise ValueError(f'pairing.score is infinite for {len(bad)} passages, first '
@@ -58,8 +58,10 @@ def _pairing(pairing: types.Pairing, queries: int, passages: int):
           'known': (queries, np.int32)}
   for name, (size, dtype) in rows.items():
     x = getattr(pairing, name)
-    if x is None and name in _MAY_BE_ABSENT:
-      continue
+    if x is None:
+      if name in _MAY_BE_ABSENT:
+        continue
+      raise ValueError(f'pairing.{name} is None; every batch has one')
     want = (size, *x.shape[1:2]) if name == 'known' else (size,)
     if x.shape != want or (name == 'known' and x.ndim != 2):
       raise ValueError(f'pairing.{name} has shape {x.shape}, not '

@@ -59,7 +59,7 @@ def _in_batch(x: scored.Scored, cfg):
     return jnp.full((x.rows,), ordered.NOTHING), jnp.zeros((x.rows,), jnp.int32)
   # A row's own passages are left out like equal texts: by an id, which is its number.
   row = dataclasses.replace(x.lay.row, ids=(*x.lay.row.ids, x.lay.row.owner))
-  col = dataclasses.replace(x.lay.col, ids=(*x.lay.col.ids, x.lay.col.owner))
+  col = dataclasses.replace(x.lay.col, ids=(*x.lay.col.ids, x.lay.owner))
   sums, _ = contrastive.masked_lse(
       x.query, x.passage, scale=x.scale, row=row, col=col, impl=cfg.impl,
       dtype=cfg.dtype, tile_bytes=cfg.tile_bytes, axes=x.axes, mode=x.mode)

@@ -16,7 +16,7 @@ def similarities(query: jax.Array, passage: jax.Array, lay: masks.Layout,
 
   Passages may be ragged, in any order and on any device.
   """
-  at = jnp.clip(lay.col.owner, 0, lay.positive.shape[0] - 1)
+  at = jnp.clip(lay.owner, 0, lay.positive.shape[0] - 1)
   theirs = contrastive.take(query, contrastive.split_rows(at, axes), axes, mode)
   return mesh.replicate(jnp.einsum(
       'CE,CE->C', theirs, passage, precision=precision.of_dtype(cfg.dtype),
@@ -59,7 +59,7 @@ def sums(query: jax.Array, passage: jax.Array, lay: masks.Layout,
   scale: [] or [Q].
   """
   s, at = similarities(query, passage, lay, cfg, axes, mode)
-  keep = lay.col.owner >= 0
+  keep = lay.owner >= 0
   for a, b in zip(lay.row.ids, lay.col.ids, strict=True):
     keep &= a[at] != b
   if limit is not None:

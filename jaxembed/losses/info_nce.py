@@ -60,7 +60,8 @@ def info_nce(query: types.Array, passage: types.Array, pairing: types.Pairing,
     pairing = dataclasses.replace(
         pairing, temperature=to(row_temperature, np.float32))
   checks.inputs(query, passage, pairing, cfg)
-  query, passage, pairing = jax.tree.map(jnp.asarray, (query, passage, pairing))
+  query, passage = jnp.asarray(query), jnp.asarray(passage)
+  pairing = jax.tree.map(jnp.asarray, pairing)
   out = vectors.over_widths(
       functools.partial(_one_width, pairing=pairing, cfg=cfg, log_scale=log_scale),
       query, passage, pairing, cfg)
@@ -149,7 +150,7 @@ def _limit(side, threshold):
 
 def _at_positives(lay, x, otherwise):
   """[C]: the value in x [Q] of the row whose positive a passage is."""
-  out = jnp.full(lay.col.owner.shape, otherwise, x.dtype)
+  out = jnp.full(lay.owner.shape, otherwise, x.dtype)
   return out.at[jnp.where(lay.valid, lay.positive, out.size)].set(x, mode='drop')
 
 
@@ -167,7 +168,8 @@ def _row_loss(lse, positive, cfg):
 
 
 def _metrics(sums, score, scale, mean, cfg):
-  kept = sum(s.num_kept for s in sums.values()).astype(jnp.float32)
+  kept = functools.reduce(jnp.add, [s.num_kept for s in sums.values()])
+  kept = kept.astype(jnp.float32)
   out = {'loss/positive_score': mean(score),
          'loss/kept_negatives': mean(kept),
          'loss/rows_without_negatives': mean(kept == 0)}

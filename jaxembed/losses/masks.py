@@ -35,6 +35,12 @@ class Layout(NamedTuple):
   peer_row: contrastive.MaskVectors  # a query (or its positive) against other rows'
   peer_col: contrastive.MaskVectors
 
+  @property
+  def owner(self) -> jax.Array:
+    """[C] int32, the row that a passage was made for; -1 marks padding."""
+    assert self.col.owner is not None  # `layout` gives one
+    return self.col.owner
+
 
 def layout(pairing: types.Pairing, cfg: config.LossConfig) -> Layout:
   """Index of every row's positive and the masks that depend on ids alone."""

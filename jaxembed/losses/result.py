@@ -27,8 +27,8 @@ class Loss(Protocol):
   {'log_scale': []} with cfg.learn_temperature, else {}. Called inside jit.
   """
 
-  def __call__(self, query: jax.Array, passage: jax.Array, pairing: types.Pairing,
-               cfg: config.LossConfig, params: types.Params) -> Result:
+  def __call__(self, query: types.Array, passage: types.Array, pairing: types.Pairing,
+               cfg: config.LossConfig, params: types.Params, /) -> Result:
     ...
 
 
@@ -49,7 +49,7 @@ class Named:
     """Whether it reads a teacher's scores (Pairing.score)."""
     return self.reads.scores > 0
 
-  def __call__(self, query: jax.Array, passage: jax.Array, pairing: types.Pairing,
+  def __call__(self, query: types.Array, passage: types.Array, pairing: types.Pairing,
                cfg: config.LossConfig, params: types.Params) -> Result:
     whole = check.options(cfg, self.options, f'the loss {cfg.name}')
     if self.options:

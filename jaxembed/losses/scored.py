@@ -70,7 +70,8 @@ def over_rows(of_rows: OfRows, query: types.Array, passage: types.Array,
                      'pairing.score is None; give rows pos_scores and neg_scores, or '
                      "train with name='info_nce'")
   checks.inputs(query, passage, pairing, cfg)
-  query, passage, pairing = jax.tree.map(jnp.asarray, (query, passage, pairing))
+  query, passage = jnp.asarray(query), jnp.asarray(passage)
+  pairing = jax.tree.map(jnp.asarray, pairing)
   return vectors.over_widths(
       functools.partial(_one_width, of_rows, pairing=pairing, cfg=cfg, params=params),
       query, passage, pairing, cfg)
@@ -82,10 +83,10 @@ def _one_width(of_rows, query, passage, pairing, cfg, params) -> Result:
   query, passage, broken = vectors.comparable(query, passage, cfg, axes)
   common, clamped = temperature.scale(cfg, params.get('log_scale'))
   score = mesh.replicate(pairing.score)
-  keep = (lay.col.owner >= 0) & ~jnp.isnan(score)
+  keep = (lay.owner >= 0) & ~jnp.isnan(score)
   found = Scored(
       query, passage, lay, temperature.of_rows(common, pairing.temperature),
-      jnp.clip(lay.col.owner, 0, lay.positive.shape[0] - 1), keep,
+      jnp.clip(lay.owner, 0, lay.positive.shape[0] - 1), keep,
       jnp.where(keep, score, 0) / cfg.teacher_temperature,
       mesh.replicate(pairing.is_positive), axes,
       contrastive.pick(cfg.exchange, axes, passage))

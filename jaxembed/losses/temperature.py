@@ -3,6 +3,7 @@
 import math
 
 import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,7 +35,7 @@ def scale(cfg: config.LossConfig, log_scale: jax.Array | None = None
 
 def check(temperatures: types.Array | None) -> None:
   """Raises ValueError, outside jit, on rows' temperatures that are out of range."""
-  if temperatures is None or isinstance(temperatures, jax.core.Tracer):
+  if temperatures is None or isinstance(temperatures, Tracer):
     return
   low, high = TEMPERATURES
   x = np.asarray(temperatures)

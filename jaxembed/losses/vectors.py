@@ -38,7 +38,7 @@ def comparable(query: jax.Array, passage: jax.Array, cfg: config.LossConfig,
     query, passage = (jnp.where(bad[:, None], jnp.nan, x)
                       for x, bad in zip((query, passage), broken, strict=True))
   return (_rounded(query, cfg.dtype), _rounded(passage, cfg.dtype),
-          sum(bad.sum() for bad in broken))
+          sum((bad.sum() for bad in broken), jnp.int32(0)))
 
 
 def unusable(x: types.Array, cfg: config.LossConfig) -> types.Array:
@@ -88,7 +88,8 @@ def over_widths(loss: Callable[[jax.Array, jax.Array], Result], query: jax.Array
   if not cfg.widths:
     return loss(query, passage)
   weights = cfg.width_weights or (1.0,) * len(cfg.widths)
-  value, rows, metrics, main = 0.0, 0.0, {}, f'loss/{cfg.name}'
+  value, rows = jnp.float32(0), jnp.float32(0)
+  metrics, main = {}, f'loss/{cfg.name}'
   for width, weight in zip(cfg.widths, weights, strict=True):
     part = loss(*(_prefix(x, width, cfg) for x in (query, passage)))
     share = weight / sum(weights)

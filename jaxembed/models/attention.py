@@ -3,7 +3,7 @@
 import math
 
 from flax import linen as nn
-from jax import lax
+from jax import Array, lax
 import numpy as np
 
 from jaxembed.config import BackboneConfig, LoraConfig
@@ -11,7 +11,6 @@ from jaxembed.kernels.attention import Pattern, attend
 from jaxembed.mesh import BATCH, spec
 from jaxembed.models import rope
 from jaxembed.models.layers import Linear, Norm, adapters
-from jaxembed.types import Array
 
 
 def relative_buckets(length: int, buckets: int, distance: int) -> np.ndarray:

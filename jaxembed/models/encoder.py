@@ -66,7 +66,7 @@ def _shapes(cfg: ModelConfig, dtype, made_by):
 
 def hidden_states(params: Params, cfg: ModelConfig, tokens: Tokens, *,
                   attention: str | None = None, prefix: Array | None = None,
-                  key: Array | None = None) -> Array:
+                  key: Array | None = None) -> jax.Array:
   """Token states after the final norm.  Tokens [B,T] -> [B,T,D] cfg.dtype.
 
   Args:
@@ -84,7 +84,7 @@ def hidden_states(params: Params, cfg: ModelConfig, tokens: Tokens, *,
 
 def encode(params: Params, cfg: ModelConfig, tokens: Tokens, *,
            attention: str | None = None, prefix: Array | None = None,
-           key: Array | None = None) -> Array:
+           key: Array | None = None) -> jax.Array:
   """One vector per text.  Tokens [B,T] -> [B,E] float32, of length 1 when
   cfg.normalize; [B*S,E] where rows hold S texts each.
 
@@ -108,7 +108,8 @@ def _encode(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
   return unit(v) if cfg.normalize else v
 
 
-def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
+def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key
+              ) -> tuple[Any, Any]:
   """(states [B,T,D], vectors of the layers [L,B,D] or None)."""
   mode = attention or cfg.attention
   if mode not in ('causal', 'bidirectional', 'prefix'):
@@ -166,7 +167,7 @@ def _vectors(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
   return heads.apply(params.get('pooling'), cfg.pooling, states)
 
 
-def _segments(tokens: Tokens) -> tuple[Array, Array]:
+def _segments(tokens: Tokens) -> tuple[jax.Array, jax.Array]:
   """The text that each token counts for, and the one it belongs to; -1: none.
 
   Where no token of a text counts, all of them do.  Both [B,T] int32.
@@ -185,19 +186,19 @@ def _segments(tokens: Tokens) -> tuple[Array, Array]:
   return jnp.where(counts, text, -1), text
 
 
-def _texts_in_rows(x: Array) -> Array:
+def _texts_in_rows(x: Array) -> jax.Array:
   """[B,S,...] -> [B*S,...], rows split over BATCH."""
   return lax.reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]),
                      out_sharding=spec(BATCH, *(None,) * (x.ndim - 2)))
 
 
-def unit(v: Array) -> Array:
+def unit(v: jax.Array) -> jax.Array:
   """v / |v| along the last axis; zero stays zero.  [B,E] -> [B,E]."""
   square = jnp.square(v).sum(-1, keepdims=True)
   return v * jax.lax.rsqrt(jnp.maximum(square, _NORM_EPS**2))
 
 
-def _dense(p: Params, cfg: DenseConfig, v: Array) -> Array:
+def _dense(p: Params, cfg: DenseConfig, v: jax.Array) -> jax.Array:
   """v [B,D] -> [B,E] float32."""
   out = _project(p['kernel'], v)
   if cfg.bias:
@@ -208,7 +209,7 @@ def _dense(p: Params, cfg: DenseConfig, v: Array) -> Array:
   return out
 
 
-def _project(kernel: Array, v: Array) -> Array:
+def _project(kernel: Array, v: Array) -> jax.Array:
   """kernel [D,E], v [B,D] -> [B,E] float32."""
   kernel = reshard(kernel, None, None).astype(jnp.float32)
   return jnp.einsum('BD,DE->BE', v, kernel, out_sharding=spec(BATCH, None))

@@ -7,13 +7,12 @@ tensor pieces stay where they are.
 
 from flax import linen as nn
 import jax
-from jax import lax
+from jax import Array, lax
 import jax.numpy as jnp
 
 from jaxembed.config import BackboneConfig, LoraConfig
 from jaxembed.functional import ACTIVATIONS, layer_norm, rms_norm
 from jaxembed.mesh import BATCH, along_last, reshard, spec
-from jaxembed.types import Array
 
 _INIT = nn.initializers.normal(0.02)
 
@@ -47,25 +46,25 @@ class Linear(nn.Module):
     y = jnp.einsum('...D,DF->...F', x, kernel,
                    out_sharding=spec(BATCH, *(None,) * (x.ndim - 2), cols))
     if self.lora is not None:
-      y += self._update(x, rows, cols)
+      y += self._update(self.lora, x, rows, cols)
     if self.bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
       y += along_last(reshard(bias, cols).astype(x.dtype), y)
     return y
 
-  def _update(self, x: Array, rows, cols) -> Array:
-    rank = self.lora.rank
+  def _update(self, lora: LoraConfig, x: Array, rows, cols) -> Array:
+    rank = lora.rank
     down = self.param('lora_a', _INIT, (x.shape[-1], rank))
     up = self.param('lora_b', nn.initializers.zeros, (rank, self.features))
     down, up = reshard(down, rows, None), reshard(up, None, cols)
-    if self.lora.dropout and self.has_rng('dropout'):
-      x = _dropout(x, self.lora.dropout, self.make_rng('dropout'))
+    if lora.dropout and self.has_rng('dropout'):
+      x = _dropout(x, lora.dropout, self.make_rng('dropout'))
     batch = (BATCH, *(None,) * (x.ndim - 2))
     low = jnp.einsum('...D,DR->...R', x, down.astype(x.dtype),
                      out_sharding=spec(*batch, None))
     y = jnp.einsum('...R,RF->...F', low, up.astype(x.dtype),
                    out_sharding=spec(*batch, cols))
-    return y * jnp.asarray(self.lora.scale, x.dtype)
+    return y * jnp.asarray(lora.scale, x.dtype)
 
 
 class Norm(nn.Module):

@@ -2,11 +2,11 @@
 
 import math
 
+from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, RopeScaling
-from jaxembed.types import Array
 
 
 def table(cfg: BackboneConfig, positions: Array, theta: float,

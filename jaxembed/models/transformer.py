@@ -1,9 +1,11 @@
 """The backbone: embeddings, scanned layers, final norm."""
 
 import dataclasses
+from typing import Any
 
 from flax import linen as nn
 import jax
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from jaxembed.models.attention import Attention, relative_buckets
 from jaxembed.models.layers import Embedding, FeedForward, Norm
 from jaxembed.pooling import heads
 from jaxembed.pooling.pool import POOLERS
-from jaxembed.types import Array, Tokens
+from jaxembed.types import Tokens
 
 # What a backward pass may take from the forward pass, least memory first: nothing, the
 # sums between sublayers, or every product with a parameter.
@@ -70,10 +72,11 @@ class Backbone(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: Tokens, mode: str, prefix: Array | None
-               ) -> tuple[Array, Array | None]:
+               ) -> tuple[jax.Array, jax.Array | None]:
     cfg = self.cfg.backbone
     positions = _positions(cfg, tokens)
-    x = Embedding(cfg, self.cfg.dtype, name='embed')(tokens.ids, positions)
+    x = Embedding(cfg, self.cfg.dtype, name='embed')(
+        jnp.asarray(tokens.ids), positions)
     shared = _shared(cfg, mode, tokens, positions, prefix)
     if heads.of_layer(self.cfg.pooling):
       shared['pool'] = tokens.pool
@@ -87,8 +90,9 @@ class Backbone(nn.Module):
     block = Block
     if self.cfg.remat != 'none':
       block = nn.remat(Block, policy=REMAT[self.cfg.remat], prevent_cse=False)
+    in_axes: Any = (0, nn.broadcast)  # flax's annotation has one number
     layers = nn.scan(
-        block, variable_axes={'params': 0}, in_axes=(0, nn.broadcast),
+        block, variable_axes={'params': 0}, in_axes=in_axes,
         split_rngs={'params': True, 'dropout': True}, length=cfg.num_layers)
     x, layer_outputs = layers(self.cfg, name='layers')(x, _per_layer(self.cfg), shared)
     if not cfg.final_norm:

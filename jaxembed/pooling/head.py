@@ -3,14 +3,15 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxembed.config import PoolingConfig
-from jaxembed.types import Array, Params
+from jaxembed.types import Params
 
 
 @functools.partial(
@@ -69,7 +70,8 @@ class Head:
   """A kind of pooling.
 
   kind: its name in PoolingConfig.
-  apply: (params, cfg, States) -> [B,S,E] float32, not normalised, or Vectors.
+  apply: (params, cfg, States) -> [B,S,E] float32, not normalised, or Vectors; params
+    are None where it has none.
   words: 'a text becomes 384 numbers by ...', for the card of an export.
   init: (cfg, dim, layers, key) -> parameters; None: it has none.
   fields: of PoolingConfig that it reads.
@@ -85,7 +87,7 @@ class Head:
   """
 
   kind: str
-  apply: Callable[[Params | None, PoolingConfig, States], Array | Vectors]
+  apply: Callable[[Any, PoolingConfig, States], Array | Vectors]
   words: str
   init: Callable[[PoolingConfig, int, int, jax.Array], Params] | None = None
   fields: tuple[str, ...] = ()

@@ -1,7 +1,9 @@
 """Table of poolings by name; initialisation and application of those configured."""
 
 import dataclasses
+from typing import Any
 
+from jax import Array
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
@@ -9,7 +11,7 @@ from jaxembed.config import PoolingConfig
 from jaxembed.config.check import options
 from jaxembed.pooling import latent_attention, layer_attention, pool
 from jaxembed.pooling.head import Head, States, Vectors
-from jaxembed.types import Array, Params
+from jaxembed.types import Params
 
 HEADS: dict[str, Head] = {head.kind: head for head in (
     *pool.HEADS, latent_attention.HEAD, layer_attention.HEAD)}
@@ -60,7 +62,7 @@ def apply(params: Params | None, cfg: PoolingConfig, states: States
           ) -> Array | Vectors:
   """Pooled states, not normalised.  -> [B,S,E] float32, or Vectors."""
   cfg = whole(cfg)
-  parts = [head.apply(params, cfg, states) for head in of(cfg)]
+  parts: list[Any] = [head.apply(params, cfg, states) for head in of(cfg)]
   return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 

@@ -76,7 +76,7 @@ def init(
 def apply(
     params: types.Params | Folded, cfg: config.PoolingConfig, hidden: types.Array,
     pool: types.Array, *, impl: str = 'auto',
-) -> types.Array:
+) -> jax.Array:
   """Pooled states, not normalised. hidden [B,T,D], pool [B,T] -> [B,D] float32.
 
   A row whose `pool` is all false gives the zero vector. Under an Explicit mesh
@@ -96,7 +96,7 @@ def apply(
 def apply_packed(
     params: types.Params | Folded, cfg: config.PoolingConfig, hidden: types.Array,
     segments: types.Array, num_segments: int, *, impl: str = 'auto',
-) -> types.Array:
+) -> jax.Array:
   """As `apply` when a row holds S = num_segments texts. -> [B,S,D] float32.
 
   segments [B,T] int32: the text of its row a token counts for; negative: none.
@@ -108,8 +108,8 @@ def apply_packed(
 
 
 def tokens(
-    params: types.Params, cfg: config.PoolingConfig, hidden: types.Array
-) -> types.Array:
+    params: types.Params, cfg: config.PoolingConfig, hidden: jax.Array
+) -> jax.Array:
   """The head's output for every token, un-pooled. [B,T,D] -> [B,T,D]."""
   del cfg
   if not explicit():
@@ -134,16 +134,17 @@ def fold(params: types.Params, dtype: Any = None) -> Folded:
 _ROWS = P(BATCH)
 # What a device holds of the folded head while it computes.
 _COLUMNS = {'kernel': P(None, 'tensor'), 'bias': P('tensor')}
-_FOLDED = Folded(
+_SPECS: dict[str, Any] = dict(
     norm={'scale': P(), 'bias': P()},
     w_in=P(None, 'tensor', None),
     w_out=P('tensor', None, None),
     mlp_norm={'scale': P(), 'bias': P()},
     mlp={'up': _COLUMNS, 'gate': _COLUMNS,
          'down': {'kernel': P('tensor', None), 'bias': P()}})
+_FOLDED = Folded(**_SPECS)
 
 
-def _local(op, params, hidden, marks, whole):
+def _local(op, params, hidden, marks, whole) -> jax.Array:
   """op(params, hidden, marks) on each device's rows; `whole`: of all parameters."""
   if not explicit():
     return op(params, hidden, marks)

@@ -24,6 +24,7 @@ Paths under `pooling/`:
 import math
 
 import jax
+from jax import Array
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
@@ -32,7 +33,7 @@ from jaxembed.functional import geglu, layer_norm
 from jaxembed.mesh import BATCH, along_last, for_each_row, reshard, spec
 from jaxembed.pooling import cross_attention, pool as poolers
 from jaxembed.pooling.head import Head, States, Tensor, Twin
-from jaxembed.types import Array, Params
+from jaxembed.types import Params
 
 _MASKED = -1e30
 

@@ -4,10 +4,10 @@
 without any counting token gives zeros, never NaN.
 """
 
+from jax import Array
 import jax.numpy as jnp
 
 from jaxembed.pooling.head import Head, Mode, of_each_text
-from jaxembed.types import Array
 
 
 def mean(x: Array, pool: Array) -> Array:

@@ -16,7 +16,7 @@ def init(trained: types.Params) -> types.Params:
   return jax.tree.map(lambda x: jnp.array(x, jnp.float32), trained)
 
 
-def update(means: types.Params, trained: types.Params, count: jax.Array, decay: float
+def update(means: types.Params, trained: types.Params, count: types.Array, decay: float
            ) -> types.Params:
   """The means after update number `count` ([] int32, from 1) of a stage.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +59,8 @@ def loss_and_metrics(params: types.Params, batch: types.Batch,
   loss: in place of the one that stage.loss.name names.
   """
   query, passage = _embed(params, model, batch, stage, key)
-  loss = loss or losses.named(stage.loss)
-  out = loss(query, passage, batch.pairing, stage.loss, params.get('loss', {}))
+  asked: losses.Loss = loss or losses.named(stage.loss)
+  out = asked(query, passage, batch.pairing, stage.loss, params.get('loss', {}))
   # By source, for the record.
   group, zeros = replicate(batch.pairing.group), jnp.zeros(
       len(stage.data.sources))
@@ -99,7 +100,8 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
     with precision.scope(model):  # Muon's products as well
       (value, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
       updates, opt_state = tx.update(grads, state.opt_state, trained)
-    moved, means = optax.apply_updates(trained, updates), state.ema
+    moved: Any = optax.apply_updates(trained, updates)
+    means = state.ema
     if means is not None:
       means = ema.update(means, moved, state.step - first_step + 1,
                          stage.optim.ema_decay)
@@ -129,10 +131,11 @@ def _embed(params, model, batch: types.Batch, stage: config.StageConfig, key):
   Of one length they are one array of rows to the model: one program to compile,
   and chunks that are full.
   """
-  query, passage = batch.query, batch.passage
   if isinstance(batch, types.PackedPairs):
     texts = _encode(params, model, batch.tokens, stage, key)
-    return sharding.local_gather(texts, query), sharding.local_gather(texts, passage)
+    return (sharding.local_gather(texts, batch.query),
+            sharding.local_gather(texts, batch.passage))
+  query, passage = batch.query, batch.passage
   if query.ids.shape[1] == passage.ids.shape[1]:
     rows = _encode(params, model, sharding.concat_local(query, passage), stage, key)
     return sharding.split_local(rows, query.ids.shape[0])
@@ -143,7 +146,9 @@ def _embed(params, model, batch: types.Batch, stage: config.StageConfig, key):
 
 def _encode(params, model, tokens, stage: config.StageConfig, key):
   """All rows at once, or within a token budget per device (GradCache)."""
-  encode = lambda p, t, k: encoder.encode(p, model, t, key=k)
+  def encode(params: types.Params, tokens: types.Tokens, key: jax.Array | None):
+    return encoder.encode(params, model, tokens, key=key)
+
   if not stage.token_budget:
     return encode(params, tokens, key)
   return grad_cache.encode_in_chunks(

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 import numpy as np
 
@@ -63,7 +64,8 @@ def masked_lse(q: Array, k: Array, *, scale: Array | float, row: MaskVectors = N
   opts = Options(
       dtype=jnp.dtype(dtype or q.dtype).name, bounded=bounded,
       rows='row' in directions, cols='col' in directions,
-      hardness=tuple(map(float, hardness)), round_dlogits=where != 'cpu' or interpret,
+      hardness=(float(hardness[0]), float(hardness[1])),
+      round_dlogits=where != 'cpu' or interpret,
       interpret=interpret,
       tile_bytes=tile_bytes or blockwise.TILE_BYTES.get(
           where, blockwise.TILE_BYTES_DEFAULT))
@@ -187,7 +189,7 @@ def _check(q, k, row: MaskVectors, col: MaskVectors):
 
 def _check_scale(scale, q, k, directions):
   shape = jnp.shape(scale)
-  if not isinstance(scale, jax.core.Tracer) and not np.all(np.asarray(scale) > 0):
+  if not isinstance(scale, Tracer) and not np.all(np.asarray(scale) > 0):
     raise ValueError(f'scale {scale} (1/temperature) must be above 0')
   if not shape:
     return

@@ -81,10 +81,10 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
 def start(b: int, n: int, scale: jax.Array, row: MaskVectors, col: MaskVectors,
           opts: Options) -> tuple[Any, Any]:
   """Empty running sums of all rows and of all columns (None where not asked)."""
-  return tuple(
-      tile.start((size,), scale.dtype, tile.side_scale(scale, side), opts)
-      if used else None
-      for used, size, side in ((opts.rows, b, row), (opts.cols, n, col)))
+  def sums(size: int, side: MaskVectors):
+    return tile.start((size,), scale.dtype, tile.side_scale(scale, side), opts)
+
+  return sums(b, row) if opts.rows else None, sums(n, col) if opts.cols else None
 
 
 def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
@@ -100,9 +100,9 @@ def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
   in the types of q and k. `dlogits_fn` makes dS of a tile, see `_ds`, the default.
   """
   r_vec, c_vec = (
+      None if lse is None or ct is None else
       tile.backward_vectors(lse, ct, tile.side_scale(scale, side), opts)
-      if used else None for used, lse, ct, side in (
-          (opts.rows, row_lse, row_ct, row), (opts.cols, col_lse, col_ct, col)))
+      for lse, ct, side in ((row_lse, row_ct, row), (col_lse, col_ct, col)))
   kept = q.shape[0] * q.shape[1] * scale.dtype.itemsize
   narrow = q.dtype.itemsize < scale.dtype.itemsize
   passes = (_two_passes if final and narrow and kept > ACCUMULATOR_BYTES

@@ -92,9 +92,9 @@ def forward(fn: Callable, plan: CommPlan, q: jax.Array, k: jax.Array, scale: jax
   """`fn` (an implementation's forward) over the mesh. Global arrays in and out."""
   if not plan.axes:
     return fn(q, k, scale, row, col, opts)
-  body = _ring_forward if plan.mode == 'ring' else _gather_forward
+  body: Callable = _ring_forward if plan.mode == 'ring' else _gather_forward
   rows = P(plan.axes)
-  out = Sums(rows, rows, None if opts.bounded else rows)
+  out = Sums._make((rows, rows, None if opts.bounded else rows))
   return jax.shard_map(
       lambda *args: body(fn, plan.axes, *args, opts),
       in_specs=(rows, rows, P(), rows, rows),
@@ -110,7 +110,7 @@ def backward(fn: Callable, plan: CommPlan, q: jax.Array, k: jax.Array, scale: ja
   if not plan.axes:
     return fn(q, k, scale, row, col, opts, lse[0], cts[0], lse[1], cts[1],
               final=True)
-  body = _ring_backward if plan.mode == 'ring' else _gather_backward
+  body: Callable = _ring_backward if plan.mode == 'ring' else _gather_backward
   rows = P(plan.axes)
   return jax.shard_map(
       lambda *args: body(fn, plan.axes, *args[:5], opts, *args[5:]),
@@ -177,7 +177,7 @@ def _hop(tree, axes):
 
 def _merge(a: Sums, b: Sums) -> Sums:
   return Sums(jnp.logaddexp(a.lse, b.lse), a.num_kept + b.num_kept,
-              None if a.max_logit is None
+              None if a.max_logit is None or b.max_logit is None
               else jnp.maximum(a.max_logit, b.max_logit))
 
 

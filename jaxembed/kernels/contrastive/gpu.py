@@ -53,8 +53,8 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
     shapes += [jax.ShapeDtypeStruct((b // _ROWS, n), jnp.float32)] * 3
   out = _product(q, k, _scaled(q, scale, row), _scaled(k, scale, col), opts, shapes,
                  _sums)
-  return (_merge(*out[:3], opts) if opts.rows else None,
-          _merge(*out[-3:], opts) if opts.cols else None)
+  return (_merge(out[:3], opts) if opts.rows else None,
+          _merge(out[-3:], opts) if opts.cols else None)
 
 
 def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
@@ -82,8 +82,9 @@ def _scaled(x, scale, side, *vectors):
   return scale, dataclasses.replace(side, scale=None), *vectors
 
 
-def _merge(top, total, kept, opts):
+def _merge(parts, opts):
   """Sums over the tiles of a direction, each [tiles,N]."""
+  top, total, kept = parts
   best = top.max(0)
   total = (total * jnp.exp(top - best)).sum(0)
   return tile.finish((best, total, kept.sum(0).astype(jnp.int32)), opts)

@@ -25,10 +25,10 @@ def _logits(s, scale, row: MaskVectors, col: MaskVectors, opts: Options):
   for a, b in zip(row.ids, col.ids, strict=True):
     keep &= a[:, None] != b[None, :]
   own = None
-  if row.owner is not None:
+  if row.owner is not None and col.owner is not None:
     own = row.owner[:, None] == col.owner[None, :]
   meet = own
-  if row.group is not None:
+  if row.group is not None and col.group is not None:
     same = row.group[:, None] == col.group[None, :]
     meet = same if own is None else same | own
   if meet is not None:
@@ -84,10 +84,10 @@ def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
   zr, zc, keep_r, keep_c = _logits(s, scale, row, col, opts)
   of_row, of_col = _scales(scale, row, col)
   ds = jnp.zeros_like(s)
-  if opts.rows:
+  if row_lse is not None and row_ct is not None:
     p = jnp.exp(jnp.where(keep_r, zr - row_lse[:, None], -jnp.inf))
     ds += of_row * row_ct[:, None] * p
-  if opts.cols:
+  if col_lse is not None and col_ct is not None:
     p = jnp.exp(jnp.where(keep_c, zc - col_lse[None, :], -jnp.inf))
     ds += of_col * col_ct[None, :] * p
   exact = jax.lax.Precision.HIGHEST

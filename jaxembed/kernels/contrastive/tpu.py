@@ -71,7 +71,7 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
     rows, cols = carry
     qi, ri = (blockwise.rows_at(x, i, size) for x in (q, row))
     r, c = _sums(qi, k, scale, ri, col, opts, bm, bn)
-    if opts.cols:
+    if c is not None:
       cols = _merge(*(jnp.concatenate([x[None], y]) for x, y in
                       zip(cols, c, strict=True)))
     return blockwise.put_rows(rows, i, r) if opts.rows else None, cols

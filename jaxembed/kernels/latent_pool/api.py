@@ -11,8 +11,10 @@ Arrays are local: under a mesh, call from inside shard_map.
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 import numpy as np
 
@@ -114,7 +116,7 @@ def _pool(params, hidden, segments, num_segments, impl, token_block, axis):
                      axis)
 
 
-def _sums_of(impl, folded, dtype):
+def _sums_of(impl, folded, dtype) -> Callable[..., Any]:
   """The `geglu_sums` of a named implementation, or Unsupported."""
   if impl == 'blockwise':
     return blockwise.geglu_sums
@@ -185,12 +187,12 @@ def _chunks(x, fill):
   return x.reshape(rows * pieces, size, *x.shape[2:])
 
 
-def _psum(x, axis):
+def _psum(x: Any, axis: str | None) -> Any:
   return x if axis is None else jax.lax.psum(x, axis)  # all-reduce over heads, F
 
 
 def _visible(x) -> bool:
-  return not isinstance(x, jax.core.Tracer)
+  return not isinstance(x, Tracer)
 
 
 def _check(params, hidden, marks, name):
