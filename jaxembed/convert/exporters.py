@@ -71,11 +71,10 @@ def export(model: Bundle, target: str | os.PathLike,
   if base and format != 'peft':
     raise ValueError(f'base={base!r} is for the format peft; {format} holds all '
                      'weights')
-  if model.cfg.prepend is not None:
+  if model.cfg.prepend is not None and format != 'sentence-transformers':
     raise ValueError(
-        'other libraries have no module for a prepended state, which changes between '
-        'layers; keep the run and encode with Embedder.load or launch.encode, or train '
-        'without config.model.prepend')
+        f'{format} has no place for a prepended token, whose state changes between '
+        "layers; choose format 'sentence-transformers', or keep the run")
   target, chosen = pathlib.Path(target).absolute(), FORMATS[format]
   if os.path.lexists(target):
     raise FileExistsError(f'{target} exists; choose another target, or remove it')

@@ -15,6 +15,7 @@ from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.tensor_files import inside, read_json
 from jaxembed.files import known_keys
 from jaxembed.files.folder import short
+from jaxembed.models import training_free
 from jaxembed.pooling import heads
 from jaxembed.pooling.head import Head, Mode
 
@@ -64,7 +65,7 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
     raise UnsupportedModel(f'{file}: two modules have the name {short(twice[0])}, of '
                            'which sentence-transformers keeps one; number them')
   kinds = [kind(entry) for entry in found]
-  if not found or kinds[0] != 'Transformer':
+  if not found or kinds[0] not in ('Transformer', training_free.TWIN.type):
     raise UnsupportedModel(f'{file} does not begin with a Transformer')
   readers = _readers()
   for entry, name in zip(found[1:], kinds[1:]):

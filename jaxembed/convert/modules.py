@@ -9,12 +9,13 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from jaxembed.config import ModelConfig, PoolingConfig
+from jaxembed.config import ModelConfig, PoolingConfig, PrependConfig
 from jaxembed.convert import head_modules, nv_embed, tables
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.head_modules import Part
 from jaxembed.convert.tensor_files import inside, read_json
 from jaxembed.files import known_keys
+from jaxembed.models import training_free
 
 __all__ = ['Found', 'Part', 'after_backbone', 'read']
 
@@ -76,12 +77,16 @@ def after_backbone(folder: pathlib.Path, cfg: ModelConfig
   file = folder / 'config_sentence_transformers.json'
   if file.is_file():
     known_keys.check(read_json(file), known_keys.SETTINGS, str(file))
-  cfg = _with_settings(inside(folder, first['path']), cfg)
+  prepends = head_modules.kind(first) == training_free.TWIN.type
+  cfg = _with_settings(inside(folder, first['path']), cfg, prepends)
   return head_modules.read(folder, others, cfg)
 
 
-def _with_settings(home: pathlib.Path, cfg: ModelConfig) -> ModelConfig:
-  """`cfg` with what the Transformer module in `home` keeps beside config.json."""
+def _with_settings(home: pathlib.Path, cfg: ModelConfig, prepends: bool) -> ModelConfig:
+  """`cfg` with what the Transformer module in `home` keeps beside config.json.
+
+  prepends: it is our module of that kind, with a prepended token.
+  """
   for name in _SETTINGS:
     file = home / name
     if file.is_file() and (data := read_json(file)):
@@ -101,7 +106,30 @@ def _with_settings(home: pathlib.Path, cfg: ModelConfig) -> ModelConfig:
   if length is None and (home / 'tokenizer_config.json').is_file():
     length = max_length(home, cfg.backbone.max_positions)
   return dataclasses.replace(
-      cfg, lower_case=bool(lower), max_length=length or cfg.max_length)
+      cfg, lower_case=bool(lower), max_length=length or cfg.max_length,
+      prepend=_prepended(data, cfg, prepends, str(file)),
+      eos_text=Fields(data, str(file)).text('append_text', ''))
+
+
+def _prepended(data: Mapping[str, Any], cfg: ModelConfig, prepends: bool, file: str
+               ) -> PrependConfig | None:
+  keys = dict(training_free.TWIN.keys)
+  if prepends != any(key in data for key in (*keys, 'append_text')):
+    raise UnsupportedModel(f'{file}: {", ".join(keys)} belong to the module '
+                           f'{training_free.TWIN.type}, and it to them')
+  if not prepends:
+    return None
+  try:
+    found = PrependConfig(**{name: data.get(key) for key, name in keys.items()})
+  except ValueError as e:
+    raise UnsupportedModel(f'{file}: {e}') from None
+  layers, rows = cfg.backbone.num_layers, cfg.backbone.vocab_size
+  if not found.start <= found.stop <= layers or found.token_id >= rows:
+    raise UnsupportedModel(
+        f'{file}: the layers {found.start} to {found.stop} and the row '
+        f'{found.token_id} of a prepended token lie outside {layers} layers and '
+        f'{rows} rows')
+  return found
 
 
 def _plain(folder: pathlib.Path) -> Found:

@@ -19,7 +19,7 @@ from jaxembed import config, types
 from jaxembed.data import tokenise
 from jaxembed.files import carried
 from jaxembed.files.folder import BadCheckpoint
-from jaxembed.models import encoder
+from jaxembed.models import encoder, training_free
 from jaxembed.pooling import heads
 from jaxembed.pooling.head import Twin
 
@@ -66,7 +66,8 @@ def check(folder: str | os.PathLike, params: types.Params, cfg: config.ModelConf
       names text, padding side and prompt.
   """
   tokenizer = tokenise.Tokenizer.for_model(folder, dataclasses.replace(
-      cfg, prompt_pooling='include' if include_prompt else 'exclude', eos_text=''))
+      cfg, prompt_pooling='include' if include_prompt else 'exclude',
+      eos_text=cfg.eos_text if cfg.prepend else ''))
   theirs = _torch_model(folder)
   cases = []
   tried = dict.fromkeys(['', *filter(None, prompts.values()), _PROBE_PROMPT])
@@ -156,7 +157,7 @@ def _torch_model(folder):
 
 
 def _is_ours(folder) -> bool:
-  """Whether an export brings code: our own module, letter by letter.
+  """Whether an export brings code: our own modules, letter by letter.
 
   Raises:
     BadCheckpoint: it names any other, and must not be opened in torch.
@@ -164,17 +165,19 @@ def _is_ours(folder) -> bool:
   code = set(carried.code_named(folder))
   if not code:
     return False
-  for twin in (head.twin for head in heads.HEADS.values() if head.twin):
+  for twin in (training_free.TWIN, *(h.twin for h in heads.HEADS.values() if h.twin)):
     name = f'{twin.module}.py'
-    if (code == {name, f'modules.json: {twin.type!r}'} and twin_file(twin).read_bytes()
-        == (pathlib.Path(folder) / name).read_bytes()):
-      return True
+    file = pathlib.Path(folder) / name
+    if file.is_file() and twin_file(twin).read_bytes() == file.read_bytes():
+      code -= {name, f'modules.json: {twin.type!r}'}
+  if not code:
+    return True
   raise BadCheckpoint(f'{folder} names code that is not ours: '
                       f'{", ".join(sorted(code))}; refused')
 
 
 def twin_file(twin: Twin) -> pathlib.Path:
-  """The torch module of a pooling, as it lies here."""
+  """The file of a torch module, as it lies here."""
   return pathlib.Path(__file__).parent / twin.source
 
 

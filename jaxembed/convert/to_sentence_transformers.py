@@ -19,6 +19,7 @@ from jaxembed import data
 from jaxembed.bundle import Bundle
 from jaxembed.convert import head_modules, model_card, parity, tables, tensor_files
 from jaxembed.files import carried, checked_json
+from jaxembed.models import training_free
 from jaxembed.pooling import heads
 
 _SHARD = 5_000_000_000  # bytes, the hub's habit
@@ -35,13 +36,17 @@ def refuse(model: Bundle) -> None:
   if missing:
     raise ValueError(f'sentence-transformers has no module for {" or ".join(missing)}; '
                      'keep the run, and load it with Embedder.load')
+  if model.cfg.prepend is not None and not model.cfg.prepend.text:
+    raise ValueError('the prepended token has no text that a tokenizer could put '
+                     'before texts: give PrependConfig.text, such as <PST>')
 
 
 def write(folder: pathlib.Path, model: Bundle) -> None:
   """Writes weights, tokenizer, configuration and modules into the new `folder`.
 
   Parameters are written as they are. cfg.eos_text becomes a part of the tokenizer,
-  which keeps it behind texts that are cut as well.
+  which keeps it behind texts that are cut as well; with a prepended token it stays a
+  text.
 
   Raises:
     ValueError: as `refuse`.
@@ -60,11 +65,15 @@ def write_text_rules(folder: pathlib.Path, model: Bundle) -> None:
   """Writes tokenizer, prompts, similarity and the length of texts."""
   cfg = model.cfg
   _copy_tokenizer(model, folder)
-  if cfg.eos_text:
+  if cfg.eos_text and cfg.prepend is None:
     data.append_token(folder, cfg.eos_text)
   settings = {'max_seq_length': cfg.max_length, 'do_lower_case': cfg.lower_case}
   if tables.has_pooler(cfg.backbone):  # unused here; torch would draw one
     settings['model_args'] = {'add_pooling_layer': False}
+  if cfg.prepend is not None:
+    settings |= {key: getattr(cfg.prepend, name)
+                 for key, name in training_free.TWIN.keys}
+    settings['append_text'] = cfg.eos_text
   _write_json(folder / 'sentence_bert_config.json', settings)
   _write_json(folder / 'config_sentence_transformers.json', {
       'model_type': 'SentenceTransformer', '__version__': parity.versions(),
@@ -74,7 +83,10 @@ def write_text_rules(folder: pathlib.Path, model: Bundle) -> None:
 def write_modules(folder: pathlib.Path, model: Bundle) -> None:
   """Writes modules.json, and the modules after the backbone with their weights."""
   cfg, params = model.cfg, model.params
-  parts = [('', _MODULES + 'Transformer'), _pooling(
+  first = _MODULES + 'Transformer'
+  if cfg.prepend is not None:
+    first = _copy_code(folder, training_free.TWIN)
+  parts = [('', first), _pooling(
       folder, params, cfg, cfg.prompt_pooling == 'include')]
   for i, layer in enumerate(cfg.dense):
     if layer.normalize_input:
@@ -148,8 +160,13 @@ def _twin(folder, params, cfg, head, include_prompt):
       'include_prompt': include_prompt})
   if rows := tables.head_table(head, pooling).rows:
     _save_weights(folder / path, dict(tables.iter_hf(params, cfg, rows)))
+  return path, _copy_code(folder, twin)
+
+
+def _copy_code(folder, twin) -> str:
+  """Puts the file of a torch module into the root; returns the module's type."""
   shutil.copyfile(parity.twin_file(twin), folder / f'{twin.module}.py')
-  return path, twin.type
+  return twin.type
 
 
 def _normalize(folder, place: int):
@@ -202,6 +219,7 @@ def _hf_config(model: Bundle, weights) -> dict[str, Any]:
       re.sub(r'(For[A-Z]\w+|LMHeadModel|Model)$', 'Model', name)
       for name in hf.get('architectures') or derived['architectures']]
   (dtype,) = {str(w.dtype) for w in weights.values()}
+  hf['vocab_size'] = cfg.backbone.vocab_size  # a prepended token has a row
   hf.pop('dtype', None)
   hf['torch_dtype'] = dtype  # the name that old and new transformers read
   if heads.of_layer(model.cfg.pooling):

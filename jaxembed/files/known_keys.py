@@ -151,6 +151,8 @@ SENTENCE_BERT = {
     'processor_kwargs': Within(_TOKENIZER_ARGS),
     'config_args': Within(_CONFIG_ARGS), 'config_kwargs': Within(_CONFIG_ARGS),
     'tokenizer_name_or_path': Only((), 'put the tokenizer into the folder'),
+    **dict.fromkeys(('prepend_text', 'prepend_id', 'prepend_start', 'prepend_stop',
+                     'append_text'), APPLIED),  # of our own module
 }
 SETTINGS = {  # config_sentence_transformers.json
     '__version__': HARMLESS, 'requirements': HARMLESS, 'prompts': APPLIED,

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 
 from jaxembed.config import ModelConfig, PrependConfig
 from jaxembed.mesh import reshard
+from jaxembed.pooling.head import Twin
 from jaxembed.types import Array, Params
+
+# The torch module of a prepended token: it takes the place of the Transformer module.
+TWIN = Twin('torch_token_prepending.py', 'token_prepending',
+            'TokenPrependingTransformer', (
+                ('prepend_text', 'text'), ('prepend_id', 'token_id'),
+                ('prepend_start', 'start'), ('prepend_stop', 'stop')))
 
 
 def at_layer(params: Params, cfg: ModelConfig, layer: int

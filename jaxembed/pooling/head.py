@@ -52,12 +52,12 @@ class Mode(NamedTuple):
 
 
 class Twin(NamedTuple):
-  """The torch module of a pooling: one file, which leaves with an export."""
+  """The torch module of a part of a model: one file, which leaves with an export."""
 
   source: str  # of jaxembed/convert/, or an absolute path
   module: str  # name of the file in an export, without .py
   cls: str
-  keys: tuple[tuple[str, str], ...] = ()  # (key of its config.json, field or option)
+  keys: tuple[tuple[str, str], ...] = ()  # (key of its settings, field or option)
 
   @property
   def type(self) -> str:

@@ -67,7 +67,7 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
   if wanted.prepend != model.prepend:
     told.append(f'{PLACEHOLDER} is put before every text, a new token whose state is '
                 f'the last one\'s before the layers {wanted.prepend.start} to '
-                f'{wanted.prepend.stop - 1}; such a model is not exported')
+                f'{wanted.prepend.stop - 1}')
   if wanted.backbone.window != model.backbone.window:
     told.append('made bidirectional, every token sees the whole text: the window of '
                 f'{model.backbone.window} tokens is left out (keep it with '

@@ -16,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from jaxembed import bundle, config, data
 from jaxembed.convert import exporters, from_hf, model_card, parity
 from jaxembed.embedder import Embedder
-from jaxembed.models import encoder, presets
+from jaxembed.models import encoder, presets, training_free
 from tests.helpers.tiers import after
 
 st = pytest.importorskip('sentence_transformers')
@@ -102,6 +102,33 @@ def test_a_head_over_layers_leaves_with_its_torch_module(tmp_path, source, reads
   back = Embedder.load(tmp_path / 'out')
   jax.tree.map(np.testing.assert_array_equal, back.params, params)
   assert back.cfg.pooling == pooling
+
+
+@pytest.mark.parametrize('family, pooling, rule', after(2, [
+    ('mistral', config.PoolingConfig(kind='last'), 'include'),
+    ('bert', config.PoolingConfig(), 'exclude'),
+    # Without those whose position or window the fixture's tokenizer does not fit.
+    *((family, config.PoolingConfig(), 'include') for family in (
+        'llama', 'qwen2', 'qwen3', 'gemma2', 'gemma3_text', 'phi3', 'distilbert',
+        'electra', 'modernbert')),
+    ('mistral', dataclasses.replace(_LATENT, kind='layer_attention',
+                                    reads='layers_last'), 'exclude')]))
+def test_a_prepended_token_leaves_with_its_torch_module(tmp_path, source, family,
+                                                        pooling, rule):
+  params, cfg = _model(family, pooling, prompt_pooling=rule)
+  params, cfg = training_free.prepend(params, cfg, jax.random.key(2), 1, 3)
+  # A state that is replaced must be seen in the vector.
+  params['backbone']['embed']['token'] *= 3
+  cfg = dataclasses.replace(cfg, eos_text=' means in one word: "' * (family == 'bert'),
+                            prepend=dataclasses.replace(cfg.prepend, text='<PST>'))
+  report = _export(tmp_path / 'out', source, params, cfg)
+  assert report['max_difference'] <= 1e-5
+  back = Embedder.load(tmp_path / 'out')
+  jax.tree.map(np.testing.assert_array_equal, back.params, params)
+  assert dataclasses.replace(back.cfg, backbone=cfg.backbone) == cfg
+  idle = Embedder(dataclasses.replace(back.bundle, cfg=dataclasses.replace(
+      cfg, prepend=dataclasses.replace(cfg.prepend, stop=1))))
+  assert np.abs(back.encode(_TEXTS) - idle.encode(_TEXTS)).max() > 1e-3
 
 
 def test_dense_layers_and_no_normalisation(tmp_path, source):
@@ -260,9 +287,13 @@ def test_not_a_number_is_a_difference(tmp_path, source):
 
 def test_what_the_layout_cannot_hold_is_refused(tmp_path, source):
   params, cfg = _model('bert', config.PoolingConfig())
-  with pytest.raises(ValueError, match='no module for a prepended state'):
-    _export(tmp_path / 'out', source, params, dataclasses.replace(
-        cfg, prepend=config.PrependConfig(token_id=1, start=0, stop=1)))
+  prepended = dataclasses.replace(
+      cfg, prepend=config.PrependConfig(token_id=1, start=0, stop=1))
+  with pytest.raises(ValueError, match='no text that a tokenizer could put'):
+    _export(tmp_path / 'out', source, params, prepended)
+  with pytest.raises(ValueError, match='nv-embed has no place for a prepended token'):
+    exporters.export(bundle.Bundle(params=params, cfg=prepended), tmp_path / 'out',
+                     'nv-embed')
   bare = tmp_path / 'bare'
   bare.mkdir()
   shutil.copyfile(source / 'tokenizer.json', bare / 'tokenizer.json')
