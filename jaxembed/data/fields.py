@@ -14,6 +14,10 @@ class BadRow(ValueError):
   """A row that cannot be used; the message says where, why and what to do."""
 
 
+class BadFile(BadRow):
+  """A file that cannot be read on: gone, changed, or without room for its cache."""
+
+
 def text(value: Any, name: str, where: str, empty: bool = False) -> str:
   """The text of field `name`, in the row at `where` ('file:line').
 
@@ -42,7 +46,9 @@ def identifier(value: Any, name: str, where: str) -> str:
   Raises:
     BadRow: neither a text nor a number.
   """
-  if value is None or value == '' or (isinstance(value, float) and math.isnan(value)):
+  if value is None:
+    return ''
+  if value == '' or (isinstance(value, float) and math.isnan(value)):
     return ''
   if isinstance(value, bool) or not isinstance(value, str | int | float):
     raise BadRow(f'{where}: field {name!r} is {kind(value)}; an id is a text or a '

@@ -4,24 +4,14 @@ Rows in the shapes of sentence-transformers, embedding-training-data, FlagEmbedd
 Tevatron are read as they are. Every complaint names the file, the line and the field.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import math
-import re
 from typing import Any
 
-from jaxembed.data import fields
+from jaxembed.data import columns as column_names, fields, messages
 from jaxembed.data.fields import BadRow
-
-_QUERY = ('query', 'anchor', 'sentence1')
-_POSITIVE = ('positive', 'positives', 'pos', 'positive_passages', 'sentence2')
-_NEGATIVE = ('negative', 'negatives', 'neg', 'negative_passages')
-_NUMBERED = re.compile(r'negative_(\d+)$')
-_MOST_DIGITS = 20
-_SCORE = ('score', 'scores', 'label', 'labels', 'similarity_score')
-# A code of ISO 639-1, with the writing or the country in some.
-_LANGUAGE = re.compile(r'[a-z]{2}([-_][A-Za-z]{2,4})?$')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +35,8 @@ class Example:
   score: float | None = None  # how well query and positive match, of scored pairs
   # Any of the texts may be the query, and any other its positive.
   interchangeable: bool = dataclasses.field(default=False, repr=False)
+  passage_instruction: str = dataclasses.field(default='', repr=False)  # the row's own
+  type: str = dataclasses.field(default='', repr=False)  # FlagEmbedding's
   where: str = dataclasses.field(default='', repr=False, compare=False)  # 'file:line'
 
   def swapped(self) -> 'Example':
@@ -60,23 +52,30 @@ class Example:
     return any(p.score is not None for p in self.positives + self.negatives)
 
 
-def from_row(row: Any, where: str, columns: Sequence[str] = ()) -> Example:
+def from_row(row: Any, where: str, columns: Sequence[str] = (),
+             score_column: str | None = None) -> Example:
   """Reads one row.
 
   Args:
     row: a mapping of column names to values:
       query | anchor | sentence1;
-      positive | pos | positive_passages | sentence2 (a text, a list of texts or
-        a list of {docid, title, text});
-      negative | neg | negative_passages likewise, or negative_1, negative_2, ...;
-      optionally query_id, prompt | instruction, pos_scores, neg_scores, and a score of
-        the pair or a list of them, one for each positive and then each negative.
+      positive | pos | positive_passages | sentence2 | response (a text, a list of texts
+        or a list of {docid, title, text});
+      negative | neg | negative_passages | rejected_response likewise, or negative_1,
+        negative_2, ...;
+      optionally query_id, prompt | instruction, passage_prompt | passage_instruction,
+        type, pos_scores, neg_scores, and a score of the pair or a list of them: one for
+        each positive and then each negative, or how much better the positive is than
+        each negative.
       Other columns are left alone. Or {"set": [text, ...]}, texts that answer each
-      other; or a list [query, positive, negative, ...].
+      other; a list [query, positive, negative, ...]; or ms-swift's messages,
+      positive_messages and negative_messages.
       A negative that stands alone in its column is absent where it is empty.
     where: 'file:line', for messages.
     columns: names of the query's, the positive's and any negatives' columns, for
       rows named otherwise.
+    score_column: name of the score's column; '': there is none, whatever the columns
+      are called; None: score | scores | label | labels | similarity_score.
 
   Raises:
     BadRow: a field is missing, empty, of another type, or not a text that a tokenizer
@@ -84,31 +83,47 @@ def from_row(row: Any, where: str, columns: Sequence[str] = ()) -> Example:
   """
   if isinstance(row, list | tuple):
     row, columns = _named(row, where, columns)
-  if not isinstance(row, Mapping):
+  if not isinstance(row, dict | Mapping):
     raise BadRow(f'{where}: the row is {fields.kind(row)}, not an object of columns')
-  if 'set' in row and not columns and not any(n in row for n in _QUERY + _POSITIVE):
-    return _set(row, where)
-  query, positive, negative = _names(row, where, columns)
+  if not columns:
+    if messages.is_chat(row):
+      row = messages.to_columns(row, where)
+    elif 'set' in row and not any(
+        n in row for n in column_names.QUERY + column_names.POSITIVE):
+      return _set(row, where)
+  query, positive, negative = column_names.find(row, where, columns)
   negatives = [p for name in negative for p in _negatives(row, name, where)]
   positives = _passages(row, positive, where)
   if not positives:
     raise BadRow(f'{where}: field {positive!r} is empty; a row needs at least one '
                  'positive. Remove the row or give it one')
-  score = None if columns else _score(row, where)
+  named = column_names.score(row, score_column, (query, positive, *negative))
+  score = _score(row, named, where) if named else None
   if isinstance(score, list):
-    if len(score) == len(positives) + len(negatives) == 1:
-      raise BadRow(f'{where}: the score of a pair is the list {score!r:.40}; give the '
-                   'number alone')
-    both = _scored([*positives, *negatives], score, 'score', where)
-    positives, negatives = both[:len(positives)], both[len(positives):]
+    positives, negatives = _spread(positives, negatives, score, named, where)
     score = None
   return Example(
       query=fields.text(row[query], query, where),
       positives=_scored(positives, row.get('pos_scores'), 'pos_scores', where),
       negatives=_scored(negatives, row.get('neg_scores'), 'neg_scores', where),
       query_id=fields.identifier(row.get('query_id'), 'query_id', where),
-      instruction=_instruction(row, where),
-      score=score, where=where)
+      instruction=_instruction(row, column_names.INSTRUCTION, where),
+      score=score,
+      passage_instruction=_instruction(row, column_names.PASSAGE_INSTRUCTION, where),
+      type=_type(row), where=where)
+
+
+def by_margin(example: Example) -> Example:
+  """A triplet whose score says how much better its positive is than its negative.
+
+  As in sentence-transformers' MarginMSELoss: losses that compare scores see their
+  differences alone, so that the negative has 0 and the positive the margin.
+  """
+  (positive,), (negative,) = example.positives, example.negatives
+  return dataclasses.replace(
+      example, score=None,
+      positives=(dataclasses.replace(positive, score=example.score),),
+      negatives=(dataclasses.replace(negative, score=0.0),))
 
 
 def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
@@ -116,7 +131,7 @@ def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
   """A text as the query and its label as the positive.
 
   Args:
-    row: a mapping with text, label and optionally prompt | instruction.
+    row: a mapping with text | sentence, label and optionally prompt | instruction.
     columns: names of the text's and the label's columns, for rows named otherwise.
     shown: the label serves as a text, which a number cannot.
 
@@ -125,7 +140,8 @@ def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
   """
   if not isinstance(row, Mapping):
     raise BadRow(f'{where}: the row is {fields.kind(row)}, not an object of columns')
-  text, label = columns or ('text', 'label')
+  text, label = columns or (
+      'text' if 'text' in row or 'sentence' not in row else 'sentence', 'label')
   for name in (text, label):
     if name not in row:
       raise BadRow(f'{where}: no column {name!r}; the row has '
@@ -136,7 +152,8 @@ def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
     value = str(value)
   return Example(fields.text(row[text], text, where),
                  (Passage(fields.text(value, label, where)),),
-                 instruction=_instruction(row, where), where=where)
+                 instruction=_instruction(row, column_names.INSTRUCTION, where),
+                 where=where)
 
 
 def scored_pair(row: Any, where: str, columns: Sequence[str] = ()) -> Example:
@@ -176,25 +193,6 @@ def text_id(text: str) -> int:
   return int.from_bytes(digest.digest(), 'little') & 0x7FFFFFFF
 
 
-def names_columns(cells: Sequence[str]) -> bool:
-  """Whether a first line of cells surely names columns, and is not a row."""
-  def has(*known):
-    return any(c in known for c in cells)
-
-  return (has(*_QUERY) and has(*_POSITIVE)) or (has('text') and has('label'))
-
-
-def names_languages(cells: Sequence[str]) -> bool:
-  """Whether a first line of two cells is a code for each of two languages."""
-  return (len(cells) == 2 and cells[0] != cells[1]
-          and all(map(_LANGUAGE.match, cells)))
-
-
-def parallel(columns: Collection[str]) -> bool:
-  """Whether columns are those of parallel text: one for each of two languages."""
-  return len(columns) == 2 and not any(c in _QUERY + _POSITIVE for c in columns)
-
-
 def _named(row: Sequence, where: str, columns
            ) -> tuple[dict[str, Any], tuple[str, ...]]:
   """A list as a mapping, and the names of its columns."""
@@ -219,41 +217,8 @@ def _set(row, where: str) -> Example:
     raise BadRow(f"{where}: field 'set' has {len(texts)} different texts; a query and "
                  'its positive need two')
   return Example(texts[0].text, tuple(texts[1:]), query_id=texts[0].id,
-                 instruction=_instruction(row, where), interchangeable=True,
-                 where=where)
-
-
-def _names(row, where: str, columns) -> tuple[str, str, list[str]]:
-  if columns:
-    if missing := [c for c in columns if c not in row]:
-      raise BadRow(f'{where}: no column {missing[0]!r}, which columns={tuple(columns)} '
-                   f'names; the row has {sorted(map(str, row))!s:.500}')
-    return columns[0], columns[1], list(columns[2:])
-  query = _only(row, 'query', _QUERY, where)
-  positive = _only(row, 'positive', _POSITIVE, where)
-  numbered = [n for n in row if _NUMBERED.match(n)]
-  if long := next((n for n in numbered if len(n) > len('negative_') + _MOST_DIGITS),
-                  None):
-    raise BadRow(f'{where}: the column {long!r:.40}... has a number of more than '
-                 f'{_MOST_DIGITS} digits; rename it')
-  numbered.sort(key=lambda n: int(_NUMBERED.match(n)[1]))
-  return query, positive, [n for n in _NEGATIVE if n in row] + numbered
-
-
-def _only(row, side: str, known: Sequence[str], where: str) -> str:
-  """The one column of a side."""
-  there = [n for n in known if n in row]
-  if not there:
-    raise BadRow(
-        f'{where}: no {side}; one of the fields {", ".join(known)} is needed, the '
-        f'row has {sorted(map(str, row))!s:.500}. Name the columns with '
-        "columns=('QUERY', 'POSITIVE', ...)")
-  filled = [n for n in there if row[n] not in (None, '', [])]
-  if len(filled) > 1:
-    raise BadRow(
-        f'{where}: the fields {" and ".join(map(repr, filled))} could each be the '
-        f"{side}; name the columns with columns=('QUERY', 'POSITIVE', ...)")
-  return (filled or there)[0]
+                 instruction=_instruction(row, column_names.INSTRUCTION, where),
+                 interchangeable=True, where=where)
 
 
 def _negatives(row, name: str, where: str) -> list[Passage]:
@@ -270,7 +235,9 @@ def _passages(row, name: str, where: str) -> list[Passage]:
   value = row[name]
   if value is None:
     return []
-  if isinstance(value, str | Mapping):
+  if isinstance(value, str):
+    return [Passage(fields.text(value, name, where))]
+  if isinstance(value, Mapping):
     return [_passage(value, name, where)]
   if not isinstance(value, Sequence):
     raise BadRow(f'{where}: field {name!r} is {fields.kind(value)}; give a text or a '
@@ -279,7 +246,7 @@ def _passages(row, name: str, where: str) -> list[Passage]:
 
 
 def _passage(value, name: str, where: str) -> Passage:
-  if not isinstance(value, Mapping):
+  if isinstance(value, str) or not isinstance(value, Mapping):
     return Passage(fields.text(value, name, where))
   if 'text' not in value:
     raise BadRow(f"{where}: field {name!r} has no 'text'; it has "
@@ -306,17 +273,42 @@ def _scored(passages: Sequence[Passage], scores, name: str, where: str
                for p, s in zip(passages, scores))
 
 
-def _score(row, where: str) -> float | list | None:
-  name = next((n for n in _SCORE if row.get(n) is not None), None)
-  if name is None or isinstance(row[name], list):
-    return None if name is None else row[name]
-  return fields.number(row[name], name, where)
+def _score(row, name: str, where: str) -> float | list:
+  """The pair's score, or a list of them, in the column `name`."""
+  if name not in row:
+    raise BadRow(f'{where}: no column {name!r}, which score_column names; the row has '
+                 f'{sorted(map(str, row))!s:.500}')
+  if isinstance(row[name], list):
+    return row[name]
+  try:
+    return fields.number(row[name], name, where)
+  except BadRow as error:
+    raise BadRow(f"{error}; where it is no score of the pair, set score_column='' of "
+                 'the source') from None
 
 
-def _instruction(row, where: str) -> str:
+def _spread(positives, negatives, scores: list, name: str, where: str):
+  """(positives, negatives) with a list of scores, or of margins."""
+  if len(scores) == len(positives) + len(negatives) == 1:
+    raise BadRow(f'{where}: the score of a pair is the list {scores!r:.40}; give the '
+                 'number alone')
+  if len(positives) == 1 and len(scores) == len(negatives) > 0:
+    below = [-fields.number(s, name, where) for s in scores]
+    return (_scored(positives, [0.0], name, where),
+            _scored(negatives, below, name, where))
+  both = _scored([*positives, *negatives], scores, name, where)
+  return both[:len(positives)], both[len(positives):]
+
+
+def _instruction(row, names: Sequence[str], where: str) -> str:
   found = {name: fields.text(row[name], name, where)
-           for name in ('instruction', 'prompt') if row.get(name) not in (None, '')}
+           for name in names if row.get(name) not in (None, '')}
   if len(set(found.values())) > 1:
-    raise BadRow(f"{where}: the fields 'instruction' and 'prompt' differ; leave one of "
-                 'them out')
+    raise BadRow(f'{where}: the fields {" and ".join(map(repr, found))} differ; leave '
+                 'one of them out')
   return next(iter(found.values()), '')
+
+
+def _type(row) -> str:
+  value = row.get('type')
+  return value if isinstance(value, str) else ''

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from jaxembed.config import SourceConfig
-from jaxembed.data import files, sources
+from jaxembed.data import files, line_index, sources, unpack
 from jaxembed.data.records import BadRow
 
 
@@ -57,12 +57,12 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, packed):
     plain, marked = tmp_path / name, tmp_path / f'marked_{name}'
     marked = marked.with_suffix(marked.suffix + '.gz') if packed else marked
     plain.write_bytes(text)
-    marked.write_bytes(gzip.compress(files._BOM + text) if packed else
-                       files._BOM + text)
+    marked.write_bytes(gzip.compress(line_index.BOM + text) if packed else
+                       line_index.BOM + text)
     want = [(row, int(where[-1])) for row, where in rows(plain)]
     assert [(row, int(where[-1])) for row, where in rows(marked)] == want
   alone = tmp_path / 'alone.jsonl'
-  alone.write_bytes(files._BOM + b'\n')
+  alone.write_bytes(line_index.BOM + b'\n')
   assert not len(files.JsonLines(alone))
 
 
@@ -71,7 +71,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, packed):
     ('{"a": 1}'.encode('utf-16-be'), 'a.jsonl: UTF-16'),
     ('{"a": 1}'.encode('utf-32'), 'a.jsonl: UTF-16 or UTF-32'),
     (bytes(99), 'a.jsonl: UTF-16 or UTF-32, or no text'),
-    (b'PAR1' + bytes(9), 'a.jsonl: a Parquet file'),
+    (b'PAR1' + bytes(9), "a.jsonl: a Parquet file; set kind='parquet'"),
     (b'PK\x03\x04' + bytes(9), 'a.jsonl: a zip file'),
     (b'{"a": 1}\r{"a": 2}\r', 'a.jsonl: lines end in CR alone'),
     (b'{"a": 1}\n\xef\xbb\xbf{"a": 2}\n', 'a.jsonl:2: a byte order mark stands'),
@@ -108,7 +108,7 @@ def test_a_name_alone_makes_no_gzip_file(tmp_path):
 
 
 def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
-  monkeypatch.setattr(files, '_SMALL', 1 << 20)
+  monkeypatch.setattr(unpack, '_SMALL', 1 << 20)
   (tmp_path / 'a.jsonl.gz').write_bytes(gzip.compress(bytes(1 << 23)))
   with pytest.raises(BadRow, match=r'a\.jsonl\.gz: unpacks to more than 100 times'):
     files.Lines(tmp_path / 'a.jsonl.gz')
