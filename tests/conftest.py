@@ -42,6 +42,13 @@ _SHARED = pathlib.Path(
     os.environ.get('JAXEMBED_SHARED', pathlib.Path(__file__).parents[2] / 'shared'))
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _cache_of_files(tmp_path_factory):
+  """What tests unpack is kept among their own files."""
+  from jaxembed.data import cache
+  cache.HOME = str(tmp_path_factory.mktemp('cache'))
+
+
 @pytest.fixture(scope='module', autouse=True)
 def _memory_goes_back():
   """Compiled programs, and what glibc keeps of the compiler's memory."""

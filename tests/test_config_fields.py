@@ -39,7 +39,9 @@ ACCEPTED = {
     config.SourceConfig: dict(
         limit={0}, weight=set(), min_score={None, -7.0, 0.0}, num_negatives={0},
         max_negative_score={None}, query_max_length={0}, passage_max_length={0},
-        temperature={0.0}, data_dir={''}, query_prompt={''}, passage_prompt={''}),
+        temperature={0.0}, **{name: {''} for name in (
+            'kind', 'subset', 'data_dir', 'cache_dir', 'delimiter', 'query_prompt',
+            'passage_prompt')}),
     config.DataConfig: dict(num_negatives={0}, pack={0}, check_rows={0}, prefetch={0},
                             known_positives={0}),
     config.Config: dict(log_every={0}, seed={0}, name={''}, repeats={''}),
@@ -78,7 +80,9 @@ def test_structured_fields_are_of_their_type(cls):
   for field in dataclasses.fields(cls):
     if hints[field.name] not in ABSURD:
       # A pooling may be given by its name, which the table of poolings checks.
-      absurd = 3 if field.name == 'pooling' and cls is config.ModelSpec else 'text'
+      text = (field.name == 'pooling' and cls is config.ModelSpec) or (
+          str in typing.get_args(hints[field.name]))
+      absurd = 3 if text else 'text'
       with pytest.raises(ValueError, match=rf'\b{field.name}\b'):
         cls(**VALID.get(cls, {}) | {field.name: absurd})
 

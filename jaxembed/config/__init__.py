@@ -9,7 +9,7 @@ can be set. `validate` checks the whole tree afterwards.
 No flags, files or environment are read here.
 """
 
-from jaxembed.config.data import DataConfig, SourceConfig
+from jaxembed.config.data import DataConfig
 from jaxembed.config.experiment import (
     CheckpointConfig,
     Config,
@@ -30,6 +30,7 @@ from jaxembed.config.model import (
     RopeScaling,
     bidirectional,
 )
+from jaxembed.config.source import SourceConfig
 from jaxembed.config.tree import field_path, from_dict, to_dict, validate
 
 __all__ = [

@@ -5,7 +5,7 @@ import math
 from typing import Any, ClassVar, Optional
 
 from jaxembed.config.check import at_least, one_of, pattern, require, typed
-from jaxembed.config.data import DataConfig, SourceConfig
+from jaxembed.config.data import DataConfig
 from jaxembed.config.loss import LossConfig
 from jaxembed.config.model import (
   ATTENTION_IMPLS,
@@ -18,6 +18,7 @@ from jaxembed.config.model import (
   LoraConfig,
   PoolingConfig,
 )
+from jaxembed.config.source import SourceConfig
 
 # What fields of ModelSpec held when nothing was asked, before they could say so.
 _UNASKED = {'latents': 512, 'heads': 8, 'head_dim': 0, 'ff_mult': 4,

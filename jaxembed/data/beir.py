@@ -1,20 +1,13 @@
 """Evaluation sets on disk: BEIR folders, scored sentence pairs, labelled texts."""
 
-from collections.abc import Iterator
 import dataclasses
 import math
 import os
 import pathlib
 
 from jaxembed.data import files, qrels
+from jaxembed.data.beir_texts import TextRows
 from jaxembed.data.records import BadRow, labelled
-
-_TEXT_COLUMN = {name: column for column, names in {
-    'id': ('_id', 'id', 'qid', 'pid', 'did', 'docid', 'doc_id', 'docno', 'query_id',
-           'corpus_id', 'passage_id', 'document_id'),
-    'title': ('title',),
-    'text': ('text', 'query', 'passage', 'document', 'body', 'contents')}.items()
-    for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +36,36 @@ class LabelledTexts:
   labels: list[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Paths:
+  """The files of a BEIR folder that a split is read from."""
+
+  corpus: pathlib.Path
+  queries: tuple[pathlib.Path, ...]  # later ones go before earlier ones
+  qrels: pathlib.Path
+
+
+def is_folder(folder: str | os.PathLike) -> bool:
+  """Whether a folder has judgements, as BEIR's have."""
+  return (pathlib.Path(folder) / 'qrels').is_dir()
+
+
+def paths(folder: str | os.PathLike, split: str) -> Paths:
+  """Where a split's files are.
+
+  Raises:
+    FileNotFoundError: one is missing.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  judged = _need(folder / 'qrels', f'{split}.tsv', f'{split}.txt', f'{split}.jsonl')
+  queries = tuple(p for p in (
+      _find(folder, f'queries_{split}.jsonl', f'queries_{split}.tsv'),
+      _find(folder, 'queries.jsonl', 'queries.tsv')) if p)
+  if not queries:
+    raise FileNotFoundError(f'{folder / "queries.jsonl"} (or .tsv, .gz) does not exist')
+  return Paths(_need(folder, 'corpus.jsonl', 'corpus.tsv'), queries, judged)
+
+
 def load(folder: str | os.PathLike, split: str = 'test') -> Retrieval:
   """Reads the corpus, the queries and qrels/SPLIT of a BEIR folder.
 
@@ -60,18 +83,12 @@ def load(folder: str | os.PathLike, split: str = 'test') -> Retrieval:
     BadRow: a line is malformed, an id comes twice, a judgement names a query that
       is not there, or no judged document is.
   """
-  folder = pathlib.Path(folder)
-  judged = _need(folder / 'qrels', f'{split}.tsv', f'{split}.txt', f'{split}.jsonl')
-  named = [p for p in (
-      _find(folder, f'queries_{split}.jsonl', f'queries_{split}.tsv'),
-      _find(folder, 'queries.jsonl', 'queries.tsv')) if p]
-  if not named:
-    raise FileNotFoundError(f'{folder / "queries.jsonl"} (or .tsv, .gz) does not exist')
-  corpus = dict(_texts(_need(folder, 'corpus.jsonl', 'corpus.tsv')))
+  there = paths(folder, split)
+  corpus = _texts(there.corpus)
   queries: dict[str, str] = {}
-  for path in named:
-    queries |= dict(_texts(path))
-  found = qrels.read(judged, queries, corpus)
+  for path in there.queries:
+    queries |= _texts(path)
+  found = qrels.read(there.qrels, queries, corpus)
   return Retrieval(corpus, {q: queries[q] for q in found}, found)
 
 
@@ -115,74 +132,20 @@ def load_labelled(folder: str | os.PathLike, split: str) -> LabelledTexts:
   return found
 
 
-def _texts(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  """(id, title and text) of every row of a .jsonl or .tsv file."""
-  seen = set()
-  for key, title, text, where in (
-      _tabbed(path) if '.tsv' in path.suffixes else _objects(path)):
-    if key in seen:
-      raise BadRow(f'{where}: _id {key!r} comes a second time')
-    seen.add(key)
-    yield key, f'{title} {text}'.strip()
-
-
-def _objects(path: pathlib.Path) -> Iterator[tuple[str, str, str, str]]:
-  for row, where in files.JsonLines(path):
-    row = row if isinstance(row, dict) else {'text': row}
-    key, text, title = row.get('_id', row.get('id')), row.get('text'), row.get('title')
-    if not isinstance(key, str | int) or isinstance(key, bool) or (
-        not isinstance(text, str) or not isinstance(title, str | None)):
-      raise BadRow(f"{where}: an object with '_id', 'text' and maybe 'title' is "
-                   f'expected, not {row!r:.60}')
-    yield str(key), title or '', text, where
-
-
-def _tabbed(path: pathlib.Path) -> Iterator[tuple[str, str, str, str]]:
-  """Rows of (id, text) or (id, title, text), with or without a header line."""
-  lines = files.Lines(path)
-  order: tuple[str, ...] = ()
-  for number, (line, where) in enumerate(lines):
-    cells = line.removeprefix('\ufeff').split('\t')
-    if not number:
-      order, header = _text_columns(cells, where)
-      named = not any(c.isdigit() for c in cells[0])
-      first = cells[0]
-      if header:
-        continue
-    elif number == 1 and named and cells[0].isdigit():
-      raise BadRow(f'{path}:1: {first!r} may name a column or be an id unlike the '
-                   f'others ({cells[0]} ...); name the columns id, title and text, or '
-                   'remove the line')
-    if len(cells) != len(order):
-      raise BadRow(f'{where}: {len(cells)} cells, but the first line has {len(order)} '
-                   f'({", ".join(order)})')
-    row = dict(zip(order, cells))
-    yield row['id'], row.get('title', ''), row['text'], where
-
-
-def _text_columns(cells: list[str], where: str) -> tuple[tuple[str, ...], bool]:
-  """(what each column is, whether this first line is a header).
-
-  A header names an id and a text, both of them; half a header is refused, as it may
-  be a row.
-  """
-  known = [_TEXT_COLUMN.get(cell.strip().lower().replace('-', '_')) for cell in cells]
-  if known.count('id') == 1 and known.count('text') == 1 and None not in known:
-    return tuple(known), True
-  order = {2: ('id', 'text'), 3: ('id', 'title', 'text')}.get(len(cells))
-  if order is None:
-    raise BadRow(f'{where}: two columns (id, text) or three (id, title, text) are '
-                 f'expected, not {len(cells)}')
-  if known[0] == 'id':
-    raise BadRow(f'{where}: {cells} may be a header or a row; name the columns id, '
-                 'title and text, or remove the line')
-  return order, False
+def _texts(path: pathlib.Path) -> dict[str, str]:
+  """Title and text by id, of a .jsonl or .tsv file."""
+  found: dict[str, str] = {}
+  for text in TextRows(path):
+    if text.id in found:
+      raise BadRow(f'{text.where}: _id {text.id!r} comes a second time')
+    found[text.id] = text.full
+  return found
 
 
 def _find(folder: pathlib.Path, *names: str) -> pathlib.Path | None:
-  """The first of the files that is there, plain or gzipped."""
-  return next((p for name in names for p in (folder / name, folder / f'{name}.gz')
-               if p.is_file()), None)
+  """The first of the files that is there, plain or packed."""
+  return next((p for name in names for end in ('', '.gz', '.zst')
+               if (p := folder / f'{name}{end}').is_file()), None)
 
 
 def _need(folder: pathlib.Path, *names: str) -> pathlib.Path:

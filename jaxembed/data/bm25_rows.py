@@ -8,7 +8,7 @@ import functools
 import numpy as np
 
 from jaxembed.config import SourceConfig
-from jaxembed.data import bm25
+from jaxembed.data import bad_rows, bm25
 from jaxembed.data.records import Example, Passage
 
 _DEPTH = 32  # negatives of a row, of which a step draws
@@ -27,9 +27,10 @@ class Bm25Rows(Sequence):
 
   def __init__(self, rows: Sequence[Example], cfg: SourceConfig):
     self._rows: list[Example] = []
+    self.skipped = bad_rows.Skipped()
     self._near = collections.defaultdict(set)  # by text, what is no negative of it
     number: dict[str, int] = {}
-    for row in rows:
+    for _, row in bad_rows.good(range(len(rows)), rows.__getitem__, cfg, self.skipped):
       for way in (row, row.swapped()) if cfg.symmetric else (row,):
         texts = [p.text for p in way.positives]
         for text in texts:

@@ -12,7 +12,7 @@ from jaxembed.data.fields import BadFile
 
 # A file's size and time of change, which tell whether it is as it was.
 State = tuple[int, int]
-_HOME = '~/.cache/jaxembed/data'
+HOME = '~/.cache/jaxembed/data'
 
 
 def state(path: str | os.PathLike) -> State:
@@ -56,7 +56,7 @@ def folder(path: pathlib.Path, what: str, make: Callable[[pathlib.Path], None],
   """
   path = pathlib.Path(os.path.abspath(path))
   key = hashlib.sha256(f'{path}\n{what}'.encode('utf-8', 'surrogateescape'))
-  base = pathlib.Path(os.path.expanduser(home or _HOME)) / (
+  base = pathlib.Path(os.path.expanduser(home or HOME)) / (
       f'{path.name[:60]}-{what}-{key.hexdigest()[:16]}')
   now = state(path)
   found = base / '{}-{}'.format(*now)

@@ -20,9 +20,11 @@ class Row:
   query_prompt: str
   passage_prompt: str
   dropped: int  # negatives that equal a positive
+  empty: int = 0  # places for negatives that the row does not fill
   scores: tuple[float, ...] = ()  # for each passage a teacher's, NaN for none
   known: tuple[str, ...] = ()  # the other positives
   where: str = ''  # 'file:line'
+  skipped: int = 0  # rows that cannot be used, whose place this one takes
 
 
 def choose(example: Example, group: int, source: SourceConfig, negatives: int,
@@ -30,7 +32,8 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
   """Draws one positive, at most `negatives` negatives and an instruction.
 
   A negative whose text or id is that of one of the row's positives is never taken.
-  With fewer negatives than room, none is repeated.
+  Of more than there is room for, random ones are (or the first, by choice). With fewer
+  none is repeated: places stay empty.
   """
   query, positives = example.query, example.positives
   if example.interchangeable:
@@ -38,7 +41,9 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
   positive = positives[rng.integers(len(positives))]
   wrong = usable(positives, example.negatives)
   dropped = len(example.negatives) - len(wrong)
-  if len(wrong) > negatives:
+  if source.negative_choice == 'first':
+    wrong = wrong[:negatives]
+  elif len(wrong) > negatives:
     wrong = [wrong[i] for i in np.sort(
         rng.choice(len(wrong), negatives, replace=False))]
   prompts.check_instruction(source, example)
@@ -49,7 +54,7 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
       group=group, query=query, passages=tuple(p.text for p in passages),
       query_prompt=prompts.render(source.query_prompt, instruction),
       passage_prompt=prompts.render(source.passage_prompt, instruction),
-      dropped=dropped,
+      dropped=dropped, empty=negatives - len(wrong),
       scores=tuple(np.nan if p.score is None else p.score for p in passages),
       known=tuple(dict.fromkeys(
           p.text for p in positives if p.text != positive.text)),

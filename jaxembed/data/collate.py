@@ -22,6 +22,8 @@ class Counts:
   truncated_queries: int
   truncated_passages: int
   dropped_negatives: int  # equal to a positive of their own row
+  empty_negatives: int  # places that rows with fewer negatives leave empty
+  skipped_rows: int  # that cannot be used; the next one of their source came instead
   padding: float  # share of padded tokens
 
 
@@ -79,6 +81,8 @@ def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
       truncated_queries=int(query.truncated.sum()),
       truncated_passages=int(passage.truncated.sum()),
       dropped_negatives=sum(r.dropped for r in rows),
+      empty_negatives=sum(r.empty for r in rows),
+      skipped_rows=sum(r.skipped for r in rows),
       padding=1 - real / sum(m.size for m in batch.masks))
 
 

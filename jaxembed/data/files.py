@@ -13,11 +13,19 @@ import numpy as np
 
 from jaxembed.data import fields, line_index
 from jaxembed.data.fields import BadRow
-from jaxembed.data.line_index import Quoting
+from jaxembed.data.line_index import Cells
 from jaxembed.data.lines import Lines
 
-__all__ = ['Joined', 'JsonLines', 'Lines', 'Quoting', 'TsvLists', 'TsvRows', 'expand',
-           'parse_json']
+__all__ = [
+  'Cells',
+  'Joined',
+  'JsonLines',
+  'Lines',
+  'TsvLists',
+  'TsvRows',
+  'expand',
+  'parse_json',
+]
 
 
 def expand(path: str | os.PathLike, suffixes: Sequence[str]) -> list[pathlib.Path]:
@@ -83,21 +91,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_TABS = Cells()
 
 
 class TsvLists(Sequence):
   """Rows of one TSV or CSV file without names of columns, each (cells, 'file:line').
 
-  Without `quoting` cells are what stands between tabs: texts hold quotation marks of
-  their own.
+  Unasked, cells are what stands between tabs: texts hold quotation marks of their own.
 
   Raises:
     BadRow: no line, a first line of one cell, or a CR inside one.
   """
 
-  def __init__(self, path: str | os.PathLike, quoting: Quoting | None = None,
+  def __init__(self, path: str | os.PathLike, cells: Cells = _TABS,
                cache_dir: str = ''):
-    self._lines, self._quoting = Lines(path, quoting, cache_dir), quoting
+    self._lines, self._cells = Lines(path, cells, cache_dir), cells
     self.digest = self._lines.digest
     if not len(self._lines):
       raise BadRow(f'{path}: empty')
@@ -109,23 +117,23 @@ class TsvLists(Sequence):
 
   def __getitem__(self, i: int) -> tuple[list[str], str]:
     text, where = self._lines[i]
-    if self._quoting:
+    if self._cells.quoted:
       return self._record(text, where), where
     if '\r' in text:
       raise BadRow(f'{where}: a CR stands inside the line; lines end in LF or CR LF')
-    return text.split('\t'), where
+    return text.split(self._cells.delimiter), where
 
   def _record(self, text: str, where: str) -> list[str]:
     try:
-      return next(self._quoting.reader([text]))
+      return next(self._cells.reader([text]))
     except csv.Error as error:
       raise BadRow(f'{where}: {line_index.complaint(error)}') from error
 
   def _one_cell(self) -> str:
-    if self._quoting is None:
+    if not self._cells.quoted and self._cells.delimiter == '\t':
       return ('no tab stands in the line; cells are what stands between tabs. Convert '
               'the file if it is CSV, or set its kind')
-    text, mark = self._lines[0][0], self._quoting.delimiter
+    text, mark = self._lines[0][0], self._cells.delimiter
     other = next((c for c in ',;\t|' if c != mark and c in text), None)
     return f'no {mark!r} stands in the line' + (
         f'; set delimiter={other!r} if that is what stands between cells' if other
@@ -142,8 +150,8 @@ class TsvRows(Sequence):
   """
 
   def __init__(self, path: str | os.PathLike, columns: Sequence[str] = (),
-               quoting: Quoting | None = None, cache_dir: str = ''):
-    self._rows = TsvLists(path, quoting, cache_dir)
+               cells: Cells = _TABS, cache_dir: str = ''):
+    self._rows = TsvLists(path, cells, cache_dir)
     self.digest = self._rows.digest
     self._first = 0 if columns else 1
     self._named_by = 'columns' if columns else 'the first line'

@@ -7,6 +7,8 @@ import pathlib
 from typing import Any
 
 from jaxembed.config import SourceConfig
+from jaxembed.config.source import FILES, suffixes
+from jaxembed.data import beir
 
 _SPLITS = {'train', 'test', 'validation', 'valid', 'dev', 'eval'}
 _SIDES = {'query': 'query_prompt', 'document': 'passage_prompt',
@@ -90,17 +92,21 @@ def _check_rows(data: Any, name: str) -> None:
 
 
 def _kind(path: str, name: str) -> str:
-  """'jsonl' or 'tsv', by the names of the files.
+  """The kind of a file or of those in a folder, by their names.
 
   Raises:
     ValueError: nothing there is called so.
   """
   here = pathlib.Path(path)
   names = [p.name for p in here.iterdir()] if here.is_dir() else [here.name]
-  kinds = {kind for kind in ('jsonl', 'tsv') for n in names
-           if n.removesuffix('.gz').endswith(f'.{kind}')}
+  if here.is_dir() and beir.is_folder(here):
+    return 'beir'
+  if here.is_dir() and {'state.json', 'dataset_dict.json'} & set(names):
+    return 'datasets'
+  kinds = {kind for kind in FILES for n in names if n.endswith(suffixes(kind))}
   if len(kinds) != 1:
     raise ValueError(
         f'{name} is {path!r}, whose kind its name does not tell; give a file or folder '
-        'of .jsonl or .tsv (.gz too), or a SourceConfig with kind')
+        f'of .{", .".join(FILES)} (.gz and .zst too), a BEIR folder, or a SourceConfig '
+        'with kind')
   return kinds.pop()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxembed.config import SourceConfig
-from jaxembed.data import records
+from jaxembed.data import bad_rows, records
 from jaxembed.data.records import BadRow, Example, Passage
 
 
@@ -23,7 +23,8 @@ class Labelled(Sequence):
 
   def __init__(self, rows: Sequence, cfg: SourceConfig):
     self._label_text = cfg.rows == 'label_text'
-    found, torn = _read(rows, cfg)
+    self.skipped = bad_rows.Skipped()
+    found, torn = _read(rows, cfg, self.skipped)
     names = [example.positives[0].text for example in found]
     self._names = list(dict.fromkeys(names))
     if len(self._names) < 2:
@@ -85,13 +86,15 @@ class Labelled(Sequence):
                    instruction=self._instructions[at])
 
 
-def _read(rows: Sequence, cfg: SourceConfig) -> tuple[list[Example], int]:
+def _read(rows: Sequence, cfg: SourceConfig, skipped: bad_rows.Skipped
+          ) -> tuple[list[Example], int]:
   """Distinct texts with their labels, without those that stand under two, and how
   many these are."""
   found: dict[str, Example] = {}
   torn = set()
-  for i in range(min(len(rows), cfg.limit) if cfg.limit else len(rows)):
-    example = records.labelled(*rows[i], cfg.columns, shown=cfg.rows == 'label_text')
+  places = range(min(len(rows), cfg.limit) if cfg.limit else len(rows))
+  for _, example in bad_rows.good(places, lambda i: records.labelled(
+      *rows[i], cfg.columns, shown=cfg.rows == 'label_text'), cfg, skipped):
     first = found.setdefault(example.query, example)
     if first.positives != example.positives:
       torn.add(example.query)

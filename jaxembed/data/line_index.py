@@ -19,10 +19,15 @@ _CHUNK = 1 << 24  # bytes looked through at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Quoting:
-  """CSV's rules: cells between delimiters, in quotation marks where they need them."""
+class Cells:
+  """How rows are split into cells.
 
-  delimiter: str = ','
+  quoted: cells may stand in quotation marks, and then hold delimiters and line ends
+    (CSV, RFC 4180); else cells are what stands between delimiters.
+  """
+
+  delimiter: str = '\t'
+  quoted: bool = False
 
   def reader(self, lines):
     """csv.reader of text; a mark that is not closed, or out of place, is an error."""
@@ -51,9 +56,9 @@ class Index:
     return len(self.starts)
 
 
-def index(path: pathlib.Path, quoting: Quoting | None = None, cache_dir: str = ''
+def index(path: pathlib.Path, cells: Cells | None = None, cache_dir: str = ''
           ) -> Index:
-  """The index of a file's lines, or, with `quoting`, of its records.
+  """The index of a file's lines, or, with quoted `cells`, of its records.
 
   Of a large file it is made once and then read from the cache without filling memory.
 
@@ -61,11 +66,11 @@ def index(path: pathlib.Path, quoting: Quoting | None = None, cache_dir: str = '
     BadRow: a record's quotation marks do not end.
   """
   if path.stat().st_size < _CACHED:
-    return _made(path, quoting)
-  what = f'rows{ord(quoting.delimiter)}' if quoting else 'lines'
+    return _made(path, cells)
+  what = f'rows{ord(cells.delimiter)}' if cells and cells.quoted else 'lines'
 
   def make(folder: pathlib.Path) -> None:
-    found = _made(path, quoting)
+    found = _made(path, cells)
     for name in ('starts', 'sizes', 'numbers'):
       if getattr(found, name) is not None:
         np.save(folder / f'{name}.npy', getattr(found, name))
@@ -77,7 +82,7 @@ def index(path: pathlib.Path, quoting: Quoting | None = None, cache_dir: str = '
     found = cache.folder(path, what, make, cache_dir)
   except cache.BadFile as error:
     if isinstance(error.__cause__, OSError):
-      return _made(path, quoting)  # nowhere to keep it
+      return _made(path, cells)  # nowhere to keep it
     raise
   # Mapped; as plain arrays, whose items are read faster.
   return Index(*(np.asarray(np.load(file, 'r')) if file.exists() else None
@@ -86,10 +91,11 @@ def index(path: pathlib.Path, quoting: Quoting | None = None, cache_dir: str = '
                (found / 'sha256').read_text())
 
 
-def _made(path: pathlib.Path, quoting: Quoting | None) -> Index:
+def _made(path: pathlib.Path, cells: Cells | None) -> Index:
   with path.open('rb') as file:
     first = len(BOM) if file.read(3) == BOM else 0
-  return _records(path, first, quoting) if quoting else _lines(path, first)
+  return (_records(path, first, cells) if cells and cells.quoted else
+          _lines(path, first))
 
 
 def _lines(path: pathlib.Path, first: int) -> Index:
@@ -135,7 +141,7 @@ def _byte(path: pathlib.Path, data: np.ndarray, at: int, where: int) -> int:
     return file.read(1)[0]
 
 
-def _records(path: pathlib.Path, first: int, quoting: Quoting) -> Index:
+def _records(path: pathlib.Path, first: int, cells: Cells) -> Index:
   """Rows that are CSV's records, some of several lines."""
   starts, sizes, numbers = array.array('q'), array.array('q'), array.array('q')
   end, begun = first, 1
@@ -148,10 +154,10 @@ def _records(path: pathlib.Path, first: int, quoting: Quoting) -> Index:
         end += len(line)
         yield line.decode('latin-1')  # marks and delimiters are ASCII in UTF-8 too
 
-    reader, start = quoting.reader(lines()), first
+    reader, start = cells.reader(lines()), first
     try:
-      for cells in reader:
-        if cells:
+      for row in reader:
+        if row:
           starts.append(start)
           sizes.append(min(end - start, LONGEST + 1))
           numbers.append(begun)
@@ -166,8 +172,8 @@ def complaint(error: csv.Error) -> str:
   """What is wrong with a record, and what to do."""
   said = str(error)
   if 'unexpected end' in said or 'field limit' in said:
-    return ('a quotation mark opens a cell of this row and none closes it; close it, or '
-            'set quoted=False if marks are part of the text')
+    return ('a quotation mark opens a cell of this row and none closes it; close it, '
+            'or set quoted=False if marks are part of the text')
   if 'new-line' in said:
     return 'a CR stands inside the line; lines end in LF or CR LF'
   return (f'not CSV ({said}); a quotation mark inside a quoted cell is written twice')

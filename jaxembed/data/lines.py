@@ -7,7 +7,7 @@ import pathlib
 
 from jaxembed.data import cache, line_index, unpack
 from jaxembed.data.fields import BadFile, BadRow
-from jaxembed.data.line_index import Quoting
+from jaxembed.data.line_index import Cells
 
 _OTHERS = {b'PK\x03\x04': 'zip', b'BZh': 'bzip2', b'\xfd7zX': 'xz'}
 _TABLES = {b'PAR1': 'parquet', b'ARRO': 'arrow'}
@@ -17,15 +17,15 @@ class Lines(Sequence):
   """The lines of a UTF-8 file that are not blank, as (text, 'file:line').
 
   Lines end in LF or CR LF. A byte order mark in front of the file is left out. With
-  `quoting` a row is a record of CSV, and may go over several lines. A gzip or zstd file
-  is unpacked once, into the cache on disk.
+  quoted `cells` a row is a record of CSV, and may go over several lines. A gzip or zstd
+  file is unpacked once, into the cache on disk.
 
   Raises:
     BadRow: not a whole file of its kind, not UTF-8, or a line that is too long.
     BadFile: the file changed after it was opened, or is gone.
   """
 
-  def __init__(self, path: str | os.PathLike, quoting: Quoting | None = None,
+  def __init__(self, path: str | os.PathLike, cells: Cells | None = None,
                cache_dir: str = ''):
     self.path = pathlib.Path(path)
     self._was = cache.state(self.path)
@@ -37,12 +37,14 @@ class Lines(Sequence):
     if self._packed:  # what is made of it goes when it goes
       cache_dir = str(self._plain.parent)
     try:
-      self._index = line_index.index(self._plain, quoting, cache_dir)
+      self._index = line_index.index(self._plain, cells, cache_dir)
     except BadFile:
       raise
     except BadRow as error:  # of what was unpacked, named after what it came from
-      raise BadRow(str(error).replace(str(self._plain), str(self.path), 1)) from error
-    if len(self) == 1 and not quoting and b'\r' in self._bytes(0).rstrip(b'\r\n'):
+      said = str(error).replace(str(self._plain), str(self.path), 1)
+      raise BadRow(said) from error
+    quoted = cells is not None and cells.quoted
+    if len(self) == 1 and not quoted and b'\r' in self._bytes(0).rstrip(b'\r\n'):
       raise BadRow(f'{self.path}: lines end in CR alone; convert them to LF, for '
                    "example with tr '\\r' '\\n'")
 
@@ -54,8 +56,8 @@ class Lines(Sequence):
     where = f'{self.path}:{i + 1 if numbers is None else numbers[i]}'
     size = int(self._index.sizes[i])
     if size > line_index.LONGEST:
-      raise BadRow(f'{where}: a line of more than {line_index.LONGEST} bytes, which are '
-                   'the most that is read. Remove it, or split its texts')
+      raise BadRow(f'{where}: a line of more than {line_index.LONGEST} bytes, the most '
+                   'that is read. Remove it, or split its texts')
     try:
       text = self._bytes(i).decode('utf-8').rstrip('\r')
     except UnicodeDecodeError as error:

@@ -7,18 +7,22 @@ import functools
 import numpy as np
 
 from jaxembed.config import DataConfig, Reads, SourceConfig, StageConfig
-from jaxembed.data import memory, prompts, repeats, sampling, sources, survey
+from jaxembed.data import bad_rows, memory, prompts, repeats, sampling, sources, survey
 from jaxembed.data.choice import Row, choose
+from jaxembed.data.fields import BadFile
 from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.records import Example
 from jaxembed.data.text_ids import text_ids
 from jaxembed.data.tokenise import Tokenizer
 
 # The fields of a source that say which rows there are.
-_CONTENT = ('kind', 'rows', 'path', 'split', 'data_dir', 'header', 'columns', 'limit',
-            'symmetric', 'min_score', 'max_negative_score')
+_CONTENT = ('kind', 'rows', 'path', 'paths', 'split', 'subset', 'data_dir', 'cache_dir',
+            'header', 'quoted', 'delimiter', 'columns', 'score_column', 'on_bad_row',
+            'limit', 'symmetric', 'min_score', 'max_negative_score')
 # Known positives of a row, from which on comparing them all is worth a word.
 _MANY = 32
+# Bad rows that stand side by side, from which on a source is no source.
+_MOST_SKIPPED = 1000
 
 # What losses read: no scores, or those of a row's passages.
 _NOTHING, _BY_SCORES = Reads(), Reads(scores=2)
@@ -100,8 +104,18 @@ class Mixture:
     group, i = ref
     source = self.sources[group]
     negatives = self.cfg.negatives_of(source.cfg)
-    example = sources.draw(source.rows, i, negatives, rng)
-    return choose(example, group, source.cfg, negatives, rng)
+
+    def read(k: int) -> Row:
+      example = sources.draw(source.rows, k, negatives, rng)
+      return choose(example, group, source.cfg, negatives, rng)
+
+    size, skipped = len(source.rows), bad_rows.Skipped()
+    places = ((i + k) % size for k in range(min(size, _MOST_SKIPPED)))
+    for _, row in bad_rows.good(places, read, source.cfg, skipped):
+      return row if not skipped.count else dataclasses.replace(
+          row, skipped=skipped.count)
+    raise BadFile(f'source {source.cfg.name!r}: {skipped.count} rows one after the '
+                  f'other cannot be used, first {skipped.first}')
 
   def check(self, tokenizer: Tokenizer) -> None:
     """Raises ValueError unless the tokenizer is made for texts of the lengths asked
@@ -239,11 +253,11 @@ def open_mixture(cfg: DataConfig, opened: dict | None = None,
       stored = sources.opened(source, given)
       rows = sources.examples(source, stored)
       opened[key] = Opened(source, rows, survey.survey(
-          rows, cfg.check_rows, source.symmetric), stored)
+          rows, cfg.check_rows, source), stored)
     found.append(Source(source, opened[key]))
     if cfg.check_rows:
       opened[key].seen.check(source)
-    if cfg.check_rows and opened[key].seen.bare:
+    if cfg.check_rows and opened[key].seen.bare and source.on_bad_row == 'fail':
       prompts.check_instruction(source, opened[key].seen.bare)
   return Mixture(cfg, tuple(found))
 

@@ -5,7 +5,16 @@ import pathlib
 import warnings
 
 from jaxembed.config import SourceConfig
-from jaxembed.data import files, memory, records, tfds_source
+from jaxembed.config.source import suffixes
+from jaxembed.data import (
+    arrow_rows,
+    beir_rows,
+    columns,
+    files,
+    hub_datasets,
+    memory,
+    tfds_source,
+)
 from jaxembed.data.fields import BadRow
 
 
@@ -25,18 +34,40 @@ def open_rows(cfg: SourceConfig, given: memory.Rows | None = None) -> Sequence:
     return memory.of(given, cfg.name)
   if cfg.kind == 'tfds':
     return tfds_source.TfdsRows(cfg.path, cfg.split, cfg.data_dir)
-  return files.Joined([files.JsonLines(p) if cfg.kind == 'jsonl' else _tsv(p, cfg)
-                       for p in paths(cfg)])
+  if cfg.kind == 'datasets':
+    return hub_datasets.DatasetRows(cfg.path, cfg.subset, cfg.split)
+  if cfg.kind == 'beir':
+    return beir_rows.BeirRows(cfg.path, cfg.split, cfg.min_score, cfg.cache_dir)
+  return files.Joined([_file(path, cfg) for path in paths(cfg)])
 
 
-def _tsv(path: pathlib.Path, cfg: SourceConfig) -> Sequence:
-  """The rows of a TSV file, whose first line names columns or is the first row."""
+def paths(cfg: SourceConfig) -> list[pathlib.Path]:
+  """The files of a source that is made of files, those of each path sorted."""
+  found = [p for path in (cfg.path, *cfg.paths)
+           for p in files.expand(path, suffixes(cfg.kind))]
+  return list(dict.fromkeys(found))
+
+
+def _file(path: pathlib.Path, cfg: SourceConfig) -> Sequence:
+  if cfg.kind == 'jsonl':
+    return files.JsonLines(path, cfg.cache_dir)
+  if cfg.kind in ('parquet', 'arrow'):
+    return arrow_rows.ArrowRows(path, cfg.cache_dir)
+  return _cells(path, cfg)
+
+
+def _cells(path: pathlib.Path, cfg: SourceConfig) -> Sequence:
+  """The rows of a TSV or CSV file, whose first line names columns or is a row."""
+  csv = cfg.kind == 'csv'
+  cells = files.Cells(cfg.delimiter or (',' if csv else '\t'),
+                      csv if cfg.quoted is None else cfg.quoted)
   if cfg.header is False:
-    return files.TsvRows(path, cfg.columns) if cfg.columns else files.TsvLists(path)
-  rows = files.TsvRows(path)
-  if cfg.header or cfg.columns or records.names_columns(rows.columns):
+    return (files.TsvRows(path, cfg.columns, cells, cfg.cache_dir) if cfg.columns else
+            files.TsvLists(path, cells, cfg.cache_dir))
+  rows = files.TsvRows(path, (), cells, cfg.cache_dir)
+  if cfg.header or cfg.columns or columns.names_columns(rows.columns):
     return rows
-  if records.names_languages(rows.columns):
+  if columns.names_languages(rows.columns):
     warnings.warn(f'{path}:1: the first line ({" | ".join(rows.columns)}) is taken for '
                   f'the names of two languages; set header of source {cfg.name!r} to '
                   'True, or to False if it is a row', stacklevel=2)
@@ -45,8 +76,3 @@ def _tsv(path: pathlib.Path, cfg: SourceConfig) -> Sequence:
       f'{path}:1: the first line ({" | ".join(rows.columns)!s:.120}) may name the '
       f'columns or be a row; set header of source {cfg.name!r} to True (then columns '
       'too) or to False (a query, its positive and any negatives)')
-
-
-def paths(cfg: SourceConfig) -> list[pathlib.Path]:
-  """The files of a source of kind jsonl or tsv, sorted."""
-  return files.expand(cfg.path, (f'.{cfg.kind}', f'.{cfg.kind}.gz'))

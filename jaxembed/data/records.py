@@ -156,13 +156,15 @@ def labelled(row: Any, where: str, columns: Sequence[str] = (), *,
                  where=where)
 
 
-def scored_pair(row: Any, where: str, columns: Sequence[str] = ()) -> Example:
+def scored_pair(row: Any, where: str, columns: Sequence[str] = (),
+                score_column: str | None = None) -> Example:
   """Two texts and a score of how alike they are.
 
   Args:
     row: a mapping as in `from_row`, with one query, one positive and a score; or a list
       of two texts and a score.
     columns: names of the columns of the two texts and the score.
+    score_column: see `from_row`; of no concern where `columns` are named.
 
   Raises:
     BadRow: a field is missing, empty or of another type, or there are more texts.
@@ -174,14 +176,14 @@ def scored_pair(row: Any, where: str, columns: Sequence[str] = ()) -> Example:
   if columns and len(columns) != 3:
     raise BadRow(f'{where}: the row has {len(columns)} cells; two texts and their '
                  'score are expected')
-  found = from_row(row, where, tuple(columns[:2]))
+  found = from_row(row, where, tuple(columns[:2]), '' if columns else score_column)
   score = fields.number(row[columns[2]], columns[2], where) if (
       columns and columns[2] in row) else found.score
   if len(found.positives) > 1 or found.negatives:
     raise BadRow(f'{where}: the row has {1 + len(found.positives + found.negatives)} '
                  "texts; rows='scored' are of two texts and their score")
   if not isinstance(score, float):
-    raise BadRow(f'{where}: no score; one of the fields {", ".join(_SCORE)} is needed, '
+    raise BadRow(f'{where}: no score; one of {", ".join(column_names.SCORE)} is needed, '
                  "or name the columns with columns=('TEXT', 'TEXT', 'SCORE')")
   passage = dataclasses.replace(found.positives[0], score=score)
   return dataclasses.replace(found, positives=(passage,), score=None)

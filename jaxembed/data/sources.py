@@ -6,7 +6,9 @@ import numpy as np
 
 from jaxembed.config import SourceConfig
 from jaxembed.data import (
+    bad_rows,
     bm25_rows,
+    columns,
     installed_code,
     labelled,
     memory,
@@ -48,8 +50,9 @@ def examples(cfg: SourceConfig, stored: Sequence | None, check_rows: int = 0
                     else ''))
   if check_rows:
     checked = plain(rows)
-    for i in spread(len(checked), check_rows):
-      prompts.check_instruction(cfg, checked[i])
+    for _, row in bad_rows.good(spread(len(checked), check_rows), checked.__getitem__,
+                                cfg):
+      prompts.check_instruction(cfg, row)
   # Rows with BM25 negatives are turned round already, for negatives of their own.
   return _BothWays(rows) if cfg.symmetric and cfg.rows != 'bm25' else rows
 
@@ -81,7 +84,7 @@ def _examples(cfg: SourceConfig, stored: Sequence | None) -> Sequence[Example]:
   rows = _Parsed(stored, cfg)
   if cfg.rows == 'bm25':
     return bm25_rows.Bm25Rows(rows, cfg)
-  return rows if cfg.min_score is None else _Kept(rows, cfg.min_score)
+  return rows if not _scored(cfg) else _Kept(rows, cfg)
 
 
 class _Parsed(Sequence):
@@ -98,14 +101,19 @@ class _Parsed(Sequence):
     if not 0 <= i < self._len:
       raise IndexError(i)
     row, where = self._rows[i]
-    columns = () if self._cfg.header is False else tuple(self._cfg.columns)
-    if not columns and self._cfg.kind == 'tsv' and records.parallel(row):
-      columns = tuple(row) if isinstance(row, dict) else ()
-    if self._cfg.rows == 'scored':
-      return records.scored_pair(row, where, columns)
-    example = records.from_row(row, where, columns)
+    cfg = self._cfg
+    names = () if cfg.header is False else tuple(cfg.columns)
+    if (not names and cfg.kind in ('tsv', 'csv') and isinstance(row, dict)
+        and columns.parallel(row)):
+      names = tuple(row)
+    if cfg.rows == 'scored':
+      return records.scored_pair(row, where, names, cfg.score_column)
+    example = records.from_row(row, where, names, cfg.score_column)
     has_score = example.score is not None
-    if has_score != (self._cfg.min_score is not None):
+    if has_score and cfg.min_score is None and (
+        len(example.positives) == len(example.negatives) == 1):
+      return records.by_margin(example)
+    if has_score != _scored(cfg):
       raise BadRow(
           f'{where}: source {self._cfg.name!r} has '
           + (f'a score ({example.score}) but no min_score; set min_score to the '
@@ -115,13 +123,19 @@ class _Parsed(Sequence):
     return example
 
 
+def _scored(cfg: SourceConfig) -> bool:
+  """Whether rows are to have a score of their pair; of BEIR it is that of qrels."""
+  return cfg.min_score is not None and cfg.kind != 'beir'
+
+
 class _Kept(Sequence):
   """The rows of a score that is high enough."""
 
-  def __init__(self, rows: Sequence[Example], min_score: float):
-    self._rows = rows
-    self._kept = np.array([i for i, row in enumerate(rows)
-                           if row.score >= min_score], np.int64)
+  def __init__(self, rows: Sequence[Example], cfg: SourceConfig):
+    self._rows, self.skipped = rows, bad_rows.Skipped()
+    self._kept = np.array([i for i, row in bad_rows.good(
+        range(len(rows)), rows.__getitem__, cfg, self.skipped)
+                           if row.score >= cfg.min_score], np.int64)
 
   def __len__(self) -> int:
     return len(self._kept)

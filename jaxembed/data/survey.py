@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 
 from jaxembed.config import Reads, SourceConfig
-from jaxembed.data import choice, labelled, prompts, repeats, sources
-from jaxembed.data.records import BadRow, Example, text_id
+from jaxembed.data import bad_rows, choice, labelled, prompts, repeats, sources
+from jaxembed.data.records import Example, text_id
 
 # Rows looked at where none are to be checked; bad ones are passed over then.
 _UNCHECKED = 1000
@@ -29,6 +29,8 @@ class Survey:
   answers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   # Of the data's ids that stand for several texts, those texts.
   same_texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  bad: bad_rows.Skipped = dataclasses.field(default_factory=bad_rows.Skipped)
+  symmetric: int = 0  # of a type for which FlagEmbedding treats both sides alike
 
   def check(self, source: SourceConfig) -> None:
     """Raises ValueError if no row read can teach anything."""
@@ -82,37 +84,51 @@ class Survey:
     if reads_scores and source.symmetric:
       found.append('symmetric: rows the other way round have no scores, and teach '
                    'nothing')
-    if source.kind == 'tsv' and 2 * self.quoted > self.checked:
+    if (source.kind in ('tsv', 'csv') and not source.quoted
+        and 2 * self.quoted > self.checked):
       found.append(f'{self.quoted} {of} have a query in quotation marks, which stay: '
-                   'cells of a TSV are what stands between tabs')
+                   'cells are what stands between delimiters; quoted=True takes them '
+                   'off')
+    if self.symmetric and source.query_prompt != source.passage_prompt:
+      found.append(f'{self.symmetric} {of} are of a type (symmetric_...) whose '
+                   'passages FlagEmbedding gives the prompt of queries; set '
+                   'passage_prompt too')
+    if self.bad.count:
+      found.append(f'{self.bad.count} rows cannot be used and '
+                   + ('are skipped' if source.on_bad_row == 'skip' else
+                      'will end the run where they come')
+                   + f', first {self.bad.first}')
     if self.same_texts:
       found.append(f'{len(self.same_texts)} ids stand for several texts, which count '
                    f'as one (first {next(iter(self.same_texts))!r:.60})')
     return found
 
 
-def survey(rows: Sequence[Example], check_rows: int, symmetric: bool = False) -> Survey:
-  """Reads `check_rows` rows, spread evenly.
+def survey(rows: Sequence[Example], check_rows: int, cfg: SourceConfig) -> Survey:
+  """Reads `check_rows` rows of a source, spread evenly.
 
-  Without a number 1,000 are looked at and bad ones passed over. With `symmetric` they
-  serve the other way round too.
+  Without a number 1,000 are looked at and bad ones passed over.
 
   Raises:
-    BadRow: a checked row cannot be used.
+    BadRow: a checked row cannot be used, where that is to end a run.
   """
   if isinstance(rows, labelled.Labelled):  # negatives are drawn, never too few
     bare = [i for i, text in enumerate(rows.instructions) if not text]
-    return Survey(len(rows), len(rows) - len(bare), rows[bare[0]] if bare else None)
+    return Survey(len(rows), len(rows) - len(bare), rows[bare[0]] if bare else None,
+                  bad=rows.skipped)
+  bad = next((dataclasses.replace(r.skipped) for r in (rows, sources.plain(rows))
+              if hasattr(r, 'skipped')), bad_rows.Skipped())
   count = collections.Counter()
   most_negatives, most_positives, bare = 0, 1, None
   hashes: dict[str, int] = {}  # of an id's text
   torn: set[str] = set()  # ids with several texts
-  again = repeats.Repeats(symmetric)
-  for row in _read(rows, check_rows):
+  again = repeats.Repeats(cfg.symmetric)
+  for row in _read(rows, check_rows, cfg, bad):
     again.see(row)
     negatives = len(choice.usable(row.positives, row.negatives))
     count.update(checked=1, instructed=bool(row.instruction), scored=row.scored,
                  compared=_compared(row), with_negatives=negatives > 0,
+                 symmetric=row.type.startswith('symmetric'),
                  quoted=len(row.query) > 1 and row.query[0] == row.query[-1] == '"')
     most_negatives = max(most_negatives, negatives)
     most_positives = max(most_positives, len(row.positives))
@@ -121,8 +137,9 @@ def survey(rows: Sequence[Example], check_rows: int, symmetric: bool = False) ->
                 if p.id and hashes.setdefault(p.id, text_id(p.text)) != text_id(p.text))
   return Survey(**count, bare=bare, most_negatives=most_negatives,
                 most_positives=most_positives,
-                answers=again.answers(_read(rows, check_rows)),
-                same_texts=_texts_of(torn, _read(rows, check_rows)) if torn else {})
+                answers=again.answers(_read(rows, check_rows, cfg)), bad=bad,
+                same_texts=_texts_of(
+                    torn, _read(rows, check_rows, cfg) if torn else ()))
 
 
 def _compared(row: Example) -> bool:
@@ -143,11 +160,11 @@ def _texts_of(ids: Collection[str], rows: Iterable[Example]
   return {key: tuple(texts) for key, texts in found.items()}
 
 
-def _read(rows: Sequence[Example], check_rows: int) -> Iterator[Example]:
+def _read(rows: Sequence[Example], check_rows: int, cfg: SourceConfig,
+          bad: bad_rows.Skipped | None = None) -> Iterator[Example]:
   rows = sources.plain(rows)
-  for i in sources.spread(len(rows), check_rows or _UNCHECKED):
-    try:
-      yield rows[i]
-    except BadRow:
-      if check_rows:
-        raise
+  if not check_rows:
+    cfg = dataclasses.replace(cfg, on_bad_row='skip')
+  places = sources.spread(len(rows), check_rows or _UNCHECKED)
+  for _, row in bad_rows.good(places, rows.__getitem__, cfg, bad):
+    yield row

@@ -270,8 +270,8 @@ def test_mistakes_in_the_mixture(write, tokenizer):
 
 @pytest.mark.parametrize('make, says', [
     (lambda: SourceConfig(name='a'), "kind 'jsonl' needs a path"),
-    (lambda: SourceConfig(name='a', kind='csv', path='x'), "kind is 'csv'"),
-    (lambda: SourceConfig(name='a', path='x', split='test'), 'a file has no splits'),
+    (lambda: SourceConfig(name='a', kind='xls', path='x'), "kind is 'xls'"),
+    (lambda: SourceConfig(name='a', path='x', split='test'), 'has no splits'),
     (lambda: SourceConfig(name='a', path='x', weight=0), 'weight is 0'),
     (lambda: SourceConfig(name='a', path='x', columns=('q',)), 'columns is'),
     (lambda: SourceConfig(name='a', path='x', instructions=('i',)), 'no prompt has'),

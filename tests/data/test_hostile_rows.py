@@ -5,7 +5,9 @@ message with the file (and line) or the source; never by an error of another kin
 """
 
 import contextlib
+import csv
 import gzip
+import io
 import json
 import warnings
 
@@ -105,6 +107,14 @@ class _Draw:
     return self.one(['\n', '\n', '\r\n']).join(map('\t'.join, rows)).encode(
         'utf-8', 'surrogatepass')
 
+  def csv(self) -> bytes:
+    rows = [line.split('\t') for line in
+            self.tsv().decode('utf-8', 'replace').splitlines() if line]
+    text = io.StringIO()
+    csv.writer(text, quoting=self.one([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+               lineterminator=self.one(['\n', '\r\n'])).writerows(rows)
+    return text.getvalue().encode()
+
   def damaged(self, content: bytes) -> bytes:
     """Content with, now and then, other bytes, another encoding, or packed."""
     if content and self.often(0.1):
@@ -135,7 +145,8 @@ class _Draw:
         'columns': (('query', 'positive'), ('text', 'label'), ('a', 'b', 'c'),
                     ('sentence1', 'sentence2')),
         'query_prompt': ('{instruction}: ', 'ask: '),
-        'header': (True, False) if kind == 'tsv' else (None,)}.items():
+        'header': (True, False) if kind != 'jsonl' else (None,),
+        'on_bad_row': ('skip',)}.items():
       if self.often(0.1):
         rules[name] = self.one(values)
     if self.often(0.3) and '{' in rules.get('query_prompt', ''):
@@ -173,7 +184,9 @@ def _read(cfg: config.SourceConfig, tokenizer, check_rows: int, negatives: int
 def _texts_are_of(content: bytes, kind: str, examples) -> bool:
   """Whether every text of the examples is one of the file's."""
   text = content.decode('utf-8-sig', 'replace')  # lines beyond `limit` may be bad
-  if kind == 'tsv':
+  if kind == 'csv':
+    there = {cell for row in csv.reader(io.StringIO(text, newline='')) for cell in row}
+  elif kind == 'tsv':
     there = {cell for line in text.split('\n')
              for cell in line.rstrip('\r').split('\t')}
   else:
@@ -189,8 +202,9 @@ def _fuzz(folder, tokenizer, seed: int, rounds: int) -> None:
   accepted = 0
   for i in range(rounds):
     draw = _Draw(np.random.default_rng((seed, i)))
-    kind = draw.one(['jsonl', 'jsonl', 'tsv'])
-    plain = draw.jsonl() if kind == 'jsonl' else draw.tsv()
+    kind = draw.one(['jsonl', 'jsonl', 'tsv', 'csv'])
+    plain = (draw.jsonl() if kind == 'jsonl' else draw.tsv() if kind == 'tsv' else
+             draw.csv())
     content = draw.damaged(plain)
     packed = (content[:2] == b'\x1f\x8b' and draw.often(0.5)) or draw.often(0.02)
     file = folder / f'rows.{kind}{".gz" if packed else ""}'

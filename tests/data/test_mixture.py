@@ -18,7 +18,7 @@ from jaxembed.config import (
 )
 from jaxembed.data import files, sources
 from jaxembed.models import presets
-from jaxembed.train import loop
+from jaxembed.train import checks
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +42,7 @@ def test_what_stages_share_is_opened_and_read_through_once(tmp_path, monkeypatch
   path.write_text('{"query": "q", "positive": "p"}\n' * 3)
   opened, read = [], []
   lines, digest = files.JsonLines, hashlib.file_digest
-  monkeypatch.setattr(files, 'JsonLines', lambda p: opened.append(p) or lines(p))
+  monkeypatch.setattr(files, 'JsonLines', lambda *a: opened.append(a) or lines(*a))
   monkeypatch.setattr(hashlib, 'file_digest',
                       lambda *a: read.append(a) or digest(*a))
   stages = [StageConfig(data=DataConfig(sources=[
@@ -119,7 +119,7 @@ def test_a_loss_of_the_callers_own_reads_what_it_likes(mixture):
   cfg = Config(stages=[StageConfig(data=scored.cfg)])
   model = ModelConfig(backbone=dataclasses.replace(
       presets.tiny('bert'), max_positions=128))
-  told = [list(loop._notes(cfg, model, [scored], loss)) for loss in (None, object())]
+  told = [list(checks.notes(cfg, model, [scored], loss)) for loss in (None, object())]
   assert [any('scores of a teacher' in note for note in t) for t in told] == [
       True, False]
 

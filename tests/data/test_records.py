@@ -29,7 +29,7 @@ P = Passage
     ({'query': 'q', 'pos': ['p', 'r'], 'neg': ['n'], 'pos_scores': [1, 0.5],
       'neg_scores': [0.25], 'prompt': 'find', 'type': 'x'},
      Example('q', (P('p', score=1.0), P('r', score=0.5)), (P('n', score=0.25),),
-             instruction='find')),
+             instruction='find', type='x')),
     # Tevatron
     ({'query_id': 3, 'query': 'q',
       'positive_passages': [{'docid': '7', 'title': 'T', 'text': 'p'}],
@@ -59,7 +59,7 @@ def test_shapes(row, want):
 
 
 def test_named_columns():
-  row = {'title': 'q', 'body': 'p', 'other': 'n', 'score': 'not read'}
+  row = {'title': 'q', 'body': 'p', 'other': 'n', 'extra': 'not read'}
   assert from_row(row, 'f:1', ('title', 'body', 'other')) == Example(
       'q', (P('p'),), (P('n'),))
   with pytest.raises(BadRow, match=r"f:1: no column 'x'"):
