@@ -183,7 +183,8 @@ def scored_pair(row: Any, where: str, columns: Sequence[str] = (),
     raise BadRow(f'{where}: the row has {1 + len(found.positives + found.negatives)} '
                  "texts; rows='scored' are of two texts and their score")
   if not isinstance(score, float):
-    raise BadRow(f'{where}: no score; one of {", ".join(column_names.SCORE)} is needed, '
+    known = ', '.join(column_names.SCORE)
+    raise BadRow(f'{where}: no score; one of the fields {known} is needed, '
                  "or name the columns with columns=('TEXT', 'TEXT', 'SCORE')")
   passage = dataclasses.replace(found.positives[0], score=score)
   return dataclasses.replace(found, positives=(passage,), score=None)

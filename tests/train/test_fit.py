@@ -211,7 +211,7 @@ def test_what_is_about_one_stage_is_not_spread_over_two(tiny, tmp_path):
 
 
 def test_columns_of_other_names_and_fields_of_a_source(tiny):
-  rows = [{'q': 'a', 'a': 'b', 'score': 0.5}]
+  rows = [{'q': 'a', 'a': 'b', 'page': 5}]
   cfg = _made(model=tiny, data=rows, columns=('q', 'a'))
   assert cfg.stages[0].data.sources[0].columns == ('q', 'a')
   rows = [{'query': 'a', 'positive': 'b', 'score': x} for x in (0.5, 0.1)]
