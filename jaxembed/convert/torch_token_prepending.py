@@ -38,6 +38,7 @@ class TokenPrependingTransformer(Transformer):
       layer.register_forward_pre_hook(self._overwrite, with_kwargs=True)
 
   def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict:
+    """Tokens of texts with the placeholder behind the prompt; TypeError for others."""
     if not all(isinstance(text, str) for text in inputs):
       raise TypeError('a model with a prepended token takes plain texts')
     features = super().preprocess(
@@ -54,6 +55,7 @@ class TokenPrependingTransformer(Transformer):
     return features
 
   def forward(self, features: dict, **kwargs: Any) -> dict:
+    """`features` with the token embeddings added."""
     ids, mask = features['input_ids'], features.get('attention_mask')
     if mask is None or mask.shape != ids.shape:
       raise ValueError(
