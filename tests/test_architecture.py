@@ -187,3 +187,28 @@ def test_files_are_short():
     assert path.read_text().count('\n') <= 100, path
   for path in (ROOT / 'configs').glob('*.py'):
     assert path.read_text().count('\n') <= 80, path
+
+
+def _public(body):
+  """Functions and classes, with their methods, that are offered to others."""
+  for node in body:
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+      continue
+    set_by = [d for d in node.decorator_list
+              if isinstance(d, ast.Attribute) and d.attr == 'setter']
+    if node.name.startswith('_') or set_by:
+      continue
+    yield node
+    if isinstance(node, ast.ClassDef):
+      yield from _public(node.body)
+
+
+def test_public_names_are_described():
+  """Docstrings are the API reference."""
+  lacking = []
+  for path in sorted((ROOT / 'jaxembed').rglob('*.py')):
+    module = ast.parse(path.read_text())
+    lacking += [f'{path.relative_to(ROOT)}: {getattr(node, "name", "the module")}'
+                for node in (module, *_public(module.body))
+                if not ast.get_docstring(node)]
+  assert not lacking, 'say what they are: ' + ', '.join(lacking)

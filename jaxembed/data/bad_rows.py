@@ -18,6 +18,7 @@ class Skipped:
   first: str = ''
 
   def add(self, error: BadRow) -> None:
+    """Counts a row that is skipped; the first one is kept in words."""
     self.count += 1
     self.first = self.first or str(error)
 

@@ -29,6 +29,7 @@ def state(path: str | os.PathLike) -> State:
 
 
 def of(found: os.stat_result) -> State:
+  """The state of a file: its size and when it was last written."""
   return found.st_size, found.st_mtime_ns
 
 
