@@ -56,6 +56,13 @@ def experiments(argv: list[str]) -> list[str]:
   return found
 
 
+def with_recipe(argv: list[str], recipe: str) -> list[str]:
+  """`argv`, and --config=`recipe` if it has no --config and there is a recipe."""
+  if not recipe or any(re.match(r'--?config(=|$)', arg) for arg in argv[1:]):
+    return argv
+  return [argv[0], f'--config={recipe}', *argv[1:]]
+
+
 def check_experiments(argv: list[str]) -> None:
   """Raises ValueError, with what was meant, if a --config names no file."""
   for before, arg in zip(['', *argv], argv):

@@ -1,6 +1,6 @@
 """Averages checkpoints of one or several runs into a new workdir.
 
-  python -m launch.average --workdir=RUN [--workdir=RUN2 ...] --target=DIR --last=3
+  jaxembed average --workdir=RUN [--workdir=RUN2 ...] --target=DIR --last=3
 
 The result is evaluated, exported and trained from like any run.
 """
@@ -13,7 +13,8 @@ from . import cli
 
 _WORKDIRS = flags.DEFINE_multi_string('workdir', None, 'Folder of a run; repeatable.')
 _TARGET = flags.DEFINE_string('target', None, 'Folder of the mean; new.')
-_LAST = flags.DEFINE_integer('last', 1, 'Checkpoints per run, the newest ones.')
+_LAST = flags.DEFINE_integer('last', 1, 'Checkpoints per run, the newest ones.',
+                             lower_bound=1)
 flags.mark_flags_as_required(['workdir', 'target'])
 
 

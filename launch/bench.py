@@ -1,6 +1,6 @@
 """Measures a suite and prints its rows as a Markdown table for BENCHMARKS.md.
 
-  python -m launch.bench --suite=encode [--repeats=5] [--small] [--out=rows.json]
+  jaxembed bench --suite=encode [--repeats=5] [--small] [--out=rows.json]
 
 A suite is a module of launch/suites with `run(repeats, small) -> rows`; a row is
 a dict of printable values. Peers are timed in the same process run, alternating,
@@ -29,6 +29,8 @@ flags.mark_flag_as_required('suite')
 
 
 def main():
+  if _OUT.value:
+    pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
   suite = importlib.import_module(
       f'.suites.{_SUITE.value}', __package__)
   rows = suite.run(repeats=_REPEATS.value, small=_SMALL.value)

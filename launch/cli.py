@@ -1,82 +1,72 @@
-"""Entry point shared by the launchers: hosts, signals, errors without a traceback."""
+"""Entry point shared by the launchers: flags, help, warnings and errors in one line."""
 
 from collections.abc import Callable
-import signal
+import os
 import sys
-import threading
+from typing import NoReturn
+import warnings
 
-from absl import app, flags, logging
-import jax
+from absl import app, logging
 
-from . import arguments, errors
-
-_COORDINATOR = flags.DEFINE_string(
-    'coordinator', None, "HOST:PORT of process 0, when several hosts work together; "
-    "'auto' where the platform knows (TPU pods, Slurm).")
-_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes.')
-_PROCESS = flags.DEFINE_integer('process_id', None, 'Which one this is, from 0.')
+from . import arguments, errors, parsing, usage
+from .signals import stop_on_signals as stop_on_signals
 
 
-def join_hosts():
-  """Makes the devices of all processes one, if --coordinator asks for it."""
-  if _COORDINATOR.value == 'auto':
-    jax.distributed.initialize()
-  elif _COORDINATOR.value:
-    if _PROCESSES.value is None or _PROCESS.value is None:
-      raise ValueError('--coordinator=HOST:PORT needs --num_processes and '
-                       "--process_id; or use 'auto' where the platform knows")
-    jax.distributed.initialize(
-        _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-
-
-def run(main):
-  """absl's app.run. An error that is meant for people is one sentence, and exit 1;
-  2 where flags or the configuration are wrong. Any other keeps its traceback.
+def run(main: Callable[[], None], recipe: str = '') -> NoReturn:
+  """absl's app.run, with exit codes and one line an error as errors.py has them.
 
   --config=MANIFEST.json means the experiment of that run, --config=NAME a recipe.
+  Without one it is the experiment called `recipe`. --help and --describe print and
+  leave.
   """
-  def wrapped(argv):
-    if len(argv) > 1:
-      raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-    logging.set_verbosity(logging.WARNING)  # libraries chat at INFO
+  _answer(main.__globals__.get('__doc__') or '')
+  try:
+    argv = arguments.experiments(arguments.with_recipe(sys.argv, recipe))
+    app.run(lambda _: _guarded(main), argv, flags_parser=parsing.parse)
+  except KeyboardInterrupt:
+    errors.end('Ctrl-C: stopped; what was written whole before stays',
+               errors.INTERRUPTED)
+
+
+def _guarded(main: Callable[[], None]) -> None:
+  """Runs `main`; an error that is for people ends it in one line."""
+  logging.set_verbosity(logging.WARNING)  # libraries chat at INFO
+  with warnings.catch_warnings():
+    warnings.showwarning = _note
     try:
       main()
+    except BrokenPipeError:
+      _reader_left()
     except Exception as e:
-      if not errors.for_people(e):
+      told = errors.explained(e)
+      if told is None:
         raise
-      errors.end(e, 1)
+      wrong = isinstance(e, errors.WrongCommand)
+      errors.end(told, errors.WRONG_COMMAND if wrong else errors.REFUSED)
 
-  app.run(wrapped, arguments.experiments(sys.argv), flags_parser=_parse)
 
-
-def _parse(argv: list[str]) -> list[str]:
-  """absl's flags, and the experiment that --config names."""
+def _answer(doc: str) -> None:
+  """Prints what --help or --describe ask for, and leaves."""
   try:
-    # config_flags looks for its fields in sys.argv itself.
-    sys.argv[1:] = argv[1:] = [arguments.of_config(arg) for arg in argv[1:]]
-    arguments.check_experiments(argv)
-    left = flags.FLAGS(argv, known_only=False)
-    if 'config' in flags.FLAGS:
-      _ = flags.FLAGS['config'].value  # asked for, a file that failed says so
-  except (flags.Error, ValueError, OSError, LookupError, AttributeError,
-          TypeError) as e:
-    errors.end(errors.first_cause(e), 2)
-  return left
+    told = usage.asked(sys.argv[1:], doc)
+    if told is not None:
+      print(told, flush=True)
+      sys.exit(0)
+  except ValueError as e:
+    errors.end(e, errors.WRONG_COMMAND)
+  except BrokenPipeError:
+    _reader_left()
 
 
-def stop_on_signals() -> Callable[[], bool]:
-  """A function that answers whether SIGTERM (a preemption notice) or Ctrl-C has come.
+def _reader_left() -> NoReturn:
+  """Leaves in silence: who read our output has closed it (`| head`)."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  sys.exit(0)
 
-  The first Ctrl-C is such a notice, and says so; the second one interrupts.
-  """
-  told = threading.Event()
 
-  def interrupted(*_):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    told.set()
-    print('Ctrl-C: saving after the step in flight; once more to stop at once',
-          file=sys.stderr)
-
-  signal.signal(signal.SIGTERM, lambda *_: told.set())
-  signal.signal(signal.SIGINT, interrupted)
-  return told.is_set
+def _note(message, category, filename, *_args, **_kwargs) -> None:
+  """A warning in one line. One that our code did not give is not for the reader."""
+  if errors.is_ours(filename):
+    print(f'note: {" ".join(str(message).split())}', file=sys.stderr)
+  else:
+    logging.info('%s: %s: %s', filename, category.__name__, message)

@@ -9,7 +9,7 @@ import sys
 
 # heading -> modules of this package, in the order in which people need them.
 COMMANDS = {
-    'First use': ('quickstart',),
+    'First use': ('demo', 'quickstart'),
     'Models': ('train', 'evaluate', 'encode', 'convert', 'average'),
     'Before and beside': ('plan', 'bench', 'parity', 'two_stage'),
 }

@@ -1,6 +1,6 @@
 """Exports a model: sentence-transformers, NV-Embed or PEFT.
 
-  python -m launch.convert --source=WORKDIR --target=DIR \\
+  jaxembed convert --source=WORKDIR --target=DIR \\
       [--format=sentence-transformers|nv-embed|peft]
 
 sentence-transformers  a folder that SentenceTransformer loads: reloaded in torch,

@@ -1,12 +1,12 @@
 """Encodes a file of texts into vectors on disk; the same command resumes.
 
-  python -m launch.encode --model=PATH --input=texts.jsonl --output=vectors.npy \\
+  jaxembed encode --model=PATH --input=texts.jsonl --output=vectors.npy \\
       [--field=text] [--prompt_name=document | --prompt='query: ']
-  python -m launch.encode --model=PATH --input=corpus.jsonl --output=corpus.vectors \\
+  jaxembed encode --model=PATH --input=corpus.jsonl --output=corpus.vectors \\
       [--dtype=int8] [--id_field=_id] [--part_of=0/4]
 
 An --output that ends in .npy is one matrix; any other is the folder of a vector store,
-with ids, which launch.search and launch.mine read. Several hosts fill one store: each
+with ids, which `jaxembed search` and `jaxembed mine` read. Several hosts fill one store: each
 gets the same command with its own --part_of.
 """
 

@@ -1,10 +1,10 @@
 """Scores a model on a task and writes the figures as JSON.
 
-  python -m launch.evaluate --model=PATH --task=retrieval --data=FOLDER \\
+  jaxembed evaluate --model=PATH --task=retrieval --data=FOLDER \\
       [--split=test] [--out=scores.json]
-  python -m launch.evaluate --model=PATH --task=sts --data=FILE.tsv
-  python -m launch.evaluate --model=PATH --task=classification --data=FOLDER
-  python -m launch.evaluate --model=PATH --task=clustering --data=FOLDER
+  jaxembed evaluate --model=PATH --task=sts --data=FILE.tsv
+  jaxembed evaluate --model=PATH --task=classification --data=FOLDER
+  jaxembed evaluate --model=PATH --task=clustering --data=FOLDER
 
 PATH is a jaxembed workdir, a sentence-transformers or Hugging Face folder, or a
 hub id. A retrieval FOLDER has BEIR's form: corpus.jsonl, queries.jsonl,
@@ -56,6 +56,8 @@ def main():
   out = pathlib.Path(_OUT.value) if _OUT.value else None
   if out and out.exists() and (out.is_dir() or not _OVERWRITE.value):
     raise FileExistsError(f'{out} exists; pass --overwrite or another --out')
+  if out:
+    out.parent.mkdir(parents=True, exist_ok=True)  # or an error, before any work
   options = tasks.Options(**{name: flag.value for name, flag in _OPTIONS.items()})
   options.check(_TASK.value)
   mesh = sharding.make_mesh() if jax.device_count() > 1 else None
@@ -77,7 +79,6 @@ def main():
             'scores': {k: v if math.isfinite(v) else None for k, v in scores.items()},
             'seconds': round(seconds, 1), 'padding': round(model.report.padding, 4)}
   if out:
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + '\n')
   print(f'{seconds:.0f} s, padding {model.report.padding:.1%} of the last batch of '
         f'texts{f", written to {out}" if out else ""}')

@@ -1,6 +1,6 @@
 """Every supported family against PyTorch: prints a Markdown table.
 
-  python -m launch.parity
+  jaxembed parity
 
 Random small checkpoints are built with transformers, loaded on both sides and run
 on ragged batches. A figure is the largest difference of the last hidden states

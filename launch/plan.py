@@ -1,7 +1,7 @@
 """Compiles an experiment for hardware that is not here, and says what it costs.
 
-  python -m launch.plan --config=configs/nv_embed_v2.py --topology=v5p:4x4x4
-  python -m launch.plan --config=configs/quickstart.py --check
+  jaxembed plan --config=nv_embed_v2 --topology=v5p:4x4x4
+  jaxembed plan --config=quickstart --check
 
 Prints candidates and texts per step, parameters, memory per chip, FLOPs, collectives,
 the least time of a step and the share of padding. A configuration that does not fit is
@@ -22,7 +22,7 @@ from jaxembed import config, data, losses, sharding
 from jaxembed.models import presets
 from jaxembed.train import plan, start
 
-from . import cli
+from . import cli, errors
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file or recipe.')
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'CHIP:SHAPE, such as v5e:16x16.')
@@ -38,7 +38,9 @@ def main():
     _check(cfg)
     return
   if not _TOPOLOGY.value:
-    raise ValueError('give --topology=CHIP:SHAPE, such as v5e:16x16, or --check')
+    raise errors.WrongCommand('give --topology=CHIP:SHAPE (v5e:16x16), or --check')
+  if _TOPOLOGY.value.startswith('h') and not _TARGET.value:
+    raise errors.WrongCommand("GPUs need --target_config: a .txtpb of XLA's sources")
   # Nothing runs on a TPU here: several plans may be made at a time.
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   where, chip = plan.devices(_TOPOLOGY.value, _read(_TARGET.value))

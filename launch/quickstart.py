@@ -1,6 +1,6 @@
 """The whole way on a real model: evaluate, train, evaluate, export, search.
 
-  python -m launch.quickstart --workdir=DIR [--config.stages[0].steps=20 ...]
+  jaxembed quickstart --workdir=DIR [--config.stages[0].steps=20 ...]
 
 Run again with the same workdir, it resumes what was interrupted and repeats
 nothing that is finished.
@@ -20,10 +20,10 @@ from jaxembed.embedder import Embedder
 from jaxembed.evaluation import held_out
 from jaxembed.train import loop, metrics
 
-from . import arguments, cli
+from . import cli
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', arguments.experiment('quickstart'), 'Experiment file or recipe.')
+    'config', None, 'Experiment file or recipe.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/quickstart', 'Folder of the run.')
 
 SEARCHES = ('copy a directory tree recursively',
@@ -70,4 +70,4 @@ def show_searches(embedder: Embedder, cfg, top: int = 3):
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, 'quickstart')

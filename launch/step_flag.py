@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from absl import flags
 
+from . import errors
+
 
 def define() -> Callable[[], int | str | None]:
   """Defines --step; a function that answers which checkpoint of a workdir is meant."""
@@ -16,7 +18,8 @@ def define() -> Callable[[], int | str | None]:
     if text is None or text == 'best':
       return text
     if not text.isdigit():
-      raise ValueError(f"--step is {text!r}; give a step of the run, or 'best'")
+      raise errors.WrongCommand(
+          f"--step is {text!r}; give a step of the run, or 'best'")
     return int(text)
 
   return step

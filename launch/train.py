@@ -1,23 +1,27 @@
 """Trains, or resumes, an experiment.
 
-  python -m launch.train --config=configs/quickstart.py --workdir=DIR \\
+  jaxembed train --config=quickstart --workdir=runs/first \\
       [--config.stages[0].optim.peak_lr=1e-4 ...]
+  jaxembed train --describe [stages.optim]     the fields of an experiment
+
+--config is a file whose get_config() returns a Config, a recipe's name, or the
+manifest.json of a run, which is repeated in a new workdir.
 
 The same command with the same workdir continues where the run was stopped, be it
 by SIGKILL; SIGTERM and Ctrl-C save first. More steps, more stages and data that moved
 need no word; --extend goes on with another rate, schedule, loss or other data of the
-stage under way (train/changes.py). --config=DIR/manifest.json repeats the run in DIR in
-a new workdir. --profile_steps=A:B traces the steps A to B into DIR/profile.
+stage under way. --profile_steps=A:B traces the steps A to B into DIR/profile.
 """
 
 import re
+import sys
 
 from absl import flags
 from ml_collections import config_flags
 
-from jaxembed.train import fit
+from jaxembed.train import fit, stages
 
-from . import cli, wandb_log
+from . import cli, errors, hosts, wandb_log
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file or recipe.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
@@ -29,11 +33,14 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 
 def main():
-  cli.join_hosts()
-  cfg = _CONFIG.value
-  fit.run(cfg, _WORKDIR.value, should_stop=cli.stop_on_signals(),
-          extend=_EXTEND.value, profile=_steps(_PROFILE.value),
-          on_metrics=wandb_log.on_metrics(_WANDB.value, cfg, _WORKDIR.value))
+  hosts.join()
+  cfg, stop = _CONFIG.value, cli.stop_on_signals()
+  state, _ = fit.run(
+      cfg, _WORKDIR.value, should_stop=stop, extend=_EXTEND.value,
+      profile=_steps(_PROFILE.value),
+      on_metrics=wandb_log.on_metrics(_WANDB.value, cfg, _WORKDIR.value))
+  if int(state.step) < stages.stages(cfg)[-1].last:
+    sys.exit(stop())
 
 
 def _steps(text: str | None) -> tuple[int, int] | None:
@@ -42,8 +49,8 @@ def _steps(text: str | None) -> tuple[int, int] | None:
     return None
   found = re.fullmatch(r'(\d+):(\d+)', text)
   if not found or int(found[1]) > int(found[2]):
-    raise ValueError(f'--profile_steps is {text!r}; give A:B, the first and the last '
-                     'step to trace, such as 20:25')
+    raise errors.WrongCommand(f'--profile_steps is {text!r}; give A:B, the first and '
+                              'the last step to trace, such as 20:25')
   return int(found[1]), int(found[2])
 
 

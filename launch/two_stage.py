@@ -1,6 +1,6 @@
 """Experiment: scores of the two-stage recipe, by stage, seed and pooling.
 
-  python -m launch.two_stage --workdir=runs/two_stage [--seeds=3] [--small]
+  jaxembed two_stage --workdir=runs/two_stage [--seeds=3] [--small]
 
 Trains configs/two_stage_cpu.py for every seed with mean and with latent-attention
 pooling, and scores the untrained model and each stage's end (score_card.py). Training
@@ -22,11 +22,11 @@ from jaxembed import bundle, config, embedder, sharding
 from jaxembed.files import whole_json
 from jaxembed.train import loop, start
 
-from . import arguments, cli, tables
+from . import cli, tables
 from .score_card import ScoreCard
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', arguments.experiment('two_stage_cpu'), 'Experiment file or recipe.')
+    'config', None, 'Experiment file or recipe.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/two_stage', 'Folder of all runs.')
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'How many seeds, from 0.', lower_bound=1)
 _SMALL = flags.DEFINE_bool('small', False, 'One seed, two steps, few texts.')
@@ -97,4 +97,4 @@ def _after(run: pathlib.Path, step: int) -> embedder.Embedder:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, 'two_stage_cpu')

@@ -31,7 +31,7 @@ from jaxembed.config.model import (
     bidirectional,
 )
 from jaxembed.config.source import SourceConfig
-from jaxembed.config.tree import field_path, from_dict, to_dict, validate
+from jaxembed.config.tree import field_path, from_dict, to_dict, unknown_field, validate
 
 __all__ = [
     'BackboneConfig',
@@ -57,5 +57,6 @@ __all__ = [
     'field_path',
     'from_dict',
     'to_dict',
+    'unknown_field',
     'validate',
 ]

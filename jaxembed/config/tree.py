@@ -63,7 +63,7 @@ def field_path(path: str) -> str:
     names = [f.name for f in dataclasses.fields(hint)]
     now = getattr(hint, 'FORMER', {}).get(name, name)
     if now not in names:
-      raise _unknown(here, name, hint, names)
+      raise unknown_field(here, name, hint, names)
     hint = typing.get_type_hints(hint)[now]
     for _ in indices:
       hint = (*typing.get_args(hint), object)[0]
@@ -87,7 +87,8 @@ def _instead(found: list[str], name: str) -> str:
   return '; set it in the experiment\'s file'
 
 
-def _unknown(path: str, name: str, cls, known: Iterable[str]) -> ValueError:
+def unknown_field(path: str, name: str, cls: type, known: Iterable[str]) -> ValueError:
+  """The error for a field that a configuration's class does not have."""
   near = difflib.get_close_matches(name, known, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else f'; known: {sorted(known)}'
   return ValueError(f'{path}.{name:.80} is no field of {cls.__name__}{hint}')
@@ -123,7 +124,7 @@ def from_dict(cls: type, data: dict[str, Any], path: str = 'config') -> Any:
   data = {getattr(cls, 'FORMER', {}).get(k, k): v for k, v in data.items()}
   unknown = sorted(set(data) - set(hints))
   if unknown:
-    raise _unknown(path, unknown[0], cls, hints)
+    raise unknown_field(path, unknown[0], cls, hints)
   lacking = [f.name for f in dataclasses.fields(cls) if f.name not in data
              and f.default is f.default_factory is dataclasses.MISSING]
   if lacking:

@@ -18,11 +18,11 @@ def _raised(f, *args, **kwargs):
 
 
 def test_who_raised_it_tells_whom_it_is_for():
-  assert errors.for_people(_raised(open, '/no/such/file'))
-  assert errors.for_people(_raised(checked_json.parse, b'{', 'x'))
-  assert errors.for_people(_raised(config.StageConfig, steps=-1))
-  assert not errors.for_people(_raised(np.broadcast_to, np.zeros(3), (2,)))
-  assert not errors.for_people(_raised(lambda: {}['key']))
+  assert errors.explained(_raised(open, '/no/such/file'))
+  assert errors.explained(_raised(checked_json.parse, b'{', 'x'))
+  assert errors.explained(_raised(config.StageConfig, steps=-1))
+  assert not errors.explained(_raised(np.broadcast_to, np.zeros(3), (2,)))
+  assert not errors.explained(_raised(lambda: {}['key']))
 
 
 def test_an_error_is_one_line(capsys):
