@@ -6,8 +6,8 @@
       [--dtype=int8] [--id_field=_id] [--part_of=0/4]
 
 An --output that ends in .npy is one matrix; any other is the folder of a vector store,
-with ids, which `jaxembed search` and `jaxembed mine` read. Several hosts fill one store: each
-gets the same command with its own --part_of.
+with ids, which `jaxembed search` and `jaxembed mine` read. Several hosts fill one
+store: each gets the same command with its own --part_of.
 """
 
 from absl import flags
