@@ -81,6 +81,12 @@ class Pairing:
   score: Array | None = None
   # [Q,P] int32, ids of the row's positives that this batch did not draw; -1: none.
   known: Array | None = None
+  # [Q,M] and [C,M] float32, a teacher's vectors of the texts; NaN: none.
+  query_teacher: Array | None = None
+  passage_teacher: Array | None = None
+  # Of the step, not of rows.
+  seed: Array | None = None  # [] uint32, from which a loss draws what is random
+  progress: Array | None = None  # [] float32, the share of the stage's steps done
 
 
 @_pytree

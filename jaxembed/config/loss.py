@@ -24,9 +24,14 @@ _UNREAD = {name: (why, (*_SHARED, 'focal_gamma', 'hardness', *fields))
      ('negatives', 'same_group')),
     (('distill_stable',), 'candidates in the order of their scores', ()),
     (('cosent', 'angle'), 'pairs of the same source, ordered by their scores',
-     ('negatives', 'same_group'))) for name in names}
+     ('negatives', 'same_group')),
+    (('distill_batch',), 'the distribution over candidates', ('negatives',)),
+    (('embed_match',), 'vectors of a teacher', (
+        'negatives', 'same_group', 'temperature', 'learn_temperature',
+        'teacher_temperature', 'widths', 'similarity'))) for name in names}
 # Whose values, not their order alone, count.
-_READ_SCORES = 'distill_kl', 'margin_mse', 'pair_mse', 'distill_stable'
+_READ_SCORES = ('distill_kl', 'margin_mse', 'pair_mse', 'distill_stable',
+                'distill_batch')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,7 @@ class Reads:
   """What a loss reads of rows beside their texts."""
 
   scores: int = 0  # how many passages of a row must have one; 0: it reads none
+  vectors: bool = False  # of a teacher's, for the texts
   alone: bool = True  # rows without them teach nothing
 
 
@@ -64,7 +70,9 @@ class LossConfig(LossComputing):
   name: info_nce compares a query's positive with everything that is not. By a
     teacher's scores of a row's own passages: distill_kl (their distribution),
     margin_mse (their margins), pair_mse (themselves), distill_stable (their order,
-    against in-batch negatives too). By the scores of pairs: cosent, angle.
+    against in-batch negatives too). By the scores of pairs: cosent, angle. By a
+    teacher's vectors: embed_match (themselves), distill_batch (the distribution over
+    in-batch candidates).
   similarity: cosine makes rows of length 1 of whatever the model gives; dot takes it
     as it is.
   terms: the sums a row's positive competes with. qd: its query against passages

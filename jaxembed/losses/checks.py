@@ -9,6 +9,7 @@ from jaxembed import config, types
 from jaxembed.losses import temperature, vectors
 
 _MAY_BE_ABSENT = 'temperature', 'score', 'known'
+_TEACHER = 'query_teacher', 'passage_teacher'
 
 
 def inputs(query: types.Array, passage: types.Array, pairing: types.Pairing,
@@ -25,6 +26,7 @@ def inputs(query: types.Array, passage: types.Array, pairing: types.Pairing,
   _pairing(pairing, query.shape[0], passage.shape[0])
   temperature.check(pairing.temperature)
   _scores(pairing.score)
+  _teacher(pairing, query.shape[0], passage.shape[0])
   for name, x in (('query', query), ('passage', passage)):
     if x.dtype != jnp.float32:
       raise ValueError(f'{name} embeddings are {x.dtype}; give float32 (the '
@@ -39,6 +41,21 @@ def inputs(query: types.Array, passage: types.Array, pairing: types.Pairing,
             f'{name} embeddings have NaN, inf or numbers beyond all use in {bad.size} '
             f'rows, first {bad[:8].tolist()}; look at those texts and at the learning '
             'rate')
+
+
+def _teacher(pairing: types.Pairing, queries: int, passages: int):
+  """Raises ValueError on a teacher's vectors that do not fit, or are infinite."""
+  found = [getattr(pairing, name) for name in _TEACHER]
+  if all(x is None for x in found):
+    return
+  if any(x is None for x in found):
+    raise ValueError(f'of {" and ".join(_TEACHER)} one is None; give both or neither')
+  for name, x, rows in zip(_TEACHER, found, (queries, passages), strict=True):
+    if x.ndim != 2 or x.shape != (rows, found[0].shape[-1]) or x.dtype != np.float32:
+      raise ValueError(f'pairing.{name} is {x.dtype} {x.shape}; it must be float32 '
+                       f'({rows}, {found[0].shape[-1]})')
+    if not isinstance(x, jax.core.Tracer) and np.isinf(np.asarray(x)).any():
+      raise ValueError(f'pairing.{name} has infinite numbers; look at the teacher')
 
 
 def _scores(score: types.Array | None):

@@ -51,6 +51,25 @@ def _shifted(z, keep, at, queries):
   return gap, jnp.log(jnp.where(kept > 0, total, 1)), shift, kept, top
 
 
+def kept(s: jax.Array, at: jax.Array, lay: masks.Layout, limit: jax.Array | None,
+         axes: tuple[str, ...], mode: str) -> jax.Array:
+  """[C] bool: passages that are negatives of their own row, by ids, the limit [Q] of
+  their similarities s [C], and the guide."""
+  keep = lay.owner >= 0
+  for a, b in zip(lay.row.ids, lay.col.ids, strict=True):
+    keep &= a[at] != b
+  if limit is not None:
+    keep &= ~(s > limit[at])  # a NaN is kept, and seen
+  if lay.row.guide is not None:
+    theirs = contrastive.take(
+        lay.row.guide, contrastive.split_rows(at, axes), axes, mode)
+    cosine = mesh.replicate(jnp.einsum(
+        'CM,CM->C', theirs, lay.col.guide,
+        precision=precision.of_dtype(theirs.dtype)))
+    keep &= ~(cosine > lay.row.guide_limit[at])
+  return keep
+
+
 def sums(query: jax.Array, passage: jax.Array, lay: masks.Layout,
          limit: jax.Array | None, scale: jax.Array, cfg: config.LossConfig,
          axes: tuple[str, ...], mode: str) -> dict[str, contrastive.Sums]:
@@ -59,11 +78,7 @@ def sums(query: jax.Array, passage: jax.Array, lay: masks.Layout,
   scale: [] or [Q].
   """
   s, at = similarities(query, passage, lay, cfg, axes, mode)
-  keep = lay.owner >= 0
-  for a, b in zip(lay.row.ids, lay.col.ids, strict=True):
-    keep &= a[at] != b
-  if limit is not None:
-    keep &= ~(s > limit[at])  # a NaN is kept, and seen
+  keep = kept(s, at, lay, limit, axes, mode)
   alpha = 0.0 if cfg.hardness_on == 'shared' else cfg.hardness
   z = s * (scale[at] if scale.ndim else scale) + alpha * stop_gradient(s)
   return {'qd': log_sum_exp(z, keep, at, lay.positive.shape[0])}

@@ -12,10 +12,22 @@ from kernels.contrastive, which streams over tiles of scores.
 van den Oord et al. 2018 (InfoNCE); Radford et al. 2021 (symmetric); Li et al.
 2023, GTE, and Zhang et al. 2025, Qwen3-Embedding (terms qq, dd, dq, margin); Yeh
 et al. 2022 (decoupled); Lin et al. 2017 (focal); Lan et al. 2025 (hardness).
+
+Options (LossConfig.options):
+  guide, guide_margin: '', absolute or relative: masks by a teacher's vectors
+    (losses/teacher.py).
+  mix_pairs, mix_list: negatives mixed of a row's own (losses/mixing.py), so many of
+    two, and one of all.
+  focal_schedule: constant, or linear: focal_gamma rises from 0 over the stage's steps.
+  drop_hardest, drop_from: that share of the rows, those of largest loss, has no weight
+    once the share drop_from of the steps is done. With a linear focal_gamma this is
+    progressive learning, inspired by PEG (Wu et al. 2023), whose formula is not public.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +35,38 @@ import numpy as np
 
 from jaxembed import config, mesh, precision, types
 from jaxembed.kernels import contrastive
-from jaxembed.losses import checks, hard_negatives, masks, temperature, vectors
+from jaxembed.losses import (
+    checks,
+    hard_negatives,
+    masks,
+    mixing,
+    options,
+    schedule,
+    teacher,
+    temperature,
+    vectors,
+)
 from jaxembed.losses.result import Result
 
+OPTIONS = {'guide': '', 'guide_margin': 0.0, 'mix_pairs': 0, 'mix_list': False,
+           'focal_schedule': 'constant', 'drop_hardest': 0.0, 'drop_from': 0.8}
 # Where a log-sum-exp of nothing is put before further arithmetic: softplus of it
 # and the gradient are exactly 0, and no infinity meets another.
 _NOTHING = -1e30
+
+
+def check(values: Mapping[str, Any]) -> None:
+  """Raises ValueError on values of OPTIONS that mean nothing."""
+  options.require(values, 'guide', values['guide'] in ('', 'absolute', 'relative'),
+                  "'', 'absolute' or 'relative'")
+  options.require(values, 'guide_margin', 0 <= values['guide_margin'] <= 2, '0 to 2')
+  options.require(values, 'mix_pairs', 0 <= values['mix_pairs'] <= 64, '0 to 64')
+  options.require(values, 'focal_schedule',
+                  values['focal_schedule'] in ('constant', 'linear'),
+                  "'constant' or 'linear'")
+  options.require(values, 'drop_hardest', 0 <= values['drop_hardest'] < 1,
+                  '0 or more, below 1')
+  options.require(values, 'drop_from', 0 <= values['drop_from'] <= 1, '0 to 1')
 
 
 def info_nce(query: types.Array, passage: types.Array, pairing: types.Pairing,
@@ -59,6 +97,7 @@ def info_nce(query: types.Array, passage: types.Array, pairing: types.Pairing,
     to = jnp.asarray if isinstance(row_temperature, jax.Array) else np.asarray
     pairing = dataclasses.replace(
         pairing, temperature=to(row_temperature, np.float32))
+  cfg = options.resolved(cfg, OPTIONS, check)
   checks.inputs(query, passage, pairing, cfg)
   query, passage = jnp.asarray(query), jnp.asarray(passage)
   pairing = jax.tree.map(jnp.asarray, pairing)
@@ -82,17 +121,26 @@ def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
       'QE,QE->Q', query, positive, precision=precision.of_dtype(cfg.dtype),
       preferred_element_type=jnp.float32))
   limit = masks.thresholds(score, cfg)
+  guide = teacher.guide(pairing, lay, cfg, axes, mode)
+  lay = teacher.guided(lay, guide)
   if cfg.negatives == 'hard':
     sums = hard_negatives.sums(query, passage, lay, limit, scale, cfg, axes, mode)
   else:
-    sums = _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode)
+    sums = _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode, guide)
 
+  mixed = mixing.sums(
+      query, passage, lay, limit, scale, cfg, axes, mode, pairing)
+  lse = {name: jnp.maximum(s.lse, _NOTHING) for name, s in sums.items()}
+  if mixed:
+    lse['qd'] = jnp.logaddexp(lse['qd'], jnp.maximum(mixed[0].lse, _NOTHING))
+  gamma = schedule.gamma(cfg, pairing)
   if cfg.symmetric:
-    parts = [_row_loss(s.lse, score * scale, cfg) for s in sums.values()]
+    parts = [_row_loss(x, score * scale, cfg, gamma) for x in lse.values()]
     row = sum(parts) / len(parts)
   else:
-    lse = jnp.stack([jnp.maximum(s.lse, _NOTHING) for s in sums.values()])
-    row = _row_loss(jax.nn.logsumexp(lse, 0), score * scale, cfg)
+    row = _row_loss(jax.nn.logsumexp(jnp.stack(list(lse.values())), 0), score * scale,
+                    cfg, gamma)
+  row, told = schedule.without_hardest(row, lay.valid, cfg, pairing)
   count = jnp.maximum(lay.valid.sum(), 1)
 
   def mean(x):
@@ -105,18 +153,22 @@ def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
       'loss/temperature': 1 / common,
       'loss/temperature_clamped': clamped.astype(jnp.float32),
       'loss/nonfinite_rows': broken,
-      'loss/rows_without_positive': (~lay.valid).sum()}
+      'loss/rows_without_positive': (~lay.valid).sum()} | told
+  if mixed:
+    above = (mixed[1] > score[:, None]) & lay.valid[:, None]
+    metrics['loss/mixed_above_positive'] = above.sum() / jnp.maximum(
+        (~jnp.isnan(mixed[1])).sum(), 1)
   return Result(loss, *jax.lax.stop_gradient((jnp.where(lay.valid, row, 0), metrics)))
 
 
-def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
+def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode, guide):
   """Sums over the negatives of each row by term, of [Q] arrays.
 
   scale: [], or [Q] to give each row its own.
   """
   terms = ('qd', 'dq') if cfg.symmetric else tuple(cfg.terms)
   by_row = scale.ndim == 1
-  options = {
+  kernel = {
       'bounded': cfg.shift_is_constant and not by_row, 'impl': cfg.impl,
       'dtype': cfg.dtype, 'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode,
       'hardness': (cfg.hardness if cfg.hardness_on != 'shared' else 0.0,
@@ -127,19 +179,24 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode):
   together = 'dq' in terms and not by_row
   rows, cols = contrastive.masked_lse(
       query, passage, scale=scale, row=row, col=col,
-      directions=('row', 'col') if together else ('row',), **options)
+      directions=('row', 'col') if together else ('row',), **kernel)
   found = {'qd': jax.tree.map(mesh.replicate, rows)}
   if 'dq' in terms and by_row:
     cols, _ = contrastive.masked_lse(  # sides swapped, so that scales are of rows
-        passage, query, scale=_at_positives(lay, scale, 1), row=col, col=row, **options)
+        passage, query, scale=_at_positives(lay, scale, 1), row=col, col=row, **kernel)
   if 'dq' in terms:
     found['dq'] = jax.tree.map(lambda x: mesh.replicate(x)[lay.positive], cols)
   # Qwen3-Embedding drops by margin where a query is compared, not in dd.
   for name, x, side in (('qq', query, _limit(lay.peer_row, limit)),
                         ('dd', positive, lay.peer_row)):
     if name in terms:
+      peers = lay.peer_col
+      if guide:
+        theirs = guide.query if name == 'qq' else guide.positive
+        side = teacher.with_guide(side, theirs, guide.limit)
+        peers = teacher.with_guide(peers, theirs)
       found[name], _ = contrastive.masked_lse(
-          x, x, scale=scale, row=side, col=lay.peer_col, **options)
+          x, x, scale=scale, row=side, col=peers, **kernel)
       found[name] = jax.tree.map(mesh.replicate, found[name])
   return {name: found[name] for name in terms}
 
@@ -154,7 +211,7 @@ def _at_positives(lay, x, otherwise):
   return out.at[jnp.where(lay.valid, lay.positive, out.size)].set(x, mode='drop')
 
 
-def _row_loss(lse, positive, cfg):
+def _row_loss(lse, positive, cfg, gamma):
   """Loss of each row from its negatives' log-sum-exp and its positive's logit."""
   empty = lse <= _NOTHING
   gap = jnp.maximum(lse, _NOTHING) - positive
@@ -162,7 +219,7 @@ def _row_loss(lse, positive, cfg):
   if cfg.focal_gamma:
     # 1 - p; the floor keeps the power's derivative finite at 0.
     miss = jnp.maximum(jax.nn.sigmoid(gap), jnp.finfo(gap.dtype).tiny)
-    weight = miss**cfg.focal_gamma
+    weight = miss**gamma
     loss *= jax.lax.stop_gradient(weight) if cfg.focal_detach else weight
   return loss
 

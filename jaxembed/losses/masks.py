@@ -44,7 +44,8 @@ class Layout(NamedTuple):
 
 def layout(pairing: types.Pairing, cfg: config.LossConfig) -> Layout:
   """Index of every row's positive and the masks that depend on ids alone."""
-  p = jax.tree.map(replicate, pairing)
+  p = jax.tree.map(replicate, dataclasses.replace(
+      pairing, query_teacher=None, passage_teacher=None))
   queries = p.query_id.shape[0]
   columns = jnp.arange(p.owner.shape[0], dtype=jnp.int32)
   real = p.owner >= 0

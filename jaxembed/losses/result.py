@@ -1,13 +1,13 @@
 """The protocol of a training loss, and its result."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import NamedTuple, Protocol
 
 import jax
 
 from jaxembed import config, types
-from jaxembed.config import check
+from jaxembed.losses.options import Check, resolved
 
 
 class Result(NamedTuple):
@@ -38,11 +38,15 @@ class Named:
 
   options: of LossConfig.options, those that it reads, with their defaults.
   reads: what rows bring for it.
+  check: raises ValueError on values of the options that mean nothing.
+  init: (cfg, width of the embeddings, key) -> the parameters of its own, by name.
   """
 
   function: Loss
   options: Mapping[str, object] = dataclasses.field(default_factory=dict)
   reads: config.Reads = dataclasses.field(default_factory=config.Reads)
+  check: Check | None = None
+  init: Callable[[config.LossConfig, int, jax.Array], types.Params] | None = None
 
   @property
   def reads_scores(self) -> bool:
@@ -51,7 +55,8 @@ class Named:
 
   def __call__(self, query: types.Array, passage: types.Array, pairing: types.Pairing,
                cfg: config.LossConfig, params: types.Params) -> Result:
-    whole = check.options(cfg, self.options, f'the loss {cfg.name}')
-    if self.options:
-      cfg = dataclasses.replace(cfg, options=tuple(whole.items()))
-    return self.function(query, passage, pairing, cfg, params)
+    return self.function(query, passage, pairing, self.resolved(cfg), params)
+
+  def resolved(self, cfg: config.LossConfig) -> config.LossConfig:
+    """`cfg` with every option; raises ValueError on those that do not fit."""
+    return resolved(cfg, self.options, self.check)

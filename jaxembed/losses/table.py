@@ -1,13 +1,14 @@
 """Table of losses by LossConfig.name."""
 
+import dataclasses
 import functools
 
 from jaxembed import config, types
-from jaxembed.config import check
-from jaxembed.losses import distill_stable, weighted_sum
+from jaxembed.losses import distill_stable, embed_match, weighted_sum
 from jaxembed.losses.cosent import angle, cosent
+from jaxembed.losses.distill_batch import distill_batch
 from jaxembed.losses.distill_kl import distill_kl
-from jaxembed.losses.info_nce import info_nce
+from jaxembed.losses.info_nce import OPTIONS, check, info_nce
 from jaxembed.losses.result import Named, Result
 from jaxembed.losses.score_mse import margin_mse, pair_mse
 
@@ -18,17 +19,21 @@ def _info_nce(query, passage, pairing: types.Pairing, cfg: config.LossConfig,
   return Result(value, metrics.pop('loss/of_rows'), metrics)
 
 
-_rows = functools.partial(Named, reads=config.Reads(scores=2))
-_pairs = functools.partial(Named, reads=config.Reads(scores=1))
+_by_rows = functools.partial(Named, reads=config.Reads(scores=2))
+_by_pairs = functools.partial(Named, reads=config.Reads(scores=1))
+_by_vectors = functools.partial(Named, reads=config.Reads(vectors=True))
 LOSSES: dict[str, Named] = {
-    'info_nce': Named(_info_nce),
-    'distill_kl': _rows(distill_kl),
-    'margin_mse': _rows(margin_mse),
-    'pair_mse': _pairs(pair_mse),
-    'distill_stable': _pairs(
-        distill_stable.distill_stable, distill_stable.OPTIONS),
-    'cosent': _pairs(cosent),
-    'angle': _pairs(angle)}
+    'info_nce': Named(_info_nce, OPTIONS, check=check),
+    'distill_kl': _by_rows(distill_kl),
+    'margin_mse': _by_rows(margin_mse),
+    'pair_mse': _by_pairs(pair_mse),
+    'distill_stable': _by_pairs(distill_stable.distill_stable, distill_stable.OPTIONS),
+    'cosent': _by_pairs(cosent),
+    'angle': _by_pairs(angle),
+    'embed_match': _by_vectors(
+        embed_match.embed_match, embed_match.OPTIONS, check=embed_match.check,
+        init=embed_match.init),
+    'distill_batch': _by_vectors(distill_batch)}
 
 
 def named(cfg: config.LossConfig) -> Named:
@@ -48,5 +53,7 @@ def _alone(cfg: config.LossConfig) -> Named:
     raise ValueError(f'LossConfig.name is {cfg.name!r}; choose one of '
                      f'{", ".join(LOSSES)}, or pass a function: loop.train(loss=)')
   found = LOSSES[cfg.name]
-  check.options(cfg, found.options, f'the loss {cfg.name}')
+  whole = dict(found.resolved(cfg).options)
+  if cfg.name == 'info_nce' and whole['guide']:  # rows without vectors teach as ever
+    return dataclasses.replace(found, reads=config.Reads(vectors=True, alone=False))
   return found

@@ -29,9 +29,22 @@ def of(first: Named, added: Sequence[Named]) -> Named:
       metrics |= {_under(part.name, name): x for name, x in more.metrics.items()}
     return Result(value, rows, metrics | {'loss/weighted_sum': stop_gradient(value)})
 
-  least = [p.reads.scores for p in (first, *added) if p.reads.scores]
-  return dataclasses.replace(first, function=function, reads=config.Reads(
-      scores=min(least, default=0), alone=first.reads.scores > 0))
+  reads = [p.reads for p in (first, *added)]
+  return dataclasses.replace(
+      first, function=function, init=_init(first, added), reads=config.Reads(
+          scores=min((r.scores for r in reads if r.scores), default=0),
+          vectors=any(r.vectors for r in reads),
+          alone=first.reads.alone and first.reads != config.Reads()))
+
+
+def _init(first: Named, added: Sequence[Named]):
+  def init(cfg: config.LossConfig, width: int, key) -> types.Params:
+    found: types.Params = {}
+    for loss, part in zip((first, *added), (cfg, *cfg.plus), strict=True):
+      if loss.init:
+        found |= loss.init(loss.resolved(part), width, key)
+    return found
+  return init
 
 
 def _under(loss: str, metric: str) -> str:

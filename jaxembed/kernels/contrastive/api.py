@@ -75,6 +75,9 @@ def masked_lse(q: Array, k: Array, *, scale: Array | float, row: MaskVectors = N
     raise ValueError(f'tile_bytes is {tile_bytes}; give at least 0')
   run = exchange.CommPlan(impl=_pick(impl), axes=tuple(axes),
                           mode=exchange.pick(mode, axes, k))
+  if row.guide is not None and run.impl in ('tpu', 'gpu'):
+    raise dispatch.Unsupported(f"impl {impl!r} has no masks by a guide; use "
+                               "'blockwise' (what 'auto' takes)")
   scale = jnp.asarray(scale, jnp.promote_types(q.dtype, jnp.float32))
   if scale.ndim:
     row, col = _own_scales(scale, row, col, directions)
@@ -166,12 +169,14 @@ def _check(q, k, row: MaskVectors, col: MaskVectors):
     raise ValueError(
         f'{len(row.ids)} ids per row but {len(col.ids)} per column; they are '
         'compared place by place, give the same number')
-  for name in ('group', 'owner'):
+  for name in ('group', 'owner', 'guide'):
     if (getattr(row, name) is None) != (getattr(col, name) is None):
       raise ValueError(f'{name} is given on one side only; give both or neither')
   for where, side, size in (('row', row, q.shape[0]), ('col', col, k.shape[0])):
     named = {f'ids[{i}]': x for i, x in enumerate(side.ids)}
-    named |= {f: getattr(side, f) for f in ('group', 'owner', 'threshold', 'bias')}
+    named |= {f: getattr(side, f) for f in (
+        'group', 'owner', 'threshold', 'bias', 'guide_limit')}
+    _check_guide(where, side, size, row.guide)
     if side.scale is not None:
       raise ValueError(f'{where}.scale is set; give masked_lse the vector as scale')
     for name, x in named.items():
@@ -179,12 +184,23 @@ def _check(q, k, row: MaskVectors, col: MaskVectors):
         continue
       if x.shape != (size,):
         raise ValueError(f'{where}.{name} has shape {x.shape}, not ({size},)')
-      real = name in ('threshold', 'bias')
+      real = name in ('threshold', 'bias', 'guide_limit')
       if real and not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f'{where}.{name} is {x.dtype}; it must be a float')
       if not real and x.dtype != jnp.int32:
         raise ValueError(
             f'{where}.{name} is {x.dtype}; ids must be int32 (a 31-bit hash)')
+
+
+def _check_guide(where, side: MaskVectors, size, of_rows):
+  if side.guide is None:
+    if side.guide_limit is not None:
+      raise ValueError(f'{where}.guide_limit is set, and no guide; give both sides one')
+    return
+  width = of_rows.shape[-1]
+  if side.guide.shape != (size, width) or side.guide.dtype != jnp.float32:
+    raise ValueError(f'{where}.guide is {side.guide.dtype} {side.guide.shape}; give '
+                     f'float32 ({size}, {width})')
 
 
 def _check_scale(scale, q, k, directions):

@@ -20,8 +20,10 @@ class MaskVectors:
 
   A pair (i, j) is kept if no id of i equals the id of j at the same place in
   `ids`, and (their groups are equal or their owners are equal), and its raw
-  similarity is at most the threshold. What is None or empty masks nothing and
-  costs nothing. ids, group and owner are given on both sides or on neither.
+  similarity is at most the threshold, and the product of their guides, vectors of
+  another model, is at most the guide's limit (a NaN of either keeps it). What is None
+  or empty masks nothing and costs nothing. ids, group, owner and guide are given on
+  both sides or on neither.
   """
 
   ids: tuple[jax.Array, ...] = ()  # each [N] int32
@@ -30,6 +32,8 @@ class MaskVectors:
   threshold: jax.Array | None = None  # [N] float32, of this side's own sums
   bias: jax.Array | None = None  # [N] float32, added to logits the OTHER side sums
   scale: jax.Array | None = None  # [N] float32, of this side's own sums, for `scale`
+  guide: jax.Array | None = None  # [N,M] float32
+  guide_limit: jax.Array | None = None  # [N] float32, of this side's own sums
 
 
 NO_MASK = MaskVectors()

@@ -38,6 +38,12 @@ def _logits(s, scale, row: MaskVectors, col: MaskVectors, opts: Options):
     keep_r = keep & ~(s > row.threshold[:, None])
   if col.threshold is not None:
     keep_c = keep & ~(s > col.threshold[None, :])
+  if row.guide is not None:
+    guided = _scores(row.guide, col.guide)
+    if row.guide_limit is not None:
+      keep_r &= ~(guided > row.guide_limit[:, None])
+    if col.guide_limit is not None:
+      keep_c &= ~(guided > col.guide_limit[None, :])
   alpha_own, alpha = opts.hardness
   of_row, of_col = _scales(scale, row, col)
   hard = (alpha if own is None else jnp.where(own, alpha_own, alpha)) * s

@@ -7,8 +7,10 @@ by broadcasting inside the tile and only those in use are traced.
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
+from jaxembed import precision
 from jaxembed.kernels.contrastive.options import (
   BOUND,
   MASKED,
@@ -54,25 +56,35 @@ def logits(s: jax.Array, scale: jax.Array, row: MaskVectors, col: MaskVectors,
     z = s * (scale + alpha)
   else:
     z = s * (scale + jnp.where(own, alpha_own, alpha).astype(s.dtype))
-  rows = _direction(z, s, keep, row.threshold, col.bias) if opts.rows else None
+  guided = None if row.guide is None else _guided(row.guide[:, 0], col.guide[0])
+  rows = _direction(z, s, keep, row, col, guided) if opts.rows else None
   if rows and all(x is None for x in (
-      row.threshold, col.threshold, row.bias, col.bias)):
+      row.threshold, col.threshold, row.bias, col.bias, guided)):
     return rows, rows if opts.cols else None
-  return rows, (
-      _direction(z, s, keep, col.threshold, row.bias) if opts.cols else None)
+  return rows, _direction(z, s, keep, col, row, guided) if opts.cols else None
+
+
+def _guided(row, col):
+  """Products of guides, exact: [M,G], [N,G] -> [M,N]."""
+  return lax.dot_general(row, col, (((1,), (1,)), ((), ())),
+                         precision=precision.of_dtype(row.dtype),
+                         preferred_element_type=row.dtype)
 
 
 def _both(a, b):
   return a if b is None else b if a is None else a & b
 
 
-def _direction(z, s, keep, threshold, bias):
-  if threshold is not None:
+def _direction(z, s, keep, own, other, guided):
+  """The masked logits that the side `own` sums, and which are kept."""
+  if own.threshold is not None:
     # A NaN is kept, and seen. (Mosaic lowers no negation of a mask for GPUs.)
-    keep = _both(keep, (s <= threshold) | (s != s))
-  if bias is not None:
-    z = z + bias
-    keep = _both(keep, bias != -jnp.inf)
+    keep = _both(keep, (s <= own.threshold) | (s != s))
+  if guided is not None and own.guide_limit is not None:
+    keep = _both(keep, ~(guided > own.guide_limit))
+  if other.bias is not None:
+    z = z + other.bias
+    keep = _both(keep, other.bias != -jnp.inf)
   return (z if keep is None else jnp.where(keep, z, MASKED)), keep
 
 
