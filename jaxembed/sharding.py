@@ -40,7 +40,7 @@ RULES = (
     (r'backbone/relative$', P()),
     (r'backbone/.*norm/(scale|bias)$', P()),
     (r'dense/\d+/(kernel|bias|residual)$', P()),
-    (r'loss/log_scale$', P()),
+    (r'loss/(log_scale|projection/(kernel|bias))$', P()),
 )
 
 

@@ -31,7 +31,7 @@ FLOORS = (
     ('jaxembed.convert.exporters',),
     ('jaxembed.embedder',),
     ('jaxembed.evaluation', 'jaxembed.corpus'),
-    ('jaxembed.front',),
+    ('jaxembed.front', 'jaxembed.teach'),
     ('jaxembed.train.start', 'jaxembed.train.average', 'jaxembed.train.report'),
     ('jaxembed.train.plan',),
     ('jaxembed.train.loop',),

@@ -65,6 +65,9 @@ class SourceConfig:
     skip: the next one takes its place, which is counted and told.
   negative_choice: of a row with more negatives than there is room for: random ones,
     drawn anew each time, or the first.
+  teacher: folders that jaxembed teach wrote, whose vectors of the texts losses read; of
+    several, the mean of their cosines counts. Rows without scores of their own take
+    the teacher's cosines for scores.
   query_prompt, passage_prompt: put in front of the text. '{instruction}' in one
     is replaced by the row's own instruction or, without one, by one of
     `instructions`, drawn anew each time.
@@ -97,6 +100,7 @@ class SourceConfig:
   max_negative_score: Optional[float] = None
   num_negatives: int = -1  # at most so many per row; -1: DataConfig's
   negative_choice: str = 'random'  # random | first
+  teacher: tuple[str, ...] = ()
   query_prompt: str = ''
   passage_prompt: str = ''
   instructions: tuple[str, ...] = ()  # to draw from, for {instruction}
@@ -190,6 +194,10 @@ class SourceConfig:
       if self.columns and len(self.columns) != 2 and self.rows != 'scored':
         raise ValueError(f'columns is {tuple(self.columns)}; name the text and '
                          'its label, in this order')
+    if self.teacher and self.rows in ('same_label', 'label_text'):
+      raise ValueError(f'rows={self.rows!r} draws texts anew, for which a teacher has '
+                       'no vectors; leave teacher out')
+    require(self, 'teacher', '' not in self.teacher, 'folders')
     if self.max_negative_score is not None and (
         self.rows != 'bm25' or self.min_score is None):
       raise ValueError("max_negative_score is for rows='bm25' with min_score")

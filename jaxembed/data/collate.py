@@ -10,6 +10,7 @@ from jaxembed.config import DataConfig
 from jaxembed.data import pack, pairing
 from jaxembed.data.choice import Row, choose
 from jaxembed.data.records import BadRow
+from jaxembed.data.teacher import Teacher
 from jaxembed.data.tokenise import Ragged, Tokenizer
 
 __all__ = ['Counts', 'Row', 'choose', 'collate']
@@ -30,8 +31,8 @@ class Counts:
 def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
             tokenizer: Tokenizer, shards: int = 1, *, known: int = 0,
             scored: bool = False, same: Mapping[int, int] | None = None,
-            answers: Sequence[Mapping[int, np.ndarray]] = ()
-            ) -> tuple[types.Batch, Counts]:
+            answers: Sequence[Mapping[int, np.ndarray]] = (),
+            teachers: Sequence[Teacher | None] = ()) -> tuple[types.Batch, Counts]:
   """Tokenises and pads this process's rows of a batch.
 
   Passages stand in order of their queries, 1 + cfg.num_negatives places each;
@@ -42,7 +43,7 @@ def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
       alone.
     local: [Q] the global places of this process's rows. `owner` counts globally.
     shards: over how many devices the global batch is split, for cfg.pack.
-    known, scored, same, answers: see `pairing`.
+    known, scored, same, answers, teachers: see `pairing`.
 
   Returns:
     query [Q,T], passage [C,T] and pairing for Q = len(local), C = Q x (1 +
@@ -63,7 +64,8 @@ def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
     rows = [rows[i] for i in local]
   places = _places([len(r.passages) for r in rows], 1 + cfg.num_negatives)
   pairs = pairing.pairing(rows, local, places, query, passage, cfg, tokenizer,
-                          known=known, scored=scored, same=same, answers=answers)
+                          known=known, scored=scored, same=same, answers=answers,
+                          teachers=teachers)
   if cfg.pack:
     tokens, query_at, passage_at = pack.share_rows(
         queries, passages, first, local, shards, width=cfg.pack,

@@ -65,7 +65,8 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
               for i in wanted.tolist()]
     batch, counts = collate.collate(
         chosen, local, cfg, tokenizer, shards, known=mixture.known,
-        scored=mixture.scored, same=same, answers=answers)
+        scored=mixture.scored, same=same, answers=answers,
+        teachers=mixture.teachers)
     info = BatchInfo(step, tuple((cfg.sources[g].name, r) for g, r in refs), counts)
     return batch, info
 

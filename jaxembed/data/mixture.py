@@ -7,11 +7,21 @@ import functools
 import numpy as np
 
 from jaxembed.config import DataConfig, Reads, SourceConfig, StageConfig
-from jaxembed.data import bad_rows, memory, prompts, repeats, sampling, sources, survey
+from jaxembed.data import (
+    bad_rows,
+    memory,
+    prompts,
+    reads_of,
+    repeats,
+    sampling,
+    sources,
+    survey,
+)
 from jaxembed.data.choice import Row, choose
-from jaxembed.data.fields import BadFile
+from jaxembed.data.fields import BadFile, BadRow
 from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.records import Example
+from jaxembed.data.teacher import Teacher
 from jaxembed.data.text_ids import text_ids
 from jaxembed.data.tokenise import Tokenizer
 
@@ -23,6 +33,8 @@ _CONTENT = ('kind', 'rows', 'path', 'paths', 'split', 'subset', 'data_dir', 'cac
 _MANY = 32
 # Bad rows that stand side by side, from which on a source is no source.
 _MOST_SKIPPED = 1000
+# Rows whose texts are looked for among the teacher's.
+_TAUGHT = 1000
 
 # What losses read: no scores, or those of a row's passages.
 _NOTHING, _BY_SCORES = Reads(), Reads(scores=2)
@@ -49,6 +61,7 @@ class Source:
 
   cfg: SourceConfig
   opened: Opened
+  teacher: Teacher | None = None
 
   @property
   def rows(self) -> Sequence[Example]:
@@ -92,7 +105,12 @@ class Mixture:
   @property
   def scored(self) -> bool:
     """Whether a source brings scores."""
-    return any(s.seen.scored for s in self.sources)
+    return any(s.seen.scored or s.teacher for s in self.sources)
+
+  @property
+  def teachers(self) -> tuple[Teacher | None, ...]:
+    """Of every source, whose vectors its texts bring."""
+    return tuple(s.teacher for s in self.sources)
 
   @property
   def fingerprints(self) -> dict[str, dict[str, int | str]]:
@@ -140,36 +158,9 @@ class Mixture:
                 f'{side}_lengths')
 
   def check_scores(self, reads: Reads = _BY_SCORES) -> None:
-    """Raises ValueError unless sources bring the scores that a loss reads, and none
-    brings scored pairs to a loss that reads none."""
-    for source in self.sources:
-      self._check_scores_of(source, reads)
-    if reads.scores and not reads.alone and not any(
-        s.seen.teaching(reads.scores) for s in self.sources):
-      raise ValueError('a loss by the scores of a teacher is added (LossConfig.plus), '
-                       'and no source brings any; give rows scores, or leave it out')
-
-  def _check_scores_of(self, source: Source, reads: Reads):
-    here, seen, least = f'source {source.cfg.name!r}', source.seen, reads.scores
-    by_scores = f'{here}: a loss by the scores of a teacher compares'
-    if source.cfg.rows == 'scored' and not least:
-      raise ValueError(f"{here} has rows='scored', and the loss reads no scores; "
-                       "choose LossConfig.name='cosent' or another by the scores of "
-                       "pairs, or rows='pairs' with min_score")
-    if not (least and reads.alone):
-      return
-    if least > 1 and source.cfg.rows == 'scored':
-      raise ValueError(f"{by_scores} the passages of a row, and rows='scored' bring "
-                       "one each; choose LossConfig.name='cosent', 'angle' or "
-                       "'pair_mse'")
-    if least > 1 and not self.cfg.negatives_of(source.cfg):
-      raise ValueError(f'{by_scores} the passages of a row, and num_negatives=0 leaves '
-                       'it its positive alone; set num_negatives')
-    if not seen.teaching(least):
-      raise ValueError(
-          f'{by_scores} the passages of a row, and of {seen.checked} rows read none '
-          f'has {"two with scores" if least > 1 else "one with a score"}; give rows '
-          'pos_scores and neg_scores, or choose another LossConfig.name')
+    """Raises ValueError unless sources bring the scores and vectors that a loss reads,
+    and none brings scored pairs to a loss that reads none."""
+    reads_of.check(self.sources, self.cfg, reads)
 
   def same_ids(self, tokenizer: Tokenizer) -> dict[int, int]:
     """Of texts to which the data gives one id: their hashes -> the hash of one."""
@@ -254,12 +245,33 @@ def open_mixture(cfg: DataConfig, opened: dict | None = None,
       rows = sources.examples(source, stored)
       opened[key] = Opened(source, rows, survey.survey(
           rows, cfg.check_rows, source), stored)
-    found.append(Source(source, opened[key]))
+    found.append(Source(source, opened[key], _teacher(source, opened[key], cfg)))
     if cfg.check_rows:
       opened[key].seen.check(source)
     if cfg.check_rows and opened[key].seen.bare and source.on_bad_row == 'fail':
       prompts.check_instruction(source, opened[key].seen.bare)
+  widths = {s.teacher.width: s.cfg.name for s in found if s.teacher}
+  if len(widths) > 1:
+    raise ValueError(f'the teachers of sources {" and ".join(widths.values())} give '
+                     f'vectors of {" and ".join(map(str, widths))} numbers; give all '
+                     'sources the same teacher')
   return Mixture(cfg, tuple(found))
+
+
+def _teacher(source: SourceConfig, opened: Opened, cfg: DataConfig) -> Teacher | None:
+  """The teacher of a source, which has vectors of the rows that are looked at."""
+  if not source.teacher:
+    return None
+  found = Teacher(source.teacher, source.name)
+  for i in sources.spread(len(opened.rows), min(cfg.check_rows, _TAUGHT) or 1):
+    try:
+      example = opened.rows[i]
+    except BadRow:
+      if source.on_bad_row == 'fail':
+        raise
+      continue
+    found.check(example)
+  return found
 
 
 def open_stages(stages: Sequence[StageConfig], given: memory.Rows | None = None

@@ -6,9 +6,10 @@ import numpy as np
 
 from jaxembed import types
 from jaxembed.config import DataConfig, SourceConfig
-from jaxembed.data import repeats
+from jaxembed.data import repeats, teacher
 from jaxembed.data.choice import Row
 from jaxembed.data.records import BadRow
+from jaxembed.data.teacher import Teacher
 from jaxembed.data.text_ids import text_ids
 from jaxembed.data.tokenise import Ragged, Tokenizer
 
@@ -17,7 +18,8 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
             query: Ragged, passage: Ragged, cfg: DataConfig, tokenizer: Tokenizer, *,
             known: int = 0, scored: bool = False,
             same: Mapping[int, int] | None = None,
-            answers: Sequence[Mapping[int, np.ndarray]] = ()) -> types.Pairing:
+            answers: Sequence[Mapping[int, np.ndarray]] = (),
+            teachers: Sequence[Teacher | None] = ()) -> types.Pairing:
   """Which passage belongs to which of `rows`, and which texts are the same.
 
   Args:
@@ -28,9 +30,11 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
     scored: whether passages carry a teacher's scores.
     same: ids that stand for others, as the data says that their texts are one.
     answers: of every source, query ids to the ids of their positives in all its rows.
+    teachers: of every source, whose vectors its texts bring.
 
   Raises:
-    BadRow: a row has more than P positives that were not drawn.
+    BadRow: a row has more than P positives that were not drawn, or a text that its
+      source's teacher has no vector of.
   """
   group = [cfg.sources[r.group] for r in rows]
   filled = places >= 0
@@ -47,6 +51,9 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
         np.vectorize(lambda x: same.get(x, x), otypes=[np.int32])(ids)
         for ids in (query_id, passage_id, others))
   scores = np.array([s for r in rows for s in r.scores], np.float32)
+  taught = teacher.of_rows(teachers, rows)
+  if taught:
+    scores = _with_cosines(scores, rows, *taught)
   temperature = np.array([s.temperature for s in group], np.float32)
   return types.Pairing(
       owner=np.where(filled, owner, -1).astype(np.int32),
@@ -57,7 +64,19 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
       in_batch=np.array([s.in_batch for s in group], bool),
       temperature=temperature if any(s.temperature for s in cfg.sources) else None,
       score=np.where(filled, scores[places], np.float32(np.nan)) if scored else None,
-      known=others if known else None)
+      known=others if known else None,
+      query_teacher=taught[0] if taught else None,
+      passage_teacher=np.where(filled[:, None], taught[1][places], np.float32(np.nan))
+      if taught else None)
+
+
+def _with_cosines(scores: np.ndarray, rows: Sequence[Row], query: np.ndarray,
+                  passage: np.ndarray) -> np.ndarray:
+  """`scores` [sum], and the teacher's cosines in rows that bring none of their own."""
+  row = np.repeat(np.arange(len(rows)), [len(r.passages) for r in rows])
+  own = np.zeros(len(rows), bool)
+  own[row[~np.isnan(scores)]] = True
+  return np.where(own[row], scores, np.einsum('cm,cm->c', query[row], passage))
 
 
 def _positive(sources: Sequence[SourceConfig], places: int) -> np.ndarray:

@@ -76,6 +76,7 @@ class Survey:
     if self.scored and reads is not None and not reads_scores:
       found.append(f'{self.scored} {of} bring scores of a teacher, which the loss does '
                    'not read')
+    reads_scores &= not source.teacher  # whose cosines are scores where rows lack them
     if reads_scores and self.teaching(reads.scores) < self.checked:
       few = 'fewer than two passages with' if reads.scores > 1 else 'no passage with'
       found.append(f'{self.checked - self.teaching(reads.scores)} {of} have {few} '

@@ -54,7 +54,7 @@ def _teacher(pairing: types.Pairing, queries: int, passages: int):
     if x.ndim != 2 or x.shape != (rows, found[0].shape[-1]) or x.dtype != np.float32:
       raise ValueError(f'pairing.{name} is {x.dtype} {x.shape}; it must be float32 '
                        f'({rows}, {found[0].shape[-1]})')
-    if not isinstance(x, jax.core.Tracer) and np.isinf(np.asarray(x)).any():
+    if not isinstance(x, Tracer) and np.isinf(np.asarray(x)).any():
       raise ValueError(f'pairing.{name} has infinite numbers; look at the teacher')
 
 

@@ -116,7 +116,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           params = initial.params if state is None else state.averaged
           keep = stage.cfg.optim.keep_optimizer_state
           state = step.init_state(params, stage.cfg, stage.first,
-                                  state.opt_state if keep else None)
+                                  state.opt_state if keep else None,
+                                  model=initial.model, seed=cfg.seed)
         state = run.stage(stage, state, mixtures[stage.index])
         done = int(state.step)
         if run.best.ended(patience):
@@ -186,7 +187,7 @@ def _restore(cfg, initial: bundle.Bundle, saved, mesh, log) -> types.TrainState:
   """The newest good checkpoint, on this mesh."""
   def like(at: int) -> types.TrainState:
     stage = next(s for s in stages(cfg) if at <= s.last)
-    return step.abstract_state(initial.params, stage.cfg, mesh)
+    return step.abstract_state(initial.params, stage.cfg, mesh, initial.model)
 
   state, _ = saved.restore(like, log=log)
   log(f'resumed    at step {int(state.step)}')

@@ -85,9 +85,9 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig,
   shapes = encoder.param_shapes(model)
   with jax.set_mesh(mesh):
     params = sharding.abstract(shapes, mesh)
-    state = step.abstract_state(params, stage, mesh)
+    state = step.abstract_state(params, stage, mesh, model)
     update = step.make_update(model, stage, seed=cfg.seed)
-    batch = largest_batch(stage, mesh, mixture)
+    batch = largest_batch(stage, mesh, mixture, model.embedding_dim)
     lowered = update.lower(state, batch)
   trainable, _ = optim.split(shapes, optim.trainable(shapes, stage.optim))
   sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in (shapes, trainable)]
@@ -121,8 +121,12 @@ def needed(error: str) -> int:
 
 
 def largest_batch(stage: config.StageConfig, mesh: jax.sharding.Mesh,
-                  mixture: data.Mixture | None = None) -> types.Batch:
-  """The shapes of the largest batch of a stage; mixture: see `compile_stage`."""
+                  mixture: data.Mixture | None = None, width: int = 0) -> types.Batch:
+  """The shapes of the largest batch of a stage.
+
+  mixture: see `compile_stage`. width: of the model's vectors, and of a teacher's where
+  neither data nor the loss's options say another.
+  """
   cfg = stage.data
   queries, passages = cfg.batch_size, cfg.batch_size * (1 + cfg.num_negatives)
 
@@ -134,14 +138,17 @@ def largest_batch(stage: config.StageConfig, mesh: jax.sharding.Mesh,
     return types.Tokens(rows(jnp.int32, n, length), rows(bool, n, length),
                         rows(bool, n, length))
 
-  temperatures, known, scored = _brought(stage, mixture)
+  temperatures, known, scored, taught = _brought(stage, mixture)
+  taught = (_projected_to(stage.loss) or width) if taught is None else taught
   pairing = types.Pairing(
       owner=rows(jnp.int32, passages), is_positive=rows(bool, passages),
       query_id=rows(jnp.int32, queries), passage_id=rows(jnp.int32, passages),
       group=rows(jnp.int32, queries), in_batch=rows(bool, queries),
       temperature=rows(jnp.float32, queries) if temperatures else None,
       score=rows(jnp.float32, passages) if scored else None,
-      known=rows(jnp.int32, queries, known) if known else None)
+      known=rows(jnp.int32, queries, known) if known else None,
+      query_teacher=rows(jnp.float32, queries, taught) if taught else None,
+      passage_teacher=rows(jnp.float32, passages, taught) if taught else None)
   if cfg.pack:
     packed = cost.packed_rows(cfg, sharding.batch_shards(mesh))
     texts = dataclasses.replace(
@@ -154,11 +161,19 @@ def largest_batch(stage: config.StageConfig, mesh: jax.sharding.Mesh,
 
 
 def _brought(stage: config.StageConfig, mixture: data.Mixture | None
-             ) -> tuple[bool, int, bool]:
-  """(Rows have temperatures, room for their known positives, a teacher's scores)."""
+             ) -> tuple[bool, int, bool, int | None]:
+  """(Rows have temperatures, room for their known positives, a teacher's scores, the
+  width of its vectors: 0 without any, None if they are not here to tell)."""
   return (any(s.temperature for s in stage.data.sources),
           mixture.known if mixture else max(stage.data.known_positives, 0),
-          mixture.scored if mixture else losses.named(stage.loss).reads_scores)
+          mixture.scored if mixture else losses.named(stage.loss).reads_scores,
+          next((t.width for t in mixture.teachers if t), 0) if mixture else
+          None if losses.named(stage.loss).reads.vectors else 0)
+
+
+def _projected_to(loss: config.LossConfig) -> int:
+  """The width of teacher's vectors that the options of a loss tell, or 0."""
+  return max(dict(part.options).get('teacher_width', 0) for part in (loss, *loss.plus))
 
 
 def _collectives_of(compiled) -> dict[str, tuple[int, int]] | None:

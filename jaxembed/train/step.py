@@ -1,6 +1,7 @@
 """Jitted training update: loss, gradient, optimiser, running means."""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any
 
@@ -14,23 +15,27 @@ from jaxembed.mesh import replicate
 from jaxembed.models import encoder, transformer
 from jaxembed.train import ema, grad_cache, optim
 
+# Folded into a step's key: no chunk or layer has so high a number.
+_DRAWN_BY_LOSS = 2**31 - 1
 Update = Callable[[types.TrainState, types.Batch],
                   tuple[types.TrainState, types.Metrics]]
 
 
 def init_state(params: types.Params, stage: config.StageConfig, step: int = 0,
-               carried: optax.OptState | None = None) -> types.TrainState:
+               carried: optax.OptState | None = None, *,
+               model: config.ModelConfig | None = None, seed: int = 0
+               ) -> types.TrainState:
   """A state about to make update `step` + 1; moments are sharded like params.
 
-  loss/log_scale, the learned temperature, is a parameter of stages with
-  loss.learn_temperature alone. It starts at loss.temperature, or at its value at the
-  end of the stage before if that learned it too. `carried` is the optimiser's state
-  of the stage before, to go on with; the schedule begins anew all the same.
+  Parameters of the loss are the stage's own: loss/log_scale, the learned temperature
+  (loss.learn_temperature), and those that the loss brings (losses.Named.init), for
+  vectors of `model`, drawn from `seed`. They start anew, or where the stage before
+  ended if that had them too. `carried` is the optimiser's state of the stage before,
+  to go on with; the schedule begins anew all the same.
   """
-  learned = params.get('loss', {'log_scale': losses.initial_log_scale(stage.loss)})
-  params = {k: v for k, v in params.items() if k != 'loss'}
-  if stage.loss.learn_temperature:
-    params |= {'loss': learned}
+  own = _of_loss(stage.loss, params.get('loss', {}), model, seed)
+  params = {k: v for k, v in params.items() if k != 'loss'} | (
+      {'loss': own} if own else {})
   trained, _, tx = _optimizer(params, stage)
   means = jax.jit(ema.init)(trained) if stage.optim.ema_decay else None
   if carried is None:
@@ -40,27 +45,54 @@ def init_state(params: types.Params, stage: config.StageConfig, step: int = 0,
   return types.TrainState(jnp.asarray(step, jnp.int32), params, opt_state, means)
 
 
+def _of_loss(cfg: config.LossConfig, before: types.Params,
+             model: config.ModelConfig | None, seed: int) -> types.Params:
+  """The loss's own parameters, those of `before` where they are of the same shape."""
+  own, loss = {}, losses.named(cfg) if cfg.name in losses.LOSSES else None
+  if cfg.learn_temperature:
+    own['log_scale'] = losses.initial_log_scale(cfg)
+  if loss and loss.init:
+    if model is None:
+      raise ValueError(f'the loss {cfg.name} has parameters, whose shape follows the '
+                       "model's; give init_state the model")
+    own |= loss.init(loss.resolved(cfg), model.embedding_dim, jax.random.key(seed))
+  return {name: before[name] if name in before and _shapes(before[name]) == _shapes(x)
+          else x for name, x in own.items()}
+
+
+def _shapes(tree):
+  return jax.tree.map(jnp.shape, tree)
+
+
 def abstract_state(params: types.Params, stage: config.StageConfig,
-                   mesh: jax.sharding.Mesh) -> types.TrainState:
+                   mesh: jax.sharding.Mesh, model: config.ModelConfig | None = None
+                   ) -> types.TrainState:
   """`init_state` as jax.ShapeDtypeStructs on the mesh; computes nothing."""
   return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(
           mesh, x.sharding.spec if x.sharding else jax.P())),
-      jax.eval_shape(lambda p: init_state(p, stage), params))
+      jax.eval_shape(lambda p: init_state(p, stage, model=model), params))
 
 
 def loss_and_metrics(params: types.Params, batch: types.Batch,
                      model: config.ModelConfig, stage: config.StageConfig,
-                     key: jax.Array, loss: losses.Loss | None = None
+                     key: jax.Array, loss: losses.Loss | None = None,
+                     progress: jax.Array | float = 0.0
                      ) -> tuple[jax.Array, types.Metrics]:
-  """([] float32, metrics) of a global batch; `key` drives dropout alone.
+  """([] float32, metrics) of a global batch.
+
+  `key` drives dropout and what a loss draws at random.
 
   'train/finite' tells whether the loss and every text's embedding are finite.
   loss: in place of the one that stage.loss.name names.
+  progress: the share of the stage's steps that are done.
   """
   query, passage = _embed(params, model, batch, stage, key)
   asked: losses.Loss = loss or losses.named(stage.loss)
-  out = asked(query, passage, batch.pairing, stage.loss, params.get('loss', {}))
+  pairing = dataclasses.replace(
+      batch.pairing, progress=jnp.float32(progress),
+      seed=jax.random.bits(jax.random.fold_in(key, _DRAWN_BY_LOSS)))
+  out = asked(query, passage, pairing, stage.loss, params.get('loss', {}))
   # By source, for the record.
   group, zeros = replicate(batch.pairing.group), jnp.zeros(
       len(stage.data.sources))
@@ -95,7 +127,7 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
 
     def loss_of(trained):
       return loss_and_metrics(optim.join(trained, frozen), batch, model, stage, key,
-                              loss)
+                              loss, (state.step - first_step) / stage.steps)
 
     with precision.scope(model):  # Muon's products as well
       (value, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)

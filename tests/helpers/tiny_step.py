@@ -66,7 +66,8 @@ def curve(cfg: config.ModelConfig, stage: config.StageConfig,
   """(losses of the updates on a mesh of `shape`, final state)."""
   where = mesh(shape)
   with jax.set_mesh(where):
-    state = step.init_state(encoder.init_params(cfg, jax.random.key(1)), stage)
+    state = step.init_state(encoder.init_params(cfg, jax.random.key(1)), stage,
+                            model=cfg)
     update = step.make_update(cfg, stage, seed=0)
     losses = []
     for batch in steps:
