@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from jaxembed import config, data, losses, sharding
 from jaxembed.models import presets
-from jaxembed.train import plan, start
+from jaxembed.train import plan, stages, start
 
 from . import cli, errors
 
@@ -33,7 +33,7 @@ flags.mark_flags_as_required(['config'])
 
 
 def main():
-  cfg = config.validate(_CONFIG.value)
+  cfg, _ = stages.with_epochs(config.validate(_CONFIG.value), missing_ok=True)
   if _CHECK.value:
     _check(cfg)
     return

@@ -32,17 +32,19 @@ ACCEPTED = {
             'source', 'fallback', 'preset', 'tokenizer', 'attention', 'dtype',
             'precision', 'remat', 'attention_impl', 'prompt_pooling', 'eos_text',
             'append_token', 'lora_targets')}),
-    config.StageConfig: dict(token_budget={0}, name={''}),
+    config.StageConfig: dict(token_budget={0}, epochs={0.0}, name={''}),
     config.MeshConfig: {},
     config.EvalConfig: dict(every={0}, limit={0}, patience={0}),
     config.CheckpointConfig: dict(every={0}, best={''}),
     config.SourceConfig: dict(
-        limit={0}, weight=set(), min_score={None, -7.0, 0.0}, num_negatives={0},
+        limit={0}, cap={0}, task={''}, weight=set(), min_score={None, -7.0, 0.0},
+        num_negatives={0},
         max_negative_score={None}, query_max_length={0}, passage_max_length={0},
         temperature={0.0}, **{name: {''} for name in (
             'kind', 'subset', 'data_dir', 'cache_dir', 'delimiter', 'query_prompt',
             'passage_prompt')}),
-    config.DataConfig: dict(num_negatives={0}, pack={0}, check_rows={0}, prefetch={0},
+    config.DataConfig: dict(sub_batch={0}, size_temperature={0.0}, num_negatives={0},
+                            pack={0}, check_rows={0}, prefetch={0},
                             known_positives={0}),
     config.Config: dict(log_every={0}, seed={0}, name={''}, repeats={''}),
 }

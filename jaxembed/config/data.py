@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from jaxembed.config.check import at_least, typed
+from jaxembed.config.check import at_least, require, typed
 from jaxembed.config.source import SourceConfig
 
 
@@ -19,6 +19,11 @@ class DataConfig:
     lengths, which then only say where a text is cut. A batch has as many rows as its
     texts need, in steps of a thirty-second: a few shapes to compile. Every process
     tokenises the whole batch to know them.
+  homogeneous: each batch from the sources of one task (SourceConfig.task), or from one
+    source; False: batches are blended.
+  sub_batch: so many rows at a time come from the sources of one task; 0: one.
+  size_temperature: T, where a source's share is weight x rows^(1/T): 1 in proportion to
+    size, more nearer to equal shares; 0: weights alone.
   known_positives: room for the positives of a row that a step does not draw, and for
     those that its query has in other rows of its source, so that none of them serves as
     its negative. -1: as many as the checked rows have, of other rows' at most 8 at a
@@ -32,7 +37,9 @@ class DataConfig:
   query_lengths: tuple[int, ...] = (32,)
   passage_lengths: tuple[int, ...] = (128,)
   pack: int = 0
-  homogeneous: bool = False  # each batch from one source; false: blended
+  homogeneous: bool = False
+  sub_batch: int = 0
+  size_temperature: float = 0.0
   known_positives: int = -1
   check_rows: int = 100_000  # per source, read and checked before training starts
   prefetch: int = 4  # batches a thread prepares ahead; 0: on demand
@@ -40,7 +47,15 @@ class DataConfig:
   def __post_init__(self):
     typed(self)
     at_least(self, batch_size=1, num_negatives=0, check_rows=0, prefetch=0, pack=0,
-             known_positives=-1)
+             known_positives=-1, sub_batch=0)
+    require(self, 'size_temperature', self.size_temperature == 0
+            or 0.1 <= self.size_temperature <= 100,
+            '0 for weights alone, or 0.1 to 100')
+    if self.sub_batch:
+      require(self, 'sub_batch', not self.homogeneous,
+              '0: batches that are homogeneous are of one task as a whole')
+      require(self, 'sub_batch', self.batch_size % self.sub_batch == 0,
+              f'a number that divides batch_size {self.batch_size}')
     for name in ('query_lengths', 'passage_lengths'):
       lengths = tuple(getattr(self, name))
       if not lengths or min(lengths) < 1 or sorted(set(lengths)) != list(lengths):

@@ -192,6 +192,9 @@ class StageConfig:
 
   name: str = 'train'  # in metrics
   steps: int = 1000  # updates of the parameters
+  # Passes through the data, counted in whole batches, that take the place of steps; 0:
+  # steps as they are.
+  epochs: float = 0.0
   # GradCache: the most tokens per device encoded at a time. 0: the whole batch.
   token_budget: int = 0
   # Within a token_budget, what of a chunk is computed again: full | residual | dots, as
@@ -206,6 +209,7 @@ class StageConfig:
     typed(self)
     one_of(self, 'chunk_remat', ('full', 'residual', 'dots'))
     at_least(self, steps=1, token_budget=0)
+    require(self, 'epochs', 0 <= self.epochs < math.inf, 'a number above 0, or 0')
     row = self.data.row
     if 0 < self.token_budget < row:
       raise ValueError(f'StageConfig.token_budget is {self.token_budget}, less than '

@@ -63,6 +63,10 @@ class SourceConfig:
     they are called; None: score, scores, label, labels or similarity_score.
   on_bad_row: fail: a row that cannot be used ends the run, with what was trained saved;
     skip: the next one takes its place, which is counted and told.
+  cap: so many rows at most count where sources are weighed by size, and in an epoch;
+    0: all.
+  task: sources of one task share batches where each batch, or part of one, is of one
+    source; '': the source is a task of its own.
   negative_choice: of a row with more negatives than there is room for: random ones,
     drawn anew each time, or the first.
   teacher: folders that jaxembed teach wrote, whose vectors of the texts losses read; of
@@ -92,6 +96,8 @@ class SourceConfig:
   on_bad_row: str = 'fail'  # fail | skip
   limit: int = 0  # the first so many rows; 0: all
   weight: float = 1.0  # share of the mixture, relative to the other sources
+  cap: int = 0
+  task: str = ''
 
   in_batch: bool = True  # false: a row's own negatives alone count
   symmetric: bool = False  # rows also serve the other way round
@@ -125,7 +131,8 @@ class SourceConfig:
     one_of(self, 'rows', ('pairs', 'bm25', 'same_label', 'label_text', 'scored'))
     one_of(self, 'on_bad_row', ('fail', 'skip'))
     one_of(self, 'negative_choice', ('random', 'first'))
-    at_least(self, limit=0, num_negatives=-1, query_max_length=0, passage_max_length=0)
+    at_least(self, limit=0, cap=0, num_negatives=-1, query_max_length=0,
+             passage_max_length=0)
     low, high = TEMPERATURES
     require(self, 'temperature', self.temperature == 0
             or low <= self.temperature <= high,

@@ -70,8 +70,7 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
     info = BatchInfo(step, tuple((cfg.sources[g].name, r) for g, r in refs), counts)
     return batch, info
 
-  steps = sampling.batches(mixture.sizes, cfg.sources, cfg.batch_size, seed,
-                        cfg.homogeneous)
+  steps = sampling.batches(mixture.sizes, cfg, seed)
   steps = steps.map_with_index(assemble)[start_step:]
   return iter(steps.to_iter_dataset(grain.ReadOptions(
       num_threads=min(cfg.prefetch, 2), prefetch_buffer_size=cfg.prefetch)))

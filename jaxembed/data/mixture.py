@@ -214,9 +214,27 @@ class Mixture:
     if self.known > _MANY:
       found.append(f'up to {self.known} known positives of a row are compared with '
                    'every passage of a batch, which takes time')
+    found += self._repeated()
     if self.cfg.batch_size == 1 and not self.cfg.num_negatives:
       found.append('batch_size is 1 and num_negatives 0: a row has nothing to be told '
                    'apart from')
+    return found
+
+  def _repeated(self) -> list[str]:
+    """Warnings of sources that a batch takes more rows of than they have."""
+    cfg = self.cfg
+    shares = sampling.shares(self.sizes, cfg.sources, cfg.size_temperature)
+    of = {s.task or s.name: 0.0 for s in cfg.sources}
+    for s, share in zip(cfg.sources, shares):
+      of[s.task or s.name] += share
+    found = []
+    for s, size, share in zip(cfg.sources, self.sizes, shares):
+      among = of[s.task or s.name] if cfg.homogeneous else sum(shares)
+      rows = cfg.batch_size * share / among
+      if rows > size:
+        found.append(f'source {s.name!r}: a batch takes about {rows:.0f} of its rows, '
+                     f'and there are {size}: rows come several times in one batch, '
+                     'where they teach nothing new; lower batch_size or weight')
     return found
 
 

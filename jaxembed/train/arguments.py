@@ -234,7 +234,7 @@ def _sizes(cfg: Config, rows: dict[str, Any], told: Arguments) -> None:
     stage.steps = told.steps
   elif opened:
     count = (told.epochs or 1) * sum(map(len, opened))
-    stage.steps = max(1, round(count / stage.data.batch_size))
+    stage.steps = max(1, int(count // stage.data.batch_size))
   if chosen:
     stage.optim = dataclasses.replace(stage.optim, warmup_steps=stage.steps // 10)
     quarter = -(-stage.steps // 4)

@@ -41,7 +41,7 @@ from jaxembed.train import (
     start,
     step,
 )
-from jaxembed.train.stages import Stage, stages
+from jaxembed.train.stages import Stage, stages, with_epochs
 
 # evaluate(params, model, tokenizer, mesh) -> scores by name, 'eval/...'
 Evaluate = Callable[..., dict[str, float]]
@@ -80,7 +80,9 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     FloatingPointError: the loss, or too many updates in a row, are not finite; step
       and rows are named.
   """
-  cfg = config.validate(cfg)
+  cfg, told = with_epochs(config.validate(cfg), rows)
+  for line in told:
+    log(line)
   mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor))
   checks.stages_fit(cfg, mesh)
   folder = pathlib.Path(folder).absolute()

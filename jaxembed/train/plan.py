@@ -204,6 +204,7 @@ def program(stage: config.StageConfig, mixture: data.Mixture | None = None) -> s
   """
   d = dataclasses.replace(
       stage.data, prefetch=0, check_rows=0, homogeneous=False,
+      sub_batch=0, size_temperature=0.0,
       query_lengths=stage.data.query_lengths[-1:],
       passage_lengths=stage.data.passage_lengths[-1:], sources=[
           config.SourceConfig(name=str(i), path='-', temperature=s.temperature)

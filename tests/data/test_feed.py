@@ -157,11 +157,16 @@ def test_every_pass_shows_every_row_once_in_a_new_order(write, tokenizer):
   assert passes[0] != passes[1]
 
 
+def _order(sizes, sources, batch_size, **rules):
+  return sampling.batches(
+      sizes, DataConfig(sources=sources, batch_size=batch_size, **rules), 0)
+
+
 def test_weights_hold_within_a_batch_or_over_batches():
   sources = [SourceConfig(name='a', path='x', weight=3.0),
              SourceConfig(name='b', path='y', weight=1.0)]
-  blended = sampling.batches([5, 900], sources, 8, 0)
-  pure = sampling.batches([5, 900], sources, 8, 0, homogeneous=True)
+  blended = _order([5, 900], sources, 8)
+  pure = _order([5, 900], sources, 8, homogeneous=True)
   for step in range(40):
     assert collections.Counter(g for g, _ in blended[step]) == {0: 6, 1: 2}
   groups = [{g for g, _ in pure[step]} for step in range(40)]
@@ -171,15 +176,15 @@ def test_weights_hold_within_a_batch_or_over_batches():
 
 @pytest.mark.parametrize('homogeneous', [True, False])
 def test_a_batch_of_one_takes_every_row_in_turn(homogeneous):
-  found = sampling.batches([5], [SourceConfig(name='a', path='x')], 1, 0, homogeneous)
+  found = _order([5], [SourceConfig(name='a', path='x')], 1, homogeneous=homogeneous)
   assert len(found) and sorted(r for i in range(5) for _, r in found[i]) == [*range(5)]
   assert [len(found[i]) for i in (0, 10**9)] == [1, 1]
 
 
 def test_a_source_keeps_its_order_whoever_stands_beside_it():
   a, b = SourceConfig(name='a', path='x'), SourceConfig(name='b', path='y')
-  alone = sampling.batches([50], [a], 4, 0)
-  beside = sampling.batches([9, 50], [b, a], 8, 0)
+  alone = _order([50], [a], 4)
+  beside = _order([9, 50], [b, a], 8)
   for step in range(10):
     assert [r for g, r in beside[step] if g == 1] == [r for _, r in alone[step]]
 

@@ -76,7 +76,7 @@ def test_quotation_marks_that_stay_are_told(tmp_path):
   source = SourceConfig(name='s', kind='tsv', path=str(file))
   for queries, told in ((('"a"', '"b"', 'c'), 1), (('"a" or "b', 'b', '"c"'), 0)):
     file.write_text('query\tpositive\n' + ''.join(f'{q}\tp\n' for q in queries))
-    notes = data.open_mixture(DataConfig(sources=[source])).notes()
+    notes = data.open_mixture(DataConfig(sources=[source], batch_size=3)).notes()
     assert len(notes) == told
     assert all('2 of 3 rows read have a query in quotation' in n for n in notes)
 
