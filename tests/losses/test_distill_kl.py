@@ -138,8 +138,9 @@ def test_from_a_row_with_scores_to_a_metric(minilm, tmp_path):
       tiny_step.model().backbone, vocab_size=30522))
   params = encoder.init_params(model, jax.random.key(0))
   pair = batch.pairing
-  _, metrics = step.loss_and_metrics(params, batch, model, stage, jax.random.key(0))
-  q, p = (np.asarray(encoder.encode(params, model, x))
+  _, metrics = jax.jit(lambda params: step.loss_and_metrics(
+      params, batch, model, stage, jax.random.key(0)))(params)
+  q, p = (np.asarray(jax.jit(encoder.encode, static_argnums=1)(params, model, x))
           for x in (batch.query, batch.passage))
   np.testing.assert_allclose(metrics['loss/distill_kl'], oracle(
       q, p, pair, CFG, np.full(8, CFG.temperature)), rtol=1e-4)

@@ -13,6 +13,8 @@ from jaxembed.models import encoder
 from jaxembed.train import step
 from tests.helpers.tiny_step import STAGE, batches, mesh, model
 
+_encode = jax.jit(encoder.encode, static_argnums=1)
+
 
 def alignment(query, passage, pairing, cfg, params):
   """Wang & Isola 2020: squared distance of a query and its positive, times 2."""
@@ -25,7 +27,7 @@ def test_an_update_minimises_the_loss_that_is_given():
   cfg, (batch,) = model(), batches(1)
   with jax.set_mesh(mesh((1, 1, 1))):
     state = step.init_state(encoder.init_params(cfg, jax.random.key(1)), STAGE)
-    query, passage = (encoder.encode(state.params, cfg, x)
+    query, passage = (_encode(state.params, cfg, x)
                       for x in (batch.query, batch.passage))
     update = step.make_update(cfg, STAGE, seed=0, loss=alignment)
     want = 2 * np.square(np.asarray(query - passage[::2])).sum(-1)
@@ -55,9 +57,9 @@ def test_a_row_of_the_table_makes_a_loss_that_configurations_name(monkeypatch):
         config.to_dict(stage)))) == stage
     with jax.set_mesh(mesh((1, 1, 1))):
       state = step.init_state(encoder.init_params(cfg, jax.random.key(1)), stage)
-      value, metrics = step.loss_and_metrics(
-          state.params, batch, cfg, stage, jax.random.key(0))
-      query, passage = (np.asarray(encoder.encode(state.params, cfg, x))
+      value, metrics = jax.jit(lambda p, stage=stage: step.loss_and_metrics(
+          p, batch, cfg, stage, jax.random.key(0)))(state.params)
+      query, passage = (np.asarray(_encode(state.params, cfg, x))
                         for x in (batch.query, batch.passage))
     distance.append(float(value))
     assert 'loss/power' in metrics

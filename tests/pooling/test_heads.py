@@ -16,6 +16,7 @@ from jaxembed.pooling import heads
 from jaxembed.pooling.head import Head, Tensor, Twin, Vectors, of_each_text
 from jaxembed.train import loop
 from tests.helpers import tiny_run, tiny_step
+from tests.helpers.tiers import thorough
 
 
 def _middle(params, cfg, states):
@@ -70,7 +71,7 @@ def scratch(monkeypatch):
     monkeypatch.setitem(heads.HEADS, head.kind, head)
 
 
-@pytest.mark.parametrize('kind', ['middle', 'gated'])
+@pytest.mark.parametrize('kind', ['gated', thorough('middle')])
 def test_a_new_pooling_trains_from_its_record_alone(scratch, kind):
   cfg = tiny_step.model(kind)
   batch = tiny_step.batches(1)[0]
@@ -166,7 +167,8 @@ class Scratch(Module):
 '''
 
 
-@pytest.mark.parametrize('kind, options', [('power', (('power', 3.0),)), ('gated', ())])
+@pytest.mark.parametrize('kind, options', [
+    ('gated', ()), thorough('power', (('power', 3.0),))])
 def test_a_new_pooling_trains_leaves_and_is_opened_again(
     kind, options, minilm, tmp_path, monkeypatch):
   st = pytest.importorskip('sentence_transformers')

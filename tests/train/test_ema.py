@@ -49,6 +49,12 @@ def test_a_decay_outside_its_range_is_refused(decay):
     config.OptimConfig(ema_decay=decay)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _compiled_once():
+  with tiny_run.shared_updates():
+    yield
+
+
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory, minilm):
   """(the experiment, the folder of its run), with means and two stages."""

@@ -19,7 +19,6 @@ from jaxembed.convert import from_hf, tables
 from jaxembed.embedder import Embedder
 from jaxembed.train import loop, metrics
 from tests.helpers import tiny_run
-from tests.helpers.tiers import thorough
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -113,7 +112,7 @@ def test_a_run_goes_on_with_more_steps_stages_and_another_rate(tiny, rows, tmp_p
   def experiment(steps, data=rows, **optim):
     return tiny_run.experiment(tiny, data, steps=steps, schedule='constant', **optim)
 
-  run, quiet = tmp_path / 'run', {'say': lambda _: None}
+  run, quiet = tmp_path / 'run', {'log': lambda _: None}
   loop.train(experiment(6), tmp_path / 'whole', **quiet)
   loop.train(experiment(4), run, **quiet)
   moved = shutil.copy(rows, tmp_path / 'rows.jsonl')
@@ -337,6 +336,7 @@ def test_adapters_temperature_and_chunks_train_together(tiny, rows, tmp_path):
   assert Embedder.load(tmp_path).encode('number 3').shape == (32,)
 
 
+@pytest.mark.thorough
 def test_two_sources_one_with_its_own_temperature(tiny, rows, tmp_path):
   cfg = tiny_run.experiment(tiny, rows, steps=3)
   first = cfg.stages[0].data.sources[0]
@@ -353,8 +353,8 @@ def test_two_sources_one_with_its_own_temperature(tiny, rows, tmp_path):
     assert record['loss_of/rows'] != record['loss_of/cold']
 
 
-@pytest.mark.parametrize('learns', [
-    (True, False), thorough((False, True)), thorough((True, True))])
+@pytest.mark.thorough
+@pytest.mark.parametrize('learns', [(True, False), (False, True), (True, True)])
 def test_a_temperature_learned_in_some_stages_survives_a_stop_in_the_second(
     tiny, rows, tmp_path, learns):
   cfg = tiny_run.experiment(tiny, rows, steps=3)
@@ -396,6 +396,7 @@ def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):
   assert _params_bytes(run) == _params_bytes(finished)
 
 
+@pytest.mark.thorough
 def test_packed_batches_resume_to_the_same_bits(finished, tiny, rows, tmp_path):
   cfg = tiny_run.experiment(tiny, rows)
   cfg.stages[0].data.pack, cfg.stages[0].token_budget = 64, 64

@@ -22,8 +22,9 @@ def run(tmp_path_factory, minilm):
   """Folder of a run of two steps that was stopped after the first."""
   folder = tmp_path_factory.mktemp('manifest')
   cfg = tiny_run.in_folder(folder, minilm, steps=2)
-  loop.train(cfg, folder / 'run', log=lambda _: None, should_stop=lambda: True)
-  loop.train(cfg, folder / 'run', log=lambda _: None)
+  with tiny_run.shared_updates():
+    loop.train(cfg, folder / 'run', log=lambda _: None, should_stop=lambda: True)
+    loop.train(cfg, folder / 'run', log=lambda _: None)
   return folder / 'run'
 
 

@@ -34,7 +34,8 @@ def test_one_device_equals_eight(pooling, shapes):
 @pytest.mark.parametrize('pooling,shape,chunks', [
     ('last', (1, 1, 1), {}),
     thorough('latent_attention', (2, 2, 2), {'token_budget': 48}),
-    ('latent_attention', (2, 2, 2), {'token_budget': 24, 'chunk_remat': 'dots'}),
+    thorough('latent_attention', (2, 2, 2),
+             {'token_budget': 24, 'chunk_remat': 'dots'}),
     thorough('mean', (4, 2, 1), {'token_budget': 24, 'chunk_remat': 'residual'})])
 def test_packing_changes_no_update(pooling, shape, chunks):
   model = tiny_step.model(pooling)
