@@ -5,9 +5,8 @@ parts `params`, `opt_state`, `step` and, if kept, `ema` apart from each other, s
 that a reader of the model does not pay for the optimiser. Orbax writes into a
 temporary folder and renames it, so what is listed is complete; a sum over the bits
 of every part is stored beside it, and compared whenever the part is read. Proven
-damage (bits, missing or cut files) sets a checkpoint aside; an error that may pass
-(too many open files, a disk that does not answer) never does. No state with a number
-that is not finite is saved.
+damage sets a checkpoint aside; an error that may pass (too many open files) never
+does. No state with a number that is not finite is saved.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax import lax
@@ -25,10 +24,13 @@ from jaxembed import former, paths, types
 from jaxembed.files import checked_json, damage, whole_json
 from jaxembed.files.damage import Damaged
 
-try:
-  import orbax.checkpoint.v1 as ocp
-except ImportError:  # releases before the v1 interface left `experimental`
-  import orbax.checkpoint.experimental.v1 as ocp
+if TYPE_CHECKING:
+  ocp: Any  # Orbax's annotations refuse paths and metadata that it takes
+else:
+  try:  # the v1 interface, and before it left `experimental`
+    import orbax.checkpoint.v1 as ocp
+  except ImportError:
+    import orbax.checkpoint.experimental.v1 as ocp
 
 _BEST = 'best.json'
 _NONE = ('no checkpoint under {} can be read (tried steps {}); use a fresh workdir to '
@@ -339,9 +341,8 @@ def resolve(folder: str | pathlib.Path, step: Step = None) -> int:
     return found['step']
   wanted = max(there, default=None) if step is None else step
   if wanted not in there:
-    raise FileNotFoundError(
-        f'no checkpoint {"" if step is None else step} under {folder}; '
-        f'there are: {there or "none"}')
+    raise FileNotFoundError(f'no checkpoint {"" if step is None else step} under '
+                            f'{folder}; there are: {there or "none"}')
   return wanted
 
 
@@ -395,5 +396,5 @@ def load_params(folder: str | pathlib.Path, step: Step = None
     remedy = (f'use step {others[-1]} (step={others[-1]}, --step={others[-1]})'
               if others else 'there is no other; copy it again from where it is whole')
     raise Damaged(f'checkpoint {target} {e}; {remedy}') from e
-  state = types.TrainState(step, parts['params'], None, parts.get('ema'))
+  state = types.TrainState(jnp.int32(step), parts['params'], None, parts.get('ema'))
   return state.averaged, step

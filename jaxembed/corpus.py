@@ -196,7 +196,7 @@ def _stored(vectors: np.ndarray, dtype: str, batch: Sequence[text_rows.Text]
   """`vectors` as they are stored; refuses what is not finite."""
   with np.errstate(over='ignore', invalid='ignore'):
     stored = codes.encode(vectors, dtype)
-  real = np.isfinite(vectors).all(-1)
+  real = np.asarray(np.isfinite(vectors).all(-1))
   bad = np.flatnonzero(~(real & codes.finite(stored, dtype)))
   if bad.size:
     where = batch[bad[0]].where

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 _P = ParamSpec('_P')
 _R = TypeVar('_R')
@@ -19,6 +19,7 @@ def keywords(**former: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
       for old, new in former.items():
         if old in given and new in given:
           raise TypeError(f'{fn.__name__}() got {new} and {old}, its former name')
-      return fn(*args, **{former.get(k, k): v for k, v in given.items()})
+      call: Any = fn
+      return call(*args, **{former.get(k, k): v for k, v in given.items()})
     return called
   return renamed

@@ -32,7 +32,8 @@ def as_texts(inputs: str | Iterable[str]) -> tuple[list[str], bool]:
   if hasattr(inputs, 'columns') or getattr(inputs, 'ndim', 1) != 1:
     raise TypeError(f'inputs is {kind} of several columns or dimensions; give one '
                     "column of texts, for example table['text']")
-  texts = list(inputs.to_pylist() if hasattr(inputs, 'to_pylist') else inputs)
+  column: Any = inputs
+  texts = list(column.to_pylist() if hasattr(column, 'to_pylist') else column)
   for i, text in enumerate(texts):
     check_text(text, f'text {i}')
   return texts, False

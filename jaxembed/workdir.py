@@ -71,7 +71,7 @@ def check_free(folder: pathlib.Path) -> None:
                        'over it; choose another --workdir')
 
 
-def is_workdir(path: str | pathlib.Path) -> bool:
+def is_workdir(path: str | os.PathLike) -> bool:
   """Whether `path` is the folder of a run whose model is written."""
   return (pathlib.Path(path) / 'model' / 'model_config.json').is_file()
 

@@ -51,7 +51,7 @@ def summary(cls: type) -> str:
   return _docstring(cls)[0]
 
 
-def classes(root: type = Config) -> Iterator[type]:
+def classes(root: type = Config) -> Iterator[Any]:
   """`root` and the configuration classes in its fields, each once, outermost first."""
   waiting, seen = [root], set()
   while waiting:
@@ -130,7 +130,7 @@ def _docstring(cls: type) -> tuple[str, dict[str, str]]:
   for line in inspect.cleandoc(cls.__doc__ or '').splitlines():
     found = _NAMES.fullmatch(line)
     names = found[1].split(', ') if found else []
-    if names and set(names) <= known:
+    if found and names and set(names) <= known:
       current = names
       texts |= dict.fromkeys(names, found[2])
     elif current and line.startswith('  '):

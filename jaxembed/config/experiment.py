@@ -89,7 +89,7 @@ class ModelSpec:
       self.pooling = PoolingConfig(**self.pooling)
     if self.pooling and not isinstance(self.pooling, PoolingConfig):
       try:
-        PoolingConfig(kind=self.pooling)
+        PoolingConfig(kind=str(self.pooling))
       except ValueError as e:
         raise ValueError(f'ModelSpec.pooling: {e}') from e
     for name, allowed in (('attention', ATTENTIONS), ('dtype', DTYPES),

@@ -53,7 +53,8 @@ def field_path(path: str) -> str:
     ValueError: there is no such field, or it is a part of a value that is set as a
       whole; the part and the remedy are named.
   """
-  hint, found = Config, []
+  hint: Any = Config
+  found: list[str] = []
   for part in path.split('.'):
     here = '.'.join(['config', *found])
     name, *indices = re.findall(r'\w+', part) or ['']
@@ -73,9 +74,10 @@ def field_path(path: str) -> str:
   return '.'.join(found)
 
 
-def _settable(hint) -> bool:
+def _settable(hint: Any) -> bool:
   """Whether fields of a value of this type can be set one by one."""
-  return dataclasses.is_dataclass(hint) and not hint.__dataclass_params__.frozen
+  params: Any = getattr(hint, '__dataclass_params__', None)
+  return params is not None and not params.frozen
 
 
 def _instead(found: list[str], name: str) -> str:
@@ -133,11 +135,11 @@ def from_dict(cls: type, data: dict[str, Any], path: str = 'config') -> Any:
                 for key, value in data.items()})
 
 
-def _build(hint, value, path: str):
+def _build(hint: Any, value: Any, path: str) -> Any:
   args = typing.get_args(hint)
   if value is None:
     return None
-  if dataclasses.is_dataclass(hint):
+  if isinstance(hint, type) and dataclasses.is_dataclass(hint):
     return from_dict(hint, value, path)
   if type(None) in args:
     return _build(next(a for a in args if a is not type(None)), value, path)

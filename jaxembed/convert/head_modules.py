@@ -17,7 +17,7 @@ from jaxembed.files import known_keys
 from jaxembed.files.folder import short
 from jaxembed.models import training_free
 from jaxembed.pooling import heads
-from jaxembed.pooling.head import Head, Mode
+from jaxembed.pooling.head import Head, Mode, Twin
 
 
 def library_modes() -> dict[str, Mode]:
@@ -133,8 +133,9 @@ def _pooling(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]
   else:
     by_name = {known.name: ours for ours, known in library_modes().items()}
     listed = [named] if isinstance(named, str) else named
-    modes = [by_name.get(str(m)) for m in listed] if isinstance(listed, list) else []
-    if not modes or None in modes:
+    modes = ([by_name.get(str(m), '') for m in listed] if isinstance(listed, list)
+             else [])
+    if not modes or '' in modes:
       raise UnsupportedModel(f'{folder}/config.json: pooling_mode {named!r:.80} is not '
                              f'supported; known: {", ".join(by_name)}')
   widths = {key: data[key] for key in ('word_embedding_dimension',
@@ -149,14 +150,14 @@ def _pooling(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]
   return _with_prompts(dataclasses.replace(cfg, pooling=pooling), fields), None
 
 
-def _twin(head: Head):
+def _twin(head: Head, twin: Twin):
   """The reader of the torch module that an export of `head` brings."""
   def read_module(folder: pathlib.Path, cfg: ModelConfig):
     keys = dict.fromkeys(('embedding_dimension', 'include_prompt', 'num_layers',
-                          *(key for key, _ in head.twin.keys)), known_keys.APPLIED)
+                          *(key for key, _ in twin.keys)), known_keys.APPLIED)
     fields = Fields(_config(folder, keys), f'{folder}/config.json')
     given = {name: _typed(fields, key, head.options.get(
-        name, getattr(cfg.pooling, name, None))) for key, name in head.twin.keys}
+        name, getattr(cfg.pooling, name, None))) for key, name in twin.keys}
     pooling = PoolingConfig(
         kind=head.kind, options=tuple(
             (name, given.pop(name)) for name in head.options if name in given), **given)
@@ -167,7 +168,7 @@ def _twin(head: Head):
   return read_module
 
 
-def _typed(fields: Fields, key: str, default: object):
+def _typed(fields: Fields, key: str, default: object) -> Any:
   """The value of `key`, of the type that its default has."""
   if isinstance(default, bool):
     return fields.flag(key, default)
@@ -222,5 +223,5 @@ _OF_THE_LIBRARY = {'Pooling': _pooling, 'Dense': _dense, 'Normalize': _normalize
 
 def _readers() -> dict[str, Callable]:
   """The reader of each module, by what `kind` says."""
-  return {head.twin.type: _twin(head) for head in heads.HEADS.values()
+  return {head.twin.type: _twin(head, head.twin) for head in heads.HEADS.values()
           if head.twin} | _OF_THE_LIBRARY

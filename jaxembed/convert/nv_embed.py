@@ -205,7 +205,7 @@ def _cast(name: str, x: np.ndarray, dtype) -> np.ndarray:
 def _carry(source: pathlib.Path | None, target: pathlib.Path, cfg: ModelConfig):
   """The tokenizer and settings of `source`; config.json where it has none."""
   hf = {} if source is None else checked_json.read(source / 'config.json', absent={})
-  if hf.get('model_type') == 'nvembed':
+  if source is not None and hf.get('model_type') == 'nvembed':
     carried.copy_settings(source, target)
   elif source is not None:  # its modules would describe another head
     carried.copy(source, target)

@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import struct
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -77,7 +78,7 @@ class Tensor:
 
   def _read(self, at: int, shape: tuple[int, ...]) -> np.ndarray:
     out = np.empty(shape, self.dtype)
-    view = memoryview(out.reshape(-1).view(np.uint8))
+    view = out.reshape(-1).view(np.uint8).data
     with open_regular(self.file, buffering=0) as f:
       f.seek(at)
       while view:
@@ -232,7 +233,7 @@ def _entry(file: pathlib.Path, name: str, item, base: int) -> Tensor:
   return tensor
 
 
-def _counts(values) -> bool:
+def _counts(values: Any) -> TypeGuard[list[int]]:
   """Whether this is a list of integers that can be sizes in bytes."""
   return isinstance(values, list) and all(
       type(v) is int and 0 <= v < 2**63 for v in values)
@@ -243,7 +244,8 @@ def _counts(values) -> bool:
 
 def header_bytes(shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> bytes:
   """Length, JSON and padding of a file that holds `shapes`, sorted by name."""
-  header, at = {'__metadata__': {'format': 'pt'}}, 0
+  header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
+  at = 0
   for name in sorted(shapes):
     dtype, shape = shapes[name]
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize

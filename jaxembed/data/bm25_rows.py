@@ -35,7 +35,7 @@ class Bm25Rows(Sequence):
         texts = [p.text for p in way.positives]
         for text in texts:
           number.setdefault(text, len(number))
-        if row.score is None or row.score >= cfg.min_score:
+        if row.score is None or cfg.min_score is None or row.score >= cfg.min_score:
           self._rows.append(way)
         elif cfg.max_negative_score is None or row.score <= cfg.max_negative_score:
           continue

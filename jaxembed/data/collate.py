@@ -55,12 +55,13 @@ def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
   """
   # Shapes are agreed upon over all rows given; only `local` ones are laid out.
   queries, passages = _encode(rows, cfg, tokenizer)
-  first = np.cumsum([0, *(len(r.passages) for r in rows)])  # passage of each row
+  # The first passage of each row.
+  first: np.ndarray = np.cumsum([0, *(len(r.passages) for r in rows)])
   query, passage = queries, passages
   if len(rows) > len(local):
     query = queries.take(local)
     passage = passages.take(np.concatenate(
-        [np.arange(first[i], first[i + 1]) for i in local]))
+        [np.arange(int(first[i]), int(first[i + 1])) for i in local]))
     rows = [rows[i] for i in local]
   places = _places([len(r.passages) for r in rows], 1 + cfg.num_negatives)
   pairs = pairing.pairing(rows, local, places, query, passage, cfg, tokenizer,
@@ -117,10 +118,10 @@ def _tokens(rows, cfg: DataConfig, tokenizer: Tokenizer) -> tuple[Ragged, Ragged
 
 def _places(counts: Sequence[int], room: int) -> np.ndarray:
   """For every passage place the passage that stands there, -1 for none: [C]."""
-  counts = np.asarray(counts)
+  there = np.asarray(counts)[:, None]
   first = np.concatenate([[0], np.cumsum(counts)[:-1]])
   at = np.arange(room)
-  return np.where(at < counts[:, None], first[:, None] + at, -1).ravel()
+  return np.where(at < there, first[:, None] + at, -1).ravel()
 
 
 def _spread(tokens: types.Tokens, places: np.ndarray) -> types.Tokens:

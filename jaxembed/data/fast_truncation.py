@@ -50,7 +50,7 @@ def encode(fast: tokenizers.Tokenizer, texts: Sequence[str], wanted: int,
   back, never shorter than `wanted` and equal to the whole list that far.
   """
   chars = wanted * _CHARS_PER_TOKEN
-  out: list[list[int] | None] = [None] * len(texts)
+  out: list[list[int]] = [[] for _ in texts]
   todo = list(range(len(texts)))
   while todo:
     ends = [_gap(texts[i], chars) if cut else len(texts[i]) for i in todo]

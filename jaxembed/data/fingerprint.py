@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import hashlib
+from typing import Any
 
 from jaxembed.config import SourceConfig
 from jaxembed.data import memory, sources
@@ -12,7 +13,7 @@ _SAMPLE = 10_000
 
 
 def fingerprint(cfg: SourceConfig, rows: Sequence[Example] | None = None,
-                stored: Sequence | None = None, given: memory.Rows | None = None
+                stored: Any = None, given: memory.Rows | None = None
                 ) -> dict[str, int | str]:
   """Number of rows ('rows') and hash of what they are read from ('sha256').
 

@@ -189,8 +189,8 @@ class Mixture:
       return [{} for _ in self.sources]
     return [repeats.ids(
         s.seen.answers, tokenizer,
-        prompts=tuple(prompts.rendered(p, s.cfg)[0]
-                      for p in (s.cfg.query_prompt, s.cfg.passage_prompt)),
+        prompts=(prompts.rendered(s.cfg.query_prompt, s.cfg)[0],
+                 prompts.rendered(s.cfg.passage_prompt, s.cfg)[0]),
         lengths=(s.cfg.query_max_length or self.cfg.query_lengths[-1],
                  s.cfg.passage_max_length or self.cfg.passage_lengths[-1]))
         for s in self.sources]

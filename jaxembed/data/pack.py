@@ -107,7 +107,8 @@ def fit(lengths: Sequence[int], width: int) -> Plan:
     if held[row] < slots:
       free[left].append(row)
       some |= 1 << left
-  return Plan(*places, rows)
+  row_of, segment, start = places
+  return Plan(row_of, segment, start, rows)
 
 
 def _lay(texts: Sequence[Ragged], plans: Sequence[Plan], rows: int, width: int,

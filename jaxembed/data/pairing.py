@@ -47,8 +47,9 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
     repeats.fill(others, [answers[r.group].get(q, ()) for r, q in zip(rows, query_id)],
                   passage_id[places[::len(places) // len(rows)]], passage_id)
   if same:
+    stands_for = same.get
     query_id, passage_id, others = (
-        np.vectorize(lambda x: same.get(x, x), otypes=[np.int32])(ids)
+        np.vectorize(lambda x: stands_for(x, x), otypes=[np.int32])(ids)
         for ids in (query_id, passage_id, others))
   scores = np.array([s for r in rows for s in r.scores], np.float32)
   taught = teacher.of_rows(teachers, rows)

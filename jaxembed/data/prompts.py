@@ -39,7 +39,7 @@ def choose_instruction(own: str, choices: Sequence[str] = (),
   """
   if own or not choices:
     return own
-  return choices[0 if rng is None else rng.integers(len(choices))]
+  return choices[0 if rng is None else int(rng.integers(len(choices)))]
 
 
 def trained(stages: Sequence[StageConfig]) -> dict[str, str]:

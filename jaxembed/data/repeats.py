@@ -94,7 +94,7 @@ def ids(answers: Mapping[str, Sequence[str]], tokenizer: Tokenizer, *,
           for query, numbers in found.items() if len(numbers) > 1}
 
 
-def fill(known: np.ndarray, answers: Sequence[Sequence[int]], positive: np.ndarray,
+def fill(known: np.ndarray, answers: Sequence[Iterable[int]], positive: np.ndarray,
          here: np.ndarray) -> None:
   """Puts positives of other rows into the free places (-1) of `known` [Q,P].
 

@@ -28,7 +28,8 @@ def text_ids(tokenizer: Tokenizer, texts: Sequence[str], prompts: Sequence[str],
     taken = [tokenizer.count(prompts[i]) * bool(found.truncated[i]) for i in prompted]
     room = np.asarray(max_length)[prompted] - taken
     alone = tokenizer.encode([texts[i] for i in prompted],
-                             max_length=np.maximum(room, sum(tokenizer.frame) + 1))
+                             max_length=np.maximum(
+                                 room, sum(tokenizer.frame) + 1).tolist())
     for i, row in zip(prompted, _own_tokens(alone, tokenizer)):
       rows[i] = row
   return np.array([text_id(tokenizer.words(row)) for row in rows], np.int32)

@@ -21,7 +21,7 @@ class TfdsRows(Sequence):
     # Imported here: it takes a second, and few runs use it.
     import tensorflow_datasets as tfds
     try:
-      self._rows = tfds.data_source(name, split=split, data_dir=data_dir or None,
+      self._rows: Any = tfds.data_source(name, split=split, data_dir=data_dir or None,
                                     download=False)
     except (AssertionError, tfds.core.DatasetNotFoundError) as error:
       raise FileNotFoundError(

@@ -32,7 +32,7 @@ def evaluate(embedder: Embedder, train_texts: Sequence[str],
   settings = {'batch_size': batch_size, 'truncate_dim': truncate_dim,
               'show_progress_bar': show_progress_bar}
   known = embedder.encode(
-      [train_texts[i] for i in used], prompt_name, prompt, **settings)
+      [train_texts[int(i)] for i in used], prompt_name, prompt, **settings)
   asked = embedder.encode(list(test_texts), prompt_name, prompt, **settings)
   labels = np.asarray(train_labels)
   scores = [_probe(known[np.searchsorted(used, rows)], labels[rows], asked,

@@ -24,10 +24,10 @@ def evaluate(embedder: Embedder, texts: Sequence[str], labels: Sequence[Hashable
   vectors = embedder.encode(
       list(texts), prompt_name, prompt, batch_size=batch_size,
       truncate_dim=truncate_dim, show_progress_bar=show_progress_bar)
-  labels = np.asarray(labels)
+  found = np.asarray(labels)
   starts = range(0, max(1, len(texts) - set_size // 2 + 1), set_size)
   return {'v_measure': float(np.mean([
-      _v_measure(vectors[i:i + set_size], labels[i:i + set_size], seed)
+      _v_measure(vectors[i:i + set_size], found[i:i + set_size], seed)
       for i in starts]))}
 
 

@@ -35,10 +35,10 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = (),
   """
   if cfg.source is None:
     return None
-  cfg = dataclasses.replace(cfg, source=_with_prompts(cfg.source, stages))
-  rows = sources.load(cfg.source, given=given)
+  source = _with_prompts(cfg.source, stages)
+  rows = sources.load(source, given=given)
   rows = [rows[i] for i in range(min(len(rows), cfg.limit or len(rows)))]
-  prompted = _prompted(rows, cfg.source)
+  prompted = _prompted(rows, source)
   queries = [query for query, _ in prompted]
   corpus = list(dict.fromkeys(p for _, passages in prompted for p in passages))
   places = collections.defaultdict(list)  # of a text: its documents

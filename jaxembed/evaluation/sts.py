@@ -35,5 +35,6 @@ def evaluate(embedder: Embedder, first: Sequence[str], second: Sequence[str],
       truncate_dim=truncate_dim, show_progress_bar=show_progress_bar)
   a, b = (vectors[[row[text] for text in side]] for side in (first, second))
   found = similarity.pairwise(embedder.similarity_fn_name, a, b)
-  return {'spearman': metrics.spearman(found, scores),
-          'pearson': metrics.pearson(found, scores)}
+  given = np.asarray(scores)
+  return {'spearman': metrics.spearman(found, given),
+          'pearson': metrics.pearson(found, given)}

@@ -53,7 +53,7 @@ def parse(data: bytes, name: str, kind: type = dict, finite: bool = True) -> Any
   if sum(map(data.count, (b',', b'[', b'{'))) > _MOST_VALUES:
     raise folder.BadCheckpoint(f'{name} holds more than {_MOST_VALUES} values; refused')
   try:
-    numbers = {'parse_constant': _number, 'parse_float': _number} if finite else {}
+    numbers: Any = {'parse_constant': _number, 'parse_float': _number} if finite else {}
     value = json.loads(data.decode('utf-8'), object_pairs_hook=_object, **numbers)
     if _HALF_PAIR.search(data):
       json.dumps(value, ensure_ascii=False).encode('utf-8')

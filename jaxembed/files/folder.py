@@ -4,11 +4,12 @@ A folder may name files (modules.json, an index of shards) and hold links; neith
 may lead out of it. What travels from one folder to another is a closed list.
 """
 
+import io
 import os
 import pathlib
 import re
 import stat
-from typing import IO, Any
+from typing import Any
 
 _LONGEST_NAME = 1000
 _HUB_SNAPSHOT = re.compile(r'(.*/models--[^/]+)/snapshots/[^/]+(/.*)?')
@@ -84,7 +85,8 @@ def read_bytes(file: str | os.PathLike, limit: int) -> bytes:
   return data
 
 
-def open_regular(file: str | os.PathLike, buffering: int = -1) -> IO[bytes]:
+def open_regular(file: str | os.PathLike, buffering: int = -1
+                 ) -> io.BufferedReader | io.FileIO:
   """The file, opened for reading bytes.
 
   Raises:
@@ -99,4 +101,5 @@ def open_regular(file: str | os.PathLike, buffering: int = -1) -> IO[bytes]:
   if not stat.S_ISREG(os.fstat(handle).st_mode):
     os.close(handle)
     raise BadCheckpoint(f'{file} is no regular file; refused')
-  return os.fdopen(handle, 'rb', buffering)
+  found: Any = os.fdopen(handle, 'rb', buffering)
+  return found

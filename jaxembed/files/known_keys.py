@@ -118,20 +118,20 @@ NORMALIZE = {'module_input_name': _VECTOR, 'module_output_name': _VECTOR}
 DROPOUT = {'dropout': HARMLESS}
 
 # Arguments for the hub and for memory, which every from_pretrained takes.
-_LOADING = dict.fromkeys((
+_LOADING: dict[str, Any] = dict.fromkeys((
     'token', 'use_auth_token', 'revision', 'code_revision', 'cache_dir',
     'local_files_only', 'force_download', 'trust_remote_code', 'subfolder'), HARMLESS)
-_MODEL_ARGS = _LOADING | dict.fromkeys((
+_MODEL_ARGS: dict[str, Any] = _LOADING | dict.fromkeys((
     'torch_dtype', 'dtype', 'attn_implementation', 'add_pooling_layer',
     'use_safetensors', 'low_cpu_mem_usage', 'device_map', 'output_attentions',
     'output_hidden_states', 'unpad_inputs', 'use_memory_efficient_attention',
     'reference_compile'), HARMLESS)
-_TOKENIZER_ARGS = _LOADING | {
+_TOKENIZER_ARGS: dict[str, Any] = _LOADING | {
     'model_max_length': APPLIED, 'use_fast': HARMLESS, 'padding_side': HARMLESS,
     'clean_up_tokenization_spaces': HARMLESS, 'verbose': HARMLESS,
     OTHERS: Only((), 'write it into tokenizer_config.json instead'),
 }
-_CONFIG_ARGS = _LOADING | {
+_CONFIG_ARGS: dict[str, Any] = _LOADING | {
     'attn_implementation': HARMLESS, 'torch_dtype': HARMLESS, 'dtype': HARMLESS,
     OTHERS: Only((), 'write it into config.json instead')}
 _EACH_SIDE = Only((), 'queries and documents are cut at one length here; cut the '

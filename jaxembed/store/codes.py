@@ -62,7 +62,7 @@ def finite(stored: np.ndarray, dtype: str) -> np.ndarray:
   if dtype == 'binary':
     return np.ones(len(stored), bool)
   if dtype == 'int8':
-    return np.isfinite(stored['scale'])
+    return np.asarray(np.isfinite(stored['scale']))
   if dtype == 'bfloat16':
     stored = stored.view(ml_dtypes.bfloat16)
-  return np.isfinite(stored).all(-1)
+  return np.asarray(np.isfinite(stored).all(-1))

@@ -173,8 +173,9 @@ class VectorStore:
     order = np.argsort(table, kind='stable')
     table = table[order]
     if (twice := np.flatnonzero(table[1:] == table[:-1])).size:
-      raise ValueError(f'{self.path}: the id {table[twice[0]].decode()!r} stands for '
-                       'several rows, so rows cannot be found by id')
+      name = bytes(table[twice[0]]).decode()
+      raise ValueError(f'{self.path}: the id {name!r} stands for several rows, so rows '
+                       'cannot be found by id')
     return table, order
 
 

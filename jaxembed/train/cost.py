@@ -64,8 +64,9 @@ def _kernels(model: config.ModelConfig, freeze: str) -> tuple[int, int]:
   kernels = [(x.size, move) for (path, x), move in zip(
       paths.flatten(shapes).items(), moves, strict=True) if paths.in_backbone(path)
              and (paths.is_kernel(path) or paths.is_adapter(path))]
-  return tuple(sum(size for size, move in kernels if move == wanted)
-               for wanted in (False, True))
+  frozen, trainable = (sum(size for size, move in kernels if move == wanted)
+                       for wanted in (False, True))
+  return frozen, trainable
 
 
 def packed_rows(cfg: config.DataConfig, shards: int) -> int:

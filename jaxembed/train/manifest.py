@@ -49,6 +49,9 @@ def record(folder: pathlib.Path, cfg: config.Config, mesh: jax.sharding.Mesh, st
   else:
     earlier = pathlib.Path(cfg.repeats) if before is None else path
     kept = before or _read(earlier)
+    if kept is None:
+      raise FileNotFoundError(f'config.repeats={cfg.repeats!r} is no file; give the '
+                              'manifest.json of the run to repeat')
     free = before is not None and (extend or not step or _mended(before))
     begun = {s.index for s in stages(cfg) if s.first < step or before is None}
     told += _check(kept['data'], found, earlier, begun, free)

@@ -133,7 +133,7 @@ class Meter:
         for name, loss, rows in zip(self._sources, self._loss, self._rows) if rows}
 
 
-def texts(totals: dict[str, float]) -> str:
+def texts(totals: Mapping[str, float]) -> str:
   """What became of the texts of a stage, in words; '': all were taken whole."""
   told = []
   for side in ('queries', 'passages'):

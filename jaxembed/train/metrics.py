@@ -24,7 +24,7 @@ class Writer:
   def __init__(self, workdir: str | pathlib.Path, start_step: int = 0,
                on_metrics: OnMetrics | None = None):
     self._on_metrics = on_metrics
-    self.first: dict[str, float] = {}  # by name, the run's first value
+    self.first: dict[str, float | None] = {}  # by name, the run's first value
     self._silent = jax.process_index() > 0
     if self._silent:
       return

@@ -64,7 +64,7 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
                 if name not in heads.fields(wanted.pooling)]:
     told.append(f'{wanted.pooling.kind} pooling has no {" and no ".join(unused)}: '
                 'what is asked of them changes nothing')
-  if wanted.prepend != model.prepend:
+  if wanted.prepend is not None and wanted.prepend != model.prepend:
     told.append(f'{PLACEHOLDER} is put before every text, a new token whose state is '
                 f'the last one\'s before the layers {wanted.prepend.start} to '
                 f'{wanted.prepend.stop - 1}')
@@ -75,7 +75,7 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
   elif spec.keep_window and (spec.attention != 'bidirectional'
                              or bidirectional(model).backbone == model.backbone):
     told.append('keep_window changes nothing: no window would be left out')
-  if wanted.lora != model.lora:
+  if wanted.lora is not None and wanted.lora != model.lora:
     told.append(f'new adapters of rank {wanted.lora.rank} are drawn'
                 if model.lora is None else 'the adapters go on with dropout '
                 f'{wanted.lora.dropout:g}, not {model.lora.dropout:g}')
@@ -118,7 +118,7 @@ def _pooling(model: ModelConfig, spec: ModelSpec) -> PoolingConfig:
   if isinstance(spec.pooling, PoolingConfig):
     wanted = dataclasses.replace(spec.pooling, **asked)
   elif spec.pooling and spec.pooling != now.kind:
-    wanted = PoolingConfig(kind=spec.pooling, **asked)
+    wanted = PoolingConfig(kind=str(spec.pooling), **asked)
   else:
     wanted = dataclasses.replace(now, **asked)
   unused = set(asked) - set(heads.fields(wanted))

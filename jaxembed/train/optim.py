@@ -1,6 +1,8 @@
 """Optimisers and learning-rate schedules, assigned by parameter paths."""
 
+from collections.abc import Hashable
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,8 +104,9 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, trained: types.Params
   """
   rule = {'adamw': _adamw, 'adafactor': _adafactor, 'sgd': _sgd,
           'muon': _adamw}[cfg.name]
-  rules = {'body': rule(cfg, make_schedule(cfg, steps)),
-           'head': rule(cfg, make_schedule(cfg, steps, cfg.head_lr or None))}
+  rules: dict[Hashable, optax.GradientTransformation] = {
+      'body': rule(cfg, make_schedule(cfg, steps)),
+      'head': rule(cfg, make_schedule(cfg, steps, cfg.head_lr or None))}
   labels = jax.tree.map_with_path(
       lambda path, _: 'body' if paths.join(path).startswith('backbone/') else 'head',
       trained)
@@ -124,8 +127,8 @@ def make_optimizer(cfg: config.OptimConfig, steps: int, trained: types.Params
 def _scaled(tx, factors: types.Params) -> optax.GradientTransformation:
   """`tx` with each update, weight decay included, times its factor; its state is
   that of `tx`, so that stages with and without factors can carry it."""
-  def update(grads, state, params=None):
-    updates, state = tx.update(grads, state, params)
+  def update(updates, state, params=None):
+    updates, state = tx.update(updates, state, params)
     return jax.tree.map(jnp.multiply, updates, factors), state
 
   return optax.GradientTransformation(tx.init, update)
@@ -233,11 +236,12 @@ def _unsharded(update):
 
   Products of a matrix with its own transpose have no one right sharding.
   """
-  def run(grads, state, params):
+  def run(updates, state, params=None):
     if sharding.spec() is None:
-      return update(grads, state, params)
-    out = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (grads, state))
-    return jax.sharding.auto_axes(update, out_sharding=out)(grads, state, params)
+      return update(updates, state, params)
+    out = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (updates, state))
+    free: Any = jax.sharding.auto_axes(update, out_sharding=out)
+    return free(updates, state, params)
 
   return run
 

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 import re
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -90,7 +91,8 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig,
     batch = largest_batch(stage, mesh, mixture, model.embedding_dim)
     lowered = update.lower(state, batch)
   trainable, _ = optim.split(shapes, optim.trainable(shapes, stage.optim))
-  sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in (shapes, trainable)]
+  parameters, trained = (sum(x.size for x in jax.tree.leaves(p))
+                         for p in (shapes, trainable))
   flops = cost.step_flops(model, stage, sharding.batch_shards(mesh))
   products = model.precision if model.dtype == 'float32' else ''
   try:
@@ -98,13 +100,13 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig,
   except jax.errors.JaxRuntimeError as error:  # how libtpu says that it does not fit
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    return StagePlan(stage.name, *sizes, _bytes_here((state, batch)),
+    return StagePlan(stage.name, parameters, trained, _bytes_here((state, batch)),
                      needed(str(error)), flops, None, products)
   memory = done.memory_analysis()
   return StagePlan(
-      stage.name, *sizes, memory.argument_size_in_bytes, memory.temp_size_in_bytes
-      + memory.output_size_in_bytes - memory.alias_size_in_bytes, flops,
-      _collectives_of(done), products)
+      stage.name, parameters, trained, memory.argument_size_in_bytes,
+      memory.temp_size_in_bytes + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes, flops, _collectives_of(done), products)
 
 
 def _bytes_here(tree) -> int:
@@ -130,7 +132,7 @@ def largest_batch(stage: config.StageConfig, mesh: jax.sharding.Mesh,
   cfg = stage.data
   queries, passages = cfg.batch_size, cfg.batch_size * (1 + cfg.num_negatives)
 
-  def rows(dtype, *shape):
+  def rows(dtype, *shape) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(
         mesh, jax.P(sharding.BATCH, *(None,) * (len(shape) - 1))))
 
@@ -189,7 +191,7 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
   for result, kind in _COLLECTIVE.findall(hlo):
     size = 0
     for dtype, shape in _SHAPE.findall(result)[-1:]:
-      bits = 8 if dtype == 'pred' else int(re.search(r'\d+', dtype)[0])
+      bits = 8 if dtype == 'pred' else int(re.findall(r'\d+', dtype)[0])
       size = int(np.prod([int(n) for n in shape.split(',') if n])) * bits // 8
     count, total = found.get(kind, (0, 0))
     found[kind] = count + 1, total + size
@@ -282,7 +284,7 @@ def remedies(cfg: config.Config, index: int, model: config.ModelConfig
     stages[index] = dataclasses.replace(now, **stage)
     found.append((', '.join(text), dataclasses.replace(cfg, stages=stages), model))
 
-  kept = {}
+  kept: dict[str, Any] = {}
   if now.token_budget and now.chunk_remat != 'full':
     kept = {'chunk_remat': 'full'}
     propose(model, **kept)

@@ -21,7 +21,7 @@ class Profiler:
 
   def after(self, now: int, state: types.TrainState) -> None:
     """And after it; waits for `state` when the trace ends here."""
-    if self._open and now >= self._steps[1]:
+    if self._open and self._steps and now >= self._steps[1]:
       jax.block_until_ready(state)
       self.close()
 

@@ -66,7 +66,7 @@ def resolve(spec: config.ModelSpec, *, tokenizer: bool = True) -> Bundle:
     raise ValueError(
         f'config.model.preset={spec.preset!r} has no tokenizer to train with; name a '
         'folder or hub id that has one as config.model.tokenizer, or a source')
-  if spec.append_token:
+  if spec.append_token and found.tokenizer_folder is not None:
     data.with_token(found.tokenizer_folder, spec.append_token)
   wanted = dataclasses.replace(found, cfg=apply_spec(found.cfg, spec))
   if tokenizer:
@@ -80,7 +80,7 @@ def tokenizer(spec: config.ModelSpec) -> data.Tokenizer:
   Raises as `resolve`.
   """
   found = resolve(spec)
-  if not spec.append_token:
+  if not spec.append_token or found.tokenizer_folder is None:
     return found.load_tokenizer()
   with tempfile.TemporaryDirectory() as copy:
     carried.copy(found.tokenizer_folder, copy)

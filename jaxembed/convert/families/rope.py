@@ -35,10 +35,10 @@ def read(hf: Fields, source: Mapping[str, Any],
 
   `names` are a family's own names of scalings -> the usual ones.
   """
-  source = Fields(source, hf.file)
-  new = source.get('rope_parameters')
-  rope = source.within('rope_parameters' if new else 'rope_scaling')
-  theta = rope.get('rope_theta') or source.get('rope_theta') or 10000.0
+  given = Fields(source, hf.file)
+  new = given.get('rope_parameters')
+  rope = given.within('rope_parameters' if new else 'rope_scaling')
+  theta = rope.get('rope_theta') or given.get('rope_theta') or 10000.0
   part = rope.get('partial_rotary_factor') or hf.get('partial_rotary_factor', 1.0)
   fields: dict[str, Any] = {'rope_theta': float(theta)}
   if part != 1.0 and hf.family != 'phi3':
