@@ -57,7 +57,7 @@ def section(name: str) -> str:
   # Where other pages look for the class, and for those whose fields it inherits.
   anchors = (f'<a id="jaxembed.config.{c.__name__}"></a>' for c in cls.__mro__[:-1])
   return '\n'.join([
-      f'## {name} {{ #{name} }}', '', *anchors,
+      f'### {name} {{ #{name} }}', '', *anchors,
       html.escape(describe.summary(cls), quote=False),
       '', '| field | type | default | meaning |', '| --- | --- | --- | --- |', *rows])
 
