@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import os
 import pathlib
+from typing import Any
 import warnings
 
 import numpy as np
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from jaxembed import store
 from jaxembed.data import text_rows
 from jaxembed.embedder import Embedder
+from jaxembed.files import vector_file
 from jaxembed.store import codes
 
 _PART = 16384  # rows between two notes of progress
@@ -33,7 +35,7 @@ def encode_file(embedder: Embedder, source: str | os.PathLike,
                 prompt: str | None = None, prompt_name: str | None = None,
                 batch_size: int = 32, normalize: bool = False,
                 truncate_dim: int | None = None, dtype: str = 'float32',
-                overwrite: bool = False, part: int = _PART,
+                overwrite: bool = False, reuse: bool = False, part: int = _PART,
                 shard_rows: int = store.SHARD_ROWS, host: tuple[int, int] = (0, 1)
                 ) -> np.ndarray | store.VectorStore | None:
   """Vectors of a file's texts, in its order, on disk.
@@ -56,6 +58,7 @@ def encode_file(embedder: Embedder, source: str | os.PathLike,
       (a scale per row) and binary (a bit per dimension).
     overwrite: replace a finished target, and drop unfinished work of another
       model, input or setting.
+    reuse: a finished store of this very work is returned as it is.
     part: rows between two notes of progress.
     shard_rows: rows of each file of a store.
     host: (which, of how many) hosts fill a store together, each calling this.
@@ -71,7 +74,7 @@ def encode_file(embedder: Embedder, source: str | os.PathLike,
   """
   source, target = pathlib.Path(source), pathlib.Path(target)
   single = target.suffix == '.npy'
-  _check(target, field, batch_size, part, dtype, overwrite, host)
+  _check(target, field, batch_size, part, dtype, overwrite or reuse, host)
   try:
     width = embedder.width(truncate_dim)
     prompt = embedder.prompt_text(prompt_name, prompt)
@@ -82,6 +85,8 @@ def encode_file(embedder: Embedder, source: str | os.PathLike,
   work = {'texts': count, 'sha256': digest, 'field': field, 'prompt': prompt,
           'model': embedder.vector_fingerprint(), 'width': width,
           'normalize': bool(normalize), 'dtype': dtype}
+  if reuse and target.exists():
+    return _reused(target, work | {'id_field': id_field})
   if single:
     writer = store.SingleFile(target, work, count, width, dtype, overwrite=overwrite)
   else:
@@ -105,6 +110,13 @@ def encode_file(embedder: Embedder, source: str | os.PathLike,
   if single:
     return np.load(target, mmap_mode='r')
   return store.open(target) if whole else None
+
+
+def _reused(target: pathlib.Path, work: dict[str, Any]) -> store.VectorStore:
+  found = store.open(target)
+  if found.work != work:
+    vector_file.refuse_other(f'{target} holds vectors', found.work, work)
+  return found
 
 
 def fill(writer: store.Writer | store.SingleFile, embedder: Embedder,

@@ -31,6 +31,7 @@ FLOORS = (
     ('jaxembed.convert.exporters',),
     ('jaxembed.embedder',),
     ('jaxembed.evaluation', 'jaxembed.corpus'),
+    ('jaxembed.mining',),
     ('jaxembed.front', 'jaxembed.teach'),
     ('jaxembed.train.start', 'jaxembed.train.average', 'jaxembed.train.report'),
     ('jaxembed.train.plan',),

@@ -41,7 +41,7 @@ def test_order_of_devices_on_a_mesh_of_three_axes():
 
 
 def test_many_queries_are_tiled(monkeypatch):
-  monkeypatch.setattr(search, '_QUERIES', 4)
+  monkeypatch.setattr(search.tiles, 'QUERIES', 4)
   queries, corpus = _integers(0, 11, 6), _integers(1, 30, 6)
   _, rows = search.top_k(queries, corpus, 5)
   np.testing.assert_array_equal(rows, _sorted_search(queries, corpus, 5)[1])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 import math
+import os
 import re
 from typing import Optional
 
@@ -9,7 +10,7 @@ from jaxembed.config.check import at_least, one_of, require, typed
 from jaxembed.config.loss import TEMPERATURES
 
 # Names that kinds and rows had before.
-_FORMER = {'python_source': 'installed_code', 'mined': 'bm25'}
+_FORMER = {'python_source': 'installed_code'}
 _HALF_CHARACTER = re.compile('[\ud800-\udfff]')
 # Kinds that are files, with what their names end in, and may then be packed.
 FILES = {
@@ -17,7 +18,7 @@ FILES = {
     'parquet': ('.parquet',), 'arrow': ('.arrow', '.feather')}
 _PACKED = ('.gz', '.zst')
 _PATHLESS = ('installed_code', 'memory')
-_KINDS = (*FILES, 'datasets', 'tfds', 'beir', 'memory', 'installed_code')
+_KINDS = (*FILES, 'datasets', 'tfds', 'beir', 'mined', 'memory', 'installed_code')
 _WITH_SPLITS = ('datasets', 'tfds', 'beir', 'installed_code')
 # Fields that only some kinds read.
 _READ_BY = {
@@ -36,6 +37,7 @@ class SourceConfig:
     datasets: a folder or hub id of Hugging Face's datasets (an extra).
     tfds: a dataset that TensorFlow Datasets has prepared as array_record.
     beir: a folder with corpus, queries and qrels/SPLIT.
+    mined: the folder of a mining run, with rows that launch.mine has given negatives.
     memory: rows that the program holds and gives to the call, by the source's name.
     installed_code: docstrings and functions of the Python that is installed.
   path: a file, a glob or a folder; for tfds 'name/config:version', for datasets a
@@ -44,6 +46,7 @@ class SourceConfig:
   rows: how rows become examples.
     pairs: a row names its query, positives and any negatives.
     bm25: the same, and more negatives are found by BM25 among the other rows.
+    mined: pairs of kind 'mined'. (Of rows in files it is a former name of bm25.)
     same_label: a row is a text and its label; positive and negatives are drawn
       anew each time, texts of the same and of other labels.
     label_text: likewise, drawn from the labels themselves.
@@ -118,12 +121,20 @@ class SourceConfig:
     try:
       typed(self)
       self.kind = _FORMER.get(self.kind, self.kind) or _kind_of(self.path)
-      self.rows = _FORMER.get(self.rows, self.rows)
+      if self.rows == 'mined':
+        self._name_mined()
       self._check_fields()
       self._check_rules()
       self._check_file()
     except ValueError as error:
       raise ValueError(f'source {self.name!r}: {error}') from None
+
+  def _name_mined(self):
+    """rows='mined' by the names of today."""
+    if self.kind == 'mined' or (self.kind == 'jsonl' and not _holds_rows(self.path)):
+      self.kind, self.rows = 'mined', 'pairs'
+    else:
+      self.rows = 'bm25'
 
   def _check_fields(self):
     require(self, 'name', bool(self.name), 'a name; metrics and messages need one')
@@ -177,7 +188,7 @@ class SourceConfig:
         raise ValueError(f'{name} is {getattr(self, name)!r}, which {here} does not '
                          f'read; it is for {" and ".join(map(repr, kinds))}')
     twice = len(set(self.columns)) < len(self.columns)
-    fixed = self.kind in ('installed_code', 'beir')
+    fixed = self.kind in ('installed_code', 'beir', 'mined')
     if self.columns and (len(self.columns) < 2 or twice or '' in self.columns or fixed):
       raise ValueError(f'columns is {tuple(self.columns)}; name the query, the '
                        'positive and any negatives, in this order and each once'
@@ -186,8 +197,9 @@ class SourceConfig:
   def _check_rules(self):
     if self.rows != 'pairs' and self.kind == 'installed_code':
       raise ValueError("kind 'installed_code' gives rows='pairs' only")
-    if self.rows not in ('pairs', 'bm25') and self.kind == 'beir':
-      raise ValueError(f"kind 'beir' gives no rows={self.rows!r}; leave rows out")
+    if self.rows not in ('pairs', 'bm25') and self.kind in ('beir', 'mined'):
+      raise ValueError(f'kind {self.kind!r} gives no rows={self.rows!r}; leave rows '
+                       'out')
     if self.rows == 'same_label' and self.in_batch:
       raise ValueError("rows='same_label' needs in_batch=False, as other rows "
                        'of a batch may have the same label')
@@ -215,6 +227,15 @@ class SourceConfig:
 def suffixes(kind: str) -> tuple[str, ...]:
   """What the names of files of a kind end in."""
   return tuple(end + packed for end in FILES[kind] for packed in ('', *_PACKED))
+
+
+def _holds_rows(path: str) -> bool:
+  """Whether a path means files of rows, or a folder of them, and no mining run."""
+  if '*' in path or path.endswith(suffixes('jsonl')) or os.path.isfile(path):
+    return True
+  return os.path.isdir(path) and not os.path.exists(
+      os.path.join(path, 'collection.json')) and any(
+          name.endswith(suffixes('jsonl')) for name in os.listdir(path))
 
 
 def _kind_of(path: str) -> str:

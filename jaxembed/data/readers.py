@@ -13,6 +13,7 @@ from jaxembed.data import (
     files,
     hub_datasets,
     memory,
+    mined_rows,
     tfds_source,
 )
 from jaxembed.data.fields import BadRow
@@ -36,6 +37,8 @@ def open_rows(cfg: SourceConfig, given: memory.Rows | None = None) -> Sequence:
     return tfds_source.TfdsRows(cfg.path, cfg.split, cfg.data_dir)
   if cfg.kind == 'datasets':
     return hub_datasets.DatasetRows(cfg.path, cfg.subset, cfg.split)
+  if cfg.kind == 'mined':
+    return mined_rows.open_rows(cfg.path)
   if cfg.kind == 'beir':
     return beir_rows.BeirRows(cfg.path, cfg.split, cfg.min_score, cfg.cache_dir)
   return files.Joined([_file(path, cfg) for path in paths(cfg)])

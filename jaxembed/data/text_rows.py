@@ -26,9 +26,11 @@ class Text:
   where: str  # 'file:line'
 
 
-def rows(source: pathlib.Path, field: str, digest=None, id_field: str = ''
-         ) -> Iterator[Text]:
+def rows(source: pathlib.Path, field: str, digest=None, id_field: str = '', *,
+         titles: bool = False) -> Iterator[Text]:
   """Every row of a .txt or .jsonl file; its bytes go into `digest`.
+
+  titles: a title beside the text of an object stands in front of it, as in BEIR.
 
   Raises:
     ValueError: a row without a text under `field`, or without an id under `id_field`
@@ -50,7 +52,7 @@ def rows(source: pathlib.Path, field: str, digest=None, id_field: str = ''
     if kind not in _JSON:
       yield Text(text, '', where)
     elif text.strip():
-      yield _from_json(text, field, id_field, where)
+      yield _from_json(text, field, id_field, where, titles)
 
 
 def id_field(source: pathlib.Path, asked: str | None) -> str:
@@ -68,12 +70,15 @@ def _kind(source: pathlib.Path) -> str:
   return next((s for s in reversed(suffixes) if s != '.gz'), '')
 
 
-def _from_json(line: str, field: str, id_field: str, where: str) -> Text:
+def _from_json(line: str, field: str, id_field: str, where: str, titles: bool
+               ) -> Text:
   row = files.parse_json(line, where)
   text = row.get(field) if isinstance(row, dict) else None
   if not isinstance(text, str):
     keys = sorted(row) if isinstance(row, dict) else type(row).__name__
     raise ValueError(f'{where}: field {field!r} holds no text; the row has {keys}')
+  if titles and isinstance(row.get('title'), str):
+    text = f'{row["title"]} {text}'.strip()
   texts.check_text(text, f'{where}: field {field!r}')
   if not id_field:
     return Text(text, '', where)

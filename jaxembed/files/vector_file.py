@@ -88,9 +88,12 @@ class VectorFile:
                        {'work': self._work, 'parts': self._parts, **told})
 
   def finish(self, sums: pathlib.Path | None = None) -> None:
-    """Gives the file its name. `sums`: where to keep the checksums of its parts."""
+    """Gives the file its name.
+
+    sums: where to keep the work, and the checksums of its parts.
+    """
     if sums:
-      whole_json.write(sums, {'parts': self._parts})
+      whole_json.write(sums, {'work': self._work, 'parts': self._parts})
     self._partial.replace(self.target)
     self._progress.unlink(missing_ok=True)
 

@@ -73,6 +73,11 @@ class VectorStore:
     """(vectors, their width), as an array has it."""
     return len(self), self.width
 
+  @property
+  def nbytes(self) -> int:
+    """Bytes of what is stored."""
+    return sum(part.nbytes for part in self._parts)
+
   def __getitem__(self, rows: slice) -> np.ndarray:
     """Rows [start, stop) as float32."""
     return codes.decode(self.stored(rows), self.dtype, self.width)
