@@ -26,7 +26,6 @@ from jaxembed.kernels.latent_pool import (
   fold_latents,
   latent_pool,
   latent_pool_packed,
-  reference,
 )
 from jaxembed.mesh import BATCH, explicit, reshard
 from jaxembed.pooling import cross_attention
@@ -105,17 +104,6 @@ def apply_packed(
   op = functools.partial(
       latent_pool_packed, num_segments=num_segments, impl=impl)
   return _local(op, params, hidden, segments, whole=impl == 'reference')
-
-
-def tokens(
-    params: types.Params, cfg: config.PoolingConfig, hidden: jax.Array
-) -> jax.Array:
-  """The head's output for every token, un-pooled. [B,T,D] -> [B,T,D]."""
-  del cfg
-  if not explicit():
-    return reference.tokens(params, hidden)
-  run = jax.shard_map(reference.tokens, in_specs=(P(), _ROWS), out_specs=_ROWS)
-  return run(_gather(params, P()), hidden)
 
 
 def fold(params: types.Params, dtype: Any = None) -> Folded:

@@ -29,7 +29,8 @@ PLAIN = dataclasses.replace(SOURCE, lora=None, pooling=config.PoolingConfig())
 APPLIED = {
     'attention': ('bidirectional', 'attention'), 'max_length': (16, 'max_length'),
     'dtype': ('float32', 'dtype'), 'precision': ('highest', 'precision'),
-    'remat': ('none', 'remat'), 'prompt_pooling': ('include', 'prompt_pooling'),
+    'remat': ('none', 'remat'), 'attention_impl': ('dense', 'attention_impl'),
+    'prompt_pooling': ('include', 'prompt_pooling'),
     'eos_text': ('[CLS]', 'eos_text'), 'pooling': ('mean', 'pooling.kind'),
     'latents': (8, 'pooling.latents'), 'heads': (4, 'pooling.heads'),
     'head_dim': (16, 'pooling.head_dim'), 'ff_mult': (1, 'pooling.ff_mult'),
