@@ -13,8 +13,8 @@ _BOUNDED_SCALE = 100.0
 # the logits, or the logits none of the cosines.
 TEMPERATURES = 1e-6, 1e6
 _MOST = 1e6  # of a weight, and of a scale
-# What the values of negatives and hardness_on were called before.
-_FORMER = {'own': 'hard'}
+# Another word for a value of negatives and hardness_on.
+_ALSO = {'hard': 'own'}
 # Of the losses below, what they are over, and the fields that mean nothing there.
 _SHARED = 'terms', 'symmetric', 'margin', 'relative_margin', 'decoupled', 'bounded'
 _UNREAD = {name: (why, (*_SHARED, 'focal_gamma', 'hardness', *fields))
@@ -94,7 +94,7 @@ class LossConfig(LossComputing):
   ## Which pairs
   terms: tuple[str, ...] = ('qd',)
   symmetric: bool = False
-  # batch: as each row's in_batch says | hard: a row's own hard negatives alone.
+  # batch: as each row's in_batch says | own (or hard): its own hard negatives alone.
   negatives: str = 'batch'
   same_group: bool = False  # in-batch negatives from the row's own dataset only
   margin: float = float('inf')  # drop s > s_positive + margin
@@ -107,7 +107,7 @@ class LossConfig(LossComputing):
   focal_gamma: float = 0.0  # weight (1 - p)^gamma
   focal_detach: bool = True  # no gradient through the weight
   hardness: float = 0.0  # weight exp(hardness * stop_gradient(s)) of a negative
-  hardness_on: str = 'hard'  # hard | shared | all negatives
+  hardness_on: str = 'own'  # own | shared | all negatives
   widths: tuple[int, ...] = ()  # Matryoshka prefixes; (): the whole vector only
   width_weights: tuple[float, ...] = ()  # (): 1 each
   options: tuple[tuple[str, object], ...] = ()
@@ -148,20 +148,20 @@ class LossConfig(LossComputing):
         ('same_group', self.negatives == 'batch', "negatives='batch'")):
       if getattr(self, name) != _default(name) and not meant:
         out.append(f'loss.{name}={getattr(self, name)!r} means nothing without {needs}')
-    if self.hardness and self.negatives == 'hard' and self.hardness_on == 'shared':
-      out.append("loss.hardness on 'shared' negatives: negatives='hard' shares none")
+    if self.hardness and self.negatives == 'own' and self.hardness_on == 'shared':
+      out.append("loss.hardness on 'shared' negatives: negatives='own' shares none")
     return out + [f'loss.plus[{i}]{note.removeprefix("loss")}'
                   for i, part in enumerate(self.plus)
                   for note in part.notes(row_temperatures)]
 
   def __post_init__(self):
     typed(self)
-    self.negatives = _FORMER.get(self.negatives, self.negatives)
-    self.hardness_on = _FORMER.get(self.hardness_on, self.hardness_on)
+    self.negatives = _ALSO.get(self.negatives, self.negatives)
+    self.hardness_on = _ALSO.get(self.hardness_on, self.hardness_on)
     require(self, 'name', bool(self.name), 'the name of a loss')
     one_of(self, 'similarity', ('cosine', 'dot'))
-    one_of(self, 'negatives', ('batch', 'hard'))
-    one_of(self, 'hardness_on', ('hard', 'shared', 'all'))
+    one_of(self, 'negatives', ('batch', 'own'))
+    one_of(self, 'hardness_on', ('own', 'shared', 'all'))
     self._check_computing()
     self._check_temperatures()
     self._check_negatives()
@@ -209,9 +209,9 @@ class LossConfig(LossComputing):
       raise ValueError(
           'LossConfig.symmetric averages two losses of one term each; with '
           f'terms {self.terms} use the term dq instead')
-    if self.negatives == 'hard' and (self.symmetric or tuple(self.terms) != ('qd',)):
+    if self.negatives == 'own' and (self.symmetric or tuple(self.terms) != ('qd',)):
       raise ValueError(
-          "LossConfig.negatives = 'hard' leaves the term qd alone: set terms to "
+          "LossConfig.negatives = 'own' leaves the term qd alone: set terms to "
           "('qd',) and symmetric to False")
     require(self, 'margin', self.margin > -math.inf, 'a number, or inf for no limit')
     require(self, 'relative_margin', self.relative_margin > 0,

@@ -55,7 +55,7 @@ def _of_rows(x: scored.Scored, cfg):
 
 def _in_batch(x: scored.Scored, cfg):
   """(Log-sum-exp, number) [Q] of each row's candidates that other rows brought."""
-  if cfg.negatives == 'hard':
+  if cfg.negatives == 'own':
     return jnp.full((x.rows,), ordered.NOTHING), jnp.zeros((x.rows,), jnp.int32)
   # A row's own passages are left out like equal texts: by an id, which is its number.
   row = dataclasses.replace(x.lay.row, ids=(*x.lay.row.ids, x.lay.row.owner))

@@ -123,7 +123,7 @@ def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
   limit = masks.thresholds(score, cfg)
   guide = teacher.guide(pairing, lay, cfg, axes, mode)
   lay = teacher.guided(lay, guide)
-  if cfg.negatives == 'hard':
+  if cfg.negatives == 'own':
     sums = hard_negatives.sums(query, passage, lay, limit, scale, cfg, axes, mode)
   else:
     sums = _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode, guide)
@@ -172,7 +172,7 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode, guide):
       'bounded': cfg.shift_is_constant and not by_row, 'impl': cfg.impl,
       'dtype': cfg.dtype, 'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode,
       'hardness': (cfg.hardness if cfg.hardness_on != 'shared' else 0.0,
-                   cfg.hardness if cfg.hardness_on != 'hard' else 0.0)}
+                   cfg.hardness if cfg.hardness_on != 'own' else 0.0)}
   row, col = _limit(lay.row, limit), lay.col
   if limit is not None and 'dq' in terms:
     col = _limit(col, _at_positives(lay, limit, jnp.inf))

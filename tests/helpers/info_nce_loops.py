@@ -61,7 +61,7 @@ def oracle(q, p, pair: types.Pairing, cfg: config.LossConfig, temperature=None):
 
   def alpha(own):
     return cfg.hardness if cfg.hardness_on in (
-        ('hard', 'all') if own else ('shared', 'all')) else 0.0
+        ('own', 'all') if own else ('shared', 'all')) else 0.0
 
   def limit(i):
     s = q[i] @ p[spot[i]]

@@ -15,7 +15,7 @@ CONFIGS = (
     config.LossConfig(temperature=0.2),
     config.LossConfig(temperature=0.3, symmetric=True, relative_margin=0.9),
     config.LossConfig(temperature=0.3, terms=('qd', 'qq', 'dd', 'dq'), same_group=True),
-    config.LossConfig(temperature=0.1, negatives='hard', margin=0.2),
+    config.LossConfig(temperature=0.1, negatives='own', margin=0.2),
 )
 
 

@@ -50,7 +50,7 @@ def test_equals_loops_on_any_mesh(name):
 
 
 @pytest.mark.parametrize('fields', [
-    {'options': (('positive_first', False),)}, {'negatives': 'hard'},
+    {'options': (('positive_first', False),)}, {'negatives': 'own'},
     thorough({'same_group': True})], ids=str)
 def test_stable_distillation_takes_its_options(fields):
   q, p, pair = scored(groups=1)
@@ -58,7 +58,7 @@ def test_stable_distillation_takes_its_options(fields):
   want, *_ = value_and_slopes(score_loops.distill_stable, q, p, pair, cfg)
   out = jax.jit(lambda q, p: losses.named(cfg)(q, p, pair, cfg, {}))(q, p)
   np.testing.assert_allclose(out.value, want, rtol=1e-5)
-  assert (out.metrics['loss/kept_negatives'] == 0) == (cfg.negatives == 'hard')
+  assert (out.metrics['loss/kept_negatives'] == 0) == (cfg.negatives == 'own')
 
 
 def test_a_teacher_that_is_certain_of_the_positive_makes_it_info_nce():
@@ -183,7 +183,7 @@ def test_a_sum_of_losses_is_the_sum_of_its_parts():
     ({'plus': [config.LossConfig()]}, "'info_nce' twice"),
     ({'weight': 0.0}, 'weight is 0.0'),
     ({'name': 'angle', 'similarity': 'dot'}, "similarity is 'dot'"),
-    ({'name': 'cosent', 'negatives': 'hard'}, 'pairs of the same source'),
+    ({'name': 'cosent', 'negatives': 'own'}, 'pairs of the same source'),
     ({'name': 'distill_stable', 'margin': 0.1}, 'in the order of their scores'),
     ({'plus': [config.LossConfig(name='cosent', learn_temperature=True)]},
      'the first loss alone learns')], ids=str)

@@ -114,7 +114,7 @@ def test_embedding_matching_equals_embed_distill_loss(distance):
 
 @pytest.mark.parametrize('guide, fields', [
     ('absolute', {'terms': ('qd', 'qq', 'dd', 'dq')}),
-    ('relative', {'negatives': 'hard'}), thorough('relative', {})], ids=str)
+    ('relative', {'negatives': 'own'}), thorough('relative', {})], ids=str)
 def test_a_guide_leaves_out_what_the_teacher_puts_near(guide, fields):
   q, p, pair = taught(near=1.0)
   cfg = config.LossConfig(temperature=0.3, impl='blockwise', tile_bytes=4096, options=(
@@ -168,7 +168,7 @@ def test_equals_gist_embed_loss(monkeypatch, strategy, margin):
   assert_slopes(tangent(grads, q, p), slopes)
 
 
-@pytest.mark.parametrize('fields', [{}, thorough({'negatives': 'hard'})], ids=str)
+@pytest.mark.parametrize('fields', [{}, thorough({'negatives': 'own'})], ids=str)
 def test_mixed_negatives_equal_loops(monkeypatch, fields):
   """One of all, and two of two halves where every row has two hard negatives."""
   q, p, pair = taught(missing=0, negatives=2)

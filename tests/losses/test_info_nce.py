@@ -19,7 +19,7 @@ CASES = {
     'qwen3': {'terms': ('qd', 'qq', 'dd'), 'margin': 0.1},
     'margins': {'margin': -0.2, 'relative_margin': 0.5, 'symmetric': True},
     'group': {'same_group': True, 'symmetric': True},
-    'own': {'negatives': 'hard', 'hardness': 2.0, 'relative_margin': 0.9},
+    'own': {'negatives': 'own', 'hardness': 2.0, 'relative_margin': 0.9},
     'decoupled': {'decoupled': True},
     'focal': {'focal_gamma': 0.5},
     'hard_own': {'hardness': 5.0},
@@ -41,7 +41,7 @@ def test_equals_loops(name, impl):
 
 
 @pytest.mark.parametrize('fields', [
-    {'terms': ('qd', 'qq', 'dd', 'dq')}, {'symmetric': True}, {'negatives': 'hard'}])
+    {'terms': ('qd', 'qq', 'dd', 'dq')}, {'symmetric': True}, {'negatives': 'own'}])
 def test_known_positives_and_the_querys_own_text_are_no_negatives(fields):
   q, p, pair = example()
   spot = [np.flatnonzero((pair.owner == i) & pair.is_positive)[0] for i in range(16)]
@@ -340,7 +340,7 @@ def test_split_width_is_refused():
     ({'temperature': float('nan')}, 'temperature is nan; give a number'),
     ({'terms': ('qq',)}, 'give qd and any of'),
     ({'symmetric': True, 'terms': ('qd', 'qq')}, 'use the term dq'),
-    ({'negatives': 'hard', 'symmetric': True}, "leaves the term qd alone"),
+    ({'negatives': 'own', 'symmetric': True}, "leaves the term qd alone"),
     ({'widths': (8, 16), 'width_weights': (1.0,)}, '1 entries for 2 widths'),
     ({'exchange': 'star'}, 'choose one of')])
 def test_bad_config_is_named(change, message):

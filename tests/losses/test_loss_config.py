@@ -46,7 +46,7 @@ def test_a_learned_temperature_starts_where_it_is_asked_to():
     ({'focal_detach': False}, 'without focal_gamma'),
     ({'max_scale': 50.0}, 'without learn_temperature'),
     ({'teacher_temperature': 2.0}, 'without name'),
-    ({'negatives': 'hard', 'same_group': True}, 'without negatives'),
+    ({'negatives': 'own', 'same_group': True}, 'without negatives'),
     ({'bounded': True, 'temperature': 0.005}, 'running maxima are kept')])
 def test_what_means_nothing_is_told(fields, told):
   assert [note for note in config.LossConfig(**fields).notes() if told in note]
@@ -66,7 +66,8 @@ def test_names_are_those_that_exist():
     losses.named(config.LossConfig(options=(('beta', 1.0),)))
 
 
-def test_former_values_mean_what_they_meant():
-  now = config.LossConfig(negatives='hard', hardness=1.0, hardness_on='hard')
-  assert config.from_dict(config.LossConfig, {
-      'negatives': 'own', 'hardness': 1.0, 'hardness_on': 'own'}) == now
+def test_a_rows_own_negatives_may_be_called_hard_ones():
+  own = config.LossConfig(negatives='own', hardness=1.0, hardness_on='own')
+  assert config.LossConfig(negatives='hard', hardness=1.0, hardness_on='hard') == own
+  assert own.negatives == 'own' == config.from_dict(
+      config.LossConfig, {'negatives': 'hard'}).negatives

@@ -88,7 +88,7 @@ def same(got, want, rtol=2e-6):
 CONFIGS = {
     'gte': {'terms': ('qd', 'qq', 'dd', 'dq'), 'margin': 0.1, 'same_group': True},
     'matryoshka': {'widths': (4, 16), 'width_weights': (1, 2), 'symmetric': True},
-    'own': {'negatives': 'hard', 'focal_gamma': 0.5, 'hardness': 1.0},
+    'own': {'negatives': 'own', 'focal_gamma': 0.5, 'hardness': 1.0},
 }
 
 

@@ -16,7 +16,7 @@ from tests.helpers.tiers import after
 CHUNKED = dataclasses.replace(tiny_step.STAGE, token_budget=24)
 MUON = dataclasses.replace(tiny_step.STAGE, optim=config.OptimConfig(
     name='muon', peak_lr=1e-3, warmup_steps=2))
-OWN = dataclasses.replace(tiny_step.STAGE, loss=config.LossConfig(negatives='hard'))
+OWN = dataclasses.replace(tiny_step.STAGE, loss=config.LossConfig(negatives='own'))
 MODELS = {
     'chunks of a folded head': (tiny_step.model('latent_attention'), CHUNKED),
     'adapters': (tiny_step.model(lora=config.LoraConfig(rank=2, dropout=0.1)),
