@@ -17,7 +17,7 @@ from jaxembed import config
 from jaxembed.config import describe
 
 ROOT = pathlib.Path(__file__).parents[1]
-_INCLUDE = re.compile(r'^--8<-- "([\w.]+)(?::(\w+))?"$', re.MULTILINE)
+_INCLUDE = re.compile(r'^--8<-- "([\w./]+)(?::(\w+))?"$', re.MULTILINE)
 _MARK = re.compile(r'^<!-- --8<-- .*-->\n', re.MULTILINE)
 _LINK = re.compile(r'\]\((?!\w+:)([\w./]+)')
 _PLACE = re.compile(r'^\{\{ configuration ([\w ]+) \}\}$', re.MULTILINE)

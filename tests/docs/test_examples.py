@@ -54,6 +54,14 @@ def test_fine_tune_rows(run, tmp_path):
 
 
 @pytest.mark.thorough
+def test_mine_then_train(run, tmp_path):
+  out = run('mine_then_train', '--limit=12', '--steps=2', '--batch_size=4',
+            '--negatives=1')
+  assert re.search(r'nDCG@10 of 3 queries .*: \d\.\d+ before, \d\.\d+ after', out)
+  assert (tmp_path / 'runs/mine_then_train/mined/mined.jsonl').exists()
+
+
+@pytest.mark.thorough
 def test_lora_to_sentence_transformers(run, tmp_path):
   out = run('lora_to_sentence_transformers', '--steps=2')
   assert 'largest difference of a query' in out
