@@ -19,7 +19,7 @@ _IDS, _WIDTH, _PARTS = 2**30, 2**20, 2**12
 READS = ('last_token', 'tokens', 'layers_last', 'layers_mean')
 ATTENTIONS = ('bidirectional', 'causal', 'prefix')
 DTYPES = ('float32', 'bfloat16', 'float16')
-ATTENTION_IMPLS = ('auto', 'dense', 'blockwise')
+ATTENTION_IMPLS = ('auto', 'dense', 'blockwise', 'splash', 'cudnn')
 PRECISIONS = ('default', 'high', 'highest')
 REMATS = ('none', 'full', 'residual', 'dots')
 PROMPT_POOLINGS = ('include', 'exclude', 'nv_embed')
@@ -282,7 +282,7 @@ class ModelConfig:
   remat: str = 'none'
   # How attention is computed: auto (by platform, length and features), or one form
   # that is used or refused (docs/attention.md). Vectors do not depend on it.
-  attention_impl: str = 'auto'  # auto | dense | blockwise
+  attention_impl: str = 'auto'  # auto | dense | blockwise | splash | cudnn
   ## How text becomes tokens, beside the tokenizer's own rules (data/tokenise.py).
   prompt_pooling: str = 'include'  # include | exclude | nv_embed
   eos_text: str = ''  # put behind every text, lost where one is cut (NV-Embed)

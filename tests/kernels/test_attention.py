@@ -1,5 +1,6 @@
 """Laws of attention: every form is the formula, in values and gradients."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -8,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxembed.kernels.attention import attend, blockwise, pattern
+from jaxembed.kernels import dispatch
+from jaxembed.kernels.attention import (
+  Call,
+  attend,
+  blockwise,
+  choose,
+  gpu,
+  pattern,
+  tpu,
+)
 from tests.helpers.tiers import after
 
 MODES = ('bidirectional', 'causal', 'prefix')
@@ -31,6 +41,7 @@ def _small_tiles(monkeypatch):
   monkeypatch.setattr(blockwise, '_QUERIES', 16)
   monkeypatch.setattr(blockwise, '_KEYS', 16)
   monkeypatch.setattr(blockwise, '_CPU_SCORES', 512)
+  monkeypatch.setattr(tpu, '_TILES', (tpu.LANES,))
 
 
 def drawn(mode, window, packed, side, groups, dtype, length=44, rows=3, heads=4):
@@ -76,11 +87,46 @@ dense = functools.partial(attend, impl='dense')
 tiled = functools.partial(attend, impl='blockwise')
 
 
+def splash(*args, bias, **options):
+  return tpu.attend(*args, **options, interpret=True)
+
+
 @pytest.mark.parametrize('mode, window, packed, side, groups, dtype',
                          after(len(SOME), GRID))
 def test_tiles_are_the_formula(mode, window, packed, side, groups, dtype):
   arrays = drawn(mode, window, packed, side, groups, dtype)
   agree(results(dense, *arrays, scale=0.4), results(tiled, *arrays, scale=0.4), dtype)
+
+
+@pytest.mark.parametrize('mode, window, packed, side, groups, dtype', after(
+    1, [case for case in GRID if case[0] != 'prefix']))
+def test_splash_is_the_formula(mode, window, packed, side, groups, dtype):
+  """The TPU's kernel, interpreted: three tiles by three."""
+  arrays = drawn(mode, 10 * window, packed, side, groups, dtype, length=300)
+  agree(results(dense, *arrays, scale=0.4), results(splash, *arrays, scale=0.4), dtype)
+
+
+@pytest.mark.parametrize('mode, window, packed, side, groups, dtype', after(
+    1, [('causal', 7, False, 'left', 2, 'float32'), *(
+        case for case in GRID if case[0] != 'prefix' and (case[0] == 'causal' or
+        not case[1]) and not (case[1] and case[2]))]))
+def test_what_cudnn_is_given_is_the_formula(mode, window, packed, side, groups, dtype):
+  """Lengths, order and masks, with XLA in cuDNN's place."""
+  arrays = drawn(mode, window, packed, side, groups, dtype)
+  agree(results(dense, *arrays, scale=0.4),
+        results(lambda *a, bias, **o: gpu.attend(*a, implementation='xla', **o),
+                *arrays, scale=0.4), dtype)
+
+
+@pytest.mark.parametrize('form', after(1, [tiled, dense, splash]))
+def test_a_window_that_holds_in_some_layers(form):
+  """The flag of a layer says whether its window does, in every form."""
+  q, k, v, seen, g = drawn('causal', 7, False, 'left', 2, 'float32', rows=1)
+  for holds in (True, False):
+    wanted = results(dense, q, k, v, dataclasses.replace(
+        seen, window=7 if holds else 0), g, scale=0.4)
+    flagged = dataclasses.replace(seen, windowed=jnp.array(holds))
+    agree(wanted, results(form, q, k, v, flagged, g, scale=0.4), 'float32')
 
 
 @pytest.mark.parametrize('mode', after(1, MODES))
@@ -132,7 +178,32 @@ def test_memory_grows_with_the_length():
   assert temporaries(2048) < 2.5 * temporaries(1024) < 2.5 * 4 * 1024**2 / 2
 
 
+CALL = Call(platform='tpu', length=512, dtype='bfloat16', causal=True, window=False,
+            mixed=False, packed=False, prefix=False, softcap=False, bias=False)
+
+
+@pytest.mark.parametrize('call, wanted', [
+    ({}, 'splash'), ({'softcap': True, 'window': True, 'mixed': True}, 'splash'),
+    ({'prefix': True}, 'blockwise'), ({'bias': True}, 'blockwise'),
+    ({'length': 64}, 'dense'),
+    ({'platform': 'gpu'}, 'cudnn'), ({'platform': 'gpu', 'packed': True}, 'cudnn'),
+    ({'platform': 'gpu', 'packed': True, 'length': 8192}, 'blockwise'),
+    ({'platform': 'gpu', 'window': True}, 'cudnn'),
+    ({'platform': 'gpu', 'window': True, 'causal': False}, 'blockwise'),
+    ({'platform': 'gpu', 'softcap': True}, 'blockwise'),
+    ({'platform': 'gpu', 'dtype': 'float32'}, 'blockwise'),
+    ({'platform': 'cpu'}, 'blockwise'), ({'platform': 'cpu', 'length': 128}, 'dense')])
+def test_choice(call, wanted):
+  call = CALL._replace(**call)
+  assert choose(call) == choose(call, wanted) == wanted
+  for name in {'splash', 'cudnn'} - {wanted} if wanted != 'dense' else ():
+    with pytest.raises(dispatch.Unsupported, match=f"{name}.*use 'auto'"):
+      choose(call, name)
+
+
 def test_a_form_that_there_is_not_is_refused():
   q, k, v, seen, _ = drawn('causal', 0, False, 'left', 2, 'float32')
   with pytest.raises(ValueError, match='flash.*choose one of'):
     attend(q, k, v, seen, scale=1.0, impl='flash')
+  with pytest.raises(dispatch.Unsupported, match="splash.*runs on TPUs.*'blockwise'"):
+    attend(q, k, v, seen, scale=1.0, impl='splash')

@@ -1,21 +1,37 @@
 """The one door to attention: which implementation runs where."""
 
 import functools
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.attention import blockwise, reference
+from jaxembed.kernels.attention import blockwise, gpu, reference, tpu
 from jaxembed.kernels.attention.pattern import Pattern
 from jaxembed.mesh import BATCH, explicit
 from jaxembed.types import Array
 
-IMPLS = ('auto', 'dense', 'blockwise')
+IMPLS = ('auto', 'dense', 'blockwise', 'splash', 'cudnn')
 # Rows up to this many tokens have their scores formed at once: below it a CPU gains
 # nothing from tiles, and other devices have room for them.
-_SHORT = {'cpu': 128}
-_SHORT_ELSEWHERE = 128
+SHORT = 128
+
+
+class Call(NamedTuple):
+  """What the choice of an implementation depends on."""
+
+  platform: str  # of dispatch.platform
+  length: int  # tokens of a row
+  dtype: str
+  causal: bool
+  window: bool
+  mixed: bool  # the window holds in some layers alone
+  packed: bool
+  prefix: bool
+  softcap: bool
+  bias: bool
 
 
 def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
@@ -38,20 +54,59 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
 
   Raises dispatch.Unsupported if a named impl cannot run here.
   """
-  if impl not in IMPLS:
-    raise ValueError(f'attention impl {impl!r} is unknown; choose one of {IMPLS}')
-  impl = choose(q.shape[1]) if impl == 'auto' else impl
-  options = {'scale': scale, 'softcap': softcap}
+  call = Call(
+      dispatch.platform(), q.shape[1], str(q.dtype), pattern.causal,
+      bool(pattern.window), pattern.windowed is not None, pattern.packed,
+      pattern.prefix is not None, bool(softcap), bias is not None)
+  impl = choose(call, impl)
   if impl == 'dense':
-    return reference.attend(q, k, v, pattern, bias=bias, **options)
-  run = functools.partial(blockwise.attend, cpu=dispatch.platform() == 'cpu', **options)
+    return reference.attend(q, k, v, pattern, scale=scale, softcap=softcap, bias=bias)
+  run = {
+      'splash': lambda *a, bias: tpu.attend(*a, scale=scale, softcap=softcap),
+      'cudnn': lambda *a, bias: gpu.attend(*a, scale=scale),
+      'blockwise': functools.partial(
+          blockwise.attend, scale=scale, softcap=softcap, cpu=call.platform == 'cpu'),
+  }[impl]
   return _local(run, q, k, v, pattern, bias)
 
 
-def choose(length: int) -> str:
-  """What 'auto' is for rows of `length` tokens on the platform in force."""
-  short = _SHORT.get(dispatch.platform(), _SHORT_ELSEWHERE)
-  return 'dense' if length <= short else 'blockwise'
+def choose(call: Call, asked: str = 'auto') -> str:
+  """The implementation that computes a call.
+
+  Raises ValueError on an unknown name, dispatch.Unsupported on one that cannot run.
+  """
+  if asked not in IMPLS:
+    raise ValueError(f'attention_impl {asked!r} is unknown; choose one of {IMPLS}')
+  if asked != 'auto':
+    if why := _lacks(asked, call):
+      raise dispatch.Unsupported(
+          f"attention_impl {asked!r} {why}; use 'auto' or 'blockwise'")
+    return asked
+  if call.length <= SHORT:
+    return 'dense'
+  return next(impl for impl in ('splash', 'cudnn', 'blockwise')
+              if not _lacks(impl, call))
+
+
+def _lacks(impl: str, call: Call) -> str:
+  """Why an implementation cannot compute a call; '': it can."""
+  has = {
+      'splash': {
+          f'runs on TPUs, and this is a {call.platform}': call.platform != 'tpu',
+          'has no prefix': call.prefix,
+          'has no bias of scores': call.bias},
+      'cudnn': {
+          f'runs on GPUs, and this is a {call.platform}': call.platform != 'gpu',
+          f'takes 16 bits, not {call.dtype}': jnp.finfo(call.dtype).bits != 16,
+          'has no prefix': call.prefix,
+          'has no bias of scores': call.bias,
+          'has no soft cap': call.softcap,
+          'has windows of causal attention in all layers alone':
+              call.window and (call.mixed or not call.causal),
+          f'takes packed rows of at most {gpu.LONGEST_PACKED} tokens':
+              call.packed and (call.length > gpu.LONGEST_PACKED or call.window)},
+  }.get(impl, {})
+  return next((why for why, lacking in has.items() if lacking), '')
 
 
 def _local(run, q, k, v, pattern: Pattern, bias) -> jax.Array:
@@ -59,10 +114,7 @@ def _local(run, q, k, v, pattern: Pattern, bias) -> jax.Array:
   if not explicit():
     return run(q, k, v, pattern, bias=bias)
   heads, rows = P(BATCH, None, 'tensor', None), P(BATCH, None)
-  pattern_specs = Pattern(
-      rows, pattern.causal, pattern.window,
-      None if pattern.prefix is None else rows,
-      None if pattern.windowed is None else P())
+  pattern_specs = jax.tree.map(lambda x: rows if jnp.ndim(x) else P(), pattern)
   return jax.shard_map(
       lambda q, k, v, pattern, bias: run(q, k, v, pattern, bias=bias),
       in_specs=(heads, heads, heads, pattern_specs,

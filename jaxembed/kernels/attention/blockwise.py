@@ -262,31 +262,40 @@ def _places(form: Form, marks: Marks, i, j):
 
 def _bounds(form: Form, marks: Marks) -> tuple[jax.Array, jax.Array]:
   """Of each tile of queries, the first tile of keys that any sees, and the one after
-  the last.  [T/t] int32 each; both 0 where no query sees anything.
+  the last.  [T/t] int32 each; both 0 where no query sees anything."""
+  share = shared_tiles(
+      marks.query_text, marks.key_text, marks.first, form.queries, form.keys,
+      form.causal and marks.prefix is None, marks.limit).any(0)
+  some = share.any(1)
+  low = jnp.argmax(share, axis=1)
+  high = share.shape[1] - jnp.argmax(share[:, ::-1], axis=1)
+  return jnp.where(some, low, 0), jnp.where(some, high, 0)
 
-  A tile may hold several texts and counts as holding all numbers between them.
+
+def shared_tiles(query_text: Array, key_text: Array, first: Array, queries: int,
+                 keys: int, causal: bool, limit: Array | None) -> jax.Array:
+  """The tiles of scores in which a query may see a key.
+
+  query_text [X,T], key_text [X,S]: see Marks.  -> [X,T/queries,S/keys] bool. A tile
+  may hold several texts and counts as holding all numbers between them.
   """
   def ends(text, side):
     text = text.reshape(text.shape[0], -1, side)
     big = jnp.iinfo(text.dtype).max
     return jnp.where(text < 0, big, text).min(-1), text.max(-1)
 
-  (q_low, q_high), (k_low, k_high) = (
-      ends(marks.query_text, form.queries), ends(marks.key_text, form.keys))
+  (q_low, q_high), (k_low, k_high) = ends(query_text, queries), ends(key_text, keys)
   share = ((q_low[:, :, None] <= k_high[:, None])
-           & (k_low[:, None] <= q_high[:, :, None])).any(0)
-  i, j = (jnp.arange(n, dtype=jnp.int32) for n in share.shape)
-  places = marks.first + i * form.queries
-  nearest = j[None] * form.keys - (places + form.queries - 1)[:, None]  # key - query
-  farthest = (j * form.keys + form.keys - 1)[None] - places[:, None]
-  if form.causal and marks.prefix is None:
+           & (k_low[:, None] <= q_high[:, :, None]))
+  i, j = (jnp.arange(n, dtype=jnp.int32) for n in share.shape[1:])
+  places = first + i * queries
+  nearest = j[None] * keys - (places + queries - 1)[:, None]  # key minus query
+  farthest = (j * keys + keys - 1)[None] - places[:, None]
+  if causal:
     share &= nearest <= 0
-  if marks.limit is not None:
-    share &= (nearest < marks.limit) & (farthest > -marks.limit)
-  some = share.any(1)
-  low = jnp.argmax(share, axis=1)
-  high = share.shape[1] - jnp.argmax(share[:, ::-1], axis=1)
-  return jnp.where(some, low, 0), jnp.where(some, high, 0)
+  if limit is not None:
+    share &= (nearest < limit) & (farthest > -limit)
+  return share
 
 
 def _visit(low, high, step, start, tiles: int):

@@ -13,7 +13,7 @@ _ANY = 2**30
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, meta_fields=('causal', 'window'),
+    jax.tree_util.register_dataclass, meta_fields=('causal', 'window', 'packed'),
     data_fields=('text', 'prefix', 'windowed'))
 @dataclasses.dataclass(frozen=True)
 class Pattern:
@@ -30,6 +30,7 @@ class Pattern:
   window: int = 0  # to keys nearer than so many places; 0: all
   prefix: Array | None = None  # [B,T] bool, keys that a causal pattern shows to all
   windowed: Array | None = None  # [] bool, whether the window holds here; None: yes
+  packed: bool = False  # whether a row may hold several texts
 
   @property
   def limit(self) -> Array | int | None:
@@ -58,7 +59,8 @@ def of_tokens(mode: str, mask: Array, segment: Array | None = None, *,
   shown = None
   if mode == 'prefix':
     shown = positions < prefix[:, None]
-  return Pattern(text, causal=mode != 'bidirectional', window=window, prefix=shown)
+  return Pattern(text, causal=mode != 'bidirectional', window=window, prefix=shown,
+                 packed=segment is not None)
 
 
 def visible(query_text: Array, key_text: Array, query_place: Array, key_place: Array,
