@@ -3,14 +3,16 @@
 import collections
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxembed import config, quantize, sharding, types
+from jaxembed import config, memory, quantize, sharding, types
 from jaxembed.data import tokenise
 from jaxembed.data.length_batches import length_batches, padding_share
+from jaxembed.mesh import SEQUENCE
 from jaxembed.models import encoder
 
 # Batches handed to the device before the oldest result is waited for.
@@ -90,6 +92,7 @@ class BatchRunner:
     """Yields (rows, tokens, compute's result, on the device and padded at the end)."""
     pending = collections.deque()
     stats = _EncodeStats()
+    batch_size = self._within_memory(batch_size)
     for start in range(0, len(items), self.chunk):
       part = slice(start, start + self.chunk)
       ragged = self.tokens(
@@ -100,12 +103,44 @@ class BatchRunner:
       stats.add(ragged, plan)
       for rows, height, length in plan:
         self.known.add((height, length))
-        tokens = self.tokenizer.pad(ragged.take(rows), length, rows=height)
-        pending.append((start + rows, tokens, self._dispatch(compute, tokens)))
+        width = -(-length // self._token_multiple) * self._token_multiple
+        tokens = self.tokenizer.pad(ragged.take(rows), width, rows=height)
+        with self._explained(tokens):
+          found = self._dispatch(compute, tokens)
+        pending.append((start + rows, tokens, found))
         if len(pending) > _IN_FLIGHT:
-          yield pending.popleft()
+          yield self._done(*pending.popleft())
     self.report = stats.report(len(items))
-    yield from pending
+    while pending:
+      yield self._done(*pending.popleft())
+
+  def _done(self, rows, tokens: types.Tokens, found: jax.Array):
+    """A batch whose result is there: what fails on the device fails here."""
+    with self._explained(tokens):
+      return rows, tokens, found.block_until_ready()
+
+  def _explained(self, tokens: types.Tokens):
+    height, length = tokens.ids.shape
+    fits = self._fits
+    return memory.explained(
+        f'{height} texts of {length} tokens at a time are too much for it'
+        f'{"" if fits is None else f" (about {fits} tokens should fit)"}; give encode '
+        f'a batch_size below {max(height * length // 64, 1)}, cut texts earlier '
+        "(max_seq_length), or load the model with dtype='bfloat16'")
+
+  def _within_memory(self, batch_size: int) -> int:
+    """`batch_size`, or less where so many tokens do not fit the device."""
+    fits = self._fits
+    return batch_size if fits is None else max(min(batch_size, fits // 64), 1)
+
+  @functools.cached_property
+  def _fits(self) -> int | None:
+    return memory.forecast(self.cfg, self.params, mesh=self.mesh).tokens
+
+  @property
+  def _token_multiple(self) -> int:
+    """What rows are padded to a multiple of: the devices that split their tokens."""
+    return 1 if self.mesh is None else self.mesh.shape.get(SEQUENCE, 1)
 
   @property
   def _row_multiple(self) -> int:

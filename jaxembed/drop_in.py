@@ -82,6 +82,21 @@ def names_arguments(instead: Callable[[str], str] = lambda name: ''
   return wrap
 
 
+def normalizes(asked: bool, older: bool | None, model: bool) -> bool:
+  """Whether `encode` scales vectors, told so under its two names, of a model whose own
+  modules do (`model`).
+
+  Raises TypeError where these would have to be undone.
+  """
+  if older is None:
+    return asked
+  if not older and model:
+    raise TypeError('normalize=False cannot take out the normalisation that the '
+                    "model's own modules end with; leave it out, or set cfg to "
+                    'dataclasses.replace(model.cfg, normalize=False)')
+  return bool(asked or older)
+
+
 def check_place(device: Any, pool: Any, own: str) -> None:
   """Raises TypeError unless `encode` may compute on `device`, where `own` is ours."""
   if pool is not None or (isinstance(device, list | tuple) and len(device) > 1):

@@ -16,6 +16,7 @@ from jaxembed import (
   checkpoint,
   drop_in,
   fingerprint,
+  memory as memory_forecast,
   quantize,
   similarity,
   texts,
@@ -73,6 +74,7 @@ class Embedder:
     self.folder = model.config_folder
     self.report = batch_runner.EncodeReport()
     self.shapes: set[tuple[int, int]] = set()
+    self.memory.check()
 
   @classmethod
   def load(cls, path: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
@@ -155,6 +157,7 @@ class Embedder:
       raise ValueError(f'max_seq_length is {tokens}, but the model has embeddings of '
                        f'{table} positions; choose {table} or less')
     self.cfg = dataclasses.replace(self.cfg, max_length=int(tokens))
+    self.memory.check()
 
   def get_max_seq_length(self) -> int:
     """The attribute max_seq_length, as a method."""
@@ -187,6 +190,11 @@ class Embedder:
   def similarity_fn_name(self, name: str | None) -> None:
     self._similarity_fn_name = similarity.checked(
         'cosine' if name is None else name)
+
+  @property
+  def memory(self) -> memory_forecast.Forecast:
+    """What encoding needs of the device, and how many texts of a length fit a step."""
+    return memory_forecast.forecast(self.cfg, self.params, mesh=self.mesh)
 
   @property
   def device(self) -> str:
@@ -245,7 +253,8 @@ class Embedder:
     """
     drop_in.refuse_unknown(self.encode, unknown)
     drop_in.check_place(device, pool, self.device)
-    normalize_embeddings = self._normalizes(normalize_embeddings, normalize)
+    normalize_embeddings = drop_in.normalizes(
+        normalize_embeddings, normalize, self.cfg.normalize)
     texts.check_count('batch_size', batch_size)
     if chunk_size is not None:
       texts.check_count('chunk_size', chunk_size)
@@ -368,15 +377,6 @@ class Embedder:
       raise ValueError(f'truncate_dim is {dim!r}, but the model gives '
                        f'{self.embedding_dim} dimensions; choose 1 to that')
     return int(dim)
-
-  def _normalizes(self, asked: bool, older: bool | None) -> bool:
-    if older is None:
-      return asked
-    if not older and self.cfg.normalize:
-      raise TypeError('normalize=False cannot take out the normalisation that the '
-                      "model's own modules end with; leave it out, or set cfg to "
-                      'dataclasses.replace(model.cfg, normalize=False)')
-    return bool(asked or older)
 
   def _runner(self) -> batch_runner.BatchRunner:
     return batch_runner.BatchRunner(self.params, self.cfg, self.tokenizer, self.mesh,

@@ -21,6 +21,9 @@ AXES = ('data', 'fsdp', 'tensor')
 # Rows of text are split over both: fsdp is data parallelism whose parameters
 # are split as well.
 BATCH = ('data', 'fsdp')
+# Tokens of a row are split over it, in a mesh that has it: for texts that are too long
+# for one device.
+SEQUENCE = 'sequence'
 
 
 def explicit() -> bool:
@@ -34,6 +37,18 @@ def spec(*axes) -> P | None:
   spec(BATCH, None, 'tensor') shards a [B,T,F] activation.
   """
   return P(*axes) if explicit() else None
+
+
+def tokens_axis() -> str | None:
+  """The mesh axis that splits the tokens of a row; None: they are whole."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return SEQUENCE if explicit() and mesh.shape.get(SEQUENCE, 1) > 1 else None
+
+
+def split_tokens(x: jax.Array, like: jax.Array | None = None) -> jax.Array:
+  """x [B,T,...] with its tokens where those of a [B,T,...] activation (`like`) are."""
+  axes = (BATCH, tokens_axis()) if like is None else axes_of(like)[:2]
+  return reshard(x, *axes, *(None,) * (x.ndim - 2))
 
 
 def axes_of(x: Array) -> tuple:

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxembed import types
 from jaxembed.config.check import divides
-from jaxembed.mesh import AXES, BATCH, explicit, spec
+from jaxembed.mesh import AXES, BATCH, SEQUENCE, explicit, spec, tokens_axis
 from jaxembed.paths import is_stacked, mapped
 from jaxembed.pooling import heads
 
@@ -45,8 +45,9 @@ RULES = (
 
 
 def make_mesh(shape: Sequence[int] = (-1, 1, 1),
-              devices: Sequence[Any] | None = None) -> Mesh:
-  """Mesh with the axes data, fsdp, tensor over all devices.
+              devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Mesh with the axes data, fsdp, tensor and, if shape has a fourth size above 1,
+  sequence, over all devices.
 
   One size may be -1 and takes what the others leave. Of several slices (TPU pods,
   or GPU nodes, joined by the slower network) each is a replica: `data` alone
@@ -60,28 +61,31 @@ def make_mesh(shape: Sequence[int] = (-1, 1, 1),
   if -1 in shape:
     rest = -int(np.prod(shape))
     shape = tuple(max(len(devices) // rest, 1) if n == -1 else n for n in shape)
-  if len(shape) != 3 or int(np.prod(shape)) != len(devices):
+  names = (*AXES, SEQUENCE)[:len(shape)]
+  if len(shape) not in (3, 4) or int(np.prod(shape)) != len(devices):
     raise ValueError(
-        f'mesh {shape} (data, fsdp, tensor) needs {int(np.prod(shape))} devices, '
-        f'but {len(devices)} are here; choose three sizes whose product is '
-        f'{len(devices)}')
+        f'mesh {tuple(shape)} ({", ".join(names)}) needs {int(np.prod(shape))} '
+        f'devices, but {len(devices)} are here; choose three sizes, or a fourth for '
+        f'{SEQUENCE}, whose product is {len(devices)}')
   slices = len({getattr(d, 'slice_index', 0) for d in devices})
   if shape[0] % slices:
     raise ValueError(
-        f'mesh {shape} (data, fsdp, tensor) over {slices} slices: only data crosses '
-        f'between slices, make it a multiple of {slices}')
-  return Mesh(_grid(shape, slices, devices), AXES,
-              axis_types=(AxisType.Explicit,) * 3)
+        f'mesh {tuple(shape)} ({", ".join(names)}) over {slices} slices: only data '
+        f'crosses between slices, make it a multiple of {slices}')
+  if len(shape) == 4 and shape[3] == 1:  # most meshes have none
+    shape, names = shape[:3], names[:3]
+  return Mesh(_grid(tuple(shape), slices, devices), names,
+              axis_types=(AxisType.Explicit,) * len(names))
 
 
-def _grid(shape: Sequence[int], slices: int, devices) -> np.ndarray:
+def _grid(shape: tuple[int, ...], slices: int, devices) -> np.ndarray:
   """Devices in an array of `shape`, neighbours on the network beside each other."""
   within = (shape[0] // slices, *shape[1:])
 
   def lay(**options):
     if slices > 1:
       return mesh_utils.create_hybrid_device_mesh(
-          within, (slices, 1, 1), devices, **options)
+          within, (slices, *(1 for _ in shape[1:])), devices, **options)
     return mesh_utils.create_device_mesh(shape, devices, **options)
 
   try:
@@ -133,6 +137,12 @@ def _local_shards(mesh) -> list[int]:
 def batch_devices() -> int:
   """Over how many devices of the mesh in force rows are split."""
   return batch_shards(jax.sharding.get_abstract_mesh()) if explicit() else 1
+
+
+def sequence_devices() -> int:
+  """Over how many devices of the mesh in force the tokens of a row are split."""
+  axis = tokens_axis()
+  return jax.sharding.get_abstract_mesh().shape[axis] if axis else 1
 
 
 def split_devices(x: types.Array) -> jax.Array:

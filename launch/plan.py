@@ -45,7 +45,7 @@ def main():
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   where, chip = plan.devices(_TOPOLOGY.value, _read(_TARGET.value))
   model = start.apply_spec(_shape(cfg.model), cfg.model)
-  mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor), where)
+  mesh = sharding.make_mesh(cfg.mesh.sizes, where)
   print(f'{cfg.name} on {_TOPOLOGY.value}: {len(where)} chips, mesh {dict(mesh.shape)}')
   made, opened = {}, {}
   for index, stage in enumerate(cfg.stages):

@@ -19,7 +19,7 @@ FLOORS = (
      'jaxembed.quantize', 'jaxembed.drop_in'),
     ('jaxembed.store',),
     ('jaxembed.pooling', 'jaxembed.losses', 'jaxembed.data'),
-    ('jaxembed.sharding',),
+    ('jaxembed.sharding', 'jaxembed.memory'),
     ('jaxembed.models',),
     ('jaxembed.checkpoint', 'jaxembed.search', 'jaxembed.batch_runner'),
     ('jaxembed.workdir', 'jaxembed.fingerprint'),

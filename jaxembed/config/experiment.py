@@ -223,13 +223,19 @@ class MeshConfig:
   data: int = -1  # devices that divide the batch
   fsdp: int = 1  # devices that divide the batch and the parameters
   tensor: int = 1  # devices that divide matrices and heads
+  sequence: int = 1  # devices that divide the tokens of a row, for texts of thousands
 
   def __post_init__(self):
     typed(self)
-    sizes = (self.data, self.fsdp, self.tensor)
+    sizes = self.sizes
     if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
-      raise ValueError(f'config.mesh is {sizes} (data, fsdp, tensor); give sizes of '
-                       '1 or more, at most one of them -1 for all devices left')
+      raise ValueError(f'config.mesh is {sizes} (data, fsdp, tensor, sequence); give '
+                       'sizes of 1 or more, at most one -1 for all devices left')
+
+  @property
+  def sizes(self) -> tuple[int, int, int, int]:
+    """What sharding.make_mesh takes."""
+    return self.data, self.fsdp, self.tensor, self.sequence
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxembed.config import BackboneConfig, LoraConfig
 from jaxembed.kernels.attention import Pattern, attend
-from jaxembed.mesh import BATCH, spec
+from jaxembed.mesh import BATCH, spec, tokens_axis
 from jaxembed.models import rope
 from jaxembed.models.layers import Linear, Norm, adapters
 
@@ -49,7 +49,7 @@ class Attention(nn.Module):
     def heads(name, count):
       y = linear(name, count * cfg.head_dim, 'out', cfg.qkv_bias)(x)
       return lax.reshape(y, (*x.shape[:2], count, cfg.head_dim),
-                         out_sharding=spec(BATCH, None, 'tensor', None))
+                         out_sharding=spec(BATCH, tokens_axis(), 'tensor', None))
 
     q = heads('q', cfg.num_heads)
     k, v = heads('k', cfg.num_kv_heads), heads('v', cfg.num_kv_heads)
@@ -61,5 +61,5 @@ class Attention(nn.Module):
     out = attend(q, k, v, pattern, scale=scale, softcap=cfg.softcap, bias=bias,
                  impl=self.impl)
     out = lax.reshape(out, (*x.shape[:2], cfg.num_heads * cfg.head_dim),
-                      out_sharding=spec(BATCH, None, 'tensor'))
+                      out_sharding=spec(BATCH, tokens_axis(), 'tensor'))
     return linear('o', cfg.dim, 'in', cfg.out_bias)(out)

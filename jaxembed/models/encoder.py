@@ -125,8 +125,21 @@ def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key
   if prefix is not None:
     prefix = reshard(prefix, BATCH)
   rngs = {} if key is None else {'dropout': key}
+  _check_width(cfg, tokens)
   return Backbone(cfg).apply({'params': params['backbone']}, tokens, mode, prefix,
                              rngs=rngs)
+
+
+def _check_width(cfg: ModelConfig, tokens: Tokens) -> None:
+  """Raises ValueError on rows of more tokens than can be embedded or split."""
+  width, table = tokens.ids.shape[1], cfg.backbone.max_positions
+  if cfg.backbone.position == 'learned' and tokens.segment is None and width > table:
+    raise ValueError(f'rows of {width} tokens, but the model has embeddings of {table} '
+                     f'positions; cut texts to {table} (max_length)')
+  parts = sharding.sequence_devices()
+  if width % parts:
+    raise ValueError(f'rows of {width} tokens do not split over the {parts} devices of '
+                     f"the mesh axis 'sequence'; pad them to a multiple of {parts}")
 
 
 def check_packable(cfg: ModelConfig, mode: str, width: int) -> None:
@@ -162,6 +175,8 @@ def _vectors(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
   segment, text = _segments(tokens)
   tokens = dataclasses.replace(tokens, pool=segment >= 0)
   x, layers = _backbone(params, cfg, tokens, attention, prefix, key)
+  if not all(head.splits for head in heads.of(cfg.pooling)):
+    x = reshard(x, BATCH, None, None)  # all-gather over sequence
   states = States(hidden=x, segment=reshard(segment, BATCH, None),
                   text=reshard(text, BATCH, None), slots=tokens.slots, layers=layers)
   return heads.apply(params.get('pooling'), cfg.pooling, states)
@@ -217,9 +232,9 @@ def _project(kernel: Array, v: Array) -> jax.Array:
 
 def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   keys = jax.random.split(key, 4)
-  rows = sharding.batch_devices()
-  flags = jnp.ones((rows, 1), bool)
-  tokens = Tokens(ids=jnp.zeros((rows, 1), jnp.int32), mask=flags, pool=flags)
+  rows, width = sharding.batch_devices(), sharding.sequence_devices()
+  flags = jnp.ones((rows, width), bool)
+  tokens = Tokens(ids=jnp.zeros((rows, width), jnp.int32), mask=flags, pool=flags)
   tokens = jax.tree.map(lambda x: reshard(x, BATCH, None), tokens)
   plain = Backbone(dataclasses.replace(cfg, lora=None))
   params = {'backbone': plain.init(keys[0], tokens, 'bidirectional', None)['params']}

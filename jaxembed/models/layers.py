@@ -12,7 +12,15 @@ import jax.numpy as jnp
 
 from jaxembed.config import BackboneConfig, LoraConfig
 from jaxembed.functional import ACTIVATIONS, layer_norm, rms_norm
-from jaxembed.mesh import BATCH, along_last, reshard, spec
+from jaxembed.mesh import (
+  BATCH,
+  along_last,
+  axes_of,
+  reshard,
+  spec,
+  split_tokens,
+  tokens_axis,
+)
 
 _INIT = nn.initializers.normal(0.02)
 
@@ -44,7 +52,7 @@ class Linear(nn.Module):
     kernel = self.param('kernel', _INIT, (width, self.features))
     kernel = reshard(kernel, rows, cols).astype(x.dtype)  # all-gather over fsdp
     y = jnp.einsum('...D,DF->...F', x, kernel,
-                   out_sharding=spec(BATCH, *(None,) * (x.ndim - 2), cols))
+                   out_sharding=spec(*axes_of(x)[:-1], cols))
     if self.lora is not None:
       y += self._update(self.lora, x, rows, cols)
     if self.bias:
@@ -59,7 +67,7 @@ class Linear(nn.Module):
     down, up = reshard(down, rows, None), reshard(up, None, cols)
     if lora.dropout and self.has_rng('dropout'):
       x = _dropout(x, lora.dropout, self.make_rng('dropout'))
-    batch = (BATCH, *(None,) * (x.ndim - 2))
+    batch = axes_of(x)[:-1]
     low = jnp.einsum('...D,DR->...R', x, down.astype(x.dtype),
                      out_sharding=spec(*batch, None))
     y = jnp.einsum('...R,RF->...F', low, up.astype(x.dtype),
@@ -141,7 +149,8 @@ class Embedding(nn.Module):
 def _lookup(table: Array, ids: Array, dtype: str) -> Array:
   """table [V,D], ids [B,T] -> [B,T,D]."""
   table = reshard(table, None, None)  # all-gather over fsdp
-  rows = table.at[ids].get(mode='clip', out_sharding=spec(BATCH, None, None))
+  rows = table.at[split_tokens(ids)].get(
+      mode='clip', out_sharding=spec(BATCH, tokens_axis(), None))
   return rows.astype(dtype)
 
 

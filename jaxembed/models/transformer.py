@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxembed.config import BackboneConfig, ModelConfig
 from jaxembed.kernels.attention import pattern
-from jaxembed.mesh import reshard
+from jaxembed.mesh import reshard, split_tokens
 from jaxembed.models import rope
 from jaxembed.models.attention import Attention, relative_buckets
 from jaxembed.models.layers import Embedding, FeedForward, Norm
@@ -82,7 +82,8 @@ class Backbone(nn.Module):
       shared['pool'] = tokens.pool
     if self.cfg.prepend is not None:
       shared |= {'mask': tokens.mask,
-                 'placeholder': _first(tokens, self.cfg.prepend.token_id)}
+                 'placeholder': split_tokens(
+                     _first(tokens, self.cfg.prepend.token_id))}
     if cfg.relative_buckets:
       table = self.param('relative', nn.initializers.normal(0.02),
                          (cfg.relative_buckets, cfg.num_heads))
@@ -193,7 +194,7 @@ def _shared(cfg: BackboneConfig, mode: str, tokens: Tokens, positions: Array,
 def _cos_sin(cfg: BackboneConfig, positions: Array, theta: float, scaling):
   if cfg.position != 'rope':
     return None
-  return rope.table(cfg, positions, theta, scaling)
+  return jax.tree.map(split_tokens, rope.table(cfg, positions, theta, scaling))
 
 
 def _of_layer(layer: dict, shared: dict):

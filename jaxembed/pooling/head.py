@@ -80,6 +80,8 @@ class Head:
   rules: (pattern, spec) rows of the sharding table for its parameters.
   tensors: cfg -> its parameters in a checkpoint.
   packs: whether several texts may share a row.
+  splits: whether `hidden` may have its tokens split over the mesh axis 'sequence';
+    otherwise they are gathered before.
   of_layer: cfg -> the kind of pooling applied to every layer's states, for
     States.layers; '': none.
   mode: of sentence-transformers, if it has this pooling.
@@ -95,6 +97,7 @@ class Head:
   rules: tuple[tuple[str, P], ...] = ()
   tensors: Callable[[PoolingConfig], tuple[Tensor, ...]] = lambda cfg: ()
   packs: bool = True
+  splits: bool = False
   of_layer: Callable[[PoolingConfig], str] = lambda cfg: ''
   mode: Mode | None = None
   twin: Twin | None = None

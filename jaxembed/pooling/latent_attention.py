@@ -27,7 +27,7 @@ from jaxembed.kernels.latent_pool import (
   latent_pool,
   latent_pool_packed,
 )
-from jaxembed.mesh import BATCH, explicit, reshard
+from jaxembed.mesh import BATCH, explicit, reshard, split_tokens, tokens_axis
 from jaxembed.pooling import cross_attention
 from jaxembed.pooling.head import Head, States, Twin
 
@@ -136,16 +136,33 @@ def _local(op, params, hidden, marks, whole) -> jax.Array:
   """op(params, hidden, marks) on each device's rows; `whole`: of all parameters."""
   if not explicit():
     return op(params, hidden, marks)
+  hidden, marks = split_tokens(hidden), split_tokens(marks)
   if whole:
     specs = P()
   else:
     specs = _FOLDED
     op = functools.partial(op, axis='tensor')
     params = params if isinstance(params, Folded) else fold(params, hidden.dtype)
+  axis = tokens_axis()
   # Pallas kernels do not say over which mesh axes their results vary.
-  run = jax.shard_map(op, in_specs=(specs, _ROWS, _ROWS), out_specs=_ROWS,
-                      check_vma=False)
+  run = jax.shard_map(
+      functools.partial(_over_shards, op, axis), check_vma=False,
+      in_specs=(specs, P(BATCH, axis), P(BATCH, axis)), out_specs=_ROWS)
   return run(_gather(params, specs), hidden, marks)
+
+
+def _over_shards(op, axis, params, hidden, marks):
+  """op(params, hidden, marks), a mean over tokens that are split over a mesh axis."""
+  found = op(params, hidden, marks)
+  if axis is None:
+    return found
+  if marks.dtype == bool:
+    count = marks.sum(1, dtype=found.dtype)
+  else:
+    count = (marks[:, None] == jnp.arange(found.shape[1])[:, None]).sum(
+        2, dtype=found.dtype)
+  total, number = jax.lax.psum((found * count[..., None], count), axis)
+  return total / jnp.maximum(number, 1)[..., None]
 
 
 def _gather(params, specs):
@@ -161,7 +178,7 @@ def _pool(params: types.Params, cfg: config.PoolingConfig, states: States):
 
 HEAD = Head(
     kind='latent_attention', apply=_pool,
-    words='latent attention over its tokens, then their mean',
+    words='latent attention over its tokens, then their mean', splits=True,
     init=lambda cfg, dim, layers, key: init(cfg, dim, key),
     fields=cross_attention.FIELDS, rules=cross_attention.RULES,
     tensors=lambda cfg: cross_attention.TENSORS,

@@ -7,6 +7,7 @@ without any counting token gives zeros, never NaN.
 from jax import Array
 import jax.numpy as jnp
 
+from jaxembed.mesh import axes_of, spec, split_tokens, tokens_axis
 from jaxembed.pooling.head import Head, Mode, of_each_text
 
 
@@ -49,7 +50,8 @@ def last(x: Array, pool: Array) -> Array:
 
 def maximum(x: Array, pool: Array) -> Array:
   """Largest value per channel over the counting tokens.  -> [B,D] float32."""
-  x = jnp.where(pool[:, :, None], x.astype(jnp.float32), -jnp.inf)
+  here = split_tokens(pool, x)[:, :, None]
+  x = jnp.where(here, x.astype(jnp.float32), -jnp.inf)
   return jnp.where(pool.any(1)[:, None], x.max(1), 0.0)
 
 
@@ -65,7 +67,7 @@ def _head(kind: str, words: str, mode: str, key: str) -> Head:
       return of_each_text(lambda x, pool, text: pooler(x, pool), states)
     return of_each_text(pooler, states)
 
-  return Head(kind=kind, apply=apply, words=words,
+  return Head(kind=kind, apply=apply, words=words, splits=True,
               mode=Mode(mode, f'pooling_mode_{key}'))
 
 
@@ -84,7 +86,9 @@ HEADS = (
 
 def _weighted(x: Array, weights: Array) -> Array:
   """x [B,T,D], weights [B,T] -> [B,D] float32."""
-  total = jnp.einsum('BTD,BT->BD', x.astype(jnp.float32), weights)
+  rows = spec(axes_of(x)[0], None) if tokens_axis() else None
+  total = jnp.einsum('BTD,BT->BD', x.astype(jnp.float32), split_tokens(weights, x),
+                     out_sharding=rows)  # all-reduce over sequence
   return total / jnp.maximum(weights.sum(1), 1.0)[:, None]
 
 
@@ -94,4 +98,5 @@ def _select(x: Array, one: Array) -> Array:
   A masked sum, not a gather: its gradient is no scatter, and the rows may be
   sharded. `where` keeps a non-finite value of another token out.
   """
-  return jnp.where(one[:, :, None], x.astype(jnp.float32), 0.0).sum(1)
+  one = split_tokens(one, x)[:, :, None]
+  return jnp.where(one, x.astype(jnp.float32), 0.0).sum(1)

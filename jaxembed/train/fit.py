@@ -46,7 +46,7 @@ class Run:
     mesh = None
     if jax.device_count() > 1:
       shape = self.config.mesh
-      mesh = sharding.make_mesh((shape.data, shape.fsdp, shape.tensor))
+      mesh = sharding.make_mesh(shape.sizes)
     return Embedder.load(self.workdir, mesh=mesh)
 
   @property

@@ -83,7 +83,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
   cfg, told = with_epochs(config.validate(cfg), rows)
   for line in told:
     log(line)
-  mesh = sharding.make_mesh((cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor))
+  mesh = sharding.make_mesh(cfg.mesh.sizes)
   checks.stages_fit(cfg, mesh)
   folder = pathlib.Path(folder).absolute()
   if not workdir.is_workdir(folder):

@@ -40,7 +40,7 @@ def _small_tiles(monkeypatch):
   """Tiles that rows of a few dozen tokens have several of."""
   monkeypatch.setattr(blockwise, '_QUERIES', 16)
   monkeypatch.setattr(blockwise, '_KEYS', 16)
-  monkeypatch.setattr(blockwise, '_CPU_SCORES', 512)
+  monkeypatch.setattr(blockwise, 'CPU_SCORES', 512)
   monkeypatch.setattr(tpu, '_TILES', (tpu.LANES,))
 
 

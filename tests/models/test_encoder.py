@@ -171,6 +171,59 @@ def test_eight_devices_equal_one(family, shape):
         tables.flatten(placed)[path].sharding, got.ndim), path
 
 
+LATENT = PoolingConfig(kind='latent_attention', latents=8, heads=2, head_dim=8)
+
+
+@pytest.mark.parametrize('family, attention, pooling, packed, shape', after(2, [
+    ('mpnet', 'bidirectional', LATENT, True, (1, 1, 1, 4)),
+    ('gemma3_text', 'causal', PoolingConfig(kind='last'), False, (1, 2, 2, 2)),
+    ('mistral', 'causal', PoolingConfig(kind='cls+mean'), True, (1, 1, 1, 2)),
+    ('modernbert', 'bidirectional', PoolingConfig(kind='max'), False, (1, 1, 1, 4)),
+    ('roberta', 'bidirectional', PoolingConfig(kind='weighted_mean'), True,
+     (2, 1, 1, 4)),
+    ('bert', 'bidirectional', PoolingConfig(kind='layer_attention', reads='tokens',
+                                            latents=8, heads=2, head_dim=8), False,
+     (1, 1, 1, 2)),
+    ('gemma2', 'bidirectional', PoolingConfig(kind='mean_sqrt'), False, (1, 1, 1, 4)),
+]))
+def test_tokens_over_devices_equal_one(family, attention, pooling, packed, shape):
+  """A row's tokens over 2 and 4 devices: its vectors and all gradients are the same."""
+  cfg, params = _model(family, attention=attention, pooling=pooling)
+  tokens = _tokens(8)
+  if packed:
+    tokens = dataclasses.replace(tokens, segment=(
+        np.arange(12)[None] >= np.arange(8)[:, None]).astype(np.int32))
+
+  def loss(params, cfg, tokens):
+    v = encoder.encode(params, cfg, tokens)
+    return jnp.sum(v * jnp.arange(v.shape[1])), v
+
+  step = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+  grads, vectors = step(params, cfg, tokens)
+  mesh = sharding.make_mesh(shape, jax.devices()[:int(np.prod(shape))])
+  with jax.set_mesh(mesh):
+    sharded, split = step(sharding.place(params, mesh), cfg, tokens)
+  np.testing.assert_allclose(split, vectors, atol=3e-6)
+  for path, want in tables.flatten(grads).items():
+    np.testing.assert_allclose(
+        tables.flatten(sharded)[path], want,
+        atol=2e-5 * (1 + np.abs(want).max()), err_msg=path)
+
+
+def test_rows_that_do_not_split_over_devices_are_refused():
+  cfg, params = _model('mistral')
+  with jax.set_mesh(sharding.make_mesh((1, 1, 1, 8))), pytest.raises(
+      ValueError, match="12 tokens do not split over the 8.*'sequence'.*of 8"):
+    encoder.encode(params, cfg, _tokens())
+
+
+def test_more_tokens_than_positions_are_refused():
+  """Of a learned table; packed rows, whose positions begin anew, may be wider."""
+  cfg, params = _model('bert')
+  with pytest.raises(ValueError, match='rows of 65 tokens.*64 positions.*max_length'):
+    encoder.encode(params, cfg, _tokens(1, 65))
+
+
 def test_random_parameters_do_not_depend_on_the_mesh():
   cfg = ModelConfig(backbone=presets.tiny('mistral'))
   single = encoder.init_params(cfg, jax.random.key(3), jnp.bfloat16)

@@ -4,13 +4,14 @@ import functools
 from typing import NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.attention import blockwise, gpu, reference, tpu
 from jaxembed.kernels.attention.pattern import Pattern
-from jaxembed.mesh import BATCH, explicit
+from jaxembed.mesh import BATCH, explicit, tokens_axis
 from jaxembed.types import Array
 
 IMPLS = ('auto', 'dense', 'blockwise', 'splash', 'cudnn')
@@ -32,6 +33,7 @@ class Call(NamedTuple):
   prefix: bool
   softcap: bool
   bias: bool
+  shards: int = 1  # devices that the tokens of a row are split over
 
 
 def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
@@ -50,20 +52,22 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
 
   Softmax and sums are float32. Returns [B,T,N,H]; what stands where a query sees no
   key (padding) is finite and means nothing. Under an Explicit mesh rows are split over
-  BATCH and heads over 'tensor'.
+  BATCH, heads over 'tensor', and tokens over 'sequence' where the mesh has it: every
+  device then gathers the keys and values of its rows, for its own queries.
 
   Raises dispatch.Unsupported if a named impl cannot run here.
   """
   call = Call(
       dispatch.platform(), q.shape[1], str(q.dtype), pattern.causal,
       bool(pattern.window), pattern.windowed is not None, pattern.packed,
-      pattern.prefix is not None, bool(softcap), bias is not None)
+      pattern.prefix is not None, bool(softcap), bias is not None, _shards())
   impl = choose(call, impl)
   if impl == 'dense':
     return reference.attend(q, k, v, pattern, scale=scale, softcap=softcap, bias=bias)
   run = {
-      'splash': lambda *a, bias: tpu.attend(*a, scale=scale, softcap=softcap),
-      'cudnn': lambda *a, bias: gpu.attend(*a, scale=scale),
+      'splash': lambda *a, bias, first: tpu.attend(
+          *a, scale=scale, softcap=softcap, first=first),
+      'cudnn': lambda *a, bias, first: gpu.attend(*a, scale=scale),
       'blockwise': functools.partial(
           blockwise.attend, scale=scale, softcap=softcap, cpu=call.platform == 'cpu'),
   }[impl]
@@ -82,7 +86,7 @@ def choose(call: Call, asked: str = 'auto') -> str:
       raise dispatch.Unsupported(
           f"attention_impl {asked!r} {why}; use 'auto' or 'blockwise'")
     return asked
-  if call.length <= SHORT:
+  if call.length <= SHORT and not _lacks('dense', call):
     return 'dense'
   return next(impl for impl in ('splash', 'cudnn', 'blockwise')
               if not _lacks(impl, call))
@@ -90,12 +94,14 @@ def choose(call: Call, asked: str = 'auto') -> str:
 
 def _lacks(impl: str, call: Call) -> str:
   """Why an implementation cannot compute a call; '': it can."""
+  split = {'needs the tokens of a row on one device': call.shards > 1}
   has = {
+      'dense': split,
       'splash': {
           f'runs on TPUs, and this is a {call.platform}': call.platform != 'tpu',
           'has no prefix': call.prefix,
           'has no bias of scores': call.bias},
-      'cudnn': {
+      'cudnn': split | {
           f'runs on GPUs, and this is a {call.platform}': call.platform != 'gpu',
           f'takes 16 bits, not {call.dtype}': jnp.finfo(call.dtype).bits != 16,
           'has no prefix': call.prefix,
@@ -109,14 +115,28 @@ def _lacks(impl: str, call: Call) -> str:
   return next((why for why, lacking in has.items() if lacking), '')
 
 
+def _shards() -> int:
+  axis = tokens_axis()
+  return jax.sharding.get_abstract_mesh().shape[axis] if axis else 1
+
+
 def _local(run, q, k, v, pattern: Pattern, bias) -> jax.Array:
-  """`run` on each device's own rows and heads."""
+  """`run` on each device's own rows, queries and heads."""
   if not explicit():
-    return run(q, k, v, pattern, bias=bias)
-  heads, rows = P(BATCH, None, 'tensor', None), P(BATCH, None)
+    return run(q, k, v, pattern, bias=bias, first=0)
+  axis = tokens_axis()
+  heads, rows = P(BATCH, axis, 'tensor', None), P(BATCH, None)
   pattern_specs = jax.tree.map(lambda x: rows if jnp.ndim(x) else P(), pattern)
+
+  def local(q, k, v, pattern, bias):
+    first = 0
+    if axis:
+      first = lax.axis_index(axis) * q.shape[1]
+      # all-gather over sequence; of the gradients, reduce-scatter
+      k, v = (lax.all_gather(x, axis, axis=1, tiled=True) for x in (k, v))
+    return run(q, k, v, pattern, bias=bias, first=first)
+
   return jax.shard_map(
-      lambda q, k, v, pattern, bias: run(q, k, v, pattern, bias=bias),
-      in_specs=(heads, heads, heads, pattern_specs,
-                None if bias is None else P('tensor', None)),
+      local, in_specs=(heads, heads, heads, pattern_specs,
+                       None if bias is None else P('tensor', None)),
       out_specs=heads, check_vma=False)(q, k, v, pattern, bias)

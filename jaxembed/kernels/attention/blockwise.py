@@ -4,11 +4,11 @@ Memory grows with the length of a row, not with its square (Rabe and Staats 2021
 arXiv 2112.05682; Dao et al. 2022, FlashAttention, arXiv 2205.14135): the forward pass
 keeps its output and each query's log-sum-exp, the backward pass computes the scores
 again. Of each tile of queries only those tiles of keys are visited that the pattern
-lets it see: texts that share a row cost what they cost alone.
+lets it see: texts that share a row cost about what they cost alone.
 
 A row here is a key head of a row of texts, with the G query heads that it serves:
 X = B*K rows. Rows are worked on a few at a time, as many as their scores stay in a
-core's cache; an accelerator takes all of them at once.
+core's cache, or as an accelerator has room for.
 """
 
 import functools
@@ -27,10 +27,10 @@ from jaxembed.types import Array
 # Between MASKED and every score: the maximum of no key at all, so that masked keys
 # weigh exp(MASKED - _NONE) = 0 there as well.
 _NONE = 0.5 * MASKED
-# Sides of a tile, and its scores. On a CPU a tile of float32 scores is half of a
-# core's level-2 cache.
+# Sides of a tile, and the scores that are worked on at a time. On a CPU, in float32,
+# these are half of a core's level-2 cache.
 _QUERIES = _KEYS = 512
-_CPU_SCORES = 2**18
+CPU_SCORES, DEVICE_SCORES = 2**18, 2**26
 
 
 class Form(NamedTuple):
@@ -87,11 +87,11 @@ def _form(pattern: Pattern, rows: int, group: int, length: int, span: int,
   if precision is None and jnp.finfo(dtype).bits >= 32:
     precision = 'highest'
   queries, keys = _side(length, _QUERIES), _side(span, _KEYS)
-  if cpu:
-    while group * queries * keys > 2 * _CPU_SCORES and queries > 64:
-      queries = _side(length, queries // 2)
-    most = max(_CPU_SCORES // (group * queries * keys), 1)
-    rows = next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)
+  budget = CPU_SCORES if cpu else DEVICE_SCORES
+  while group * queries * keys > 2 * budget and queries > 64:
+    queries = _side(length, queries // 2)
+  most = max(budget // (group * queries * keys), 1)
+  rows = next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)
   return Form(pattern.causal, softcap, precision, queries, keys, rows)
 
 
