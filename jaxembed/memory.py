@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxembed import types
 from jaxembed.config import ModelConfig
+from jaxembed.kernels import dispatch
 from jaxembed.kernels.attention import SHORT, blockwise
 
 _GIB = 2**30
@@ -82,10 +83,10 @@ def forecast(cfg: ModelConfig, params: types.Params, *,
   device = _device(leaves, mesh)
   if available is None and device is not None:
     available = device_bytes(device)
-  cpu = device is not None and device.platform == 'cpu'
+  platform = device.platform if device is not None else dispatch.platform()
   return Forecast(
       weights=sum(_bytes_here(x) for x in leaves), token=_token_bytes(cfg, mesh),
-      fixed=_fixed_bytes(cpu), available=available, max_length=cfg.max_length,
+      fixed=_fixed_bytes(cfg, platform), available=available, max_length=cfg.max_length,
       shards=shards)
 
 
@@ -142,11 +143,18 @@ def _token_bytes(cfg: ModelConfig, mesh) -> int:
   if cfg.attention_impl in ('auto', 'dense'):  # scores and weights of short rows
     length = cfg.max_length if cfg.attention_impl == 'dense' else min(
         SHORT, cfg.max_length)
-    attention = max(attention, 2 * 4 * length * b.num_heads // split + attention)
+    attention = max(attention, 2 * 4 * length * b.num_heads // split
+                    + item * (2 * queries + keys))
   feed_forward = item * (3 if b.gated else 2) * b.ff_dim // split
   return (3 * item + 4) * b.dim + max(attention, feed_forward)
 
 
-def _fixed_bytes(cpu: bool) -> int:
-  """Tiles of scores: themselves, their weights, and what is compared for masks."""
-  return 4 * 4 * (blockwise.CPU_SCORES if cpu else blockwise.DEVICE_SCORES)
+def _fixed_bytes(cfg: ModelConfig, platform: str) -> int:
+  """Tiles of scores: themselves, their weights, and what is compared for masks.
+
+  Library kernels keep theirs out of the device's memory.
+  """
+  if platform == 'cpu':
+    return 4 * 4 * blockwise.CPU_SCORES
+  tiled = cfg.attention_impl == 'blockwise' or cfg.backbone.relative_buckets
+  return 4 * 4 * blockwise.DEVICE_SCORES if tiled else 0
