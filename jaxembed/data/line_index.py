@@ -13,7 +13,7 @@ from jaxembed.data import cache
 from jaxembed.data.fields import BadRow
 
 BOM = b'\xef\xbb\xbf'
-LONGEST = 1 << 28  # bytes of a row; such a one takes several times that to parse
+LONGEST = 1 << 26  # bytes of a row; such a one takes several times that to parse
 _CACHED = 1 << 25  # bytes of a file that are worth an index on disk
 _CHUNK = 1 << 24  # bytes looked through at a time
 
