@@ -11,6 +11,10 @@ The same command with the same workdir continues where the run was stopped, be i
 by SIGKILL; SIGTERM and Ctrl-C save first. More steps, more stages and data that moved
 need no word; --extend goes on with another rate, schedule, loss or other data of the
 stage under way. --profile_steps=A:B traces the steps A to B into DIR/profile.
+
+--check trains nothing: it reads the data of every stage and reports bad rows, rows that
+come again, lengths, padding, and (--check_against=FOLDER,FILE) rows that evaluation
+sets have too, with a picture of lengths in DIR.check.png.
 """
 
 import re
@@ -19,7 +23,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from jaxembed.train import fit, stages
+from jaxembed.train import data_check, fit, stages
 
 from . import cli, errors, hosts, wandb_log
 
@@ -28,11 +32,17 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _PROFILE = flags.DEFINE_string('profile_steps', None, 'A:B, first and last to trace.')
 _EXTEND = flags.DEFINE_bool(
     'extend', False, 'Go on with what the experiment changes of the stage under way.')
+_CHECK = flags.DEFINE_bool('check', False, 'Report on the data; train nothing.')
+_AGAINST = flags.DEFINE_list(
+    'check_against', [], 'BEIR folders and files of rows to find in the training rows.')
 _WANDB = flags.DEFINE_string('wandb_project', None, 'Weights & Biases, if installed.')
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
 def main():
+  if _CHECK.value:
+    data_check.run(_CONFIG.value, _WORKDIR.value, _AGAINST.value)
+    return
   hosts.join()
   cfg, stop = _CONFIG.value, cli.stop_on_signals()
   state, _ = fit.run(

@@ -34,7 +34,7 @@ FLOORS = (
     ('jaxembed.mining',),
     ('jaxembed.front', 'jaxembed.teach'),
     ('jaxembed.train.start', 'jaxembed.train.average', 'jaxembed.train.report'),
-    ('jaxembed.train.plan',),
+    ('jaxembed.train.plan', 'jaxembed.train.data_check'),
     ('jaxembed.train.loop',),
     ('jaxembed.train.arguments',),
     ('jaxembed.train.fit',),
