@@ -10,7 +10,10 @@ import pytest
 from jaxembed.embedder import Embedder
 from jaxembed.evaluation.mteb_model import MtebModel
 
-mteb = pytest.importorskip('mteb')
+
+@pytest.fixture(autouse=True, scope='module')
+def mteb():
+  return pytest.importorskip('mteb')
 
 
 def test_meta_is_accepted(embedder):
@@ -20,7 +23,7 @@ def test_meta_is_accepted(embedder):
   assert meta.n_parameters == pytest.approx(22.7e6, rel=0.01)
 
 
-def test_vectors_come_in_the_loaders_order(embedder):
+def test_vectors_come_in_the_loaders_order(mteb, embedder):
   task = mteb.get_task('STSBenchmark').metadata
   got = MtebModel(embedder).encode(
       [{'text': ['a cat', 'a much longer sentence about dogs']}, {'text': ['x']}],
@@ -29,7 +32,7 @@ def test_vectors_come_in_the_loaders_order(embedder):
   np.testing.assert_array_equal(got, want)
 
 
-def test_prompt_order(embedder):
+def test_prompt_order(mteb, embedder):
   side = mteb.types.PromptType
   task = mteb.get_task('SciFact').metadata
   bare = types.SimpleNamespace(prompts={})
@@ -47,7 +50,7 @@ def test_prompt_order(embedder):
   assert MtebModel(own, template=template).prompt(task, side.query) is None
 
 
-def test_sides_have_the_embedders_prompts(embedder):
+def test_sides_have_the_embedders_prompts(mteb, embedder):
   model = Embedder(dataclasses.replace(
       embedder.bundle, prompts={'query': 'q: ', 'any': 'a: '},
       default_prompt_name='any'))
@@ -80,7 +83,7 @@ def test_every_model_and_setting_is_a_revision_of_its_own(embedder):
 
 
 @pytest.mark.slow
-def test_every_mock_task_runs(embedder):
+def test_every_mock_task_runs(mteb, embedder):
   results = mteb.mock_run(MtebModel(embedder))
   outcome = {name: type(result).__name__ for name, result in results.items()}
   assert [name for name, kind in outcome.items() if kind == 'TaskError'] == []
