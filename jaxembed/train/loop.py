@@ -315,7 +315,7 @@ class _Run:
       self.log(f'not saved  {e}')
 
   def _meter(self, stage: Stage, bar) -> meter.Meter:
-    chip = chips.of(self.mesh.devices.flat[0].device_kind)
+    chip = chips.from_device_kind(self.mesh.devices.flat[0].device_kind)
     total = stage.cfg.data.batch_size
     return meter.Meter(
         self.writer, bar, every=self.cfg.log_every, last=stage.last,
