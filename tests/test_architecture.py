@@ -4,8 +4,6 @@ import ast
 import pathlib
 import sys
 
-import pytest
-
 ROOT = pathlib.Path(__file__).parents[1]
 
 # Lowest first. A module may import from lower floors and from its own room (the
@@ -106,19 +104,19 @@ def _room(name: str) -> tuple[int, str]:
 FILES = sorted(p for d in ('jaxembed', 'launch') for p in (ROOT / d).rglob('*.py'))
 
 
-@pytest.mark.parametrize('path', FILES, ids=_name)
-def test_imports_go_down(path):
-  me = _name(path)
-  if me == 'jaxembed':
-    return  # the front door re-exports from every floor
-  floor, room = _room(me)
-  for name in _imports(path):
-    assert not _within(name, 'configs'), f'{me} imports {name}'
-    if not (_within(name, 'jaxembed') or _within(name, 'launch')):
-      continue
-    other_floor, other_room = _room(name)
-    assert other_floor < floor or other_room == room, (
-        f'{me} (floor {floor}) imports {name} (floor {other_floor})')
+def test_imports_go_down():
+  for path in FILES:
+    me = _name(path)
+    if me == 'jaxembed':
+      continue  # the front door re-exports from every floor
+    floor, room = _room(me)
+    for name in _imports(path):
+      assert not _within(name, 'configs'), f'{me} imports {name}'
+      if not (_within(name, 'jaxembed') or _within(name, 'launch')):
+        continue
+      other_floor, other_room = _room(name)
+      assert other_floor < floor or other_room == room, (
+          f'{me} (floor {floor}) imports {name} (floor {other_floor})')
 
 
 def test_launchers_import_each_other_relatively():
@@ -131,34 +129,36 @@ def test_launchers_import_each_other_relatively():
       assert not any(_within(n, 'launch') for n in named), f'{path}: from . import ...'
 
 
-@pytest.mark.parametrize('path', FILES, ids=_name)
-def test_fences(path):
-  me = _name(path)
-  for name in _imports(path):
-    for package, allowed in FENCES.items():
-      if _within(name, package):
-        assert any(_within(me, room) for room in allowed), (
-            f'{me} imports {name}; only {allowed or "nobody"} may')
+def test_fences():
+  for path in FILES:
+    me = _name(path)
+    for name in _imports(path):
+      for package, allowed in FENCES.items():
+        if _within(name, package):
+          assert any(_within(me, room) for room in allowed), (
+              f'{me} imports {name}; only {allowed or "nobody"} may')
 
 
-@pytest.mark.parametrize(
-    'path', [p for p in FILES if _within(_name(p), 'jaxembed.data')], ids=_name)
-def test_data_is_host_side(path):
-  assert not [n for n in _imports(path) if _within(n, 'jax')]
+def _of_room(room: str):
+  """(name, imports) of every module of a room."""
+  return [(_name(p), list(_imports(p))) for p in FILES if _within(_name(p), room)]
 
 
-@pytest.mark.parametrize(
-    'path', [p for p in FILES if _within(_name(p), 'jaxembed.kernels')], ids=_name)
-def test_kernels_stand_alone(path):
-  ours = [n for n in _imports(path) if _within(n, 'jaxembed')]
-  assert all(_within(n, 'jaxembed.kernels') or n in GROUND
-             or n.rpartition('.')[0] in GROUND for n in ours), ours
+def test_data_is_host_side():
+  for me, names in _of_room('jaxembed.data'):
+    assert not [n for n in names if _within(n, 'jax')], me
 
 
-@pytest.mark.parametrize(
-    'path', [p for p in FILES if _within(_name(p), 'jaxembed.losses')], ids=_name)
-def test_losses_know_no_model(path):
-  assert not [n for n in _imports(path) if _within(n, 'jaxembed.models')]
+def test_kernels_stand_alone():
+  for me, names in _of_room('jaxembed.kernels'):
+    ours = [n for n in names if _within(n, 'jaxembed')]
+    assert all(_within(n, 'jaxembed.kernels') or n in GROUND
+               or n.rpartition('.')[0] in GROUND for n in ours), (me, ours)
+
+
+def test_losses_know_no_model():
+  for me, names in _of_room('jaxembed.losses'):
+    assert not [n for n in names if _within(n, 'jaxembed.models')], me
 
 
 def test_configs_import_config_and_presets_only():

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tokenizers
 
+from jaxembed import bundle, checkpoint, sharding
 from jaxembed.config import ModelConfig, ModelSpec, PoolingConfig, PrependConfig
 from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets, training_free
-from jaxembed.train import loop, start
+from jaxembed.train import start
 from jaxembed.types import Tokens
 from tests.helpers import tiny_run
 
@@ -129,9 +130,12 @@ def test_one_field_of_an_experiment_prepends_a_token(minilm, tmp_path):
   cfg = tiny_run.in_folder(tmp_path, minilm, steps=2)
   cfg.model.prepend, cfg.model.eos_text = (1, 2), ' means in one word'
   cfg.stages[0].data.sources[0].query_prompt = 'This sentence : '
-  told = []
-  loop.train(cfg, tmp_path / 'run', log=told.append)
+  told = start.changes(cfg.model)
   assert any('<PST> is put before every text' in line for line in told)
+  mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+  begun = start.with_prompts(start.start(cfg.model, 0, mesh), cfg.stages, print)
+  bundle.save_model(tmp_path / 'run', begun)
+  checkpoint.save_params(tmp_path / 'run/checkpoints', 1, begun.params)
   model = Embedder.load(tmp_path / 'run')
   assert model.cfg.prepend == PrependConfig(token_id=30522, start=1, stop=2,
                                             text='<PST>')

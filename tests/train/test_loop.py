@@ -321,6 +321,7 @@ def test_a_preemption_notice_saves_and_the_run_goes_on(
   assert _params_bytes(tmp_path) == _params_bytes(finished)
 
 
+@pytest.mark.thorough
 def test_adapters_temperature_and_chunks_train_together(tiny, rows, tmp_path):
   cfg = tiny_run.experiment(tiny, rows, steps=2)
   cfg.model.lora_rank = 2

@@ -13,7 +13,6 @@ import pytest
 from jaxembed import config
 from jaxembed.train import optim, step
 from tests.helpers import tiny_step
-from tests.helpers.tiers import thorough
 
 PARAMS = {
     'backbone': {'attn': {'kernel': jnp.ones((2, 3, 3))},
@@ -236,7 +235,8 @@ def test_muon_without_a_kernel_to_move_is_refused():
     optim.make_optimizer(config.OptimConfig(name='muon'), 10, PARAMS['pooling'])
 
 
-@pytest.mark.parametrize('shape', [(2, 2, 2), thorough((4, 2, 1))])
+@pytest.mark.thorough
+@pytest.mark.parametrize('shape', [(2, 2, 2), (4, 2, 1)])
 def test_muon_is_the_same_on_any_mesh(shape):
   stage = dataclasses.replace(tiny_step.STAGE, optim=config.OptimConfig(
       name='muon', peak_lr=1e-3, warmup_steps=2))
