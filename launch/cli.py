@@ -3,13 +3,21 @@
 from collections.abc import Callable
 import os
 import sys
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 import warnings
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from . import arguments, errors, parsing, usage
 from .signals import stop_on_signals as stop_on_signals
+
+_T = TypeVar('_T')
+
+
+def given(flag: flags.FlagHolder[_T | None]) -> _T:
+  """The value of a flag that is marked as required."""
+  assert flag.value is not None, flag.name
+  return flag.value
 
 
 def run(main: Callable[[], None], recipe: str = '') -> NoReturn:

@@ -32,8 +32,8 @@ _BASE = flags.DEFINE_string('base', '', 'Of peft: the weights beneath the adapte
 
 def main():
   report = exporters.export(
-      bundle.open(_SOURCE.value, step=_STEP()), _TARGET.value, _FORMAT.value,
-      _BASE.value)
+      bundle.open(cli.given(_SOURCE), step=_STEP()), cli.given(_TARGET),
+      _FORMAT.value or 'sentence-transformers', _BASE.value or '')
   print(f'{_TARGET.value}: {report["told"]}')
 
 

@@ -44,10 +44,10 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace --output.')
 def main():
   devices = jax.local_devices()  # hosts encode shards of their own, each by itself
   mesh = sharding.make_mesh(devices=devices) if len(devices) > 1 else None
-  model = embedder.Embedder.load(_MODEL.value, mesh=mesh, step=_STEP())
+  model = embedder.Embedder.load(cli.given(_MODEL), mesh=mesh, step=_STEP())
   vectors = corpus.encode_file(
-      model, _INPUT.value, _OUTPUT.value, field=_FIELD.value, prompt=_PROMPT.value,
-      prompt_name=_PROMPT_NAME.value,
+      model, cli.given(_INPUT), cli.given(_OUTPUT), field=_FIELD.value,
+      prompt=_PROMPT.value, prompt_name=_PROMPT_NAME.value,
       batch_size=_BATCH.value, normalize=_NORMALIZE.value, truncate_dim=_DIM.value,
       dtype=_DTYPE.value, overwrite=_OVERWRITE.value, id_field=_IDS.value,
       host=_host())

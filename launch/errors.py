@@ -5,12 +5,11 @@ Exit codes: 0 done; 1 refused or failed, in one line (a traceback is a fault of 
 SIGTERM, as shells have it.
 """
 
-import dataclasses
 import pathlib
 import re
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jaxembed
 from jaxembed import config
@@ -62,8 +61,8 @@ def of_experiment(e: BaseException) -> str:
   where = f'{frames[-1].filename}:{frames[-1].lineno}: ' if frames else ''
   if found := re.match(
       r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(e)):
-    cls = getattr(config, found[1], None)
-    if dataclasses.is_dataclass(cls):
+    cls: Any = getattr(config, found[1], None)
+    if hasattr(cls, '__dataclass_fields__'):
       e = config.unknown_field(cls.__name__, found[2], cls, cls.__dataclass_fields__)
   kind = '' if isinstance(e, ValueError) else f'{type(e).__name__}: '
   return f'{where}{kind}{_line(e)}'
@@ -82,7 +81,7 @@ def first_cause(e: BaseException) -> BaseException:
 def _line(e: BaseException) -> str:
   text = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
   if isinstance(e, OSError) and e.strerror and e.filename is not None:
-    text = f'{e.filename}: {remedies.SYSTEM.get(e.errno, e.strerror)}'
+    text = f'{e.filename}: {remedies.SYSTEM.get(e.errno or 0, e.strerror)}'
   return ' '.join(text.split())
 
 

@@ -17,6 +17,7 @@ import json
 import math
 import pathlib
 import time
+from typing import Any
 
 from absl import flags
 import jax
@@ -58,13 +59,13 @@ def main():
     raise FileExistsError(f'{out} exists; pass --overwrite or another --out')
   if out:
     out.parent.mkdir(parents=True, exist_ok=True)  # or an error, before any work
-  options = tasks.Options(**{name: flag.value for name, flag in _OPTIONS.items()})
-  options.check(_TASK.value)
+  options = _options()
+  options.check(cli.given(_TASK))
   mesh = sharding.make_mesh() if jax.device_count() > 1 else None
-  model = embedder.Embedder.load(_MODEL.value, mesh=mesh, step=_STEP())
+  model = embedder.Embedder.load(cli.given(_MODEL), mesh=mesh, step=_STEP())
   begun = time.perf_counter()
   try:
-    scores = tasks.run(_TASK.value, model, _DATA.value, options)
+    scores = tasks.run(cli.given(_TASK), model, _DATA.value, options)
   except ModuleNotFoundError as error:
     raise ValueError(f'--task={_TASK.value} needs {error.name}, which is not here; '
                      "pip install 'jaxembed[evaluation]'") from error
@@ -82,6 +83,11 @@ def main():
     out.write_text(json.dumps(result, indent=2) + '\n')
   print(f'{seconds:.0f} s, padding {model.report.padding:.1%} of the last batch of '
         f'texts{f", written to {out}" if out else ""}')
+
+
+def _options() -> tasks.Options:
+  given: dict[str, Any] = {name: flag.value for name, flag in _OPTIONS.items()}
+  return tasks.Options(**given)
 
 
 if __name__ == '__main__':

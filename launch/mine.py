@@ -1,8 +1,8 @@
 """Finds hard negatives for rows of queries and answers; the same command resumes.
 
-  jaxembed mine --model=PATH --data=rows.jsonl --workdir=DIR \\
+  python -m launch.mine --model=PATH --data=rows.jsonl --workdir=DIR \\
       [--corpus=texts.jsonl] [--depth=100] [--share=0.95] [--num_negatives=7]
-  jaxembed mine --workdir=DIR --margin=0.1 --take=sample --out=other.jsonl
+  python -m launch.mine --workdir=DIR --margin=0.1 --take=sample --out=other.jsonl
 
 The texts are encoded once and searched once; DIR keeps vectors and candidates, and
 rules are applied to these as often as one likes. DIR/mined.jsonl (or --out) gets a row
@@ -55,7 +55,7 @@ flags.mark_flag_as_required('workdir')
 
 def main():
   rules = _RULES()
-  texts = _collection(pathlib.Path(_WORKDIR.value))
+  texts = _collection(pathlib.Path(cli.given(_WORKDIR)))
   print(f'texts      {len(texts.queries)} queries, {len(texts.documents)} documents')
   models = dict(named_models.opened_later(model) for model in _MODEL.value)
   if models:

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class ScoreCard:
 
   def score(self, model: Embedder) -> dict[str, float]:
     """{'Cranfield nDCG@10', 'STS-B Spearman', 'Banking77 accuracy'}."""
-    quiet = {'show_progress_bar': False}
+    quiet: dict[str, Any] = {'show_progress_bar': False}
     task, pairs, train, test = self._retrieval, self._pairs, self._train, self._test
     found = retrieval.evaluate(model, task.corpus, task.queries, task.qrels,
                                cutoffs=(10,), **quiet)

@@ -1,8 +1,8 @@
 """Finds the nearest documents of queries in a vector store.
 
-  jaxembed search --store=corpus.vectors --model=PATH --queries=queries.jsonl \\
+  python -m launch.search --store=corpus.vectors --model=PATH --queries=queries.jsonl \\
       --out=found.jsonl [--k=10]
-  jaxembed search --store=int8.vectors --query_store=queries.vectors \\
+  python -m launch.search --store=int8.vectors --query_store=queries.vectors \\
       --rescore=float.vectors --out=found.jsonl
 
 Stores come from launch.encode. One of int8 or binary is searched in integers, and the
@@ -42,11 +42,11 @@ flags.mark_flags_as_required(['store', 'out'])
 
 
 def main():
-  out = pathlib.Path(_OUT.value)
+  out = pathlib.Path(cli.given(_OUT))
   if out.exists() and not _OVERWRITE.value:
     raise FileExistsError(f'{out} exists; pass --overwrite or another --out')
   mesh = sharding.make_mesh() if jax.device_count() > 1 else None
-  found = store.open(_STORE.value)
+  found = store.open(cli.given(_STORE))
   ids, queries, similarity = _asked(found, mesh)
   settings = {'mesh': mesh, 'memory': int(_MEMORY.value * 2**30)}
   if found.dtype in ('int8', 'binary') and not _EXACT.value:
@@ -76,12 +76,12 @@ def _asked(found: store.VectorStore, mesh):
   if _QUERY_STORE.value:
     queries = store.open(_QUERY_STORE.value)
     return queries.ids, queries[:], _SIMILARITY.value or 'dot'
-  model = embedder.Embedder.load(_MODEL.value, mesh=mesh, step=_STEP())
+  model = embedder.Embedder.load(cli.given(_MODEL), mesh=mesh, step=_STEP())
   made_by = found.work.get('model')
   if made_by and made_by != model.vector_fingerprint():
     raise ValueError(f'{found.path} was made by another model than {_MODEL.value}; '
                      'encode the queries with the model that made it')
-  source = pathlib.Path(_QUERIES.value)
+  source = pathlib.Path(cli.given(_QUERIES))
   rows = list(text_rows.rows(source, _FIELD.value,
                              id_field=text_rows.id_field(source, None)))
   vectors = model.encode_query([row.text for row in rows], truncate_dim=found.width)

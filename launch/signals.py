@@ -6,7 +6,8 @@ import sys
 
 from . import errors
 
-_CODES = {signal.SIGINT: errors.INTERRUPTED, signal.SIGTERM: errors.TERMINATED}
+_CODES: dict[int, int] = {
+    signal.SIGINT: errors.INTERRUPTED, signal.SIGTERM: errors.TERMINATED}
 
 
 def stop_on_signals() -> Callable[[], int]:

@@ -15,7 +15,8 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from jaxembed import data, teach
+from jaxembed import teach
+from jaxembed.data import sources as data_sources
 from jaxembed.embedder import Embedder
 
 from . import cli
@@ -41,9 +42,9 @@ def main():
                      f'experiment; there are {", ".join(sources)}')
   chosen = [s for name, s in sources.items()
             if not _SOURCES.value or name in _SOURCES.value]
-  texts = teach.texts(data.sources.load(s) for s in chosen)
+  texts = teach.texts(data_sources.load(s) for s in chosen)
   found = teach.encode(
-      Embedder.load(_TEACHER.value), texts, pathlib.Path(_TARGET.value),
+      Embedder.load(cli.given(_TEACHER)), texts, pathlib.Path(cli.given(_TARGET)),
       prompts={'queries': _QUERY.value, 'passages': _PASSAGE.value},
       batch_size=_BATCH.value, dtype=_DTYPE.value, overwrite=_OVERWRITE.value)
   for side, count in found.items():

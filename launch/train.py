@@ -41,14 +41,14 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 def main():
   if _CHECK.value:
-    data_check.run(_CONFIG.value, _WORKDIR.value, _AGAINST.value)
+    data_check.run(_CONFIG.value, cli.given(_WORKDIR), _AGAINST.value)
     return
   hosts.join()
   cfg, stop = _CONFIG.value, cli.stop_on_signals()
   state, _ = fit.run(
-      cfg, _WORKDIR.value, should_stop=stop, extend=_EXTEND.value,
+      cfg, cli.given(_WORKDIR), should_stop=stop, extend=_EXTEND.value,
       profile=_steps(_PROFILE.value),
-      on_metrics=wandb_log.on_metrics(_WANDB.value, cfg, _WORKDIR.value))
+      on_metrics=wandb_log.on_metrics(_WANDB.value, cfg, cli.given(_WORKDIR)))
   if int(state.step) < stages.stages(cfg)[-1].last:
     sys.exit(stop())
 

@@ -15,17 +15,19 @@ def define(cls: type[T]) -> Callable[[], T]:
   A field that may be None takes the word none.
   """
   hints, held = get_type_hints(cls), {}
-  for field in dataclasses.fields(cls):
+  made: Any = cls
+  for field in dataclasses.fields(made):
+    default: Any = field.default
     told = f'See {cls.__module__}.{cls.__name__}.{field.name}.'
     kind = hints[field.name]
     if kind is bool:
-      held[field.name] = flags.DEFINE_bool(field.name, field.default, told)
+      held[field.name] = flags.DEFINE_bool(field.name, default, told)
     elif kind is int:
-      held[field.name] = flags.DEFINE_integer(field.name, field.default, told)
+      held[field.name] = flags.DEFINE_integer(field.name, default, told)
     elif kind is str:
-      held[field.name] = flags.DEFINE_string(field.name, field.default, told)
+      held[field.name] = flags.DEFINE_string(field.name, default, told)
     else:
-      held[field.name] = flags.DEFINE_string(field.name, str(field.default).lower(),
+      held[field.name] = flags.DEFINE_string(field.name, str(default).lower(),
                                              told + ' A number, or none.')
 
   def value(name: str) -> Any:

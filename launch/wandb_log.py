@@ -21,7 +21,7 @@ def on_metrics(project: str | None, cfg: config.Config, workdir: str
   if not project or jax.process_index() > 0:
     return None
   try:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]: an extra
   except ImportError as e:
     raise ValueError("--wandb_project needs the package wandb: pip install "
                      "'jaxembed[wandb]'; or leave the flag out") from e

@@ -43,3 +43,13 @@ def test_a_misspelt_name_is_found(check):
       'model.max_seq_length = 64',
   ) == [(2, 'reportAttributeAccessIssue'), (3, 'reportAttributeAccessIssue'),
         (4, 'reportAttributeAccessIssue')]
+
+
+@pytest.mark.thorough
+def test_the_package_has_no_type_errors():
+  """As make lint runs it."""
+  pytest.importorskip('basedpyright')
+  done = subprocess.run(
+      [sys.executable, '-m', 'basedpyright', '--pythonpath', sys.executable],
+      cwd=_ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout[-3000:]

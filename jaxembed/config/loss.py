@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 import math
+from typing import Any
 
 from jaxembed.config.check import at_least, between, one_of, require, typed
 
@@ -113,7 +114,7 @@ class LossConfig(LossComputing):
   options: tuple[tuple[str, object], ...] = ()
   plus: list['LossConfig'] = field(default_factory=list)
 
-  def option(self, name: str) -> object:
+  def option(self, name: str) -> Any:
     """The value of an option that the loss reads."""
     return dict(self.options)[name]
 

@@ -120,7 +120,8 @@ def _prepended(data: Mapping[str, Any], cfg: ModelConfig, prepends: bool, file: 
   if not prepends:
     return None
   try:
-    found = PrependConfig(**{name: data.get(key) for key, name in keys.items()})
+    given: dict[str, Any] = {name: data.get(key) for key, name in keys.items()}
+    found = PrependConfig(**given)
   except ValueError as e:
     raise UnsupportedModel(f'{file}: {e}') from None
   layers, rows = cfg.backbone.num_layers, cfg.backbone.vocab_size

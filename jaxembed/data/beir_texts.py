@@ -95,8 +95,9 @@ def _text_columns(cells: list[str], where: str) -> tuple[tuple[str, ...], bool]:
   A header names an id and a text, both of them; half a header is refused, as it may
   be a row.
   """
-  known = [_TEXT_COLUMN.get(cell.strip().lower().replace('-', '_')) for cell in cells]
-  if known.count('id') == 1 and known.count('text') == 1 and None not in known:
+  known = [_TEXT_COLUMN.get(cell.strip().lower().replace('-', '_'), '')
+           for cell in cells]
+  if known.count('id') == 1 and known.count('text') == 1 and '' not in known:
     return tuple(known), True
   order = {2: ('id', 'text'), 3: ('id', 'title', 'text')}.get(len(cells))
   if order is None:

@@ -81,7 +81,7 @@ def _in_order(numbered: list[str], where: str) -> list[str]:
                   None):
     raise BadRow(f'{where}: the column {long!r:.40}... has a number of more than '
                  f'{_MOST_DIGITS} digits; rename it')
-  return sorted(numbered, key=lambda n: int(_NUMBERED.match(n)[1]))
+  return sorted(numbered, key=lambda n: int(_NUMBERED.findall(n)[0]))
 
 
 def _only(row, side: str, known: Sequence[str], where: str) -> str:

@@ -25,7 +25,7 @@ class BatchInfo:
 
 @former.keywords(mine='local_rows')
 def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
-            start_step: int = 0, local_rows: Sequence[int] | None = None,
+            start_step: int = 0, local_rows: Sequence[int] | np.ndarray | None = None,
             shards: int = 1
             ) -> Iterator[tuple[types.Batch, BatchInfo]]:
   """Yields this process's part of batch start_step, start_step + 1, ... for ever.
@@ -47,30 +47,30 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
     ValueError: the batch does not divide among the devices, there is no source,
       prompts leave no room for texts, or the tokenizer was made for shorter ones.
   """
-  mixture = cfg if isinstance(cfg, Mixture) else None
-  cfg = mixture.cfg if mixture else cfg
-  divides(f'batch_size {cfg.batch_size}', cfg.batch_size, shards)
-  mixture = mixture or open_mixture(cfg)
+  given = cfg.cfg if isinstance(cfg, Mixture) else cfg
+  divides(f'batch_size {given.batch_size}', given.batch_size, shards)
+  mixture = cfg if isinstance(cfg, Mixture) else open_mixture(given)
   mixture.check(tokenizer)
   same, answers = mixture.same_ids(tokenizer), mixture.answers(tokenizer)
-  local = np.arange(cfg.batch_size) if local_rows is None else np.asarray(local_rows)
-  if cfg.pack:
-    pack.check_shares(local, cfg.batch_size, shards)
+  local = np.arange(given.batch_size) if local_rows is None else np.asarray(local_rows)
+  if given.pack:
+    pack.check_shares(local, given.batch_size, shards)
   # One shape at all processes: they look at all rows where it is not known before.
-  open_shape = cfg.pack or len(cfg.query_lengths) > 1 or len(cfg.passage_lengths) > 1
-  wanted = np.arange(cfg.batch_size) if open_shape else local
+  open_shape = (given.pack or len(given.query_lengths) > 1
+                or len(given.passage_lengths) > 1)
+  wanted = np.arange(given.batch_size) if open_shape else local
 
   def assemble(step: int, refs: list[sampling.Ref]):
     chosen = [mixture.draw(refs[i], sampling.rng(seed, step, i))
               for i in wanted.tolist()]
     batch, counts = collate.collate(
-        chosen, local, cfg, tokenizer, shards, known=mixture.known,
+        chosen, local, given, tokenizer, shards, known=mixture.known,
         scored=mixture.scored, same=same, answers=answers,
         teachers=mixture.teachers)
-    info = BatchInfo(step, tuple((cfg.sources[g].name, r) for g, r in refs), counts)
+    info = BatchInfo(step, tuple((given.sources[g].name, r) for g, r in refs), counts)
     return batch, info
 
-  steps = sampling.batches(mixture.sizes, cfg, seed)
+  steps = sampling.batches(mixture.sizes, given, seed)
   steps = steps.map_with_index(assemble)[start_step:]
   return iter(steps.to_iter_dataset(grain.ReadOptions(
-      num_threads=min(cfg.prefetch, 2), prefetch_buffer_size=cfg.prefetch)))
+      num_threads=min(given.prefetch, 2), prefetch_buffer_size=given.prefetch)))

@@ -179,7 +179,7 @@ class TsvRows(Sequence):
 class Joined(Sequence):
   """Several sequences as one."""
 
-  def __init__(self, parts: Sequence[Sequence]):
+  def __init__(self, parts: Sequence[Any]):
     self._parts = list(parts)
     self._ends = np.cumsum([len(p) for p in self._parts])
 

@@ -93,8 +93,12 @@ def _read(rows: Sequence, cfg: SourceConfig, skipped: bad_rows.Skipped
   found: dict[str, Example] = {}
   torn = set()
   places = range(min(len(rows), cfg.limit) if cfg.limit else len(rows))
-  for _, example in bad_rows.good(places, lambda i: records.labelled(
-      *rows[i], cfg.columns, shown=cfg.rows == 'label_text'), cfg, skipped):
+
+  def read(i: int) -> Example:
+    row, where = rows[i]
+    return records.labelled(row, where, cfg.columns, shown=cfg.rows == 'label_text')
+
+  for _, example in bad_rows.good(places, read, cfg, skipped):
     first = found.setdefault(example.query, example)
     if first.positives != example.positives:
       torn.add(example.query)

@@ -85,9 +85,11 @@ def index(path: pathlib.Path, cells: Cells | None = None, cache_dir: str = ''
       return _made(path, cells)  # nowhere to keep it
     raise
   # Mapped; as plain arrays, whose items are read faster.
-  return Index(*(np.asarray(np.load(file, 'r')) if file.exists() else None
-                 for file in (found / f'{n}.npy'
-                              for n in ('starts', 'sizes', 'numbers'))),
+  def array(name: str) -> np.ndarray:
+    return np.asarray(np.load(found / f'{name}.npy', 'r'))
+
+  numbered = (found / 'numbers.npy').exists()
+  return Index(array('starts'), array('sizes'), array('numbers') if numbered else None,
                (found / 'sha256').read_text())
 
 

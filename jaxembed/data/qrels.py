@@ -6,7 +6,7 @@ it says; without one, three columns are (query, document, gain) and four are TRE
 judgement.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 import pathlib
 import re
 import warnings
@@ -31,7 +31,7 @@ _LAYOUTS = {3: ('query', 'document', 'gain'),
 _WHOLE = re.compile(r'[+-]?[0-9]+(\.0*)?', re.ASCII)
 
 
-def read(path: pathlib.Path, queries: Collection[str], corpus: Collection[str]
+def read(path: pathlib.Path, queries: Collection[str], corpus: Container[str]
          ) -> Qrels:
   """Reads a .tsv, .txt or .jsonl file (or .gz) of judgements.
 

@@ -98,8 +98,8 @@ def from_row(row: Any, where: str, columns: Sequence[str] = (),
     raise BadRow(f'{where}: field {positive!r} is empty; a row needs at least one '
                  'positive. Remove the row or give it one')
   named = column_names.score(row, score_column, (query, positive, *negative))
-  score = _score(row, named, where) if named else None
-  if isinstance(score, list):
+  score: Any = _score(row, named, where) if named else None
+  if named and isinstance(score, list):
     positives, negatives = _spread(positives, negatives, score, named, where)
     score = None
   return Example(
@@ -179,7 +179,7 @@ def scored_pair(row: Any, where: str, columns: Sequence[str] = (),
   found = from_row(row, where, tuple(columns[:2]), '' if columns else score_column)
   score = fields.number(row[columns[2]], columns[2], where) if (
       columns and columns[2] in row) else found.score
-  if len(found.positives) > 1 or found.negatives:
+  if len(found.positives) != 1 or found.negatives:
     raise BadRow(f'{where}: the row has {1 + len(found.positives + found.negatives)} '
                  "texts; rows='scored' are of two texts and their score")
   if not isinstance(score, float):

@@ -135,7 +135,8 @@ class _Kept(Sequence):
     self._rows, self.skipped = rows, bad_rows.Skipped()
     self._kept = np.array([i for i, row in bad_rows.good(
         range(len(rows)), rows.__getitem__, cfg, self.skipped)
-                           if row.score >= cfg.min_score], np.int64)
+                           if row.score is not None and cfg.min_score is not None
+                           and row.score >= cfg.min_score], np.int64)
 
   def __len__(self) -> int:
     return len(self._kept)

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+from typing import Any
 
 from jaxembed.config import Reads, SourceConfig
 from jaxembed.data import bad_rows, choice, labelled, prompts, repeats, sources
@@ -72,17 +73,18 @@ class Survey:
       found.append(f'{self.instructed} {of} bring an instruction or prompt of their '
                    "own, and no template asks for it; set query_prompt with "
                    "'{instruction}'")
-    reads_scores = reads is not None and reads.scores > 0
-    if self.scored and reads is not None and not reads_scores:
+    scored = reads if reads is not None and reads.scores > 0 else None
+    if self.scored and reads is not None and scored is None:
       found.append(f'{self.scored} {of} bring scores of a teacher, which the loss does '
                    'not read')
-    reads_scores &= not source.teacher  # whose cosines are scores where rows lack them
-    if reads_scores and self.teaching(reads.scores) < self.checked:
-      few = 'fewer than two passages with' if reads.scores > 1 else 'no passage with'
-      found.append(f'{self.checked - self.teaching(reads.scores)} {of} have {few} '
+    if source.teacher:  # whose cosines are scores where rows lack them
+      scored = None
+    if scored and self.teaching(scored.scores) < self.checked:
+      few = 'fewer than two passages with' if scored.scores > 1 else 'no passage with'
+      found.append(f'{self.checked - self.teaching(scored.scores)} {of} have {few} '
                    "a teacher's score, and teach nothing"
-                   + ('' if reads.alone else ' to the loss by scores'))
-    if reads_scores and source.symmetric:
+                   + ('' if scored.alone else ' to the loss by scores'))
+    if scored and source.symmetric:
       found.append('symmetric: rows the other way round have no scores, and teach '
                    'nothing')
     if (source.kind in ('tsv', 'csv') and not source.quoted
@@ -117,7 +119,8 @@ def survey(rows: Sequence[Example], check_rows: int, cfg: SourceConfig) -> Surve
     bare = [i for i, text in enumerate(rows.instructions) if not text]
     return Survey(len(rows), len(rows) - len(bare), rows[bare[0]] if bare else None,
                   bad=rows.skipped)
-  bad = next((dataclasses.replace(r.skipped) for r in (rows, sources.plain(rows))
+  opened: tuple[Any, ...] = rows, sources.plain(rows)
+  bad = next((dataclasses.replace(r.skipped) for r in opened
               if hasattr(r, 'skipped')), bad_rows.Skipped())
   count = collections.Counter()
   most_negatives, most_positives, bare = 0, 1, None

@@ -104,12 +104,12 @@ def of_rows(teachers: Sequence[Teacher | None], rows: Sequence[Row]
   passage = np.full((sum(counts), wide), np.nan, np.float32)
   texts = [p for r in rows for p in r.passages]
   for number, teacher in enumerate(teachers):
-    here = np.flatnonzero(group == number)
-    if teacher is None or not here.size:
+    here = np.flatnonzero(group == number).tolist()
+    if teacher is None or not here:
       continue
     query[here] = teacher.vectors(
         'queries', [rows[i].query for i in here], [rows[i].where for i in here])
-    mine = np.flatnonzero(np.isin(of_passage, here))
+    mine = np.flatnonzero(np.isin(of_passage, here)).tolist()
     passage[mine] = teacher.vectors(
         'passages', [texts[i] for i in mine],
         [rows[of_passage[i]].where for i in mine])

@@ -32,7 +32,8 @@ def distill_batch(query: types.Array, passage: types.Array, pairing: types.Pairi
   """
   teacher.required(pairing, cfg)
   checks.inputs(query, passage, pairing, cfg)
-  query, passage, pairing = jax.tree.map(jnp.asarray, (query, passage, pairing))
+  query, passage = jnp.asarray(query), jnp.asarray(passage)
+  pairing = jax.tree.map(jnp.asarray, pairing)
   return vectors.over_widths(
       functools.partial(_one_width, pairing=pairing, cfg=cfg, params=params),
       query, passage, pairing, cfg)

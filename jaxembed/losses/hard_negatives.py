@@ -60,7 +60,8 @@ def kept(s: jax.Array, at: jax.Array, lay: masks.Layout, limit: jax.Array | None
     keep &= a[at] != b
   if limit is not None:
     keep &= ~(s > limit[at])  # a NaN is kept, and seen
-  if lay.row.guide is not None:
+  if (lay.row.guide is not None and lay.col.guide is not None
+      and lay.row.guide_limit is not None):
     theirs = contrastive.take(
         lay.row.guide, contrastive.split_rows(at, axes), axes, mode)
     cosine = mesh.replicate(jnp.einsum(

@@ -136,7 +136,7 @@ def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
   gamma = schedule.gamma(cfg, pairing)
   if cfg.symmetric:
     parts = [_row_loss(x, score * scale, cfg, gamma) for x in lse.values()]
-    row = sum(parts) / len(parts)
+    row = functools.reduce(jnp.add, parts) / len(parts)
   else:
     row = _row_loss(jax.nn.logsumexp(jnp.stack(list(lse.values())), 0), score * scale,
                     cfg, gamma)

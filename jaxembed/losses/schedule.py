@@ -37,4 +37,4 @@ def _progress(pairing: types.Pairing, option: str) -> jax.Array:
   if pairing.progress is None:
     raise ValueError(f'the option {option} follows the steps of a stage, and '
                      'pairing.progress is None; give the share of them that is done')
-  return mesh.replicate(pairing.progress)
+  return jnp.asarray(mesh.replicate(pairing.progress))

@@ -26,8 +26,9 @@ def directions(pairing: types.Pairing, axes: tuple[str, ...]
 
   Rows are split over `axes`.
   """
-  return tuple(stop_gradient(vectors.unit(x)) for x in contrastive.split_rows(
+  query, passage = (stop_gradient(vectors.unit(x)) for x in contrastive.split_rows(
       (pairing.query_teacher, pairing.passage_teacher), axes))
+  return query, passage
 
 
 class Guide(NamedTuple):

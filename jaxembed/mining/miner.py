@@ -53,9 +53,10 @@ def encode(texts: collection.Collection, embedder: Embedder, teacher: str, *,
   """
   candidates.check_name(teacher)
   folder = texts.folder / 'vectors' / teacher
-  settings = {'batch_size': batch_size, 'dtype': dtype, 'part': part, 'reuse': True,
+  settings: dict[str, Any] = {
+      'batch_size': batch_size, 'dtype': dtype, 'part': part, 'reuse': True,
               'normalize': embedder.similarity_fn_name == 'cosine'}
-  found = [corpus.encode_file(
+  found: list[Any] = [corpus.encode_file(
       embedder, texts.folder / f'{name}.jsonl', folder / name, prompt=prompt,
       prompt_name=None if prompt is not None else by_name or own, id_field='',
       **settings)

@@ -118,7 +118,7 @@ def choose(rules: Rules, kept: np.ndarray, first_query: int) -> np.ndarray:
   taken = np.zeros_like(left)
   for q in np.flatnonzero(left.any(1)):
     among = np.flatnonzero(left[q])
-    rng = np.random.default_rng([rules.seed, first_query + q])
+    rng = np.random.default_rng([rules.seed, int(first_query + q)])
     taken[q, rng.permutation(among)[:rules.num_negatives]] = True
   return taken
 

@@ -120,7 +120,7 @@ def fit(model: str | os.PathLike | Embedder | config_lib.ModelSpec | None = None
         config: config_lib.Config | None = None,
         replace: Mapping[str, Any] | None = None, extend: bool = False,
         log: Callable[[str], None] = print,
-        should_stop: Callable[[], bool] = lambda: False) -> Run:
+        should_stop: Callable[[], bool | int] = lambda: False) -> Run:
   """Trains a model on rows; the same as launch.train with the Config that it makes.
 
   Called again with the same workdir, it goes on where the run was stopped, Ctrl-C in a

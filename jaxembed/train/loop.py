@@ -13,6 +13,7 @@ import pathlib
 from typing import Any
 
 import jax
+import tqdm
 
 from jaxembed import (
     bundle,
@@ -36,7 +37,6 @@ from jaxembed.train import (
     meter,
     metrics,
     profiler,
-    progress,
     report,
     start,
     step,
@@ -52,7 +52,7 @@ _KEPT_RANK = 0.25
 @former.keywords(say='log', stop='should_stop', watch='on_metrics')
 def train(cfg: config.Config, folder: str | pathlib.Path, *,
           evaluate: Evaluate | None = None, log: Callable[[str], None] = print,
-          should_stop: Callable[[], bool] = lambda: False,
+          should_stop: Callable[[], bool | int] = lambda: False,
           profile: tuple[int, int] | None = None,
           on_metrics: metrics.OnMetrics | None = None,
           loss: losses.Loss | None = None, extend: bool = False,
@@ -104,9 +104,9 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     try:
       if state is not None:
         run.catch_up(state)
-      if done == last or run.best.ended(patience):
-        if jax.process_index() == 0 and not (folder / 'report.html').exists():
-          report.write(folder, cfg.name)
+      if state is not None and (done == last or run.best.ended(patience)):
+        if jax.process_index() == 0 and not (folder / 'report.png').exists():
+          report.plot(folder, cfg.name)
         log(f'finished   {done} steps were done before; nothing to train. Give more '
             'steps to go on, or a fresh --workdir to train again')
         return state, initial.model
@@ -118,7 +118,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           params = initial.params if state is None else state.averaged
           keep = stage.cfg.optim.keep_optimizer_state
           state = step.init_state(params, stage.cfg, stage.first,
-                                  state.opt_state if keep else None,
+                                  state.opt_state if state and keep else None,
                                   model=initial.model, seed=cfg.seed)
         state = run.stage(stage, state, mixtures[stage.index])
         done = int(state.step)
@@ -132,11 +132,12 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     finally:
       trace.close()
       writer.close()
+    assert state is not None  # a stage had a step left
     saved.trim()
     if run.best.step is not None:
       log(f'best       {run.best}')
     if jax.process_index() == 0:
-      log(f'trained    {done} steps; {report.write(folder, cfg.name)}')
+      log(f'trained    {done} steps; {report.plot(folder, cfg.name)}')
     return state, initial.model
 
 
@@ -208,7 +209,7 @@ class _Run:
   tokenizer: data.Tokenizer
   mesh: jax.sharding.Mesh
   log: Callable[[str], None]
-  should_stop: Callable[[], bool]
+  should_stop: Callable[[], bool | int]
   trace: profiler.Profiler
   loss: losses.Loss | None
   writer: metrics.Writer
@@ -229,8 +230,8 @@ class _Run:
             ) -> types.TrainState:
     """Trains from wherever `state` stands to the end of the stage."""
     start_step = int(state.step)
-    bar = progress.Progress(stage.cfg.name, start_step, stage.last, self.log,
-                            silent=jax.process_index() > 0)
+    bar = tqdm.tqdm(total=stage.last, initial=start_step, desc=stage.cfg.name,
+                    unit='step', disable=jax.process_index() > 0)
     stats = self._meter(stage, bar)
     try:
       state = self._steps(stage, state, mixture, stats, bar)
@@ -315,7 +316,7 @@ class _Run:
       self.log(f'not saved  {e}')
 
   def _meter(self, stage: Stage, bar) -> meter.Meter:
-    chip = chips.from_device_kind(self.mesh.devices.flat[0].device_kind)
+    chip = chips.of(self.mesh.devices.flat[0].device_kind)
     total = stage.cfg.data.batch_size
     return meter.Meter(
         self.writer, bar, every=self.cfg.log_every, last=stage.last,
@@ -335,11 +336,10 @@ class _Run:
       return
     scores = self.evaluate(state.averaged, self.model, self.tokenizer, self.mesh)
     self.writer.write(now, scores)
-    shown = {k: v for k, v in scores.items() if not k.startswith('ci95/')}
-    log(f'step {now}: ' + '  '.join(f'{k} {v:.4f}' for k, v in shown.items()))
+    log(f'step {now}: ' + '  '.join(f'{k} {v:.4f}' for k, v in scores.items()))
     if not now and self.best.name not in scores and self.best.name:
       log(f'note       no score is called {self.best.name} (checkpoint.best); no best '
-          f'checkpoint is kept. There are: {", ".join(shown)}')
+          f'checkpoint is kept. There are: {", ".join(scores)}')
     if self.best.see(now, scores):
       self.saved.save(now, state)
       self.saved.keep_best(now, self.best.metric, self.best.score)

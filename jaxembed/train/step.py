@@ -127,7 +127,7 @@ def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: i
 
     def loss_of(trained):
       return loss_and_metrics(optim.join(trained, frozen), batch, model, stage, key,
-                              loss, (state.step - first_step) / stage.steps)
+                              loss, jnp.asarray(state.step - first_step) / stage.steps)
 
     with precision.scope(model):  # Muon's products as well
       (value, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)

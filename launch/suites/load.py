@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -108,8 +109,8 @@ def _compiling(repeats: int, small: bool):
 
 
 def _compile(cfg: ModelConfig, length: int) -> float:
-  ids = jax.ShapeDtypeStruct((4, length), np.int32)
-  flags = jax.ShapeDtypeStruct((4, length), bool)
+  ids: Any = jax.ShapeDtypeStruct((4, length), np.int32)
+  flags: Any = jax.ShapeDtypeStruct((4, length), bool)
   start = time.perf_counter()
   jax.jit(encoder.encode, static_argnums=1).lower(
       encoder.param_shapes(cfg), cfg, Tokens(ids, flags, flags)).compile()

@@ -11,10 +11,12 @@ Peak memory is each side's own process, over what it held before its first step.
 """
 
 import dataclasses
+import importlib
 import multiprocessing
 import resource
 import statistics
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -117,17 +119,17 @@ def _jaxembed(pairs: int, chunk: int, pack: int):
 def _torch(pairs: int, chunk: int, pack: int):
   del pack
   import sentence_transformers
-  from sentence_transformers import losses
   import torch
 
   cfg = config.DataConfig(
       sources=[config.SourceConfig(name='python', kind='installed_code',
                                    limit=2 * pairs)],
       batch_size=pairs, query_lengths=(QUERY,), passage_lengths=(PASSAGE,))
-  batch = _batch(cfg)
+  batch: Any = _batch(cfg)
   model = sentence_transformers.SentenceTransformer(
       str(from_hf.locate(_MODEL)), device='cpu')
   model.train()
+  losses: Any = importlib.import_module('sentence_transformers.losses')
   loss_of = (losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=chunk)
              if chunk else losses.MultipleNegativesRankingLoss(model))
   optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01)

@@ -1,7 +1,4 @@
-"""A run resumes to the very bits of an uninterrupted one, and refuses to lie.
-
-One file, longer than others: most tests compare with one finished run, made once.
-"""
+"""A run resumes to the very bits of an uninterrupted one, and refuses to lie."""
 
 import dataclasses
 import json

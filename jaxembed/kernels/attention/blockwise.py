@@ -11,22 +11,17 @@ X = B*K rows. Rows are worked on a few at a time, as many as their scores stay i
 core's cache, or as an accelerator has room for.
 """
 
+from collections.abc import Callable
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from jaxembed.functional import accumulator
-from jaxembed.kernels.attention.pattern import (
-  ATTENTION,
-  Pattern,
-  by_distance,
-  visible,
-)
+from jaxembed.kernels.attention.pattern import Pattern, by_distance, visible
 from jaxembed.kernels.attention.reference import MASKED
 from jaxembed.types import Array
 
@@ -43,7 +38,6 @@ class Form(NamedTuple):
   """What is known when the program is written."""
 
   causal: bool
-  packed: bool
   softcap: float
   precision: str | None  # of products
   queries: int  # of a tile
@@ -64,7 +58,7 @@ class Marks(NamedTuple):
 def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
            softcap: float = 0.0, bias: Array | None = None, first: Array | int = 0,
            cpu: bool = True) -> jax.Array:
-  """As reference.attend, but zeros where a tile of queries sees no key.
+  """As reference.attend; a query without any key gets zeros.
 
   q [B,T,N,H] may be a part of the row: T queries from place `first` on; k, v
   [B,S,K,H] and the pattern are of the whole row; bias [N,2S-1].  -> [B,T,N,H].
@@ -82,7 +76,7 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
   marks = _marks(pattern, first, length, groups, t, s)
   if bias is not None:
     bias = _distances(bias, groups, batch, t, s, span, first)
-  out = _attend(form, q, _rows(k, s), _rows(v, s), bias, marks)
+  out: Any = _attend(form, q, _rows(k, s), _rows(v, s), bias, marks)
   out = out[:, :, :length].reshape(batch, heads, length, width)
   return out.swapaxes(1, 2)
 
@@ -90,7 +84,8 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
 def _form(pattern: Pattern, rows: int, group: int, length: int, span: int,
           softcap: float, dtype, cpu: bool) -> Form:
   """Sizes of tiles: sides that split the row evenly, rows that divide all of them."""
-  precision = jax.config.jax_default_matmul_precision
+  settings: Any = jax.config
+  precision = settings.jax_default_matmul_precision
   if precision is None and jnp.finfo(dtype).bits >= 32:
     precision = 'highest'
   queries, keys = _side(length, _QUERIES), _side(span, _KEYS)
@@ -99,7 +94,7 @@ def _form(pattern: Pattern, rows: int, group: int, length: int, span: int,
     queries = _side(length, queries // 2)
   most = max(budget // (group * queries * keys), 1)
   rows = next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)
-  return Form(pattern.causal, pattern.packed, softcap, precision, queries, keys, rows)
+  return Form(pattern.causal, softcap, precision, queries, keys, rows)
 
 
 def _side(length: int, most: int) -> int:
@@ -145,14 +140,14 @@ def _distances(bias: Array, groups: int, batch: int, t: int, s: int, span: int, 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(form: Form, q, k, v, bias, marks: Marks) -> jax.Array:
   """q [X,G,T,H], k [X,S,H], v [X,S,H+1], bias [X,G,T+S-1] -> [X,G,T,H]."""
-  return _forward(form, q, k, v, bias, marks)[0]
+  out: Any = _forward(form, q, k, v, bias, marks)[0]
+  return out
 
 
 def _forward(form: Form, q, k, v, bias, marks: Marks):
   out, lse = _over_rows(functools.partial(_forward_rows, form, marks), form,
                         (q, k, v, bias, marks.query_text, marks.key_text,
                          marks.prefix))
-  out, lse = checkpoint_name(out, ATTENTION), checkpoint_name(lse, ATTENTION)
   return out, (q, k, v, bias, marks, out, lse)
 
 
@@ -258,7 +253,7 @@ def _scores(form: Form, marks: Marks, rows, k, bias, i, j):
       _part(marks.query_text, i, form.queries, 1),
       _part(marks.key_text, j, form.keys, 1), *_places(form, marks, i, j),
       None if marks.prefix is None else _part(marks.prefix, j, form.keys, 1),
-      form.causal, marks.limit, form.packed)
+      form.causal, marks.limit)
   return jnp.where(seen[:, None], s, MASKED), slope
 
 
@@ -313,10 +308,10 @@ def _visit(low, high, step, start, tiles: int):
   return lax.fori_loop(low, high, step, start)
 
 
-def _over_tiles(tile, count: int, sums=None):
+def _over_tiles(tile: Callable, count: int, sums: Any = None) -> Any:
   """tile(i) of all tiles of queries, side by side on axis 2; with `sums`,
   tile(i, sums) -> (out, sums)."""
-  body = tile if sums is not None else lambda i, _: (tile(i), None)
+  body: Callable = tile if sums is not None else lambda i, _: (tile(i), None)
   if count == 1:
     out, sums = body(0, sums)
   else:

@@ -5,6 +5,7 @@ this order and back; packed rows bring a mask, which is as large as a head's sco
 """
 
 import functools
+from typing import Any
 
 import jax
 from jax import lax
@@ -18,13 +19,13 @@ LONGEST_PACKED = 2048
 
 
 def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
-           implementation: str = 'cudnn') -> jax.Array:
+           implementation: Any = 'cudnn') -> jax.Array:
   """As blockwise.attend, for what `api.choose` leaves to it: 16 bits, no prefix,
   windows of causal patterns alone.
 
   implementation: of jax.nn.dot_product_attention.
   """
-  run = functools.partial(
+  run: Any = functools.partial(
       jax.nn.dot_product_attention, scale=scale, is_causal=pattern.causal,
       local_window_size=(pattern.window - 1, 0) if pattern.window else None,
       implementation=implementation)
@@ -33,8 +34,7 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
   if pattern.packed:
     place = jnp.arange(text.shape[1], dtype=jnp.int32)
     # Padding sees itself, so that no row of weights is empty.
-    mask = visible(text, text, place, place, None, pattern.causal, pattern.limit,
-                   packed=True)
+    mask = visible(text, text, place, place, None, pattern.causal, pattern.limit)
     mask |= jnp.eye(text.shape[1], dtype=bool)
     out = run(q, k, v, mask=mask[:, None])
   else:

@@ -8,9 +8,6 @@ import jax.numpy as jnp
 
 from jaxembed.types import Array
 
-# What a policy of jax.checkpoint calls the output of tiles and its log-sum-exp, which
-# their backward pass needs.
-ATTENTION = 'attention'
 # Farther than any two tokens of a row are apart.
 _ANY = 2**30
 
@@ -27,8 +24,7 @@ class Pattern:
   """
 
   # [B,T] int32, the text that a token belongs to; negative: padding. A token attends
-  # to those of its own text; padding is attended to by nothing, and what it attends to
-  # means nothing.
+  # to those of its own text; padding attends to nothing and is attended to by nothing.
   text: Array
   causal: bool  # to keys at its own place and before it alone
   window: int = 0  # to keys nearer than so many places; 0: all
@@ -62,33 +58,31 @@ def of_tokens(mode: str, mask: Array, segment: Array | None = None, *,
   text = jnp.where(mask, 0 if segment is None else segment, -1).astype(jnp.int32)
   shown = None
   if mode == 'prefix':
+    assert positions is not None and prefix is not None  # encoder asks for both
     shown = positions < prefix[:, None]
   return Pattern(text, causal=mode != 'bidirectional', window=window, prefix=shown,
                  packed=segment is not None)
 
 
 def visible(query_text: Array, key_text: Array, query_place: Array, key_place: Array,
-            prefix: Array | None, causal: bool, limit: Array | int | None,
-            packed: bool) -> jax.Array:
+            prefix: Array | None, causal: bool, limit: Array | int | None
+            ) -> jax.Array:
   """True where a query attends to a key.
 
   query_text [B,T], key_text [B,S], query_place [T], key_place [S], prefix [B,S];
-  causal, limit, packed: of Pattern.  -> [B,T,S] bool, or [B,1,S] where all queries
-  attend to the same.
+  causal, limit: of Pattern.  -> [B,T,S] bool.
   """
-  seen = (key_text >= 0)[:, None]
-  if packed:
-    seen = seen & (query_text[:, :, None] == key_text[:, None])
+  seen = (query_text[:, :, None] == key_text[:, None]) & (key_text >= 0)[:, None]
   ahead = key_place[None] - query_place[:, None]
   if causal:
     allowed = (ahead <= 0)[None]
-    seen = seen & (allowed if prefix is None else allowed | prefix[:, None])
+    seen &= allowed if prefix is None else allowed | prefix[:, None]
   if limit is not None:
-    seen = seen & (abs(ahead) < limit)[None]
+    seen &= (abs(ahead) < limit)[None]
   return seen
 
 
-def by_distance(bias: Array, rows: int, columns: int) -> Array:
+def by_distance(bias: Array, rows: int, columns: int) -> jax.Array:
   """Terms of scores that depend on key minus query alone, for a tile of them.
 
   bias [...,rows+columns-1], of distances 1-rows to columns-1.  -> [...,rows,columns].

@@ -10,6 +10,7 @@ of padding.
 import contextlib
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax import lax
@@ -20,7 +21,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 import jax.numpy as jnp
 
 from jaxembed.kernels.attention import blockwise
-from jaxembed.kernels.attention.pattern import ATTENTION, Pattern
+from jaxembed.kernels.attention.pattern import Pattern
 from jaxembed.types import Array
 
 # Lengths are padded to a multiple of it, and tiles are this or a multiple.
@@ -37,7 +38,7 @@ class _Seen:
   causal: bool
   window: int
 
-  def __call__(self, query: Array, key: Array) -> Array:
+  def __call__(self, query: Any, key: Any) -> Any:
     unlimited, query = query >= _FAR, query & (_FAR - 1)
     seen = query >= key if self.causal else None
     if self.window:
@@ -98,7 +99,7 @@ def _row(pattern: Pattern, softcap: float, interpret: bool, first, q, k, v, own,
           block_q=queries, block_kv=keys, block_q_dkv=queries, block_kv_dkv=keys,
           block_q_dq=queries, block_kv_dq=keys),
       mask_value=splash.DEFAULT_MASK_VALUE, attn_logits_soft_cap=softcap or None,
-      residual_checkpoint_name=ATTENTION, interpret=interpret,
+      residual_checkpoint_name=None, interpret=interpret,
       mask_function=_Seen(pattern.causal, pattern.window) if geometry else None)
   return kernel(q, k, v, splash.SegmentIds(own, text))
 
@@ -127,7 +128,8 @@ def _next_visited(visited, axis: int) -> jax.Array:
 
 def _as_exact_backwards(run):
   """`run` whose gradient has the precision of its value, wherever it is taken."""
-  precision = jax.config.jax_default_matmul_precision
+  settings: Any = jax.config
+  precision = settings.jax_default_matmul_precision
 
   @jax.custom_vjp
   def exact(arrays):

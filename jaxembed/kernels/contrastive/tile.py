@@ -56,7 +56,8 @@ def logits(s: jax.Array, scale: jax.Array, row: MaskVectors, col: MaskVectors,
     z = s * (scale + alpha)
   else:
     z = s * (scale + jnp.where(own, alpha_own, alpha).astype(s.dtype))
-  guided = None if row.guide is None else _guided(row.guide[:, 0], col.guide[0])
+  guided = (None if row.guide is None or col.guide is None else
+            _guided(row.guide[:, 0], col.guide[0]))
   rows = _direction(z, s, keep, row, col, guided) if opts.rows else None
   if rows and all(x is None for x in (
       row.threshold, col.threshold, row.bias, col.bias, guided)):
