@@ -12,7 +12,7 @@ COMMANDS = {
     'First use': ('demo', 'quickstart'),
     'Models': ('train', 'evaluate', 'encode', 'convert', 'average'),
     'Vectors and data': ('search', 'mine', 'teach'),
-    'Before and beside': ('plan', 'bench', 'parity', 'two_stage'),
+    'Before and beside': ('plan', 'bench', 'parity', 'two_stage', 'negatives'),
 }
 
 
