@@ -9,6 +9,7 @@ rules are applied to these as often as one likes. DIR/mined.jsonl (or --out) get
 per query with its negatives and scores; a source of rows='mined' and path=DIR trains on
 it. A second --model scores what the first one finds; --scores=NAME:FILE.jsonl takes
 scores of any other teacher for the pairs that --export_pairs=FILE.jsonl wrote.
+--export_errors=FILE.jsonl asks a language model for more of what goes wrong.
 """
 
 import pathlib
@@ -19,7 +20,7 @@ from jaxembed.config import SourceConfig
 from jaxembed.mining import candidates, collection, inputs, miner, pairs
 from jaxembed.mining.rules import Rules
 
-from . import cli, named_models, typed_flags
+from . import cli, named_models, synthetic_flags, typed_flags
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the mining run.')
 _MODEL = flags.DEFINE_multi_string(
@@ -73,6 +74,9 @@ def main():
   if _PAIRS.value:
     count = pairs.export(texts, table, _PAIRS.value, overwrite=_OVERWRITE.value)
     print(f'pairs      {count} written to {_PAIRS.value}')
+    return
+  if synthetic_flags.asked():
+    synthetic_flags.run(texts, table, models, _OUT.value, _OVERWRITE.value)
     return
   miner.write_rows(texts, table, rules, _OUT.value, written=_WRITTEN.value,
                    overwrite=_OVERWRITE.value, say=print)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxembed import search, sharding, store
+from jaxembed.evaluation import retrieval
 from jaxembed.store import codes
 
 CORPUS, QUERIES, WIDTH = 301, 7, 40
@@ -89,6 +90,15 @@ def test_rescoring_by_a_store_of_floats_finds_what_floats_find(stores):
   _, rows = search.quantized_top_k(queries, stores['binary'], 5, oversample=61,
                                    rescore=stores['float32'])
   np.testing.assert_array_equal(rows, wanted)
+
+
+def test_evaluation_ranks_a_store_by_its_ids(stores):
+  queries = _vectors(6, 2)
+  found = retrieval.rank(['a', 'b'], queries, stores['float32'].ids, stores['float32'],
+                         depth=3, similarity='dot')
+  _, order = _best(queries @ stores['float32'][:].T, 3)
+  assert {q: list(run) for q, run in found.items()} == {
+      q: [f'doc {k}' for k in row] for q, row in zip('ab', order)}
 
 
 @pytest.mark.parametrize('k', [1, 300])

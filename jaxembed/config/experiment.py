@@ -195,6 +195,9 @@ class StageConfig:
   # Passes through the data, counted in whole batches, that take the place of steps; 0:
   # steps as they are.
   epochs: float = 0.0
+  # Steps after which sources of kind 'mined' get new negatives, by the weights as they
+  # are and the rules that made the old ones; 0: never.
+  remine_every: int = 0
   # GradCache: the most tokens per device encoded at a time. 0: the whole batch.
   token_budget: int = 0
   # Within a token_budget, what of a chunk is computed again: full | residual | dots, as
@@ -208,7 +211,11 @@ class StageConfig:
   def __post_init__(self):
     typed(self)
     one_of(self, 'chunk_remat', ('full', 'residual', 'dots'))
-    at_least(self, steps=1, token_budget=0)
+    at_least(self, steps=1, token_budget=0, remine_every=0)
+    if self.remine_every and all(s.kind != 'mined' for s in self.data.sources):
+      raise ValueError(
+          f'StageConfig.remine_every is {self.remine_every}, but no source is of kind '
+          "'mined'; mine rows first (launch.mine), and name the folder as path")
     require(self, 'epochs', 0 <= self.epochs < math.inf, 'a number above 0, or 0')
     row = self.data.row
     if 0 < self.token_budget < row:

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from jaxembed.data import files
 from jaxembed.data.records import Example
 from jaxembed.files import whole_json
+from jaxembed.files.alone import alone
 from jaxembed.files.vector_file import refuse_other
 
 _DONE = 'collection.json'
@@ -34,11 +36,13 @@ class Collection:
   Attributes:
     queries, documents: (row, 'file:line') by number; a row has 'text', and a query's
       maybe 'query_id' and 'instruction'.
+    source: plain data that says what was read.
     offsets [Q+1], positives [P]: documents that answer each query, both int64.
     query_keys [Q], document_keys [C]: equal where letters and digits are, uint64.
   """
 
   folder: pathlib.Path
+  source: dict[str, Any]
   queries: files.JsonLines
   documents: files.JsonLines
   offsets: np.ndarray
@@ -79,10 +83,19 @@ def collect(folder: str | os.PathLike, examples: Iterable[Example],
                    source)
     return load(folder)
   folder.mkdir(parents=True, exist_ok=True)
+  with alone(folder / 'mining.lock', f'run {folder}', 'choose another folder'):
+    _write(folder, examples, corpus, source)
+  return load(folder)
+
+
+def _write(folder: pathlib.Path, examples: Iterable[Example], corpus: Iterable[str],
+           source: dict[str, Any]) -> None:
   documents, queries = _Texts(), _Texts()
   answers: list[dict[int, None]] = []
-  with tempfile.TemporaryDirectory(dir=folder) as partial:
-    partial = pathlib.Path(partial)
+  partial = folder / 'collection.partial'
+  shutil.rmtree(partial, ignore_errors=True)  # what a kill left
+  partial.mkdir()
+  try:
     with (partial / 'documents.jsonl').open('w') as write, (
         partial / 'queries.jsonl').open('w') as ask, (
         tempfile.TemporaryFile('w+', dir=folder)) as negatives:
@@ -109,9 +122,10 @@ def collect(folder: str | os.PathLike, examples: Iterable[Example],
                query_keys=queries.key_array(), document_keys=documents.key_array())
     for file in partial.iterdir():
       file.replace(folder / file.name)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
   whole_json.write(folder / _DONE, {
       'source': source, 'queries': len(queries), 'documents': len(documents)})
-  return load(folder)
 
 
 def load(folder: str | os.PathLike) -> Collection:
@@ -124,8 +138,9 @@ def load(folder: str | os.PathLike) -> Collection:
   if not (folder / _DONE).is_file():
     raise FileNotFoundError(f'{folder} is no folder of a mining run ({_DONE}); begin '
                             'one with launch.mine --data=ROWS --model=MODEL')
+  source = json.loads((folder / _DONE).read_bytes())['source']
   with np.load(folder / 'pairs.npz', allow_pickle=False) as pairs:
-    return Collection(folder, files.JsonLines(folder / 'queries.jsonl'),
+    return Collection(folder, source, files.JsonLines(folder / 'queries.jsonl'),
                       files.JsonLines(folder / 'documents.jsonl'), **pairs)
 
 

@@ -35,8 +35,8 @@ class Prompts:
   """What stands in front of queries and documents: texts, or names of the model's."""
 
   query: str | None = None
-  query_name: str | None = None
   document: str | None = None
+  query_name: str | None = None
   document_name: str | None = None
 
 
@@ -52,10 +52,18 @@ def encode(texts: collection.Collection, embedder: Embedder, teacher: str, *,
     ValueError: the folder has vectors of this teacher by another model or prompt.
   """
   candidates.check_name(teacher)
-  folder = texts.folder / 'vectors' / teacher
+  return encode_into(texts, embedder, texts.folder / 'vectors' / teacher, prompts,
+                     dtype=dtype, batch_size=batch_size, part=part)
+
+
+def encode_into(texts: collection.Collection, embedder: Embedder, folder: pathlib.Path,
+                prompts: Prompts = Prompts(), *, dtype: str = 'float32',
+                batch_size: int = 32, part: int = 16384
+                ) -> tuple[store.VectorStore, store.VectorStore]:
+  """`encode`, into a folder of the caller's choice."""
   settings: dict[str, Any] = {
       'batch_size': batch_size, 'dtype': dtype, 'part': part, 'reuse': True,
-              'normalize': embedder.similarity_fn_name == 'cosine'}
+      'normalize': embedder.similarity_fn_name == 'cosine'}
   found: list[Any] = [corpus.encode_file(
       embedder, texts.folder / f'{name}.jsonl', folder / name, prompt=prompt,
       prompt_name=None if prompt is not None else by_name or own, id_field='',
@@ -79,15 +87,18 @@ def mine(texts: collection.Collection, embedders: Mapping[str, Callable[[], Embe
     settings: of `encode`.
   """
   prompts = prompts or {}
-  for number, (teacher, opened) in enumerate(embedders.items()):
-    embedder = opened()
-    queries, documents = encode(texts, embedder, teacher,
-                                prompts=prompts.get(teacher, Prompts()), **settings)
-    if number:
-      candidates.score(texts, teacher, queries, documents, embedder.similarity_fn_name)
-    else:
-      candidates.find(texts, teacher, queries, documents, depth,
-                      embedder.similarity_fn_name, mesh=embedder.mesh, memory=memory)
+  with alone(texts.folder / 'mining.lock', f'run {texts.folder}',
+             'choose another folder'):
+    for number, (teacher, opened) in enumerate(embedders.items()):
+      embedder = opened()
+      queries, documents = encode(texts, embedder, teacher,
+                                  prompts=prompts.get(teacher, Prompts()), **settings)
+      if number:
+        candidates.score(texts, teacher, queries, documents,
+                         embedder.similarity_fn_name)
+      else:
+        candidates.find(texts, teacher, queries, documents, depth,
+                        embedder.similarity_fn_name, mesh=embedder.mesh, memory=memory)
   return candidates.Table.load(texts)
 
 
@@ -111,7 +122,7 @@ def write_rows(texts: collection.Collection, table: candidates.Table, rules: Rul
   target = texts.folder / ROWS if target is None else pathlib.Path(target)
   record = target.with_suffix('.json')
   made = {'rules': dataclasses.asdict(rules), 'teacher': table.teacher,
-          'written': written, 'queries': len(texts.queries)}
+          'written': written, 'texts': texts.source}
   same = record.exists() and json.loads(record.read_bytes()).get('made') == made
   if target.exists() and not overwrite and not same:
     raise FileExistsError(f'{target} exists, made by other rules; overwrite it, or '

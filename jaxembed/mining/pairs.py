@@ -1,5 +1,6 @@
 """Scores of other teachers: every pair of a candidate table out, its scores in."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import pathlib
 import numpy as np
 
 from jaxembed.data import fields, files
+from jaxembed.files import whole_json
 from jaxembed.files.alone import alone
 from jaxembed.mining import candidates
 from jaxembed.mining.candidates import Table
@@ -49,13 +51,18 @@ def read_scores(texts: Collection, teacher: str, source: str | os.PathLike) -> N
 
   Raises:
     ValueError: a row is malformed, or a pair of the table has no score.
-    FileExistsError: the table has such a teacher.
+    FileExistsError: the table has other scores of this teacher.
   """
   candidates.check_name(teacher)
   table, folder = Table.load(texts), texts.folder / 'candidates'
+  told = folder / f'scores-{teacher}.sums.json'
+  with pathlib.Path(source).open('rb') as file:
+    made = {'work': {'scores': hashlib.file_digest(file, 'sha256').hexdigest()}}
   if teacher in table.scores:
-    raise FileExistsError(f'the table has scores of {teacher!r} already; give another '
-                          'name')
+    if told.exists() and json.loads(told.read_bytes()) == made:
+      return  # the same command again
+    raise FileExistsError(f'the table has other scores of {teacher!r} already; give '
+                          'another name')
   found = np.full(table.rows.shape, np.nan, np.float32)
   own = np.full(len(texts.positives), np.nan, np.float32)
   for row, where in files.JsonLines(source):
@@ -76,6 +83,7 @@ def read_scores(texts: Collection, teacher: str, source: str | os.PathLike) -> N
       with part.open('wb') as file:
         np.save(file, scores)
       part.replace(folder / f'{name}.npy')
+    whole_json.write(told, made)
 
 
 def _number(row, name: str, count: int, where: str) -> int:

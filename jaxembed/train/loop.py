@@ -37,6 +37,7 @@ from jaxembed.train import (
     meter,
     metrics,
     profiler,
+    remine,
     report,
     start,
     step,
@@ -249,15 +250,11 @@ class _Run:
     update = step.make_update(
         self.model, stage.cfg, seed=self.cfg.seed, first_step=stage.first,
         loss=self.loss)
-    batches = data.batches(
-        mixture, self.tokenizer, seed=self.cfg.seed + stage.index,
-        start_step=start_step - stage.first,
-        local_rows=sharding.local_rows(self.mesh, stage.cfg.data.batch_size),
-        shards=sharding.batch_shards(self.mesh))
+    batches = self._batches(stage, mixture, start_step, lambda: state.averaged)
     try:
       if start_step == 0:
         self._score(0, state, stage, bar.write)
-      for now, (batch, info) in zip(range(start_step + 1, stage.last + 1), batches):
+      for now, (batch, info) in batches:
         self.trace.before(now)
         state, values = update(state, sharding.to_global(self.mesh, batch))
         self.trace.after(now, state)
@@ -282,6 +279,22 @@ class _Run:
       self._save_what_is_good(stage, state, start_step, stats, e)
       raise
     return state
+
+  def _batches(self, stage: Stage, mixture: data.Mixture, done: int,
+               params: Callable[[], types.Params]):
+    """(step, batch and what is known of it) of every step that follows `done`.
+
+    Where negatives are mined anew in between, by `params()` of that moment.
+    """
+    for mined, first, last in remine.spans(stage, done):
+      if mined > stage.first:
+        mixture = remine.mixture(stage, mined, self.folder, params(), self.tokenizer,
+                                 self.mesh, self.log)
+      yield from zip(range(first + 1, last + 1), data.batches(
+          mixture, self.tokenizer, seed=self.cfg.seed + stage.index,
+          start_step=first - stage.first,
+          local_rows=sharding.local_rows(self.mesh, stage.cfg.data.batch_size),
+          shards=sharding.batch_shards(self.mesh)))
 
   def _go_back(self, now: int, good: int, error: FloatingPointError):
     """Sets aside the states that led to numbers that are not finite.

@@ -1,0 +1,115 @@
+"""Negatives mined anew while a run trains, by its weights as they are.
+
+    WORKDIR/mined/SOURCE/step-N/   vectors, candidates and mined.jsonl of step N
+
+The first time all texts are encoded, later those that can have moved among a query's
+candidates (mining/refresh.py). Rules are those that made the source's rows. A resumed
+run reads the rows of the step that it goes on from, or makes the same again.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+
+from jaxembed import bundle, data, store, types
+from jaxembed.embedder import Embedder
+from jaxembed.mining import candidates, collection, miner, refresh
+from jaxembed.mining.rules import Rules
+from jaxembed.train.stages import Stage
+
+_TEACHER = 'run'
+
+
+def spans(stage: Stage, done: int) -> Iterator[tuple[int, int, int]]:
+  """(step that rows are of, first step done, last step) from `done` on.
+
+  Rows of a stage's first step are those that its sources name.
+  """
+  every = stage.cfg.remine_every or stage.last - stage.first
+  while done < stage.last:
+    mined = stage.first + (done - stage.first) // every * every
+    yield mined, done, min(mined + every, stage.last)
+    done = min(mined + every, stage.last)
+
+
+def mixture(stage: Stage, mined: int, folder: pathlib.Path, params: types.Params,
+            tokenizer: data.Tokenizer, mesh: jax.sharding.Mesh, log) -> data.Mixture:
+  """The stage's mixture with the negatives of step `mined`.
+
+  params: the weights of that step, where its rows are not there yet.
+
+  Raises:
+    ValueError: several processes, or rules that ask for other teachers.
+  """
+  if jax.process_count() > 1:
+    raise ValueError('remine_every works in one process; mine between two runs instead')
+  model = dataclasses.replace(bundle.open(folder, weights=False), params=params)
+  embedder = Embedder(model, mesh=mesh, tokenizer=tokenizer)
+  sources = []
+  for source in stage.cfg.data.sources:
+    if source.kind == 'mined':
+      target = folder / 'mined' / source.name / f'step-{mined}'
+      if not (target / 'mined.json').exists():
+        _mine(pathlib.Path(source.path).expanduser(), target, stage, embedder, log)
+      source = dataclasses.replace(source, path=str(target))
+    sources.append(source)
+  return data.open_mixture(dataclasses.replace(stage.cfg.data, sources=sources))
+
+
+def _mine(base: pathlib.Path, target: pathlib.Path, stage: Stage, embedder: Embedder,
+          log) -> None:
+  """Writes the rows of `base` with the negatives of the weights as they are."""
+  texts = collection.load(base)
+  rules = _rules(base)
+  table = candidates.Table.load(texts)
+  if rules.teacher not in ('', table.teacher):
+    raise ValueError(f'{base}: its rules compare scores of {rules.teacher!r}; mining '
+                     f'anew has those of the run alone. Apply rules by {table.teacher}')
+  here = dataclasses.replace(texts, folder=target)
+  before = _before(target)
+  if target.exists():
+    shutil.rmtree(target)  # what a kill left, perhaps of other weights
+  depth = table.rows.shape[1]
+  if before is None:
+    old = [store.open(base / 'vectors' / table.teacher / name).work['prompt']
+           for name in ('queries', 'documents')]
+    queries, documents = miner.encode_into(
+        texts, embedder, target / 'vectors' / _TEACHER, miner.Prompts(*old))
+    told = f'all {len(documents)} documents encoded'
+  else:
+    found = refresh.refresh(
+        texts, embedder, store.open(before / 'queries'),
+        store.open(before / 'documents'), target / 'vectors' / _TEACHER, depth=depth)
+    queries, documents = found.queries, found.documents
+    told = (f'{found.encoded} of {len(documents)} documents encoded, the others moved '
+            f'by at most {found.bound:.4f}')
+  candidates.find(here, _TEACHER, queries, documents, depth,
+                  embedder.similarity_fn_name,
+                  mesh=None if jax.default_backend() == 'cpu' else embedder.mesh)
+  account = miner.write_rows(here, candidates.Table.load(here),
+                             dataclasses.replace(rules, teacher=''))
+  log(f'mined      {target}: {told}; {account.taken} negatives')
+  for old in _earlier(target)[:-1]:
+    shutil.rmtree(old / 'vectors', ignore_errors=True)
+
+
+def _rules(base: pathlib.Path) -> Rules:
+  return Rules(**json.loads((base / 'mined.json').read_bytes())['made']['rules'])
+
+
+def _before(target: pathlib.Path) -> pathlib.Path | None:
+  """Vectors of the newest earlier step."""
+  found = [old for old in _earlier(target) if (old / 'mined.json').exists()
+           and (old / 'vectors').is_dir()]
+  return found[-1] / 'vectors' / _TEACHER if found else None
+
+
+def _earlier(target: pathlib.Path) -> list[pathlib.Path]:
+  """Folders of earlier steps, oldest first."""
+  step = lambda folder: int(folder.name.removeprefix('step-'))
+  return sorted((old for old in target.parent.glob('step-*')
+                 if step(old) < step(target)), key=step)

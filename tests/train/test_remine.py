@@ -1,0 +1,81 @@
+"""Negatives of a run that mines anew are those of its weights of that step."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxembed import bundle, config
+from jaxembed.config import SourceConfig
+from jaxembed.embedder import Embedder
+from jaxembed.mining import candidates, collection, inputs, miner
+from jaxembed.mining.rules import Rules
+from jaxembed.train import loop, remine
+from jaxembed.train.stages import stages
+from tests.helpers import tiny_run
+
+RULES = Rules(share=None, near_positive=None, num_negatives=2)
+
+
+@pytest.fixture(scope='module')
+def experiment(minilm, tmp_path_factory):
+  """A run of 6 steps that mines after 2 and after 4; its first negatives are mined."""
+  folder = tmp_path_factory.mktemp('experiment')
+  cfg = tiny_run.in_folder(folder, minilm)
+  texts = inputs.collect(folder / 'run', SourceConfig(
+      name='rows', path=str(folder / 'rows.jsonl')))
+  table = miner.mine(texts, {'tiny': lambda: Embedder(bundle.open(folder / 'model'))},
+                     depth=12)
+  miner.write_rows(texts, table, RULES)
+  (stage,) = cfg.stages
+  source = SourceConfig(name='rows', rows='mined', path=str(folder / 'run'))
+  every = dataclasses.replace(cfg.checkpoint, keep=9)
+  return dataclasses.replace(cfg, checkpoint=every, stages=[dataclasses.replace(
+      stage, remine_every=2, data=dataclasses.replace(
+          stage.data, sources=[source], num_negatives=2))])
+
+
+def test_rows_are_those_of_full_mining_and_resuming_makes_the_same(
+    experiment, tmp_path):
+  told = []
+  with tiny_run.shared_updates():
+    loop.train(experiment, tmp_path / 'whole', log=told.append)
+    stop = iter([False, False, True])
+    loop.train(experiment, tmp_path / 'parts', log=lambda _: None,
+               should_stop=lambda: next(stop))  # in the middle of a span
+    loop.train(experiment, tmp_path / 'parts', log=lambda _: None)
+  assert sum(line.startswith('mined') for line in told) == 2
+  for a, b in zip(*(jax.tree.leaves(tiny_run.parameters(tmp_path / name))
+                    for name in ('whole', 'parts'))):
+    np.testing.assert_array_equal(a, b)
+  base = collection.load(experiment.stages[0].data.sources[0].path)
+  for step in (2, 4):
+    embedder = Embedder.load(tmp_path / 'whole', step=step)
+    here = dataclasses.replace(base, folder=tmp_path / f'full-{step}')
+    stores = miner.encode_into(base, embedder, here.folder / 'vectors')
+    candidates.find(here, 'full', *stores, 12, embedder.similarity_fn_name)
+    miner.write_rows(here, candidates.Table.load(here), RULES)
+    of_run = tmp_path / f'whole/mined/rows/step-{step}'
+    full, own = ([json.loads(line) for line in (folder / 'mined.jsonl').open()]
+                 for folder in (here.folder, of_run))
+    for a, b in zip(full, own, strict=True):
+      assert (a['query'], a['pos']) == (b['query'], b['pos'])
+      np.testing.assert_allclose(a['neg_scores'], b['neg_scores'], atol=1e-5)
+  first = (base.folder / 'mined.jsonl').read_text()
+  assert first != (tmp_path / 'whole/mined/rows/step-4/mined.jsonl').read_text()
+
+
+@pytest.mark.parametrize('done, wanted', [
+    (0, [(0, 0, 4), (4, 4, 8), (8, 8, 10)]), (5, [(4, 5, 8), (8, 8, 10)]),
+    (8, [(8, 8, 10)]), (10, [])])
+def test_spans(experiment, done, wanted):
+  stage = stages(dataclasses.replace(experiment, stages=[dataclasses.replace(
+      experiment.stages[0], steps=10, remine_every=4)]))[0]
+  assert list(remine.spans(stage, done)) == wanted
+
+
+def test_nothing_to_mine_anew_is_refused():
+  with pytest.raises(ValueError, match="no source is of kind 'mined'"):
+    config.StageConfig(remine_every=5)
