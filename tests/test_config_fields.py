@@ -47,7 +47,7 @@ ACCEPTED = {
         max_negative_score={None}, query_max_length={0}, passage_max_length={0},
         temperature={0.0}, **{name: {''} for name in (
             'kind', 'subset', 'data_dir', 'cache_dir', 'delimiter', 'query_prompt',
-            'passage_prompt')}),
+            'passage_prompt')}, in_context={0}),
     config.DataConfig: dict(sub_batch={0}, size_temperature={0.0}, num_negatives={0},
                             pack={0}, check_rows={0}, prefetch={0},
                             known_positives={0}),

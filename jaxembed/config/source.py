@@ -77,7 +77,12 @@ class SourceConfig:
     the teacher's cosines for scores.
   query_prompt, passage_prompt: put in front of the text. '{instruction}' in one
     is replaced by the row's own instruction or, without one, by one of
-    `instructions`, drawn anew each time.
+    `instructions`, drawn anew each time. Of passages it is the row's own for passages,
+    if it has one.
+  query_prompts, passage_prompts: more templates; one of them, or the one above, is
+    drawn anew each time. What a trained model stores is the one above.
+  in_context: at most so many examples in front of a query, other rows of the batch with
+    their positives, drawn anew each time (data/in_context.py).
   """
 
   name: str  # in metrics and messages
@@ -112,6 +117,11 @@ class SourceConfig:
   teacher: tuple[str, ...] = ()
   query_prompt: str = ''
   passage_prompt: str = ''
+  query_prompts: tuple[str, ...] = ()
+  passage_prompts: tuple[str, ...] = ()
+  in_context: int = 0
+  # Behind a query, and between an example's query and positive, with in_context.
+  response: str = '\n<response>'
   instructions: tuple[str, ...] = ()  # to draw from, for {instruction}
   query_max_length: int = 0  # tokens; 0: DataConfig's longest
   passage_max_length: int = 0  # tokens; 0: DataConfig's longest
@@ -143,7 +153,8 @@ class SourceConfig:
     one_of(self, 'on_bad_row', ('fail', 'skip'))
     one_of(self, 'negative_choice', ('random', 'first'))
     at_least(self, limit=0, cap=0, num_negatives=-1, query_max_length=0,
-             passage_max_length=0)
+             passage_max_length=0, in_context=0)
+    require(self, 'response', bool(self.response.strip()), 'a text, such as a mark')
     low, high = TEMPERATURES
     require(self, 'temperature', self.temperature == 0
             or low <= self.temperature <= high,
@@ -158,12 +169,15 @@ class SourceConfig:
       require(self, name, value is None or math.isfinite(value), 'a finite number')
     require(self, 'instructions', all(i.strip() for i in self.instructions),
             'texts that are not empty, or none')
-    for name in ('name', 'query_prompt', 'passage_prompt', 'instructions'):
+    for name in ('name', 'query_prompt', 'passage_prompt', 'instructions',
+                 'query_prompts', 'passage_prompts', 'response'):
       value = getattr(self, name)
       texts = (value,) if isinstance(value, str) else value
       require(self, name, not any(map(_HALF_CHARACTER.search, texts)),
               'text without halves of characters (lone surrogates)')
-    uses = '{instruction}' in self.query_prompt + self.passage_prompt
+    uses = '{instruction}' in ''.join((
+        self.query_prompt, self.passage_prompt, *self.query_prompts,
+        *self.passage_prompts))
     if self.instructions and not uses:
       raise ValueError("instructions are given, but no prompt has '{instruction}' to "
                        "take them; set query_prompt, for example to 'Instruct: "

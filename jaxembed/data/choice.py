@@ -24,6 +24,7 @@ class Row:
   scores: tuple[float, ...] = ()  # for each passage a teacher's, NaN for none
   known: tuple[str, ...] = ()  # the other positives
   where: str = ''  # 'file:line'
+  query_suffix: str = ''
   skipped: int = 0  # rows that cannot be used, whose place this one takes
 
 
@@ -52,8 +53,9 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
   passages = positive, *wrong
   return Row(
       group=group, query=query, passages=tuple(p.text for p in passages),
-      query_prompt=prompts.render(source.query_prompt, instruction),
-      passage_prompt=prompts.render(source.passage_prompt, instruction),
+      query_prompt=prompts.render(_template(source, 'query', rng), instruction),
+      passage_prompt=prompts.render(_template(source, 'passage', rng),
+                                    example.passage_instruction or instruction),
       dropped=dropped, empty=negatives - len(wrong),
       scores=tuple(np.nan if p.score is None else p.score for p in passages),
       known=tuple(dict.fromkeys(
@@ -66,6 +68,12 @@ def usable(positives: Sequence[Passage], negatives: Sequence[Passage]
   """The negatives whose text or id is not that of a positive."""
   texts, ids = {p.text for p in positives}, {p.id for p in positives} - {''}
   return [n for n in negatives if n.text not in texts and n.id not in ids]
+
+
+def _template(source: SourceConfig, side: str, rng: np.random.Generator) -> str:
+  """One of the templates of a side."""
+  found = prompts.templates(source, side)
+  return found[int(rng.integers(len(found)))] if len(found) > 1 else found[0]
 
 
 def _turned(example: Example, k: int) -> tuple[str, tuple[Passage, ...]]:

@@ -106,7 +106,7 @@ def _encode(rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer
 def _tokens(rows, cfg: DataConfig, tokenizer: Tokenizer) -> tuple[Ragged, Ragged]:
   sources = [cfg.sources[r.group] for r in rows]
   query = tokenizer.encode(
-      [r.query for r in rows], [r.query_prompt for r in rows],
+      [r.query + r.query_suffix for r in rows], [r.query_prompt for r in rows],
       max_length=[s.query_max_length or cfg.query_lengths[-1] for s in sources])
   passage = tokenizer.encode(
       [p for r in rows for p in r.passages],

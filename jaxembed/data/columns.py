@@ -52,7 +52,7 @@ def score(row: Mapping[str, Any], named: str | None, taken: Sequence[str]
   """
   if named is not None:
     return named or None
-  return next((n for n in SCORE if n in row and row[n] is not None and n not in taken),
+  return next((n for n in SCORE if n not in taken and row.get(n) not in (None, '')),
               None)
 
 

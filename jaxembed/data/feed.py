@@ -9,7 +9,7 @@ import numpy as np
 from jaxembed import former, types
 from jaxembed.config import DataConfig
 from jaxembed.config.check import divides
-from jaxembed.data import collate, pack, sampling
+from jaxembed.data import collate, in_context, pack, sampling
 from jaxembed.data.mixture import Mixture, open_mixture
 from jaxembed.data.tokenise import Tokenizer
 
@@ -56,13 +56,16 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
   if given.pack:
     pack.check_shares(local, given.batch_size, shards)
   # One shape at all processes: they look at all rows where it is not known before.
-  open_shape = (given.pack or len(given.query_lengths) > 1
+  examples = in_context.asked(given)
+  open_shape = (examples or given.pack or len(given.query_lengths) > 1
                 or len(given.passage_lengths) > 1)
   wanted = np.arange(given.batch_size) if open_shape else local
 
   def assemble(step: int, refs: list[sampling.Ref]):
     chosen = [mixture.draw(refs[i], sampling.rng(seed, step, i))
               for i in wanted.tolist()]
+    if examples:
+      chosen = in_context.with_examples(chosen, given, tokenizer, seed, step)
     batch, counts = collate.collate(
         chosen, local, given, tokenizer, shards, known=mixture.known,
         scored=mixture.scored, same=same, answers=answers,

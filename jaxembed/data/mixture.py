@@ -148,7 +148,9 @@ class Mixture:
       for side, lengths in (('query', self.cfg.query_lengths),
                             ('passage', self.cfg.passage_lengths)):
         room = getattr(source, f'{side}_max_length') or lengths[-1]
-        for prompt in prompts.rendered(getattr(source, f'{side}_prompt'), source):
+        behind = source.response if side == 'query' and source.in_context else ''
+        for prompt in (found + behind for template in prompts.templates(source, side)
+                       for found in prompts.rendered(template, source)):
           taken = sum(tokenizer.frame) + tokenizer.count(prompt)
           if taken >= room:
             raise ValueError(
@@ -215,6 +217,9 @@ class Mixture:
       found.append(f'up to {self.known} known positives of a row are compared with '
                    'every passage of a batch, which takes time')
     found += self._repeated()
+    found += [f'source {s.cfg.name!r}: queries end in {s.cfg.response!r} in '
+              'training (in_context); a model stores no text behind its queries, so '
+              'put it there when you use it' for s in self.sources if s.cfg.in_context]
     if self.cfg.batch_size == 1 and not self.cfg.num_negatives:
       found.append('batch_size is 1 and num_negatives 0: a row has nothing to be told '
                    'apart from')

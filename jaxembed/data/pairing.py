@@ -41,7 +41,7 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
   owner = np.repeat(queries.astype(np.int32), len(places) // max(len(rows), 1))
   cut = [s.query_max_length or cfg.query_lengths[-1] for s in group]
   query_id = text_ids(tokenizer, [r.query for r in rows],
-                      [r.query_prompt for r in rows], cut, query)
+                      [r.query_prompt + r.query_suffix for r in rows], cut, query)
   passage_id, others = _passage_ids(rows, passage, cfg, tokenizer, known)
   if known and any(answers):
     repeats.fill(others, [answers[r.group].get(q, ()) for r, q in zip(rows, query_id)],

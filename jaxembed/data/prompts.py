@@ -19,6 +19,16 @@ def needs_instruction(template: str) -> bool:
   return PLACE in template
 
 
+def templates(source: SourceConfig, side: str) -> tuple[str, ...]:
+  """The templates of a side ('query', 'passage'); the first is the one stored."""
+  return (getattr(source, f'{side}_prompt'), *getattr(source, f'{side}_prompts'))
+
+
+def asks(source: SourceConfig, side: str) -> bool:
+  """Whether a template of a side has a place for an instruction."""
+  return any(map(needs_instruction, templates(source, side)))
+
+
 def render(template: str, instruction: str = '') -> str:
   """The prompt that a template and an instruction make.
 
@@ -85,8 +95,9 @@ def rendered(template: str, source: SourceConfig) -> list[str]:
 
 def check_instruction(source: SourceConfig, row: Example) -> None:
   """Raises BadRow if a prompt asks for an instruction and none is there."""
-  if (needs_instruction(source.query_prompt + source.passage_prompt)
-      and not choose_instruction(row.instruction, source.instructions)):
+  found = choose_instruction(row.instruction, source.instructions)
+  if (asks(source, 'query') and not found) or (
+      asks(source, 'passage') and not (row.passage_instruction or found)):
     raise BadRow(
         f'{row.where or repr(row.query)[:60]}: a prompt of source {source.name!r} asks '
         "for an {instruction}, but the row has no field 'instruction' or 'prompt'; set "

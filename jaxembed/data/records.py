@@ -263,7 +263,7 @@ def _passage(value, name: str, where: str) -> Passage:
 
 def _scored(passages: Sequence[Passage], scores, name: str, where: str
             ) -> tuple[Passage, ...]:
-  if scores is None:
+  if scores is None or (passages and isinstance(scores, list) and not scores):
     return tuple(passages)
   if (not isinstance(scores, Sequence) or isinstance(scores, str)
       or len(scores) != len(passages)):

@@ -68,8 +68,8 @@ class Survey:
     if source.rows == 'pairs' and not source.in_batch and without:
       found.append(f'{without} {of} bring no hard negative, and with in_batch off they '
                    'teach nothing')
-    template = source.query_prompt + source.passage_prompt
-    if self.instructed and not prompts.needs_instruction(template):
+    if self.instructed and not (
+        prompts.asks(source, 'query') or prompts.asks(source, 'passage')):
       found.append(f'{self.instructed} {of} bring an instruction or prompt of their '
                    "own, and no template asks for it; set query_prompt with "
                    "'{instruction}'")

@@ -34,4 +34,14 @@ class TfdsRows(Sequence):
     return len(self._rows)
 
   def __getitem__(self, i: int) -> tuple[dict[str, Any], str]:
-    return fields.plain(self._rows[i]), f'{self._where}:{i}'
+    row = fields.plain(self._rows[i])
+    return ({name: _listed(value) for name, value in row.items()},
+            f'{self._where}:{i}')
+
+
+def _listed(value: Any) -> Any:
+  """A list of objects, which TFDS stores as an object of lists."""
+  if not isinstance(value, dict) or not value or not all(
+      isinstance(v, list) for v in value.values()):
+    return value
+  return [dict(zip(value, cells)) for cells in zip(*value.values())]

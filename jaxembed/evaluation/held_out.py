@@ -108,7 +108,8 @@ def _prompted(rows: list[Example], source: config.SourceConfig
     instruction = prompts.choose_instruction(row.instruction, source.instructions)
     bare += not instruction
     ask = prompts.render(source.query_prompt, instruction)
-    answer = prompts.render(source.passage_prompt, instruction)
+    answer = prompts.render(source.passage_prompt,
+                            row.passage_instruction or instruction)
     found.append(((ask, row.query), [(answer, p.text) for p in row.positives]))
   if bare and prompts.needs_instruction(source.query_prompt + source.passage_prompt):
     warnings.warn(

@@ -77,7 +77,7 @@ def _child(folder: pathlib.Path, dtype: str) -> dict:
   return json.loads(out.splitlines()[-1])
 
 
-def _memory(field: str) -> int:
+def memory(field: str) -> int:
   """Bytes of a line of /proc/self/status; getrusage would count the parent's."""
   for line in pathlib.Path('/proc/self/status').read_text().splitlines():
     if line.startswith(field):
@@ -88,10 +88,10 @@ def _memory(field: str) -> int:
 def _measure(folder: str, dtype: str) -> dict:
   # The idle process has made an array, so the backend's own memory is in it.
   jax.block_until_ready(jax.numpy.zeros(8) + 1)
-  idle, start = _memory('VmRSS'), time.perf_counter()
+  idle, start = memory('VmRSS'), time.perf_counter()
   loaded = from_hf.load(folder, dtype=dtype)
   jax.block_until_ready(loaded.params)
-  return {'peak': _memory('VmHWM') - idle, 'seconds': time.perf_counter() - start}
+  return {'peak': memory('VmHWM') - idle, 'seconds': time.perf_counter() - start}
 
 
 def _compiling(repeats: int, small: bool):

@@ -36,7 +36,7 @@ def run(repeats: int, small: bool) -> list[dict]:
   rows = []
   for shape in ((8, 0, 0), (8, 4, PASSAGE)) if small else SHAPES:
     pairs, chunk, pack = shape
-    ours, theirs = _Side(_jaxembed, *shape), _Side(_torch, *shape)
+    ours, theirs = _Side(jaxembed_step, *shape), _Side(_torch, *shape)
     times = [(ours.step(), theirs.step()) for _ in range(repeats)]
     mine, other = (statistics.median(t) for t in zip(*times))
     mine_mib, other_mib = ours.close(), theirs.close()
@@ -91,7 +91,7 @@ def _peak() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MIB
 
 
-def _jaxembed(pairs: int, chunk: int, pack: int):
+def jaxembed_step(pairs: int, chunk: int, pack: int):
   stage = config.StageConfig(
       steps=1000, token_budget=chunk * PASSAGE, chunk_remat='residual',
       data=config.DataConfig(

@@ -1,5 +1,6 @@
 """A dataset in TFDS's array_record form, read without TensorFlow."""
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -40,6 +41,29 @@ def test_rows(prepared):
                                 data_dir=str(prepared)), check_rows=5)
   found = sorted((r.query, *(p.text for p in r.positives)) for r in rows)
   assert found == [(f'frage {i} é', f'a {i}', f'b {i}') for i in range(5)]
+
+
+def test_a_folder_of_rows_becomes_a_set_with_the_same_examples(tmp_path):
+  rows = {'train_1.jsonl': {'query': 'q é', 'pos': ['p', 'r'], 'neg': ['n'],
+                            'pos_scores': [1.0, 0.5], 'neg_scores': [0.25],
+                            'prompt': 'find', 'type': 'symmetric_sts'},
+          'a.jsonl': {'query': 'w', 'query_id': 3, 'positive_passages': [
+              {'docid': '7', 'title': 'T', 'text': 'u'}], 'negative_passages': []},
+          'test.jsonl': ['x', 'y', 'z']}
+  from jaxembed.data import jaxembed_pairs  # imports TFDS
+  (tmp_path / 'rows').mkdir()
+  for name, row in rows.items():
+    (tmp_path / 'rows' / name).write_text(json.dumps(row))
+  jaxembed_pairs.build(tmp_path / 'rows', tmp_path / 'set')
+
+  def load(**source):
+    return sorted(data.load(SourceConfig(name='s', **source), 9), key=lambda r: r.query)
+
+  for split, names in (('train', ('train_1', 'a')), ('test', ('test',))):
+    assert load(kind='tfds', path='jaxembed_pairs', data_dir=str(tmp_path / 'set'),
+                split=split) == load(
+        path=str(tmp_path / f'rows/{names[0]}.jsonl'),
+        paths=tuple(str(tmp_path / f'rows/{n}.jsonl') for n in names[1:]))
 
 
 def test_a_dataset_that_is_not_there(prepared):

