@@ -88,6 +88,8 @@ class ModelSpec:
     if isinstance(self.pooling, dict):  # from JSON
       self.pooling = PoolingConfig(**self.pooling)
     if self.pooling and not isinstance(self.pooling, PoolingConfig):
+      require(self, 'pooling', isinstance(self.pooling, str),
+              'the name of a kind, or a PoolingConfig')
       try:
         PoolingConfig(kind=str(self.pooling))
       except ValueError as e:
