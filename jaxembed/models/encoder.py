@@ -60,8 +60,9 @@ def param_shapes(cfg: ModelConfig, dtype: Any = jnp.float32) -> Params:
 def _shapes(cfg: ModelConfig, dtype, made_by):
   del made_by  # a head of the same name that is made otherwise has other parameters
   with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+    # The key is made inside as well: the mesh in force may be of chips elsewhere.
     return jax.tree.flatten(jax.eval_shape(
-        functools.partial(_init, cfg, dtype=dtype), jax.random.key(0)))
+        lambda: _init(cfg, jax.random.key(0), dtype=dtype)))
 
 
 def hidden_states(params: Params, cfg: ModelConfig, tokens: Tokens, *,
