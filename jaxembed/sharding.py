@@ -82,16 +82,16 @@ def _grid(shape: tuple[int, ...], slices: int, devices) -> np.ndarray:
   """Devices in an array of `shape`, neighbours on the network beside each other."""
   within = (shape[0] // slices, *shape[1:])
 
-  def lay(**options):
+  def arranged(**options):
     if slices > 1:
       return mesh_utils.create_hybrid_device_mesh(
           within, (slices, *(1 for _ in shape[1:])), devices, **options)
     return mesh_utils.create_device_mesh(shape, devices, **options)
 
   try:
-    return lay()
+    return arranged()
   except NotImplementedError:  # an axis that is a part of a torus's side
-    return lay(allow_split_physical_axes=True)
+    return arranged(allow_split_physical_axes=True)
 
 
 def to_global(mesh: Mesh, host: types.Batch | types.Tokens) -> Any:

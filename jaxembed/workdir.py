@@ -6,7 +6,7 @@
                         and of the source's small files those of files/carried.py:
                         tokenizer, prompts, Hugging Face config
     checkpoints/STEP/   see checkpoint.py
-    metrics.jsonl  tensorboard/  report.png  profile/
+    metrics.jsonl  tensorboard/  report.png  report.html  profile/
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -10,7 +10,7 @@ import sys
 # heading -> modules of this package, in the order in which people need them.
 COMMANDS = {
     'First use': ('demo', 'quickstart'),
-    'Models': ('train', 'evaluate', 'encode', 'convert', 'average'),
+    'Models': ('train', 'evaluate', 'encode', 'convert', 'average', 'report'),
     'Vectors and data': ('search', 'mine', 'teach'),
     'Before and beside': ('plan', 'bench', 'parity', 'two_stage', 'negatives'),
 }

@@ -1,8 +1,8 @@
 """Finds hard negatives for rows of queries and answers; the same command resumes.
 
-  python -m launch.mine --model=PATH --data=rows.jsonl --workdir=DIR \\
+  jaxembed mine --model=PATH --data=rows.jsonl --workdir=DIR \\
       [--corpus=texts.jsonl] [--depth=100] [--share=0.95] [--num_negatives=7]
-  python -m launch.mine --workdir=DIR --margin=0.1 --take=sample --out=other.jsonl
+  jaxembed mine --workdir=DIR --margin=0.1 --take=sample --out=other.jsonl
 
 The texts are encoded once and searched once; DIR keeps vectors and candidates, and
 rules are applied to these as often as one likes. DIR/mined.jsonl (or --out) gets a row

@@ -46,14 +46,14 @@ def main():
   where, chip = plan.devices(_TOPOLOGY.value, _read(_TARGET.value))
   model = start.apply_spec(_shape(cfg.model), cfg.model)
   mesh = sharding.make_mesh(cfg.mesh.sizes, where)
-  print(f'{cfg.name} on {_TOPOLOGY.value}: {len(where)} chips, mesh {dict(mesh.shape)}')
+  print(f'{cfg.name} on {_TOPOLOGY.value}: {len(where)} chips, mesh {dict(mesh.shape)}'
+        f'\nencoding    {plan.encoding(model, mesh, chip)}')
   made, opened = {}, {}
   for index, stage in enumerate(cfg.stages):
     mixture = plan.mixture_if_here(stage, opened)
     program = plan.program(stage, mixture)
-    if program not in made:
-      made[program] = plan.compile_stage(cfg, index, model, mesh, mixture)
-    found = made[program]
+    found = made[program] = made.get(program) or plan.compile_stage(
+        cfg, index, model, mesh, mixture)
     print(plan.describe(found, stage, chip, len(where)))
     try:
       _padding(cfg, mixture, sharding.batch_shards(mesh))

@@ -1,8 +1,8 @@
 """Finds the nearest documents of queries in a vector store.
 
-  python -m launch.search --store=corpus.vectors --model=PATH --queries=queries.jsonl \\
+  jaxembed search --store=corpus.vectors --model=PATH --queries=queries.jsonl \\
       --out=found.jsonl [--k=10]
-  python -m launch.search --store=int8.vectors --query_store=queries.vectors \\
+  jaxembed search --store=int8.vectors --query_store=queries.vectors \\
       --rescore=float.vectors --out=found.jsonl
 
 Stores come from launch.encode. One of int8 or binary is searched in integers, and the

@@ -278,7 +278,7 @@ class ModelConfig:
   precision: str = 'highest'
   # What the backward pass computes again, to keep less: full: all of a layer;
   # residual: all but the sums that sublayers add up to, so not the products before
-  # them; dots: no product with a parameter; none: nothing.
+  # them; dots: no product with a parameter, nor attention; none: nothing.
   remat: str = 'none'
   # How attention is computed: auto (by platform, length and features), or one form
   # that is used or refused (docs/attention.md). Vectors do not depend on it.

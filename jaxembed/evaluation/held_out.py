@@ -23,6 +23,8 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = (),
            ) -> Callable[..., dict[str, float]] | None:
   """Scorer of held-out pairs: (params, model, tokenizer, mesh) -> 'eval/...' by name.
 
+  'ci95/...' is half of the 95% interval of a score that is a mean over queries.
+
   Every query ranks the positives of all held-out rows, behind the prompts that
   training would put in front of them (of several instructions the first). Texts that
   are equal with their prompts are one document, and one that answers a query does so
@@ -57,15 +59,16 @@ def scorer(cfg: config.EvalConfig, stages: Sequence[config.StageConfig] = (),
     found = retrieval.rank(list(qrels), vectors, [str(i) for i in range(len(corpus))],
                            documents, depth=min(max(CUTOFFS), len(corpus)), mesh=mesh,
                            similarity=similarity)
-    scores = metrics.retrieval(qrels, found, CUTOFFS)
+    scores = metrics.per_query(qrels, found, CUTOFFS)
     vectors, documents = unit(vectors), unit(documents)
     answers = documents[first]
     health = {'alignment': geometry.alignment(vectors, answers),
               'uniformity': geometry.uniformity(documents),
               'effective_rank': geometry.effective_rank(documents)}
     kept = ('ndcg@10', 'recall@1', 'recall@10', 'mrr@10')
-    return {f'eval/{name}': value for name, value in
-            ({name: scores[name] for name in kept} | health).items()}
+    means = {name: float(np.mean(scores[name])) for name in kept}
+    return {f'eval/{name}': value for name, value in (means | health).items()} | {
+        f'ci95/{name}': metrics.half_interval(scores[name]) for name in kept}
 
   return score
 

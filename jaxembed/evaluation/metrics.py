@@ -20,6 +20,16 @@ def retrieval(qrels: Qrels, run: Run,
               cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
   """Measures of a run at every cutoff: 'ndcg@10', 'recall@10', 'map@10', 'mrr@10'.
 
+  Means of what `per_query` gives.
+  """
+  return {name: float(np.mean(values))
+          for name, values in per_query(qrels, run, cutoffs).items()}
+
+
+def per_query(qrels: Qrels, run: Run, cutoffs: Sequence[int] = CUTOFFS
+              ) -> dict[str, np.ndarray]:
+  """Each query's measures at every cutoff, in the order of `qrels`: [Q] by name.
+
   A judged query without a relevant document counts, as 0. Raises ValueError if
   the run lacks a judged query: leaving it out would flatter the run.
   """
@@ -31,12 +41,18 @@ def retrieval(qrels: Qrels, run: Run,
     raise ValueError('no judged queries: the qrels are empty')
   check_cutoffs(cutoffs)
   gains, ideal = _ranked_gains(qrels, run, max(cutoffs))
-  scores = {}
-  for name, metric in (('ndcg', ndcg), ('recall', recall),
-                       ('map', average_precision), ('mrr', reciprocal_rank)):
-    for k in cutoffs:
-      scores[f'{name}@{k}'] = float(np.mean(metric(gains, ideal, k)))
-  return scores
+  return {f'{name}@{k}': metric(gains, ideal, k)
+          for name, metric in (('ndcg', ndcg), ('recall', recall),
+                               ('map', average_precision), ('mrr', reciprocal_rank))
+          for k in cutoffs}
+
+
+def half_interval(values: np.ndarray) -> float:
+  """Half of the 95% interval of a mean, by the normal approximation; NaN of one value.
+  """
+  if len(values) < 2:
+    return float('nan')
+  return float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def check_cutoffs(cutoffs: Sequence[int]) -> None:

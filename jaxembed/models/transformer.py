@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, ModelConfig
-from jaxembed.kernels.attention import pattern
+from jaxembed.kernels.attention import ATTENTION, pattern
 from jaxembed.mesh import reshard, split_tokens
 from jaxembed.models import rope
 from jaxembed.models.attention import Attention, relative_buckets
@@ -21,11 +21,13 @@ from jaxembed.pooling.pool import POOLERS
 from jaxembed.types import Tokens
 
 # What a backward pass may take from the forward pass, least memory first: nothing, the
-# sums between sublayers, or every product with a parameter.
+# sums between sublayers, or every product with a parameter and attention's output.
 REMAT = {
     'full': jax.checkpoint_policies.nothing_saveable,
     'residual': jax.checkpoint_policies.save_only_these_names('residual'),
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'dots': jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(ATTENTION)),
 }
 
 

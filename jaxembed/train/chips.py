@@ -41,7 +41,7 @@ _KINDS = (
 )
 
 
-def of(device_kind: str) -> Chip | None:
+def from_device_kind(device_kind: str) -> Chip | None:
   """The chip that JAX calls `device_kind`; None for one not in the table."""
   for pattern, name in _KINDS:
     if re.search(pattern, device_kind.lower()):

@@ -13,7 +13,6 @@ import pathlib
 from typing import Any
 
 import jax
-import tqdm
 
 from jaxembed import (
     bundle,
@@ -37,6 +36,7 @@ from jaxembed.train import (
     meter,
     metrics,
     profiler,
+    progress,
     remine,
     report,
     start,
@@ -106,8 +106,8 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
       if state is not None:
         run.catch_up(state)
       if state is not None and (done == last or run.best.ended(patience)):
-        if jax.process_index() == 0 and not (folder / 'report.png').exists():
-          report.plot(folder, cfg.name)
+        if jax.process_index() == 0 and not (folder / 'report.html').exists():
+          report.write(folder, cfg.name)
         log(f'finished   {done} steps were done before; nothing to train. Give more '
             'steps to go on, or a fresh --workdir to train again')
         return state, initial.model
@@ -138,7 +138,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     if run.best.step is not None:
       log(f'best       {run.best}')
     if jax.process_index() == 0:
-      log(f'trained    {done} steps; {report.plot(folder, cfg.name)}')
+      log(f'trained    {done} steps; {report.write(folder, cfg.name)}')
     return state, initial.model
 
 
@@ -231,8 +231,8 @@ class _Run:
             ) -> types.TrainState:
     """Trains from wherever `state` stands to the end of the stage."""
     start_step = int(state.step)
-    bar = tqdm.tqdm(total=stage.last, initial=start_step, desc=stage.cfg.name,
-                    unit='step', disable=jax.process_index() > 0)
+    bar = progress.Progress(stage.cfg.name, start_step, stage.last, self.log,
+                            silent=jax.process_index() > 0)
     stats = self._meter(stage, bar)
     try:
       state = self._steps(stage, state, mixture, stats, bar)
@@ -329,7 +329,7 @@ class _Run:
       self.log(f'not saved  {e}')
 
   def _meter(self, stage: Stage, bar) -> meter.Meter:
-    chip = chips.of(self.mesh.devices.flat[0].device_kind)
+    chip = chips.from_device_kind(self.mesh.devices.flat[0].device_kind)
     total = stage.cfg.data.batch_size
     return meter.Meter(
         self.writer, bar, every=self.cfg.log_every, last=stage.last,
@@ -349,10 +349,11 @@ class _Run:
       return
     scores = self.evaluate(state.averaged, self.model, self.tokenizer, self.mesh)
     self.writer.write(now, scores)
-    log(f'step {now}: ' + '  '.join(f'{k} {v:.4f}' for k, v in scores.items()))
+    shown = {k: v for k, v in scores.items() if not k.startswith('ci95/')}
+    log(f'step {now}: ' + '  '.join(f'{k} {v:.4f}' for k, v in shown.items()))
     if not now and self.best.name not in scores and self.best.name:
       log(f'note       no score is called {self.best.name} (checkpoint.best); no best '
-          f'checkpoint is kept. There are: {", ".join(scores)}')
+          f'checkpoint is kept. There are: {", ".join(shown)}')
     if self.best.see(now, scores):
       self.saved.save(now, state)
       self.saved.keep_best(now, self.best.metric, self.best.score)

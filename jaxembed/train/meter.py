@@ -7,10 +7,9 @@ import time
 
 import jax
 import numpy as np
-import tqdm
 
 from jaxembed import types
-from jaxembed.train import metrics
+from jaxembed.train import metrics, progress
 
 
 class Meter:
@@ -33,8 +32,9 @@ class Meter:
     in_a_row: the updates after it that were left out.
   """
 
-  def __init__(self, writer: metrics.Writer, bar: tqdm.tqdm, *, every: int, last: int,
-               sources: Sequence[str], flops: Callable[[types.Batch], float],
+  def __init__(self, writer: metrics.Writer, bar: progress.Progress, *, every: int,
+               last: int, sources: Sequence[str],
+               flops: Callable[[types.Batch], float],
                peak: float = 0.0, parts: float = 1.0, max_skipped: int = 0):
     self._writer, self._bar, self._every, self._last = writer, bar, every, last
     self._sources, self._flops_of, self._peak = sources, flops, peak

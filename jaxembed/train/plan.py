@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import numpy as np
 
-from jaxembed import config, data, losses, sharding, types
+from jaxembed import config, data, losses, memory, sharding, types
 from jaxembed.models import encoder
 from jaxembed.train import cost, optim, step
 from jaxembed.train.chips import CHIPS, GIB, Chip
@@ -72,6 +72,13 @@ def devices(topology: str, target_config: str = '') -> tuple[list, Chip]:
   except Exception as e:  # plugins raise their own kinds
     raise ValueError(f'topology {topology!r} cannot be described here: {e}') from e
   return made.devices, CHIPS[name]
+
+
+def encoding(model: config.ModelConfig, mesh: jax.sharding.Mesh, chip: Chip) -> str:
+  """The line on how many texts of max_length a step of `encode` holds."""
+  with jax.set_mesh(mesh):
+    params = sharding.abstract(encoder.param_shapes(model, model.dtype), mesh)
+  return str(memory.forecast(model, params, mesh=mesh, available=int(chip.hbm)))
 
 
 def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig,

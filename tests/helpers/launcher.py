@@ -28,21 +28,37 @@ class Ended:
 
 def run(name: str, *argv: str) -> Ended:
   """`jaxembed NAME ARGV`. An exception that a person would see is raised here."""
-  before, out, err = set(flags.FLAGS), io.StringIO(), io.StringIO()
-  code = 0
+  out, err, code = io.StringIO(), io.StringIO(), 0
+  with _flags_of_a_new_process():
+    try:
+      with (mock.patch.object(sys, 'argv', [f'jaxembed {name}', *map(str, argv)]),
+            contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
+        runpy.run_module(f'launch.{name}', run_name='__main__')
+    except SystemExit as e:
+      code = e.code or 0
+  return Ended(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _flags_of_a_new_process():
+  """Without the flags of launchers that were imported, which come back afterwards;
+  those that are defined within go."""
+  def ours():
+    found = ((f, flags.FLAGS.find_module_defining_flag(f)) for f in list(flags.FLAGS))
+    return {f: (flags.FLAGS[f], module) for f, module in found
+            if module != 'launch.hosts' and (
+                f.startswith('config') or not module
+                or module.startswith(('launch.', 'jaxembed ')))}
+
+  before = ours()
+  for flag in before:
+    delattr(flags.FLAGS, flag)
   try:
-    with (mock.patch.object(sys, 'argv', [f'jaxembed {name}', *map(str, argv)]),
-          contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
-      runpy.run_module(f'launch.{name}', run_name='__main__')
-  except SystemExit as e:
-    code = e.code or 0
+    yield
   finally:
-    for flag in set(flags.FLAGS) - before:
-      module = flags.FLAGS.find_module_defining_flag(flag)
-      # Modules that stay imported keep theirs.
-      if (module in (f'jaxembed {name}', 'launch.step_flag')
-          or flag.startswith('config')):
-        delattr(flags.FLAGS, flag)
+    for flag in ours():
+      delattr(flags.FLAGS, flag)
+    for flag, module in before.values():
+      flags.DEFINE_flag(flag, module_name=module)
     flags.FLAGS.unparse_flags()
     sys.modules.pop('config_config', None)  # the experiment's file
-  return Ended(code, out.getvalue(), err.getvalue())

@@ -195,7 +195,7 @@ def test_an_embedder_is_trained_from_where_it_was_loaded(tiny):
     ({'data': {'train': ROWS, 'test': ROWS}}, "give one of them, such as data.'trai"),
     ({'data': [{'q': 'a', 'a': 'b'}]}, r"data\[0\]: no query; .* columns="),
     ({'eval_data': {'a': ROWS, 'b': ROWS}}, 'eval_data names 2 sets; give one'),
-], ids=str)
+])
 def test_what_means_nothing_is_refused_in_a_sentence(tiny, told, message, tmp_path):
   with pytest.raises((TypeError, ValueError, OSError), match=message) as error:
     fit.fit(**({'model': tiny, 'data': ROWS, 'workdir': tmp_path / 'run'} | told))

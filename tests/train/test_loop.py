@@ -1,4 +1,7 @@
-"""A run resumes to the very bits of an uninterrupted one, and refuses to lie."""
+"""A run resumes to the very bits of an uninterrupted one, and refuses to lie.
+
+One file, longer than others: most tests compare with one finished run, made once.
+"""
 
 import dataclasses
 import json

@@ -97,7 +97,7 @@ def test_mfu_is_work_over_time_over_peak(monkeypatch):
     ('NVIDIA H200', 'h200'), ('cpu', None), ('NVIDIA H100 PCIe', None),
     ('TPU v4', None)])
 def test_chips_go_by_the_names_jax_gives_them(kind, name):
-  assert chips.of(kind) == (chips.CHIPS[name] if name else None)
+  assert chips.from_device_kind(kind) == (chips.CHIPS[name] if name else None)
 
 
 def test_work_is_counted_once_however_often_it_is_done():

@@ -18,10 +18,16 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from jaxembed.functional import accumulator
-from jaxembed.kernels.attention.pattern import Pattern, by_distance, visible
+from jaxembed.kernels.attention.pattern import (
+  ATTENTION,
+  Pattern,
+  by_distance,
+  visible,
+)
 from jaxembed.kernels.attention.reference import MASKED
 from jaxembed.types import Array
 
@@ -38,6 +44,7 @@ class Form(NamedTuple):
   """What is known when the program is written."""
 
   causal: bool
+  packed: bool
   softcap: float
   precision: str | None  # of products
   queries: int  # of a tile
@@ -58,7 +65,7 @@ class Marks(NamedTuple):
 def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
            softcap: float = 0.0, bias: Array | None = None, first: Array | int = 0,
            cpu: bool = True) -> jax.Array:
-  """As reference.attend; a query without any key gets zeros.
+  """As reference.attend, but zeros where a tile of queries sees no key.
 
   q [B,T,N,H] may be a part of the row: T queries from place `first` on; k, v
   [B,S,K,H] and the pattern are of the whole row; bias [N,2S-1].  -> [B,T,N,H].
@@ -94,7 +101,7 @@ def _form(pattern: Pattern, rows: int, group: int, length: int, span: int,
     queries = _side(length, queries // 2)
   most = max(budget // (group * queries * keys), 1)
   rows = next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)
-  return Form(pattern.causal, softcap, precision, queries, keys, rows)
+  return Form(pattern.causal, pattern.packed, softcap, precision, queries, keys, rows)
 
 
 def _side(length: int, most: int) -> int:
@@ -148,6 +155,7 @@ def _forward(form: Form, q, k, v, bias, marks: Marks):
   out, lse = _over_rows(functools.partial(_forward_rows, form, marks), form,
                         (q, k, v, bias, marks.query_text, marks.key_text,
                          marks.prefix))
+  out, lse = checkpoint_name(out, ATTENTION), checkpoint_name(lse, ATTENTION)
   return out, (q, k, v, bias, marks, out, lse)
 
 
@@ -253,7 +261,7 @@ def _scores(form: Form, marks: Marks, rows, k, bias, i, j):
       _part(marks.query_text, i, form.queries, 1),
       _part(marks.key_text, j, form.keys, 1), *_places(form, marks, i, j),
       None if marks.prefix is None else _part(marks.prefix, j, form.keys, 1),
-      form.causal, marks.limit)
+      form.causal, marks.limit, form.packed)
   return jnp.where(seen[:, None], s, MASKED), slope
 
 

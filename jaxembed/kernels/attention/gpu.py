@@ -34,7 +34,8 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
   if pattern.packed:
     place = jnp.arange(text.shape[1], dtype=jnp.int32)
     # Padding sees itself, so that no row of weights is empty.
-    mask = visible(text, text, place, place, None, pattern.causal, pattern.limit)
+    mask = visible(text, text, place, place, None, pattern.causal, pattern.limit,
+                   packed=True)
     mask |= jnp.eye(text.shape[1], dtype=bool)
     out = run(q, k, v, mask=mask[:, None])
   else:

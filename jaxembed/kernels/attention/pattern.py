@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from jaxembed.types import Array
 
+# What a policy of jax.checkpoint calls the output of tiles and its log-sum-exp, which
+# their backward pass needs.
+ATTENTION = 'attention'
 # Farther than any two tokens of a row are apart.
 _ANY = 2**30
 
@@ -24,7 +27,8 @@ class Pattern:
   """
 
   # [B,T] int32, the text that a token belongs to; negative: padding. A token attends
-  # to those of its own text; padding attends to nothing and is attended to by nothing.
+  # to those of its own text; padding is attended to by nothing, and what it attends to
+  # means nothing.
   text: Array
   causal: bool  # to keys at its own place and before it alone
   window: int = 0  # to keys nearer than so many places; 0: all
@@ -65,20 +69,23 @@ def of_tokens(mode: str, mask: Array, segment: Array | None = None, *,
 
 
 def visible(query_text: Array, key_text: Array, query_place: Array, key_place: Array,
-            prefix: Array | None, causal: bool, limit: Array | int | None
-            ) -> jax.Array:
+            prefix: Array | None, causal: bool, limit: Array | int | None,
+            packed: bool) -> jax.Array:
   """True where a query attends to a key.
 
   query_text [B,T], key_text [B,S], query_place [T], key_place [S], prefix [B,S];
-  causal, limit: of Pattern.  -> [B,T,S] bool.
+  causal, limit, packed: of Pattern.  -> [B,T,S] bool, or [B,1,S] where all queries
+  attend to the same.
   """
-  seen = (query_text[:, :, None] == key_text[:, None]) & (key_text >= 0)[:, None]
+  seen = (key_text >= 0)[:, None]
+  if packed:
+    seen = seen & (query_text[:, :, None] == key_text[:, None])
   ahead = key_place[None] - query_place[:, None]
   if causal:
     allowed = (ahead <= 0)[None]
-    seen &= allowed if prefix is None else allowed | prefix[:, None]
+    seen = seen & (allowed if prefix is None else allowed | prefix[:, None])
   if limit is not None:
-    seen &= (abs(ahead) < limit)[None]
+    seen = seen & (abs(ahead) < limit)[None]
   return seen
 
 

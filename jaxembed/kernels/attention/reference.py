@@ -45,7 +45,7 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
 
 
 def _mask(pattern: Pattern) -> jax.Array:
-  """[B,T,T] bool."""
+  """[B,T,T] or [B,1,T] bool."""
   place = jnp.arange(pattern.text.shape[1], dtype=jnp.int32)
   return visible(pattern.text, pattern.text, place, place, pattern.prefix,
-                 pattern.causal, pattern.limit)
+                 pattern.causal, pattern.limit, pattern.packed)

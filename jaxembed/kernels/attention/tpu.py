@@ -21,7 +21,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 import jax.numpy as jnp
 
 from jaxembed.kernels.attention import blockwise
-from jaxembed.kernels.attention.pattern import Pattern
+from jaxembed.kernels.attention.pattern import ATTENTION, Pattern
 from jaxembed.types import Array
 
 # Lengths are padded to a multiple of it, and tiles are this or a multiple.
@@ -99,7 +99,7 @@ def _row(pattern: Pattern, softcap: float, interpret: bool, first, q, k, v, own,
           block_q=queries, block_kv=keys, block_q_dkv=queries, block_kv_dkv=keys,
           block_q_dq=queries, block_kv_dq=keys),
       mask_value=splash.DEFAULT_MASK_VALUE, attn_logits_soft_cap=softcap or None,
-      residual_checkpoint_name=None, interpret=interpret,
+      residual_checkpoint_name=ATTENTION, interpret=interpret,
       mask_function=_Seen(pattern.causal, pattern.window) if geometry else None)
   return kernel(q, k, v, splash.SegmentIds(own, text))
 

@@ -111,7 +111,7 @@ def _product(q, k, row, col, opts, shapes, epilogue):
 def _kernel(structure, num_rows, opts, epilogue, q, k, *refs):
   vectors, out = refs[:structure.num_leaves], refs[structure.num_leaves:]
   group, i, j = (lax.axis_index(name) for name in ('group', 'row', 'column'))
-  mine = pl.ds(group * _ROWS, _ROWS)
+  own_rows = pl.ds(group * _ROWS, _ROWS)
   rows = pl.ds(i * _BM + group * _ROWS, _ROWS)
   cols = pl.ds(j * _BN, _BN)
   swizzle = (plgpu.TilingTransform((8, _BD)), plgpu.SwizzleTransform(128))
@@ -126,7 +126,7 @@ def _kernel(structure, num_rows, opts, epilogue, q, k, *refs):
         compute_context=context)
 
   def multiply(_, q_smem, k_smem, acc):
-    plgpu.wgmma(acc, q_smem.at[mine], k_smem)
+    plgpu.wgmma(acc, q_smem.at[own_rows], k_smem)
     plgpu.wgmma_wait(0)
     return acc
 

@@ -190,8 +190,8 @@ def _launch(body, mlp, y, segments, extra, out, stages, interpret, scratch=()):
 
     def multiply(_, y, up, gate, accumulators):
       for acc, w in zip(accumulators, (up, gate)):
-        mine = w.at[half] if flat else w.at[:, half]
-        plgpu.wgmma(acc, turn(mine), turn(y))
+        own_half = w.at[half] if flat else w.at[:, half]
+        plgpu.wgmma(acc, turn(own_half), turn(y))
       plgpu.wgmma_wait(0)
       return accumulators
 
