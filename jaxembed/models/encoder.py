@@ -12,6 +12,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
+import numpy as np
 
 from jaxembed import precision, sharding
 from jaxembed.config import DenseConfig, ModelConfig
@@ -134,9 +135,15 @@ def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key
 def _check_width(cfg: ModelConfig, tokens: Tokens) -> None:
   """Raises ValueError on rows of more tokens than can be embedded or split."""
   width, table = tokens.ids.shape[1], cfg.backbone.max_positions
-  if cfg.backbone.position == 'learned' and tokens.segment is None and width > table:
-    raise ValueError(f'rows of {width} tokens, but the model has embeddings of {table} '
-                     f'positions; cut texts to {table} (max_length)')
+  longest = width
+  if isinstance(tokens.segment, np.ndarray):  # under jit the texts' ends are unknown
+    starts = np.diff(tokens.segment, axis=1, prepend=-2, append=-2) != 0
+    longest = max(np.diff(np.flatnonzero(row)).max() for row in starts)
+  elif tokens.segment is not None:
+    longest = 0
+  if cfg.backbone.position == 'learned' and longest > table:
+    raise ValueError(f'texts of {longest} tokens, but the model has embeddings of '
+                     f'{table} positions; cut texts to {table} (max_length)')
   parts = sharding.sequence_devices()
   if width % parts:
     raise ValueError(f'rows of {width} tokens do not split over the {parts} devices of '

@@ -27,6 +27,7 @@ MODES = ('bidirectional', 'causal', 'prefix')
 SOME = [('causal', 0, True, 'left', 2, 'float32'),
         ('bidirectional', 7, False, 'right', 4, 'float32'),
         ('prefix', 7, False, 'left', 2, 'float32'),
+        ('bidirectional', 0, False, 'left', 2, 'float32'),
         ('bidirectional', 0, True, 'right', 1, 'bfloat16')]
 GRID = SOME + [case for case in itertools.product(
     MODES, (0, 7), (False, True), ('left', 'right'), (4, 2), ('float32', 'bfloat16'))
@@ -164,6 +165,22 @@ def test_a_text_of_a_packed_row_is_alone():
   for x, y in zip(before, after_):
     np.testing.assert_array_equal(x, y)
     assert not np.asarray(x)[0, other].any()
+
+
+def test_tiles_between_texts_are_not_visited():
+  """Of 8 texts in a row of 8 tiles, each tile visits its own alone; a causal row half
+  of all, one with a window its neighbours, padding none."""
+  def visited(text, causal=False, limit=None):
+    return blockwise.shared_tiles(
+        text, text, jnp.int32(0), 16, 16, causal, limit).sum()
+
+  place = np.arange(128)[None]
+  assert visited(place // 16) == 8
+  assert visited(place // 64) == 2 * 4 * 4
+  assert visited(0 * place) == 64
+  assert visited(0 * place, causal=True) == 8 * 9 / 2
+  assert visited(0 * place, limit=jnp.int32(16)) == 8 + 2 * 7
+  assert visited(np.where(place < 16, 0, -1)) == 1
 
 
 def test_memory_grows_with_the_length():

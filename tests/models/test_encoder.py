@@ -1,5 +1,6 @@
 """Laws of the forward pass: attention modes, padding, batches, meshes."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -220,8 +221,14 @@ def test_rows_that_do_not_split_over_devices_are_refused():
 def test_more_tokens_than_positions_are_refused():
   """Of a learned table; packed rows, whose positions begin anew, may be wider."""
   cfg, params = _model('bert')
-  with pytest.raises(ValueError, match='rows of 65 tokens.*64 positions.*max_length'):
-    encoder.encode(params, cfg, _tokens(1, 65))
+  wide = _tokens(1, 66, [66])
+  with pytest.raises(ValueError, match='texts of 66 tokens.*64 positions.*max_length'):
+    encoder.encode(params, cfg, wide)
+  for first, fits in ((33, True), (1, False)):
+    packed = dataclasses.replace(
+        wide, segment=(np.arange(66)[None] >= first).astype(np.int32))
+    with contextlib.nullcontext() if fits else pytest.raises(ValueError, match='of 65'):
+      jax.eval_shape(lambda p, t=packed: encoder.encode(p, cfg, t), params)
 
 
 def test_random_parameters_do_not_depend_on_the_mesh():

@@ -45,6 +45,7 @@ class Form(NamedTuple):
 
   causal: bool
   packed: bool
+  masked: bool  # whether scores are compared with a mask
   softcap: float
   precision: str | None  # of products
   queries: int  # of a tile
@@ -76,10 +77,16 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
   form = _form(pattern, batch * groups, heads // groups, length, span, softcap,
                q.dtype, cpu)
   t, s = _up(length, form.queries), _up(span, form.keys)
-  q = q.reshape(batch, length, groups, heads // groups, width)
-  q = _rows(q * jnp.asarray(scale, q.dtype), t).swapaxes(1, 2)  # [X,G,T,H]
+  q *= jnp.asarray(scale, q.dtype)
   # One more column of ones: the last column of the output is the sum of the weights.
-  v = jnp.concatenate([v, jnp.ones((*v.shape[:3], 1), v.dtype)], -1)
+  v = _with_column(v, 1.0)
+  if not form.masked:  # nor do scores meet a mask: one more term of theirs is MASKED
+    text = jnp.pad(pattern.text, ((0, 0), (0, s - span)), constant_values=-1)
+    k = jnp.pad(k, ((0, 0), (0, s - span), (0, 0), (0, 0)))
+    q = _with_column(q, 1.0)
+    k = _with_column(k, jnp.where(text < 0, MASKED, 0.0)[:, :, None, None])
+  q = q.reshape(batch, length, groups, heads // groups, q.shape[-1])
+  q = _rows(q, t).swapaxes(1, 2)  # [X,G,T,H]
   marks = _marks(pattern, first, length, groups, t, s)
   if bias is not None:
     bias = _distances(bias, groups, batch, t, s, span, first)
@@ -101,7 +108,17 @@ def _form(pattern: Pattern, rows: int, group: int, length: int, span: int,
     queries = _side(length, queries // 2)
   most = max(budget // (group * queries * keys), 1)
   rows = next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)
-  return Form(pattern.causal, pattern.packed, softcap, precision, queries, keys, rows)
+  # All queries attend to the same keys: on a CPU a pass over the scores is saved.
+  plain = not (pattern.causal or pattern.packed or pattern.window or softcap)
+  masked = not (cpu and plain and jnp.finfo(dtype).maxexp > 100)
+  return Form(pattern.causal, pattern.packed, masked, softcap, precision, queries,
+              keys, rows)
+
+
+def _with_column(x: Array, value: Array | float) -> jax.Array:
+  """x [...,H] -> [...,H+1], `value` in the last column."""
+  column = jnp.broadcast_to(jnp.asarray(value, x.dtype), (*x.shape[:-1], 1))
+  return jnp.concatenate([x, column], -1)
 
 
 def _side(length: int, most: int) -> int:
@@ -257,6 +274,8 @@ def _scores(form: Form, marks: Marks, rows, k, bias, i, j):
     s, slope = form.softcap * tanh, 1 - tanh * tanh
   if bias is not None:
     s += _tile_bias(form, marks, bias, i, j)
+  if not form.masked:
+    return s, slope
   seen = visible(
       _part(marks.query_text, i, form.queries, 1),
       _part(marks.key_text, j, form.keys, 1), *_places(form, marks, i, j),
