@@ -174,13 +174,13 @@ def test_tiles_between_texts_are_not_visited():
     return blockwise.shared_tiles(
         text, text, jnp.int32(0), 16, 16, causal, limit).sum()
 
-  place = np.arange(128)[None]
+  place = jnp.arange(128)[None]
   assert visited(place // 16) == 8
   assert visited(place // 64) == 2 * 4 * 4
   assert visited(0 * place) == 64
   assert visited(0 * place, causal=True) == 8 * 9 / 2
   assert visited(0 * place, limit=jnp.int32(16)) == 8 + 2 * 7
-  assert visited(np.where(place < 16, 0, -1)) == 1
+  assert visited(jnp.where(place < 16, 0, -1)) == 1
 
 
 def test_memory_grows_with_the_length():
