@@ -38,7 +38,8 @@ def run(main: Callable[[], None], recipe: str = '') -> NoReturn:
 
 def _guarded(main: Callable[[], None]) -> None:
   """Runs `main`; an error that is for people ends it in one line."""
-  logging.set_verbosity(logging.WARNING)  # libraries chat at INFO
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)  # libraries chat at INFO
   with warnings.catch_warnings():
     warnings.showwarning = _note
     try:

@@ -161,6 +161,22 @@ def _interrupted(*_, **__):
   raise KeyboardInterrupt
 
 
+def test_a_warning_of_ours_is_one_line_and_one_of_a_library_is_asked_for(
+    monkeypatch, tmp_path):
+  library = compile("import warnings\nwarnings.warn('old')", 'site/lib.py', 'exec')
+  ours = compile("import warnings\nwarnings.warn('two\\nlines')",
+                 errors.__file__, 'exec')
+
+  def write(_):
+    exec(library, {})
+    exec(ours, {})
+    return 'done'
+
+  monkeypatch.setattr('jaxembed.train.report.write', write)
+  ended = launcher.run('report', f'--workdir={tmp_path}')
+  assert ended.out == 'done\n' and ended.err == 'note: two lines\n'
+
+
 @pytest.mark.parametrize('module,install', [
     ('sklearn', 'scikit-learn'), ('torch.nn', 'torch'), ('some_thing', 'some-thing')])
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, module, install):
