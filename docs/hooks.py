@@ -3,9 +3,11 @@
 A line `--8<-- "FILE"` or `--8<-- "FILE:PART"` becomes that file, or what stands in it
 between the marks `--8<-- [start:PART]` and `[end:PART]`. A line
 `{{ configuration CLASS ... }}` becomes the description of these classes and of their
-fields, as `jaxembed.config.describe` reads it.
+fields, as `jaxembed.config.describe` reads it. A line `{{ commands }}` becomes what the
+docstrings of the launchers say, in the order of the command `jaxembed`.
 """
 
+import ast
 import html
 import pathlib
 import re
@@ -15,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from jaxembed import config
 from jaxembed.config import describe
+from launch import commands
 
 ROOT = pathlib.Path(__file__).parents[1]
 _INCLUDE = re.compile(r'^--8<-- "([\w./]+)(?::(\w+))?"$', re.MULTILINE)
@@ -29,6 +32,7 @@ _PAGES = {'README.md': 'index.md', 'BENCHMARKS.md': 'benchmarks.md',
 
 def on_page_markdown(markdown: str, **_) -> str:
   """The page's source with all that it asks for; MkDocs calls it."""
+  markdown = markdown.replace('{{ commands }}', launchers())
   markdown = _INCLUDE.sub(lambda found: included(*found.groups()), markdown)
   return _PLACE.sub(lambda found: '\n\n'.join(map(section, found[1].split())), markdown)
 
@@ -46,6 +50,20 @@ def included(name: str, part: str | None) -> str:
 
 def _page(path: str) -> str:
   return _PAGES.get(path, path.removeprefix('docs/'))
+
+
+def launchers() -> str:
+  """Every command: a heading, what it does, how it is called."""
+  lines = []
+  for heading, names in commands.COMMANDS.items():
+    lines += [f'## {heading}', '']
+    for name in names:
+      module = ast.parse((ROOT / f'launch/{name}.py').read_text('utf-8'))
+      first, _, rest = (ast.get_docstring(module) or '').partition('\n')
+      rest = rest.replace('python -m launch.', 'jaxembed ').strip('\n')
+      lines += [f'### jaxembed {name} {{ #{name} }}', '', first, '', '```text', rest,
+                '```', '']
+  return '\n'.join(lines)
 
 
 def section(name: str) -> str:
