@@ -73,7 +73,7 @@ def usable(positives: Sequence[Passage], negatives: Sequence[Passage]
 def _template(source: SourceConfig, side: str, rng: np.random.Generator) -> str:
   """One of the templates of a side."""
   found = prompts.templates(source, side)
-  return found[int(rng.integers(len(found)))] if len(found) > 1 else found[0]
+  return found[0] if len(found) == 1 else found[int(rng.integers(len(found)))]
 
 
 def _turned(example: Example, k: int) -> tuple[str, tuple[Passage, ...]]:

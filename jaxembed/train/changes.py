@@ -2,11 +2,11 @@
 
 Steps that are done keep their meaning. So without a word may change: everything while
 no step is done; how often to log, evaluate and save, on which mesh, in which chunks,
-how the loss is computed and how many rows to check; stages that have not begun; the
-number of steps of the stage under way; where the same data lies; and what the run's own
-end advised (its optimiser after a loss that was not finite). The data, loss, rate and
-schedule of the stage under way may change when asked for (--extend). The model and the
-stages that are done cannot.
+how the loss is computed, how many rows to check and whether bad ones are skipped;
+stages that have not begun; the number of steps of the stage under way; where the same
+data lies; and what the run's own end advised (its optimiser after a loss that was not
+finite). The data, loss, rate and schedule of the stage under way may change when asked
+for (--extend). The model and the stages that are done cannot.
 """
 
 from collections.abc import Iterator
@@ -22,10 +22,12 @@ from jaxembed.files import checked_json, whole_json
 _FREE = re.compile(
     r'config\.(name|log_every|eval|checkpoint|mesh|repeats)\b')
 # Of a stage: how long it is, and what costs time or memory without another result.
-_SAME = ('.steps', '.name', '.token_budget', '.chunk_remat', '.optim.max_skipped',
-         '.data.prefetch', '.data.check_rows',
+_SAME = ('.steps', '.epochs', '.name', '.token_budget', '.chunk_remat',
+         '.optim.max_skipped', '.data.prefetch', '.data.check_rows',
          *(f'.loss.{f.name}' for f in dataclasses.fields(config.LossComputing)))
-_MOVED = re.compile(r'\.sources\[\d+\]\.(path|data_dir)$')
+# And where the same rows lie, and what is to become of bad ones.
+_MOVED = re.compile(
+    r'\.sources\[\d+\]\.(path|paths(\[\d+\])?|data_dir|cache_dir|on_bad_row)$')
 
 
 @dataclasses.dataclass(frozen=True)

