@@ -36,8 +36,7 @@ What comes, in about {minutes} minutes on two CPU cores:
   3  it is trained for {steps} steps, and scored again
   4  it is exported for sentence-transformers, and its vectors compared in torch
   5  a few searches, the scores before and after, where everything lies
-Ctrl-C saves; the same command continues.
-"""
+Ctrl-C saves; the same command continues."""
 
 
 def main():
@@ -59,17 +58,16 @@ def main():
   show_searches(Embedder.load(folder), cfg)
   minutes = (time.perf_counter() - begun) / 60
   print(f'\n{tables.aligned(report_page.scores(metrics.read(folder)))}\n\n'
-        'exported    its vectors in torch differ by '
+        f'run         {folder}, {minutes:.1f} min\n'
+        f'report      {folder / "report.html"}\n'
+        f'exported    {exported}: its vectors in torch differ by '
         f'{parity["max_difference"]:.1e} at most\n'
-        f'time        {minutes:.1f} min\n\n'
-        f'run         {folder}\nreport      {folder / "report.html"}\n'
-        f'exported    {exported}\n'
-        f"next        jaxembed.Embedder.load('{folder}')\n"
+        f"next        jaxembed.Embedder.load('{folder}'), or in sentence-transformers\n"
         f"            SentenceTransformer('{exported}', trust_remote_code=True)\n"
         '            jaxembed train --help, for data of your own')
 
 
-def show_searches(embedder: Embedder, cfg: config.Config, top: int = 3):
+def show_searches(embedder: Embedder, cfg: config.Config, top: int = 2):
   """Prints the best functions for a few plain-language descriptions."""
   rows = sources.load(cfg.eval.source)
   count = min(len(rows), cfg.eval.limit)
@@ -78,8 +76,9 @@ def show_searches(embedder: Embedder, cfg: config.Config, top: int = 3):
   values, hits = search.top_k(
       embedder.encode(list(SEARCHES), show_progress_bar=False), vectors,
       k=min(top, len(code)), similarity=embedder.similarity_fn_name)
+  print(f'searches   of {len(code)} functions')
   for query, value, hit in zip(SEARCHES, values, hits):
-    print(f'\n"{query}"  ({len(code)} functions)')
+    print(f'"{query}"')
     for score, i in zip(value, hit):
       print(f'  {score:.3f}  {" ".join(code[i].split())[:76]}')
 

@@ -9,6 +9,7 @@ import zipfile
 import pytest
 
 from launch import arguments, commands
+from tests.helpers import launcher
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -51,6 +52,23 @@ def test_a_recipe_is_named_anywhere_and_a_file_goes_before_it(monkeypatch, tmp_p
   assert arguments.experiment('quickstart.py') == 'quickstart.py'
   with pytest.raises(ValueError, match="did you mean 'quickstart'"):
     arguments.check_experiments(['train', '--config', 'quikstart'])
+
+
+@pytest.mark.thorough
+def test_the_quickstart_is_short_and_ends_with_scores_before_and_after(
+    tmp_path, minilm):
+  pytest.importorskip('sentence_transformers')
+  ended = launcher.run(
+      'quickstart', f'--workdir={tmp_path}/run', '--config.stages[0].steps=2',
+      '--config.stages[0].data.batch_size=8', '--config.eval.limit=20',
+      '--config.stages[0].data.sources[0].limit=50')
+  assert ended.code == 0, ended.err
+  lines = [*ended.out.splitlines(), *ended.err.splitlines()]
+  assert len(lines) < 55 and max(map(len, lines)) < 250
+  header = next(line for line in lines if line.startswith('score '))
+  assert header.split()[1:5] == ['step', '0', 'step', '2']
+  assert any(line.startswith('ndcg@10 ') for line in lines)
+  assert (tmp_path / 'run/report.html').is_file()
 
 
 @pytest.mark.thorough
