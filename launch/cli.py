@@ -1,6 +1,7 @@
 """Entry point shared by the launchers: flags, help, warnings and errors in one line."""
 
 from collections.abc import Callable
+import io
 import os
 import sys
 from typing import NoReturn, TypeVar
@@ -27,6 +28,8 @@ def run(main: Callable[[], None], recipe: str = '') -> NoReturn:
   Without one it is the experiment called `recipe`. --help and --describe print and
   leave.
   """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(line_buffering=True)  # a log shows each line at once
   _answer(main.__globals__.get('__doc__') or '')
   try:
     argv = arguments.experiments(arguments.with_recipe(sys.argv, recipe))

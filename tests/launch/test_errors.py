@@ -47,3 +47,11 @@ def test_a_wrong_configuration_ends_without_a_traceback(tmp_path):
     lines = [s for s in done.stderr.splitlines() if said in s or 'Traceback' in s]
     assert done.returncode == 2 and len(lines) == 1, done.stderr
     assert lines[0].startswith('error: ')
+
+
+def test_a_line_reaches_a_log_when_it_is_printed(tmp_path):
+  program = ('import os\nfrom launch import cli\n'
+             "def main():\n  print('first', flush=False)\n  os._exit(7)\n"
+             'cli.run(main)')
+  done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+  assert done.returncode == 7 and done.stdout == 'first\n'
