@@ -61,7 +61,8 @@ def test_what_went_in_comes_out(tmp_path, dtype):
   order = [22, 0, 9, 10, 10, 19, 20]
   assert found.shape == (ROWS, WIDTH) and found.dtype == dtype
   for got, want in ((found[:], wanted), (found[8:21], wanted[8:21]),
-                    (found.rows(order), wanted[order])):
+                    (found.rows(order), wanted[order]), (found[order], wanted[order]),
+                    (np.stack([found[22], found[0]]), wanted[[22, 0]])):
     assert got.dtype == np.float32
     assert (np.abs(got - want) <= (bound if np.ndim(bound) == 0 or len(got) == ROWS
                                    else np.max(bound))).all()

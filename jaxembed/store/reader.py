@@ -78,8 +78,11 @@ class VectorStore:
     """Bytes of what is stored."""
     return sum(part.nbytes for part in self._parts)
 
-  def __getitem__(self, rows: slice) -> np.ndarray:
-    """Rows [start, stop) as float32."""
+  def __getitem__(self, rows: slice | int | Sequence[int] | np.ndarray) -> np.ndarray:
+    """Rows [start, stop) as float32; the vector of one row; those of a list of rows."""
+    if not isinstance(rows, slice):
+      found = self.rows(np.atleast_1d(np.asarray(rows)))
+      return found[0] if np.ndim(rows) == 0 else found
     return codes.decode(self.stored(rows), self.dtype, self.width)
 
   def stored(self, rows: slice) -> np.ndarray:
