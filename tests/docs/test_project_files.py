@@ -46,3 +46,12 @@ def test_the_changelog_keeps_its_form():
     assert re.fullmatch(r'\[Unreleased\]|\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d', release)
   assert set(re.findall(r'^### (.*)$', text, re.MULTILINE)) <= {
       'Added', 'Changed', 'Deprecated', 'Removed', 'Fixed', 'Security', 'Upgrading'}
+
+
+def test_hooks_run_what_is_here():
+  found = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())
+  hooks = [hook for repo in found['repos'] for hook in repo['hooks']]
+  for hook in hooks:
+    re.compile(hook.get('files', ''))
+    for word in hook['entry'].split():
+      assert not word.startswith('tests/') or (ROOT / word).exists(), hook['id']
