@@ -25,7 +25,7 @@ def get_config(folder: str = 'data/two_stage') -> config.Config:
                   name=name, path=f'{folder}/train/{name}.jsonl.gz', weight=weight)
                        for name, weight in SETS.items()],
               batch_size=16, num_negatives=3, query_lengths=(32,),
-              passage_lengths=(64,), pack=64, check_rows=100),
+              passage_lengths=(64,), pack=64, check_rows=5000),
           loss=config.LossConfig(temperature=0.05),
           optim=config.OptimConfig(peak_lr=1e-4, warmup_steps=6))],
       checkpoint=config.CheckpointConfig(every=0), log_every=5)
