@@ -5,7 +5,7 @@ import pathlib
 import warnings
 
 from jaxembed.config import SourceConfig
-from jaxembed.config.source import suffixes
+from jaxembed.config.source import FILES, suffixes
 from jaxembed.data import (
     arrow_rows,
     beir_rows,
@@ -46,9 +46,23 @@ def open_rows(cfg: SourceConfig, given: memory.Rows | None = None) -> Sequence:
 
 def paths(cfg: SourceConfig) -> list[pathlib.Path]:
   """The files of a source that is made of files, those of each path sorted."""
-  found = [p for path in (cfg.path, *cfg.paths)
-           for p in files.expand(path, suffixes(cfg.kind))]
+  found = []
+  for path in (cfg.path, *cfg.paths):
+    try:
+      found += files.expand(path, suffixes(cfg.kind))
+    except FileNotFoundError as error:
+      raise FileNotFoundError(f'{error}{_other_kinds(path)}') from None
   return list(dict.fromkeys(found))
+
+
+def _other_kinds(path: str) -> str:
+  """What kind to name instead, by the files that a folder does have."""
+  folder = pathlib.Path(path).expanduser()
+  if not folder.is_dir():
+    return ''
+  names = [p.name for p in folder.iterdir()]
+  kinds = [kind for kind in FILES if any(n.endswith(suffixes(kind)) for n in names)]
+  return f'. It has files of kind {", ".join(kinds)}; set kind' if kinds else ''
 
 
 def _file(path: pathlib.Path, cfg: SourceConfig) -> Sequence:

@@ -159,6 +159,13 @@ def test_files_of_several_paths_are_read_in_their_order(tmp_path):
   assert [r.query for r in rows] == ['c', 'a', 'b']
 
 
+def test_a_folder_of_another_kind_is_told(tmp_path):
+  _parquet(tmp_path / 'a.parquet', [{'query': 'q', 'positive': 'p'}])
+  with pytest.raises(FileNotFoundError, match='files of kind parquet; set kind'):
+    data.load(SourceConfig(name='s', path=str(tmp_path)))
+  assert len(data.load(SourceConfig(name='s', path=str(tmp_path), kind='parquet'))) == 1
+
+
 @pytest.mark.parametrize('row, columns, name, says', [
     ({'query': 'q', 'positive': 'p', 'score': 0.5}, (), None, 'but no min_score'),
     ({'a': 'q', 'b': 'p', 'score': 0.5}, ('a', 'b'), None, 'but no min_score'),
