@@ -89,6 +89,15 @@ def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
       padding=1 - real / sum(m.size for m in batch.masks))
 
 
+def is_readable(row: Row, cfg: DataConfig, tokenizer: Tokenizer) -> bool:
+  """Whether every text of a row leaves a token to pool."""
+  try:
+    _tokens([row], cfg, tokenizer)
+  except ValueError:
+    return False
+  return True
+
+
 def _encode(rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer
             ) -> tuple[Ragged, Ragged]:
   """(queries, passages) of rows, cut to their sources' lengths."""

@@ -1,6 +1,6 @@
 """Training batches as an iterator that starts at any step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 
 import grain
@@ -10,8 +10,13 @@ from jaxembed import former, types
 from jaxembed.config import DataConfig
 from jaxembed.config.check import divides
 from jaxembed.data import collate, in_context, pack, sampling
+from jaxembed.data.choice import Row
+from jaxembed.data.fields import BadRow
 from jaxembed.data.mixture import Mixture, open_mixture
 from jaxembed.data.tokenise import Tokenizer
+
+# Rows in turn whose texts leave no token, from which on a source is no source.
+_MOST_SKIPPED = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +66,25 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
                 or len(given.passage_lengths) > 1)
   wanted = np.arange(given.batch_size) if open_shape else local
 
+  def collated(chosen: list[Row]):
+    return collate.collate(
+        chosen, local, given, tokenizer, shards, known=mixture.known,
+        scored=mixture.scored, same=same, answers=answers,
+        teachers=mixture.teachers)
+
   def assemble(step: int, refs: list[sampling.Ref]):
     chosen = [mixture.draw(refs[i], sampling.rng(seed, step, i))
               for i in wanted.tolist()]
     if examples:
       chosen = in_context.with_examples(chosen, given, tokenizer, seed, step)
-    batch, counts = collate.collate(
-        chosen, local, given, tokenizer, shards, known=mixture.known,
-        scored=mixture.scored, same=same, answers=answers,
-        teachers=mixture.teachers)
+    try:
+      batch, counts = collated(chosen)
+    except BadRow:
+      if all(s.on_bad_row == 'fail' for s in given.sources):
+        raise
+      batch, counts = collated(_readable(
+          chosen, [refs[i] for i in wanted.tolist()], mixture, tokenizer,
+          lambda k: sampling.rng(seed, step, int(wanted[k]))))
     info = BatchInfo(step, tuple((given.sources[g].name, r) for g, r in refs), counts)
     return batch, info
 
@@ -77,3 +92,21 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
   steps = steps.map_with_index(assemble)[start_step:]
   return iter(steps.to_iter_dataset(grain.ReadOptions(
       num_threads=min(given.prefetch, 2), prefetch_buffer_size=given.prefetch)))
+
+
+def _readable(chosen: Sequence[Row], refs: Sequence[sampling.Ref], mixture: Mixture,
+              tokenizer: Tokenizer, rng: Callable[[int], np.random.Generator]
+              ) -> list[Row]:
+  """Rows, with the next one of its source for each whose texts leave no token, where
+  bad rows are skipped."""
+  found = []
+  for k, (row, (group, place)) in enumerate(zip(chosen, refs)):
+    size, tried = mixture.sizes[group], 0
+    while (mixture.cfg.sources[group].on_bad_row == 'skip'
+           and not collate.is_readable(row, mixture.cfg, tokenizer)
+           and tried < min(size, _MOST_SKIPPED)):
+      tried += 1
+      after = mixture.draw((group, (place + tried) % size), rng(k))
+      row = dataclasses.replace(after, skipped=row.skipped + 1)
+    found.append(row)
+  return found

@@ -173,6 +173,15 @@ def test_a_rows_own_instruction_that_leaves_no_room_names_the_row(mixture, minil
     next(data.batches(found, tokenizer, seed=0))
 
 
+def test_such_a_row_is_skipped_where_bad_rows_are(mixture, minilm):
+  found = mixture([{'query': f'q {n}', 'pos': ['p'], 'prompt': 'word ' * n}
+                   for n in (1, 99)], query_prompt='{instruction}', on_bad_row='skip')
+  tokenizer = data.Tokenizer.load(minilm, prompt_pooling='exclude')
+  batch, info = next(data.batches(found, tokenizer, seed=0))
+  assert sorted(row for _, row in info.rows) == [0, 1]
+  assert info.counts.skipped_rows == 1 and batch.query.pool.any(1).all()
+
+
 def test_a_sample_is_spread_evenly():
   for size, count in ((10, 3), (10, 10), (10, 99), (0, 5)):
     places = sources.spread(size, count)
