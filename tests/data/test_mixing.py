@@ -15,7 +15,7 @@ from jaxembed.data import choice, sampling
 from jaxembed.data.records import Example, Passage
 from jaxembed.train.stages import with_epochs
 
-_FEW = settings(max_examples=25, deadline=None, database=None)
+_FEW = settings(max_examples=12, deadline=None, database=None)
 
 
 @st.composite
@@ -79,7 +79,7 @@ def test_rows_that_stand_together_are_of_one_task(mixture):
                   for g, _ in batch[start:start + together]}) == 1
 
 
-@settings(max_examples=8, deadline=None, database=None)
+@settings(max_examples=4, deadline=None, database=None)
 @given(_mixtures())
 def test_shares_are_weights_times_sizes(mixture):
   """By the formula in float64, over many batches, to within one part of a batch."""
