@@ -4,6 +4,7 @@ import collections
 from collections.abc import Sequence
 import dataclasses
 import functools
+import warnings
 
 import jax
 import numpy as np
@@ -32,6 +33,18 @@ class EncodeReport:
   padding: float = 0.0  # share of the computed tokens that were padding
   shapes: tuple[tuple[int, int], ...] = ()  # (rows, tokens), each compiled once
   empty: int = 0  # texts without a token to pool
+
+  def warn(self, max_length: int) -> None:
+    """Tells the caller of `encode` what was cut and what had nothing to pool."""
+    if self.truncated:
+      warnings.warn(
+          f'{self.truncated} of {self.texts} texts are longer than {max_length} tokens '
+          'and were cut there; split them, or raise max_seq_length if the model allows '
+          'it', stacklevel=4)
+    if self.empty:
+      warnings.warn(
+          f'{self.empty} of {self.texts} texts leave no token to pool and have the '
+          'vector of an empty text', stacklevel=4)
 
 
 @dataclasses.dataclass

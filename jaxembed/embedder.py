@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 import warnings
 
 import jax
@@ -30,6 +30,7 @@ from jaxembed.data import tokenise
 # little enough that the host keeps ahead of the device in bounded memory.
 _CHUNK = 16384
 _MISSING: Any = object()  # an argument that was not given
+_Texts = str | Iterable[str]
 # What may be set beside the properties below.
 _ATTRIBUTES = ('bundle', 'params', 'cfg', 'tokenizer', 'mesh', 'prompts',
                'default_prompt_name', 'folder', 'report', 'shapes')
@@ -72,8 +73,7 @@ class Embedder:
     self.similarity_fn_name = model.similarity_fn_name
     self.truncate_dim = model.truncate_dim
     self.folder = model.config_folder
-    self.report = batch_runner.EncodeReport()
-    self.shapes: set[tuple[int, int]] = set()
+    self.report, self.shapes = batch_runner.EncodeReport(), set[tuple[int, int]]()
     self.memory.check()
 
   @classmethod
@@ -138,9 +138,8 @@ class Embedder:
     Raises:
       ValueError: it is outside 1 to E.
     """
-    if truncate_dim is None:
-      return self.get_embedding_dimension()
-    return self._checked_dim(truncate_dim)
+    return (self.get_embedding_dimension() if truncate_dim is None else
+            texts.check_dim(truncate_dim, self.embedding_dim))
 
   get_sentence_embedding_dimension = get_embedding_dimension  # its older name
 
@@ -170,7 +169,8 @@ class Embedder:
 
   @truncate_dim.setter
   def truncate_dim(self, dim: int | None) -> None:
-    self._truncate_dim = None if dim is None else self._checked_dim(dim)
+    self._truncate_dim = (
+        None if dim is None else texts.check_dim(dim, self.embedding_dim))
 
   @contextlib.contextmanager
   def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
@@ -203,16 +203,39 @@ class Embedder:
     platform = next(iter(leaf.devices())).platform
     return 'cuda' if platform == 'gpu' else platform
 
-  def encode(self, inputs: str | Iterable[str] = _MISSING,
-             prompt_name: str | None = None, prompt: str | None = None,
-             batch_size: int = 32, show_progress_bar: bool | None = None,
-             output_value: str | None = 'sentence_embedding',
-             precision: str | None = 'float32', convert_to_numpy: bool = True,
-             convert_to_tensor: bool = False, device: str | None = None,
-             normalize_embeddings: bool = False, truncate_dim: int | None = None,
-             pool: None = None, chunk_size: int | None = None, *,
-             sentences: str | Iterable[str] = _MISSING, normalize: bool | None = None,
-             **unknown: Any) -> Any:
+  @overload
+  def encode(
+      self, inputs: _Texts = ..., prompt_name: str | None = ...,
+      prompt: str | None = ..., batch_size: int = ...,
+      show_progress_bar: bool | None = ...,
+      output_value: Literal['sentence_embedding'] = ..., precision: str | None = ...,
+      convert_to_numpy: Literal[True] = ..., convert_to_tensor: Literal[False] = ...,
+      device: str | None = ..., normalize_embeddings: bool = ...,
+      truncate_dim: int | None = ..., pool: None = ..., chunk_size: int | None = ..., *,
+      sentences: _Texts = ..., normalize: bool | None = ...) -> np.ndarray: ...
+
+  @overload
+  def encode(
+      self, inputs: _Texts = ..., prompt_name: str | None = ...,
+      prompt: str | None = ..., batch_size: int = ...,
+      show_progress_bar: bool | None = ..., output_value: str | None = ...,
+      precision: str | None = ..., convert_to_numpy: bool = ...,
+      convert_to_tensor: bool = ..., device: str | None = ...,
+      normalize_embeddings: bool = ..., truncate_dim: int | None = ...,
+      pool: None = ..., chunk_size: int | None = ..., *, sentences: _Texts = ...,
+      normalize: bool | None = ...) -> Any: ...
+
+  @drop_in.names_arguments()
+  def encode(
+      self, inputs: _Texts = _MISSING, prompt_name: str | None = None,
+      prompt: str | None = None, batch_size: int = 32,
+      show_progress_bar: bool | None = None,
+      output_value: str | None = 'sentence_embedding',
+      precision: str | None = 'float32', convert_to_numpy: bool = True,
+      convert_to_tensor: bool = False, device: str | None = None,
+      normalize_embeddings: bool = False, truncate_dim: int | None = None,
+      pool: None = None, chunk_size: int | None = None, *, sentences: _Texts = _MISSING,
+      normalize: bool | None = None) -> Any:
     """One vector per text, in input order: float32 [n, d]; [d] for a single str.
 
     Arguments, their order and the numbers are sentence-transformers' 6. Whether
@@ -251,7 +274,6 @@ class Embedder:
       ValueError: an unknown prompt_name or precision, a truncate_dim outside 1 to
         d, or a text that is not Unicode.
     """
-    drop_in.refuse_unknown(self.encode, unknown)
     drop_in.check_place(device, pool, self.device)
     normalize_embeddings = drop_in.normalizes(
         normalize_embeddings, normalize, self.cfg.normalize)
@@ -278,11 +300,12 @@ class Embedder:
       found = batch_runner.per_token(run, items, prompt, batch_size, dim,
                                      output_value, precision or 'float32')
     self.report = run.report
-    self._warn(len(items))
+    run.report.warn(self.cfg.max_length)
     found = to_torch.as_asked(found, convert_to_numpy, convert_to_tensor)
     return found[0] if single else found
 
-  def encode_query(self, inputs: str | Iterable[str] = _MISSING,
+  @drop_in.signature_of(encode)
+  def encode_query(self, inputs: _Texts = _MISSING,
                    prompt_name: str | None = None, prompt: str | None = None,
                    *args: Any, **kwargs: Any) -> Any:
     """`encode` with the prompt called 'query'; without one, with no prompt."""
@@ -290,7 +313,8 @@ class Embedder:
       prompt_name = 'query'
     return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
 
-  def encode_document(self, inputs: str | Iterable[str] = _MISSING,
+  @drop_in.signature_of(encode)
+  def encode_document(self, inputs: _Texts = _MISSING,
                       prompt_name: str | None = None, prompt: str | None = None,
                       *args: Any, **kwargs: Any) -> Any:
     """`encode` with the prompt called 'document'; without one, with no prompt.
@@ -307,10 +331,10 @@ class Embedder:
                       stacklevel=2)
     return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
 
-  def tokenize(self, texts_: Sequence[str], **unknown) -> dict[str, np.ndarray]:
+  @drop_in.names_arguments()
+  def tokenize(self, texts_: Sequence[str]) -> dict[str, np.ndarray]:
     """Token ids and mask of texts, cut and padded: {'input_ids', 'attention_mask'},
     int64 [n, longest]."""
-    drop_in.refuse_unknown(self.tokenize, unknown)
     items, _ = texts.as_texts(texts_)
     ragged = self._runner().tokens(items, '')
     tokens = self.tokenizer.pad(ragged, int(ragged.lengths.max(initial=0)))
@@ -371,25 +395,6 @@ class Embedder:
                        'as prompt=')
     return self.prompts.get(name) or ''
 
-  def _checked_dim(self, dim: int) -> int:
-    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or not (
-        1 <= dim <= self.embedding_dim):
-      raise ValueError(f'truncate_dim is {dim!r}, but the model gives '
-                       f'{self.embedding_dim} dimensions; choose 1 to that')
-    return int(dim)
-
   def _runner(self) -> batch_runner.BatchRunner:
     return batch_runner.BatchRunner(self.params, self.cfg, self.tokenizer, self.mesh,
                                     self.shapes, _CHUNK)
-
-  def _warn(self, count: int):
-    """Tells what was cut and what had nothing to pool."""
-    if self.report.truncated:
-      warnings.warn(
-          f'{self.report.truncated} of {count} texts are longer than '
-          f'{self.cfg.max_length} tokens and were cut there; split them, or raise '
-          'max_seq_length if the model allows it', stacklevel=3)
-    if self.report.empty:
-      warnings.warn(
-          f'{self.report.empty} of {count} texts leave no token to pool and have the '
-          'vector of an empty text', stacklevel=3)

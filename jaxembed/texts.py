@@ -59,3 +59,12 @@ def check_count(name: str, value: object) -> None:
   """Raises ValueError unless `value` is a whole number from 1 on."""
   if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
     raise ValueError(f'{name} {value!r} is no whole number from 1 on')
+
+
+def check_dim(dim: Any, most: int) -> int:
+  """The number of dimensions to keep of `most`; ValueError if it is none."""
+  if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or not (
+      1 <= dim <= most):
+    raise ValueError(f'truncate_dim is {dim!r}, but the model gives {most} dimensions; '
+                     'choose 1 to that')
+  return int(dim)

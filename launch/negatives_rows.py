@@ -82,7 +82,7 @@ def rows(kind: str, name: str, pairs: Sequence[tuple[str, str]], folder: pathlib
 def taught(sources: Sequence[config.SourceConfig], teacher: Embedder,
            folder: pathlib.Path) -> list[config.SourceConfig]:
   """The sources with the teacher's vectors of their texts."""
-  texts = teach.texts(data.sources.load(s) for s in sources)
+  texts = teach.texts(data.load(s) for s in sources)
   teach.encode(teacher, texts, folder)
   return [dataclasses.replace(s, teacher=(str(folder),)) for s in sources]
 

@@ -29,7 +29,7 @@ def split(cfg: config.Config, scifact: pathlib.Path, small: bool) -> Split:
   theirs; SciFact's test claims ask for abstracts."""
   rng, train, tasks = np.random.default_rng(0), {}, {}
   for source in cfg.stages[0].data.sources:
-    rows = data.sources.load(source)
+    rows = data.load(source)
     pairs = [(rows[i].query, rows[i].positives[0].text) for i in range(len(rows))]
     if source.name.startswith('squad'):
       pairs = [pairs[i] for i in rng.permutation(len(pairs))]
@@ -52,7 +52,7 @@ def _held_out(pairs: Sequence[tuple[str, str]], small: bool
       queries[f'q{len(queries)}'] = q, p
   return beir.Retrieval(
       {i: p for p, i in ids.items()}, {k: q for k, (q, _) in queries.items()},
-      {k: {ids[p]: 1.0} for k, (_, p) in queries.items()}), [
+      {k: {ids[p]: 1} for k, (_, p) in queries.items()}), [
           pair for pair in pairs if pair[1] not in own]
 
 
@@ -70,11 +70,11 @@ def _scifact(folder: pathlib.Path, rng: np.random.Generator, small: bool
 
 def ndcg(model: Embedder, task: beir.Retrieval) -> list[float]:
   """nDCG@10 of every query of a task."""
-  quiet = {'show_progress_bar': False}
+  asked = model.encode_query(list(task.queries.values()), show_progress_bar=False)
+  found = model.encode_document(list(task.corpus.values()), show_progress_bar=False)
   run = retrieval.rank(
-      list(task.queries), model.encode_query(list(task.queries.values()), **quiet),
-      list(task.corpus), model.encode_document(list(task.corpus.values()), **quiet),
-      depth=10, similarity=model.similarity_fn_name)
+      list(task.queries), asked, list(task.corpus), found, depth=10,
+      similarity=model.similarity_fn_name)
   return [metrics.retrieval({q: task.qrels[q]}, run, (10,))['ndcg@10']
           for q in task.queries]
 

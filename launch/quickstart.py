@@ -69,6 +69,7 @@ def main():
 
 def show_searches(embedder: Embedder, cfg: config.Config, top: int = 2):
   """Prints the best functions for a few plain-language descriptions."""
+  assert cfg.eval.source is not None  # the recipe names one
   rows = sources.load(cfg.eval.source)
   count = min(len(rows), cfg.eval.limit)
   code = [rows[i].positives[0].text for i in range(count)]

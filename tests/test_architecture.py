@@ -196,9 +196,10 @@ def _public(body):
   for node in body:
     if not isinstance(node, ast.FunctionDef | ast.ClassDef):
       continue
-    set_by = [d for d in node.decorator_list
-              if isinstance(d, ast.Attribute) and d.attr == 'setter']
-    if node.name.startswith('_') or set_by:
+    # What sets a property, and what is said to type checkers alone.
+    other = [d for d in node.decorator_list
+             if ast.unparse(d).endswith('.setter') or ast.unparse(d) == 'overload']
+    if node.name.startswith('_') or other:
       continue
     yield node
     if isinstance(node, ast.ClassDef):

@@ -46,6 +46,25 @@ def test_a_misspelt_name_is_found(check):
 
 
 @pytest.mark.thorough
+def test_vectors_are_arrays_and_misspelt_arguments_are_found(check):
+  assert check(
+      'import numpy as np',
+      'import jaxembed',
+      "model = jaxembed.Embedder.load('folder')",
+      "a: np.ndarray = model.encode_query('a text', batch_size=8)",
+      "model.encode(['a text']).nonsense",
+      "model.encode('a text', convert_to_tensor=True).cpu()",
+      "model.encode('a text', normalise=True)",
+      "model.encode_document('a text', normalise=True)",
+      "run = jaxembed.fit(model, [('a', 'b')], learning_rat=1e-4)",
+      "b: dict[str, float] = jaxembed.evaluate(run.model, 'rows.jsonl')",
+      'b.nonsense',
+  ) == [(4, 'reportAttributeAccessIssue'), (6, 'reportCallIssue'),
+        (7, 'reportCallIssue'), (8, 'reportCallIssue'),
+        (10, 'reportAttributeAccessIssue')]
+
+
+@pytest.mark.thorough
 def test_the_package_has_no_type_errors():
   """As make lint runs it."""
   pytest.importorskip('basedpyright')

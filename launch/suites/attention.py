@@ -65,7 +65,8 @@ def _compare(rows: int, length: int, shape, packed: bool, gradient: bool, repeat
       programs[impl] = _compile(functools.partial(form, impl), (q, k, v), gradient)
     except dispatch.Unsupported:
       continue
-  runs = {name: functools.partial(_ran, f, (q, k, v)) for name, f in programs.items()}
+  runs: dict[str, Callable] = {
+      name: functools.partial(_ran, f, (q, k, v)) for name, f in programs.items()}
   if jax.default_backend() == 'cpu' and not packed and not gradient:
     runs['torch sdpa'] = _torch(q, k, v)
   times = {name: [] for name in runs}

@@ -86,7 +86,7 @@ def visible(query_text: Array, key_text: Array, query_place: Array, key_place: A
     seen = seen & (allowed if prefix is None else allowed | prefix[:, None])
   if limit is not None:
     seen = seen & (abs(ahead) < limit)[None]
-  return seen
+  return jnp.asarray(seen)
 
 
 def by_distance(bias: Array, rows: int, columns: int) -> jax.Array:
