@@ -78,14 +78,7 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
                q.dtype, cpu)
   t, s = _up(length, form.queries), _up(span, form.keys)
   q *= jnp.asarray(scale, q.dtype)
-  # One more column of ones: the last column of the output is the sum of the weights.
-  v = _with_column(v, 1.0)
-  if not form.masked:  # nor do scores meet a mask: one more term of theirs is MASKED
-    text = jnp.pad(pattern.text, ((0, 0), (0, s - span)), constant_values=-1)
-    k = jnp.pad(k, ((0, 0), (0, s - span), (0, 0), (0, 0)))
-    q = _with_column(q, 1.0)
-    k = _with_column(k, jnp.where(text < 0, MASKED, 0.0)[:, :, None, None])
-  q = q.reshape(batch, length, groups, heads // groups, q.shape[-1])
+  q = q.reshape(batch, length, groups, heads // groups, width)
   q = _rows(q, t).swapaxes(1, 2)  # [X,G,T,H]
   marks = _marks(pattern, first, length, groups, t, s)
   if bias is not None:
@@ -163,7 +156,7 @@ def _distances(bias: Array, groups: int, batch: int, t: int, s: int, span: int, 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(form: Form, q, k, v, bias, marks: Marks) -> jax.Array:
-  """q [X,G,T,H], k [X,S,H], v [X,S,H+1], bias [X,G,T+S-1] -> [X,G,T,H]."""
+  """q [X,G,T,H], k [X,S,H], v [X,S,H], bias [X,G,T+S-1] -> [X,G,T,H]."""
   out: Any = _forward(form, q, k, v, bias, marks)[0]
   return out
 
@@ -204,6 +197,9 @@ def _forward_rows(form: Form, marks: Marks, q, k, v, bias, query_text, key_text,
   marks = marks._replace(query_text=query_text, key_text=key_text, prefix=prefix)
   wide = accumulator(q.dtype)
   low, high = _bounds(form, marks)
+  q, k = _score_terms(form, marks, q, k)
+  # One more column of ones: the last column of the output is the sum of the weights.
+  v = _with_column(v, 1.0)
 
   def tile(i):
     rows = _part(q, i, form.queries, 2)
@@ -232,7 +228,7 @@ def _backward_rows(form: Form, marks: Marks, q, k, v, bias, query_text, key_text
   """Gradients of q, k, v and bias, of the shapes that these have."""
   marks = marks._replace(query_text=query_text, key_text=key_text, prefix=prefix)
   low, high = _bounds(form, marks)
-  values = v[..., :-1]
+  queries, keys = _score_terms(form, marks, q, k)
   delta = (out.astype(lse.dtype) * g.astype(lse.dtype)).sum(-1, keepdims=True)
 
   def tile(i, sums):
@@ -241,11 +237,12 @@ def _backward_rows(form: Form, marks: Marks, q, k, v, bias, query_text, key_text
 
     def step(j, carry):
       dq, dk, dv, dbias = carry
-      s, slope = _scores(form, marks, rows, k, bias, i, j)
+      s, slope = _scores(form, marks, _part(queries, i, form.queries, 2), keys, bias,
+                         i, j)
       weights = jnp.exp(s - lse_i)
       dv = _add(dv, j, form.keys, _product(
           form, 'XGTS,XGTH->XSH', weights.astype(v.dtype), grads))
-      ds = _product(form, 'XGTH,XSH->XGTS', grads, _part(values, j, form.keys, 1))
+      ds = _product(form, 'XGTH,XSH->XGTS', grads, _part(v, j, form.keys, 1))
       ds = weights * (ds - delta_i)
       if bias is not None:
         dbias = _add_tile_bias(form, marks, dbias, i, j, ds)
@@ -258,11 +255,18 @@ def _backward_rows(form: Form, marks: Marks, q, k, v, bias, query_text, key_text
     dq, *sums = _visit(low[i], high[i], step, start, key_text.shape[1] // form.keys)
     return dq.astype(q.dtype), tuple(sums)
 
-  sums = (jnp.zeros(k.shape, lse.dtype), jnp.zeros(values.shape, lse.dtype),
+  sums = (jnp.zeros(k.shape, lse.dtype), jnp.zeros(v.shape, lse.dtype),
           None if bias is None else jnp.zeros(bias.shape, lse.dtype))
   dq, (dk, dv, dbias) = _over_tiles(tile, q.shape[2] // form.queries, sums)
-  dv = jnp.pad(dv, ((0, 0), (0, 0), (0, 1)))
   return dq, dk.astype(k.dtype), dv.astype(v.dtype), dbias
+
+
+def _score_terms(form: Form, marks: Marks, q, k) -> tuple[jax.Array, jax.Array]:
+  """q and k as scores are made of them: without a mask, one more term is MASKED."""
+  if form.masked:
+    return q, k
+  padding = jnp.where(marks.key_text < 0, MASKED, 0.0)[..., None]
+  return _with_column(q, 1.0), _with_column(k, padding)
 
 
 def _scores(form: Form, marks: Marks, rows, k, bias, i, j):
