@@ -19,7 +19,7 @@ _BLOCK = re.compile(
     r'(?P<marker>^ *<!-- (?:in the test|not run): .*?-->\n\n?)?'
     r'^(?P<indent> *)```(?P<language>\w+)(?P<options>[^\n]*)\n'
     r'(?P<text>.*?)^(?P=indent)```$', re.MULTILINE | re.DOTALL)
-_LAUNCHER = re.compile(r'(?:\bjaxembed|python -m (?:jaxembed\.)?launch\.)[ ]?(\w+)')
+_MODULE = re.compile(r'(?:jaxembed\.)?launch\.(\w+)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +73,27 @@ def _pairs(said: str) -> tuple[tuple[str, str], ...]:
 
 def commands(block: Block) -> list[tuple[str, list[str]]]:
   """(launcher, its arguments) of every call of one in a block of bash."""
-  found = []
-  for line in block.in_the_test.replace('\\\n', ' ').splitlines():
-    line = line.partition(' #')[0]
-    for part in re.split(r'\s(?:&&|\|\||[|;&])\s*|;\s*', line):
-      call = _LAUNCHER.search(part)
-      if call:
-        found.append((call[1], shlex.split(part[call.end():])))
+  lexer = shlex.shlex(block.in_the_test.replace('\\\n', ' ').replace('\n', ' ; '),
+                      posix=True, punctuation_chars=';&|')
+  lexer.whitespace_split, lexer.commenters = True, ''
+  found, words = [], []
+  for word in [*lexer, ';']:
+    if set(word) <= set(';&|'):
+      found += _call(words)
+      words = []
+    else:
+      words.append(word)
   return found
+
+
+def _call(words: list[str]) -> list[tuple[str, list[str]]]:
+  """A command's launcher and arguments, if it calls one, without a comment behind."""
+  if '#' in words:
+    words = words[:words.index('#')]
+  for i, word in enumerate(words):
+    module = _MODULE.fullmatch(word)
+    if module and words[i - 1] == '-m':
+      return [(module[1], words[i + 1:])]
+    if word == 'jaxembed' and words[i + 1:]:
+      return [(words[i + 1], words[i + 2:])]
+  return []
