@@ -42,7 +42,7 @@ class Rules:
   margin: float | None = None
   max_score: float | None = None
   min_score: float | None = None
-  near_positive: float | None = 0.95
+  near_positive: float | None = 0.9
   same_text: bool = True
   first_rank: int = 0
   last_rank: int = 0
