@@ -79,7 +79,7 @@ def test_an_error_of_the_device_becomes_a_remedy(embedder, monkeypatch):
 
   monkeypatch.setattr('jaxembed.batch_runner._encode', full)
   with pytest.raises(MemoryError, match='1 texts of .*batch_size below 1.*bfloat16'):
-    embedder.encode('a text')
+    Embedder(embedder.bundle).encode('a text')  # no taller shape made before
   with pytest.raises(jax.errors.JaxRuntimeError), memory.explained(''):
     raise jax.errors.JaxRuntimeError('INTERNAL: something else')
 
