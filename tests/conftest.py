@@ -33,8 +33,10 @@ import jax
 import pytest
 
 # The CPU backend reads its flags here, once. libtpu reads them later and has none of
-# the older emitters; neither need the processes that tests start.
+# the older emitters; neither need the processes that tests start, but for one whose
+# bits are compared with this one's.
 jax.devices()
+os.environ['TESTS_XLA_FLAGS'] = os.environ['XLA_FLAGS']
 os.environ['XLA_FLAGS'] = os.environ['XLA_FLAGS'].replace(
     ' --xla_cpu_use_fusion_emitters=false', '')
 

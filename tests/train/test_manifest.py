@@ -49,7 +49,8 @@ def test_the_command_line_repeats_it_bit_for_bit(run, tmp_path):
   done = subprocess.run(
       [sys.executable, '-m', 'launch.train', f'--config={run}/manifest.json',
        f'--workdir={tmp_path}', '--config.log_every=7', '--profile_steps=2:2'],
-      cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+      cwd=ROOT, env=os.environ | {'XLA_FLAGS': os.environ['TESTS_XLA_FLAGS']},
+      capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-2000:]
   want, got = tiny_run.parameters(run), tiny_run.parameters(tmp_path)
   assert want.keys() == got.keys()
