@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import io
-import os
 import sys
 from typing import NoReturn, TypeVar
 import warnings
@@ -48,7 +47,7 @@ def _guarded(main: Callable[[], None]) -> None:
     try:
       main()
     except BrokenPipeError:
-      _reader_left()
+      errors.reader_left()
     except Exception as e:
       told = errors.explained(e)
       if told is None:
@@ -67,13 +66,7 @@ def _answer(doc: str) -> None:
   except ValueError as e:
     errors.end(e, errors.WRONG_COMMAND)
   except BrokenPipeError:
-    _reader_left()
-
-
-def _reader_left() -> NoReturn:
-  """Leaves in silence: who read our output has closed it (`| head`)."""
-  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  sys.exit(0)
+    errors.reader_left()
 
 
 def _note(message, category, filename, *_args, **_kwargs) -> None:

@@ -7,6 +7,8 @@ import pathlib
 import runpy
 import sys
 
+from . import errors
+
 # heading -> modules of this package, in the order in which people need them.
 COMMANDS = {
     'First use': ('demo', 'quickstart'),
@@ -20,7 +22,10 @@ def main() -> None:
   """Runs the launcher that sys.argv[1] names with the arguments behind it."""
   name, *rest = sys.argv[1:] or ['--help']
   if name in ('--help', '-h', '-help', '--helpshort', '--helpfull', 'help'):
-    print(overview())
+    try:
+      print(overview(), flush=True)
+    except BrokenPipeError:
+      errors.reader_left()
   elif name == '--version':
     print(f'jaxembed {importlib.metadata.version("jaxembed")}')
   elif name in names():

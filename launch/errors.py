@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 refused or failed, in one line (a traceback is a fault of 
 SIGTERM, as shells have it.
 """
 
+import os
 import pathlib
 import re
 import sys
@@ -90,3 +91,9 @@ def end(e: BaseException | str, code: int) -> NoReturn:
   text = e if isinstance(e, str) else _line(e)
   print(f'error: {" ".join(text.split())}', file=sys.stderr)
   sys.exit(code)
+
+
+def reader_left() -> NoReturn:
+  """Leaves in silence: who read our output has closed it (`| head`)."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  sys.exit(0)

@@ -182,9 +182,9 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
     return path
   if str(source).startswith('package:'):
     return _in_package(str(source).removeprefix('package:'))
-  if not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', str(source)):
+  if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)?', str(source)):
     raise FileNotFoundError(
-        f'{short(str(source))[1:-1]} is neither a folder nor a hub id (org/name)')
+        f'{short(str(source))[1:-1]} is no folder here, and no hub id (org/name)')
   import huggingface_hub  # slow to import, and needed for hub ids alone
 
   try:

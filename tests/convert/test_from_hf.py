@@ -343,7 +343,7 @@ def test_modules_outside_the_folder_are_refused(folder):
 def test_offline_hub_is_explained():
   with pytest.raises(FileNotFoundError, match='hub did not give it'):
     from_hf.load('some-org/some-model')
-  with pytest.raises(FileNotFoundError, match='neither a folder nor a hub id'):
+  with pytest.raises(FileNotFoundError, match='no folder here, and no hub id'):
     from_hf.load('/no/such/folder')
 
 

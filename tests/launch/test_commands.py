@@ -1,6 +1,7 @@
 """The command `jaxembed`: what it lists, what travels in a wheel."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -32,6 +33,15 @@ def test_alone_it_lists_each_command_in_one_line(monkeypatch, capsys):
     told, = (line.split(maxsplit=1) for line in lines if line.split()[:1] == [name])
     assert len(told[1]) > 10
   assert max(map(len, lines)) <= 100
+
+
+def test_a_reader_who_leaves_early_is_no_error():
+  reads, writes = os.pipe()
+  os.close(reads)  # as `| head` does, whenever it likes
+  done = subprocess.run([sys.executable, '-m', 'jaxembed'], cwd=ROOT, stdout=writes,
+                        stderr=subprocess.PIPE, text=True, check=False)
+  os.close(writes)
+  assert (done.returncode, done.stderr) == (0, '')
 
 
 def test_a_command_that_is_none_is_told_with_the_nearest(monkeypatch, capsys):

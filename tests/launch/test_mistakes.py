@@ -54,11 +54,11 @@ COMMAND_LINES = [
      'choose another path', 1),
     (['evaluate', '--model=m', '--data=d', '--task=sts', '--batch_size=0'],
      'give 1 or more', 1),
-    (['evaluate', '--model=./m', '--data=d', '--task=sts'], 'Check the name', 1),
-    (['encode', '--model=./m', '--input=i.txt', '--output=o.npy'], 'Check the name', 1),
+    (['evaluate', '--model=./m', '--data=d', '--task=sts'], 'and no hub id', 1),
+    (['encode', '--model=./m', '--input=i.txt', '--output=o.npy'], 'and no hub id', 1),
     (['encode', '--model=m', '--input=i', '--output=o.npy', '--step=x'],
      "or 'best'", 2),
-    (['convert', '--source=./m', '--target=t'], 'Check the name', 1),
+    (['convert', '--source=./m', '--target=t'], 'and no hub id', 1),
     (['convert', '--source=m', '--target=t', '--format=onx'], '--format is', 2),
     (['average', '--workdir=taken', '--target=t', '--last=0'], '--last', 2),
     (['average', '--workdir=taken', '--target=taken'], 'choose another', 1),
@@ -67,7 +67,7 @@ COMMAND_LINES = [
     (['plan', RECIPE, '--topology=v9:2x2'], 'CHIP:SHAPE', 1),
     (['bench', '--suite=encod'], "did you mean 'encode'?", 2),
     (['quickstart', '--config.stages[0].stpes=1'], "did you mean 'steps'?", 2),
-    (['demo', '--model=./m'], 'Check the name', 1),
+    (['demo', '--model=./m'], 'and no hub id', 1),
     (['demo', '--top=0'], '--top', 2),
 ]
 
