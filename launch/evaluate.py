@@ -24,6 +24,7 @@ import jax
 
 from jaxembed import embedder, sharding
 from jaxembed.evaluation import metrics, tasks
+from jaxembed.files import whole_file
 
 from . import cli, step_flag
 
@@ -55,9 +56,9 @@ flags.mark_flags_as_required(['model', 'task', 'data'])
 
 def main():
   out = pathlib.Path(_OUT.value) if _OUT.value else None
-  if out and out.exists() and (out.is_dir() or not _OVERWRITE.value):
-    raise FileExistsError(f'{out} exists; pass --overwrite or another --out')
   if out:
+    whole_file.refuse_existing(out, _OVERWRITE.value and not out.is_dir(),
+                               'pass --overwrite or another --out')
     out.parent.mkdir(parents=True, exist_ok=True)  # or an error, before any work
   options = _options()
   options.check(cli.given(_TASK))

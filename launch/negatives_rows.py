@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxembed import config, data, teach
 from jaxembed.embedder import Embedder
-from jaxembed.files import whole_json
+from jaxembed.files import whole_file, whole_json
 from jaxembed.mining import inputs, miner
 from jaxembed.mining.rules import Rules
 
@@ -89,6 +89,5 @@ def taught(sources: Sequence[config.SourceConfig], teacher: Embedder,
 
 def _write(path: pathlib.Path, rows: Sequence[dict]):
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + '.tmp')
-  part.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  part.replace(path)
+  with whole_file.opened(path) as file:
+    file.writelines(json.dumps(row) + '\n' for row in rows)

@@ -18,6 +18,7 @@ import jax
 
 from jaxembed import embedder, search, sharding, store
 from jaxembed.data import text_rows
+from jaxembed.files import whole_file
 from jaxembed.similarity import NAMES, unit
 
 from . import cli, step_flag
@@ -43,8 +44,8 @@ flags.mark_flags_as_required(['store', 'out'])
 
 def main():
   out = pathlib.Path(cli.given(_OUT))
-  if out.exists() and not _OVERWRITE.value:
-    raise FileExistsError(f'{out} exists; pass --overwrite or another --out')
+  whole_file.refuse_existing(out, _OVERWRITE.value,
+                             'pass --overwrite or another --out')
   mesh = sharding.make_mesh() if jax.device_count() > 1 else None
   found = store.open(cli.given(_STORE))
   ids, queries, similarity = _asked(found, mesh)
@@ -59,12 +60,10 @@ def main():
   else:
     scores, rows = search.top_k(queries, found, _K.value, similarity=similarity,
                                 **settings)
-  part = out.with_name(out.name + '.tmp')
-  with part.open('w') as file:
+  with whole_file.opened(out) as file:
     for query, row, score in zip(ids, rows, scores):
       file.write(json.dumps({'query': query, 'ids': found.ids_of(row),
                              'scores': score.tolist()}) + '\n')
-  part.replace(out)
   print(f'{out}: the {_K.value} nearest of {len(found)} documents for {len(ids)} '
         'queries')
 

@@ -4,9 +4,11 @@ import json
 import pathlib
 from typing import Any
 
+from jaxembed.files import whole_file
+
 
 def write(file: pathlib.Path, data: Any) -> None:
   """Writes `data` in the place of `file`, whatever happens meanwhile."""
-  tmp = file.with_name(file.name + '.tmp')
-  tmp.write_text(json.dumps(data, indent=2) + '\n')
-  tmp.replace(file)
+  text = json.dumps(data, indent=2) + '\n'
+  with whole_file.opened(file) as part:
+    part.write(text)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxembed.files import whole_file
 from jaxembed.mining import collection
 from jaxembed.mining.candidates import Table
 from jaxembed.mining.collection import Collection
@@ -83,14 +84,12 @@ def export(texts: Collection, table: Table, target: str | os.PathLike, *, model:
     FileExistsError: the file is there.
   """
   target = pathlib.Path(target)
-  if target.exists() and not overwrite:
-    raise FileExistsError(f'{target} exists; overwrite it, or give another file')
-  part, count = target.with_name(target.name + '.tmp'), 0
-  with part.open('w') as file:
+  whole_file.refuse_existing(target, overwrite)
+  count = 0
+  with whole_file.opened(target) as file:
     for error in find(texts, table, rank):
       file.write(json.dumps(_request(texts, error, model, pairs, shown)) + '\n')
       count += 1
-  part.replace(target)
   return count
 
 

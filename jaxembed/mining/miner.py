@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxembed import corpus, search, store
 from jaxembed.embedder import Embedder
-from jaxembed.files import whole_json
+from jaxembed.files import whole_file, whole_json
 from jaxembed.files.alone import alone
 from jaxembed.mining import candidates, collection, report, select
 from jaxembed.mining.rules import Rules
@@ -131,16 +131,14 @@ def write_rows(texts: collection.Collection, table: candidates.Table, rules: Rul
   target.parent.mkdir(parents=True, exist_ok=True)
   with alone(target.with_name(target.name + '.lock'), f'target {target}',
              'choose another file'):
-    part = target.with_name(target.name + '.tmp')
-    with part.open('wb') as file:
+    with whole_file.opened(target, 'wb') as file:
       for found in select.select(texts, table, rules, account, written):
         line = json.dumps(_row(texts, found), ensure_ascii=False).encode() + b'\n'
         digest.update(line)
         file.write(line)
       file.flush()
       os.fsync(file.fileno())
-    record.unlink(missing_ok=True)
-    part.replace(target)
+      record.unlink(missing_ok=True)
     whole_json.write(record, {
         'made': made, 'blake2b': digest.hexdigest(), 'rejected': account.rejected,
         'kept': account.kept, 'taken': account.taken, 'short': account.short})

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from jaxembed.data import fields, files
-from jaxembed.files import whole_json
+from jaxembed.files import whole_file, whole_json
 from jaxembed.files.alone import alone
 from jaxembed.mining import candidates
 from jaxembed.mining.candidates import Table
@@ -25,10 +25,9 @@ def export(texts: Collection, table: Table, target: str | os.PathLike, *,
     FileExistsError: the file is there.
   """
   target = pathlib.Path(target)
-  if target.exists() and not overwrite:
-    raise FileExistsError(f'{target} exists; overwrite it, or give another file')
-  part, count = target.with_name(target.name + '.tmp'), 0
-  with part.open('w') as file:
+  whole_file.refuse_existing(target, overwrite)
+  count = 0
+  with whole_file.opened(target) as file:
     for query in range(len(texts.queries)):
       text = texts.queries[query][0]['text']
       wanted = dict.fromkeys([*texts.positives_of(query).tolist(),
@@ -39,7 +38,6 @@ def export(texts: Collection, table: Table, target: str | os.PathLike, *,
             'document': texts.documents[document][0]['text']}, ensure_ascii=False)
             + '\n')
       count += len(wanted)
-  part.replace(target)
   return count
 
 
@@ -79,10 +77,8 @@ def read_scores(texts: Collection, teacher: str, source: str | os.PathLike) -> N
                      f'of query {query}; score every pair that was exported')
   with alone(folder / 'scores.lock', f'table {folder}', 'wait'):
     for name, scores in ((f'positives-{teacher}', own), (f'scores-{teacher}', found)):
-      part = folder / f'{name}.tmp'
-      with part.open('wb') as file:
+      with whole_file.opened(folder / f'{name}.npy', 'wb') as file:
         np.save(file, scores)
-      part.replace(folder / f'{name}.npy')
     whole_json.write(told, made)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxembed import search, similarity, store
 from jaxembed.embedder import Embedder
+from jaxembed.files import whole_file
 from jaxembed.mining import collection, language_model
 from jaxembed.mining.collection import Collection
 
@@ -73,8 +74,7 @@ def take(texts: Collection, embedder: Embedder, teacher: str,
       pair.
   """
   target = pathlib.Path(target)
-  if target.exists() and not overwrite:
-    raise FileExistsError(f'{target} exists; overwrite it, or give another file')
+  whole_file.refuse_existing(target, overwrite)
   folder = texts.folder / 'vectors' / teacher
   queries, documents = (store.open(folder / name) for name in ('queries', 'documents'))
   if documents.work['model'] != embedder.vector_fingerprint():
@@ -98,8 +98,7 @@ def take(texts: Collection, embedder: Embedder, teacher: str,
   if have := [n for n, p in enumerate(pairs) if p.negative]:
     near[have] = similarity.pairwise(function, asked[have], encoded(
         [pairs[n].negative for n in have], documents))
-  part = target.with_name(target.name + '.tmp')
-  with part.open('w') as file:
+  with whole_file.opened(target) as file:
     for n, pair in enumerate(pairs):
       if rank[n] >= top:
         count.not_found += 1
@@ -110,7 +109,6 @@ def take(texts: Collection, embedder: Embedder, teacher: str,
       file.write(json.dumps({
           'query': pair.query, 'pos': [pair.positive],
           'neg': [pair.negative] * good}, ensure_ascii=False) + '\n')
-  part.replace(target)
   return count
 
 

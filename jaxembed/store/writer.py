@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxembed.files import whole_json
+from jaxembed.files import whole_file, whole_json
 from jaxembed.files.alone import alone, refuse_held
 from jaxembed.files.vector_file import VectorFile, refuse_other
 from jaxembed.store import codes, names
@@ -78,11 +78,8 @@ class Shard:
       self._file.finish()
       return
     if ids is not None:
-      whole = names.ids(target)
-      part = whole.with_name(whole.name + '.tmp')
-      with part.open('wb') as file:
+      with whole_file.opened(names.ids(target), 'wb') as file:
         np.save(file, _id_array(ids, self.rows))
-      part.replace(whole)
     self._file.finish(names.sums(target))
 
 

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import tensorboardX
 
+from jaxembed.files import whole_file
+
 # on_metrics(step, values): told every record.
 OnMetrics = Callable[[int, dict[str, float]], None]
 
@@ -32,9 +34,8 @@ class Writer:
     kept = [r for r in read(workdir) if r['step'] <= start_step]
     for record in kept:
       self.first = record | self.first
-    tmp = self.path.with_suffix('.tmp')
-    tmp.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-    tmp.replace(self.path)
+    with whole_file.opened(self.path) as part:
+      part.writelines(json.dumps(r) + '\n' for r in kept)
     self._file = self.path.open('a')
     self._board = tensorboardX.SummaryWriter(
         str(pathlib.Path(workdir) / 'tensorboard'), purge_step=start_step + 1)
