@@ -45,6 +45,12 @@ def tokens_axis() -> str | None:
   return SEQUENCE if explicit() and mesh.shape.get(SEQUENCE, 1) > 1 else None
 
 
+def sequence_devices() -> int:
+  """Over how many devices of the mesh in force the tokens of a row are split."""
+  axis = tokens_axis()
+  return jax.sharding.get_abstract_mesh().shape[axis] if axis else 1
+
+
 def split_tokens(x: jax.Array, like: jax.Array | None = None) -> jax.Array:
   """x [B,T,...] with its tokens where those of a [B,T,...] activation (`like`) are."""
   axes = (BATCH, tokens_axis()) if like is None else axes_of(like)[:2]

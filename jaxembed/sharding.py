@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxembed import types
 from jaxembed.config.check import divides
-from jaxembed.mesh import AXES, BATCH, SEQUENCE, explicit, spec, tokens_axis
+from jaxembed.mesh import AXES, BATCH, SEQUENCE, explicit, spec
 from jaxembed.paths import is_stacked, mapped
 from jaxembed.pooling import heads
 
@@ -137,12 +137,6 @@ def _local_shards(mesh) -> list[int]:
 def batch_devices() -> int:
   """Over how many devices of the mesh in force rows are split."""
   return batch_shards(jax.sharding.get_abstract_mesh()) if explicit() else 1
-
-
-def sequence_devices() -> int:
-  """Over how many devices of the mesh in force the tokens of a row are split."""
-  axis = tokens_axis()
-  return jax.sharding.get_abstract_mesh().shape[axis] if axis else 1
 
 
 def split_devices(x: types.Array) -> jax.Array:

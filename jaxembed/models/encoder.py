@@ -17,7 +17,7 @@ import numpy as np
 from jaxembed import precision, sharding
 from jaxembed.config import DenseConfig, ModelConfig
 from jaxembed.functional import ACTIVATIONS
-from jaxembed.mesh import BATCH, along_last, reshard, spec
+from jaxembed.mesh import BATCH, along_last, reshard, sequence_devices, spec
 from jaxembed.models import lora
 from jaxembed.models.transformer import Backbone
 from jaxembed.pooling import heads
@@ -144,7 +144,7 @@ def _check_width(cfg: ModelConfig, tokens: Tokens) -> None:
   if cfg.backbone.position == 'learned' and longest > table:
     raise ValueError(f'texts of {longest} tokens, but the model has embeddings of '
                      f'{table} positions; cut texts to {table} (max_length)')
-  parts = sharding.sequence_devices()
+  parts = sequence_devices()
   if width % parts:
     raise ValueError(f'rows of {width} tokens do not split over the {parts} devices of '
                      f"the mesh axis 'sequence'; pad them to a multiple of {parts}")
@@ -240,7 +240,7 @@ def _project(kernel: Array, v: Array) -> jax.Array:
 
 def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   keys = jax.random.split(key, 4)
-  rows, width = sharding.batch_devices(), sharding.sequence_devices()
+  rows, width = sharding.batch_devices(), sequence_devices()
   flags = jnp.ones((rows, width), bool)
   tokens = Tokens(ids=jnp.zeros((rows, width), jnp.int32), mask=flags, pool=flags)
   tokens = jax.tree.map(lambda x: reshard(x, BATCH, None), tokens)

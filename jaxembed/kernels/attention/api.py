@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.attention import blockwise, gpu, reference, tpu
 from jaxembed.kernels.attention.pattern import Pattern
-from jaxembed.mesh import BATCH, explicit, tokens_axis
+from jaxembed.mesh import BATCH, explicit, sequence_devices, tokens_axis
 from jaxembed.types import Array
 
 IMPLS = ('auto', 'dense', 'blockwise', 'splash', 'cudnn')
@@ -60,7 +60,8 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
   call = Call(
       dispatch.platform(), q.shape[1], str(q.dtype), pattern.causal,
       bool(pattern.window), pattern.windowed is not None, pattern.packed,
-      pattern.prefix is not None, bool(softcap), bias is not None, _shards())
+      pattern.prefix is not None, bool(softcap), bias is not None,
+      sequence_devices())
   impl = choose(call, impl)
   if impl == 'dense':
     return reference.attend(q, k, v, pattern, scale=scale, softcap=softcap, bias=bias)
@@ -113,11 +114,6 @@ def _lacks(impl: str, call: Call) -> str:
               call.packed and (call.length > gpu.LONGEST_PACKED or call.window)},
   }.get(impl, {})
   return next((why for why, lacking in has.items() if lacking), '')
-
-
-def _shards() -> int:
-  axis = tokens_axis()
-  return jax.sharding.get_abstract_mesh().shape[axis] if axis else 1
 
 
 def _local(run, q, k, v, pattern: Pattern, bias) -> jax.Array:
