@@ -19,6 +19,7 @@ from jaxembed import types
 from jaxembed.config import ModelConfig
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.attention import SHORT, blockwise
+from jaxembed.mesh import BATCH, SEQUENCE
 
 _GIB = 2**30
 # Of the memory that is there, the share that a forward pass may count on: the
@@ -79,8 +80,8 @@ def forecast(cfg: ModelConfig, params: types.Params, *,
 
   available: bytes of each device; None: those of the device where `params` are.
   """
-  shards = int(np.prod([mesh.shape.get(axis, 1) for axis in
-                        ('data', 'fsdp', 'sequence')])) if mesh is not None else 1
+  shards = 1 if mesh is None else int(np.prod(
+      [mesh.shape.get(axis, 1) for axis in (*BATCH, SEQUENCE)]))
   leaves = jax.tree.leaves(params)
   device = _device(leaves, mesh)
   if available is None and device is not None:
