@@ -24,9 +24,6 @@ from jaxembed.store import codes
 _PART = 16384  # rows between two notes of progress
 # What a folder is not called: somebody meant a file.
 _FILES = ('.npz', '.bin', '.pt', '.safetensors', '.h5', '.csv', '.txt', '.jsonl')
-# Files whose lines are no texts.
-_OTHERS = ('.json', '.csv', '.tsv', '.parquet', '.arrow', '.npy', '.npz', '.zip',
-           '.zst', '.bz2', '.xz', '.xlsx', '.pdf')
 
 
 def encode_file(embedder: Embedder, source: str | os.PathLike,
