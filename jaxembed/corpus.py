@@ -149,6 +149,15 @@ def fill(writer: store.Writer | store.SingleFile, embedder: Embedder,
   return cut, empty
 
 
+def encode_like(stored: store.VectorStore, embedder: Embedder, texts: list[str],
+                batch_size: int = 32) -> np.ndarray:
+  """Vectors of other texts, made as those of a store of `encode_file` were.  [n,d]"""
+  return embedder.encode(
+      texts, prompt=stored.work['prompt'], batch_size=batch_size,
+      truncate_dim=stored.width, show_progress_bar=False,
+      normalize_embeddings=stored.work['normalize'])
+
+
 def read_texts(source: str | os.PathLike, field: str = 'text') -> Iterator[str]:
   """Yields the texts of a .txt or .jsonl file, either maybe gzipped.
 

@@ -14,7 +14,7 @@ import pathlib
 
 import numpy as np
 
-from jaxembed import search, store
+from jaxembed import corpus, search, store
 from jaxembed.embedder import Embedder
 from jaxembed.files.vector_file import refuse_other
 from jaxembed.mining import collection
@@ -125,10 +125,8 @@ class _Encoder:
     return numbers[order], np.concatenate([v for _, v in self._parts])[order]
 
   def _encoded(self, rows, numbers, like: VectorStore) -> np.ndarray:
-    return self._embedder.encode(
-        list(collection.texts(rows, numbers)), prompt=like.work['prompt'],
-        batch_size=self._batch_size, truncate_dim=like.width, show_progress_bar=False,
-        normalize_embeddings=like.work['normalize'])
+    return corpus.encode_like(
+        like, self._embedder, list(collection.texts(rows, numbers)), self._batch_size)
 
 
 class _Mixed:

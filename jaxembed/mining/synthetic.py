@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from jaxembed import search, similarity, store
+from jaxembed import corpus, search, similarity, store
 from jaxembed.embedder import Embedder
 from jaxembed.files import whole_file
 from jaxembed.mining import collection, language_model
@@ -84,20 +84,15 @@ def take(texts: Collection, embedder: Embedder, teacher: str,
   pairs = list(_new(texts, language_model.contents(answers), count))
   if not pairs:
     raise ValueError(f'{answers}: none of {count.answers} answers holds a new pair')
-
-  def encoded(items: list[str], like: store.VectorStore) -> np.ndarray:
-    return embedder.encode(items, prompt=like.work['prompt'], batch_size=batch_size,
-                           truncate_dim=like.width, show_progress_bar=False,
-                           normalize_embeddings=like.work['normalize'])
-
   function = embedder.similarity_fn_name
-  asked = encoded([p.query for p in pairs], queries)
-  found = encoded([p.positive for p in pairs], documents)
+  asked = corpus.encode_like(queries, embedder, [p.query for p in pairs], batch_size)
+  found = corpus.encode_like(
+      documents, embedder, [p.positive for p in pairs], batch_size)
   rank, own = _ranks(asked, found, documents, top, function)
   near = np.full(len(pairs), -np.inf)
   if have := [n for n, p in enumerate(pairs) if p.negative]:
-    near[have] = similarity.pairwise(function, asked[have], encoded(
-        [pairs[n].negative for n in have], documents))
+    near[have] = similarity.pairwise(function, asked[have], corpus.encode_like(
+        documents, embedder, [pairs[n].negative for n in have], batch_size))
   with whole_file.opened(target) as file:
     for n, pair in enumerate(pairs):
       if rank[n] >= top:
