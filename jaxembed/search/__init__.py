@@ -21,7 +21,7 @@ from jaxembed.store import VectorStore
 
 __all__ = ['quantized_top_k', 'top_k']
 
-MEMORY = 1 << 30
+MEMORY = tiles.MEMORY
 
 
 def top_k(queries: types.Array, corpus: types.Array | VectorStore, k: int, *,

@@ -18,7 +18,7 @@ _CHUNK = 1 << 26  # bytes of vectors that are scored again at a time
 def quantized_top_k(queries: types.Array, corpus: VectorStore, k: int, *,
                     oversample: int = 4, rescore: VectorStore | None = None,
                     mesh: jax.sharding.Mesh | None = None, block: int | None = None,
-                    memory: int = 1 << 30) -> tuple[np.ndarray, np.ndarray]:
+                    memory: int = tiles.MEMORY) -> tuple[np.ndarray, np.ndarray]:
   """The k best rows of an int8 or binary store by dot product, found in integers.
 
   queries [Q,E] float -> scores [Q,k] float32, falling, and rows [Q,k] int32. Scores

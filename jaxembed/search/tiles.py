@@ -5,6 +5,7 @@ import numpy as np
 from jaxembed.similarity import unit
 from jaxembed.store import VectorStore
 
+MEMORY = 1 << 30  # bytes for blocks, unless a search is told
 QUERIES = 1024  # query rows at a time
 _MOST = 16384  # corpus rows at a time: more is not faster
 # Of the summed magnitudes of a vector: the square of twice it stays within float32.
