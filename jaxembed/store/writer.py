@@ -236,19 +236,16 @@ class SingleFile:
 @contextlib.contextmanager
 def _in_turn(lock: pathlib.Path, what: str) -> Iterator[None]:
   """Waits for other hosts that begin at the same moment."""
-  for attempt in range(_TURNS):
-    try:
-      held = alone(lock, what, _ELSEWHERE)
-      held.__enter__()
-      break
-    except BlockingIOError:
-      if attempt + 1 == _TURNS:
-        raise
-      time.sleep(0.1)
-  try:
+  with contextlib.ExitStack() as held:
+    for attempt in range(_TURNS):
+      try:
+        held.enter_context(alone(lock, what, _ELSEWHERE))
+        break
+      except BlockingIOError:
+        if attempt + 1 == _TURNS:
+          raise
+        time.sleep(0.1)
     yield
-  finally:
-    held.__exit__(None, None, None)
 
 
 def check_free(target: pathlib.Path, overwrite: bool) -> None:
