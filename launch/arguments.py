@@ -1,5 +1,6 @@
 """Arguments of the command line that name an experiment or a field of one."""
 
+from collections.abc import Iterator
 import difflib
 import pathlib
 import re
@@ -45,14 +46,9 @@ def experiment(given: str) -> str:
 
 def experiments(argv: list[str]) -> list[str]:
   """`argv` with every value of --config as `experiment` reads it."""
-  found = []
-  for before, arg in zip(['', *argv], argv):
-    given = re.fullmatch(r'(--?config=)(.*)', arg, re.DOTALL)
-    if given:
-      arg = f'{given[1]}{experiment(given[2])}'
-    elif before in ('-config', '--config'):
-      arg = experiment(arg)
-    found.append(arg)
+  found = list(argv)
+  for place, flag, value in _configs(argv):
+    found[place] = flag + experiment(value)
   return found
 
 
@@ -65,17 +61,22 @@ def with_recipe(argv: list[str], recipe: str) -> list[str]:
 
 def check_experiments(argv: list[str]) -> None:
   """Raises ValueError, with what was meant, if a --config names no file."""
-  for before, arg in zip(['', *argv], argv):
-    given = re.fullmatch(r'--?config=(.*)', arg, re.DOTALL)
-    value = given[1] if given else arg if before in ('-config', '--config') else None
-    if value is None:
-      continue
+  for _, _, value in _configs(argv):
     name = value.partition(':')[0]
     if not pathlib.Path(name).is_file():
       near = difflib.get_close_matches(_stem(name), recipes(), n=1)
       raise ValueError(f'--config={name}: there is no such file, and no such recipe; '
                        + (f'did you mean {near[0]!r}?' if near else
                           f'recipes are {", ".join(recipes())}'))
+
+
+def _configs(argv: list[str]) -> Iterator[tuple[int, str, str]]:
+  """(place in `argv`, '--config=' or '', value) of every --config."""
+  for place, (before, arg) in enumerate(zip(['', *argv], argv)):
+    if given := re.fullmatch(r'(--?config=)(.*)', arg, re.DOTALL):
+      yield place, given[1], given[2]
+    elif before in ('-config', '--config'):
+      yield place, '', arg
 
 
 def _stem(name: str) -> str:
