@@ -12,7 +12,7 @@ import sys
 
 from jaxembed.convert import parity_families
 
-from . import cli
+from . import cli, tables
 
 
 def main():
@@ -22,11 +22,9 @@ def main():
     print('.', end='', file=sys.stderr, flush=True)
   columns = [(mode, side) for mode in ('causal', 'bidirectional')
              for side in ('right', 'left')]
-  print('\n| model | ' + ' | '.join(f'{m}, {s} padding' for m, s in columns) + ' |')
-  print('| --- |' + ' --- |' * len(columns))
-  for name, row in cells.items():
-    print(f'| {name} | ' + ' | '.join(
-        f'{row[c]:.1e}' if c in row else '' for c in columns) + ' |')
+  print('\n' + tables.markdown([{'model': name} | {
+      f'{mode}, {side} padding': f'{row[mode, side]:.1e}' if (mode, side) in row else ''
+      for mode, side in columns} for name, row in cells.items()]))
   worst = max(v for row in cells.values() for v in row.values())
   print(f'\nlargest: {worst:.1e}; tolerance: {parity_families.TOLERANCE:.0e}')
   if worst > parity_families.TOLERANCE:
