@@ -4,8 +4,6 @@ from collections.abc import Sequence
 import os
 from typing import Any
 
-import jax
-
 from jaxembed import bundle, drop_in, sharding
 from jaxembed.bundle import Bundle
 from jaxembed.convert import exporters
@@ -50,8 +48,7 @@ def evaluate(model: str | os.PathLike | Embedder, data: Any, task: str = 'pairs'
       document_prompt_name=document_prompt_name, prompt=prompt, prompt_name=prompt_name)
   if not isinstance(model, Embedder):
     options.check(task)
-    mesh = sharding.make_mesh() if jax.device_count() > 1 else None
-    model = Embedder.load(_checked(model), mesh=mesh)
+    model = Embedder.load(_checked(model), mesh=sharding.mesh_of_several())
   return tasks.run(task, model, data, options)
 
 

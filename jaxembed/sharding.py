@@ -78,6 +78,12 @@ def make_mesh(shape: Sequence[int] = (-1, 1, 1),
               axis_types=(AxisType.Explicit,) * len(names))
 
 
+def mesh_of_several(devices: Sequence[Any] | None = None) -> Mesh | None:
+  """`make_mesh` over all devices, or over these; None where there is only one."""
+  devices = jax.devices() if devices is None else devices
+  return make_mesh(devices=devices) if len(devices) > 1 else None
+
+
 def _grid(shape: tuple[int, ...], slices: int, devices) -> np.ndarray:
   """Devices in an array of `shape`, neighbours on the network beside each other."""
   within = (shape[0] // slices, *shape[1:])

@@ -42,8 +42,8 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace --output.')
 
 
 def main():
-  devices = jax.local_devices()  # hosts encode shards of their own, each by itself
-  mesh = sharding.make_mesh(devices=devices) if len(devices) > 1 else None
+  # Hosts encode shards of their own, each by itself.
+  mesh = sharding.mesh_of_several(jax.local_devices())
   model = embedder.Embedder.load(cli.given(_MODEL), mesh=mesh, step=_STEP())
   vectors = corpus.encode_file(
       model, cli.given(_INPUT), cli.given(_OUTPUT), field=_FIELD.value,

@@ -20,7 +20,6 @@ import time
 from typing import Any
 
 from absl import flags
-import jax
 
 from jaxembed import embedder, sharding
 from jaxembed.evaluation import metrics, tasks
@@ -62,7 +61,7 @@ def main():
     out.parent.mkdir(parents=True, exist_ok=True)  # or an error, before any work
   options = _options()
   options.check(cli.given(_TASK))
-  mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+  mesh = sharding.mesh_of_several()
   model = embedder.Embedder.load(cli.given(_MODEL), mesh=mesh, step=_STEP())
   begun = time.perf_counter()
   try:

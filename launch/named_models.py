@@ -3,8 +3,6 @@
 from collections.abc import Callable
 import pathlib
 
-import jax
-
 from jaxembed import sharding
 from jaxembed.embedder import Embedder
 
@@ -15,7 +13,6 @@ def opened_later(model: str) -> tuple[str, Callable[[], Embedder]]:
   path = path if equals else name
 
   def load() -> Embedder:
-    mesh = sharding.make_mesh() if jax.device_count() > 1 else None
-    return Embedder.load(path, mesh=mesh)
+    return Embedder.load(path, mesh=sharding.mesh_of_several())
 
   return (name if equals else pathlib.PurePath(path).name), load

@@ -14,7 +14,6 @@ import json
 import pathlib
 
 from absl import flags
-import jax
 
 from jaxembed import embedder, search, sharding, store
 from jaxembed.data import text_rows
@@ -46,7 +45,7 @@ def main():
   out = pathlib.Path(cli.given(_OUT))
   whole_file.refuse_existing(out, _OVERWRITE.value,
                              'pass --overwrite or another --out')
-  mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+  mesh = sharding.mesh_of_several()
   found = store.open(cli.given(_STORE))
   ids, queries, similarity = _asked(found, mesh)
   settings = {'mesh': mesh, 'memory': int(_MEMORY.value * 2**30)}
