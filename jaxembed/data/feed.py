@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import functools
 
 import grain
 import numpy as np
@@ -56,57 +57,64 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
   divides(f'batch_size {given.batch_size}', given.batch_size, shards)
   mixture = cfg if isinstance(cfg, Mixture) else open_mixture(given)
   mixture.check(tokenizer)
-  same, answers = mixture.same_ids(tokenizer), mixture.answers(tokenizer)
   local = np.arange(given.batch_size) if local_rows is None else np.asarray(local_rows)
   if given.pack:
     pack.check_shares(local, given.batch_size, shards)
   # One shape at all processes: they look at all rows where it is not known before.
-  examples = in_context.asked(given)
-  open_shape = (examples or given.pack or len(given.query_lengths) > 1
+  open_shape = (in_context.asked(given) or given.pack or len(given.query_lengths) > 1
                 or len(given.passage_lengths) > 1)
   wanted = np.arange(given.batch_size) if open_shape else local
 
-  def collated(chosen: list[Row]):
-    return collate.collate(
-        chosen, local, given, tokenizer, shards, known=mixture.known,
-        scored=mixture.scored, same=same, answers=answers,
-        teachers=mixture.teachers)
-
-  def assemble(step: int, refs: list[sampling.Ref]):
-    chosen = [mixture.draw(refs[i], sampling.rng(seed, step, i))
-              for i in wanted.tolist()]
-    if examples:
-      chosen = in_context.with_examples(chosen, given, tokenizer, seed, step)
-    try:
-      batch, counts = collated(chosen)
-    except BadRow:
-      if all(s.on_bad_row == 'fail' for s in given.sources):
-        raise
-      batch, counts = collated(_readable(
-          chosen, [refs[i] for i in wanted.tolist()], mixture, tokenizer,
-          lambda k: sampling.rng(seed, step, int(wanted[k]))))
-    info = BatchInfo(step, tuple((given.sources[g].name, r) for g, r in refs), counts)
-    return batch, info
-
+  assemble = _Assembler(
+      mixture, tokenizer, seed, wanted.tolist(), functools.partial(
+          collate.collate, local=local, cfg=given, tokenizer=tokenizer, shards=shards,
+          known=mixture.known, scored=mixture.scored, same=mixture.same_ids(tokenizer),
+          answers=mixture.answers(tokenizer), teachers=mixture.teachers))
   steps = sampling.batches(mixture.sizes, given, seed)
   steps = steps.map_with_index(assemble)[start_step:]
   return iter(steps.to_iter_dataset(grain.ReadOptions(
       num_threads=min(given.prefetch, 2), prefetch_buffer_size=given.prefetch)))
 
 
-def _readable(chosen: Sequence[Row], refs: Sequence[sampling.Ref], mixture: Mixture,
-              tokenizer: Tokenizer, rng: Callable[[int], np.random.Generator]
-              ) -> list[Row]:
-  """Rows, with the next one of its source for each whose texts leave no token, where
-  bad rows are skipped."""
-  found = []
-  for k, (row, (group, place)) in enumerate(zip(chosen, refs)):
-    size, tried = mixture.sizes[group], 0
-    while (mixture.cfg.sources[group].on_bad_row == 'skip'
-           and not collate.is_readable(row, mixture.cfg, tokenizer)
+@dataclasses.dataclass(frozen=True)
+class _Assembler:
+  """What makes a batch of the rows that are its own: (step, refs) -> batch, info."""
+
+  mixture: Mixture
+  tokenizer: Tokenizer
+  seed: int
+  wanted: list[int]  # places in the batch whose rows are drawn here
+  collated: Callable[[Sequence[Row]], tuple[types.Batch, collate.Counts]]
+
+  def __call__(self, step: int, refs: list[sampling.Ref]
+               ) -> tuple[types.Batch, BatchInfo]:
+    cfg = self.mixture.cfg
+    chosen = [self.mixture.draw(refs[i], self._rng(step, i)) for i in self.wanted]
+    if in_context.asked(cfg):
+      chosen = in_context.with_examples(chosen, cfg, self.tokenizer, self.seed, step)
+    try:
+      batch, counts = self.collated(chosen)
+    except BadRow:
+      if all(s.on_bad_row == 'fail' for s in cfg.sources):
+        raise
+      batch, counts = self.collated(
+          [self._readable(row, refs[i], step, i)
+           for row, i in zip(chosen, self.wanted)])
+    return batch, BatchInfo(
+        step, tuple((cfg.sources[g].name, r) for g, r in refs), counts)
+
+  def _rng(self, step: int, place: int) -> np.random.Generator:
+    return sampling.rng(self.seed, step, place)
+
+  def _readable(self, row: Row, ref: sampling.Ref, step: int, place: int) -> Row:
+    """The row, or the next one of its source that leaves a token of each text, where
+    bad rows are skipped."""
+    cfg, (group, first) = self.mixture.cfg, ref
+    size, tried = self.mixture.sizes[group], 0
+    while (cfg.sources[group].on_bad_row == 'skip'
+           and not collate.is_readable(row, cfg, self.tokenizer)
            and tried < min(size, _MOST_SKIPPED)):
       tried += 1
-      after = mixture.draw((group, (place + tried) % size), rng(k))
+      after = self.mixture.draw((group, (first + tried) % size), self._rng(step, place))
       row = dataclasses.replace(after, skipped=row.skipped + 1)
-    found.append(row)
-  return found
+    return row
