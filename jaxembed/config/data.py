@@ -95,6 +95,10 @@ class DataConfig:
     """Tokens of the longest row."""
     return self.pack or self.longest
 
+  def room(self, source: SourceConfig, side: str) -> int:
+    """Tokens of a source's longest text on a side ('query', 'passage')."""
+    return getattr(source, f'{side}_max_length') or getattr(self, f'{side}_lengths')[-1]
+
   def negatives_of(self, source: SourceConfig) -> int:
     """Negatives per row that a source may fill."""
     return self.num_negatives if source.num_negatives < 0 else source.num_negatives

@@ -113,15 +113,15 @@ def _encode(rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer
 
 
 def _tokens(rows, cfg: DataConfig, tokenizer: Tokenizer) -> tuple[Ragged, Ragged]:
-  sources = [cfg.sources[r.group] for r in rows]
+  room = {side: [cfg.room(s, side) for s in cfg.sources]
+          for side in ('query', 'passage')}
   query = tokenizer.encode(
       [r.query + r.query_suffix for r in rows], [r.query_prompt for r in rows],
-      max_length=[s.query_max_length or cfg.query_lengths[-1] for s in sources])
+      max_length=[room['query'][r.group] for r in rows])
   passage = tokenizer.encode(
       [p for r in rows for p in r.passages],
       [r.passage_prompt for r in rows for _ in r.passages],
-      max_length=[s.passage_max_length or cfg.passage_lengths[-1]
-                  for r, s in zip(rows, sources) for _ in r.passages])
+      max_length=[room['passage'][r.group] for r in rows for _ in r.passages])
   return query, passage
 
 

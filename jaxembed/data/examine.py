@@ -152,7 +152,7 @@ def _source(cfg: SourceConfig, data: DataConfig, tokenizer: Tokenizer,
 
 def _lengths(texts: list[str], side: str, cfg: SourceConfig, data: DataConfig,
              tokenizer: Tokenizer) -> Lengths:
-  room = getattr(cfg, f'{side}_max_length') or getattr(data, f'{side}_lengths')[-1]
+  room = data.room(cfg, side)
   prompt = prompts.rendered(getattr(cfg, f'{side}_prompt'), cfg)[0]
   found = tokenizer.encode(texts, prompt, max_length=_LONGEST * room, keep_empty=True)
   return Lengths(np.asarray(found.lengths), room)

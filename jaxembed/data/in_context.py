@@ -38,8 +38,7 @@ def with_examples(rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer, se
 def _one(i: int, rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer,
          rng: np.random.Generator) -> Row:
   row, source = rows[i], cfg.sources[rows[i].group]
-  longest = source.query_max_length or cfg.query_lengths[-1]
-  room = longest - sum(tokenizer.frame)
+  room = cfg.room(source, 'query') - sum(tokenizer.frame)
   query = _cut(row, source.response, room, tokenizer)
   own = {row.passages[0], *row.known}
   others = [r for k, r in enumerate(rows) if k != i and r.group == row.group

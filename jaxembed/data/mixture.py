@@ -145,9 +145,8 @@ class Mixture:
           f'{tokenizer.name} is made for {limit} (model_max_length); shorten '
           'query_lengths or passage_lengths')
     for source in (s.cfg for s in self.sources):
-      for side, lengths in (('query', self.cfg.query_lengths),
-                            ('passage', self.cfg.passage_lengths)):
-        room = getattr(source, f'{side}_max_length') or lengths[-1]
+      for side in ('query', 'passage'):
+        room = self.cfg.room(source, side)
         behind = source.response if side == 'query' and source.in_context else ''
         for prompt in (found + behind for template in prompts.templates(source, side)
                        for found in prompts.rendered(template, source)):
@@ -174,7 +173,7 @@ class Mixture:
       return x
 
     for source in self.sources:
-      cut = source.cfg.passage_max_length or self.cfg.passage_lengths[-1]
+      cut = self.cfg.room(source.cfg, 'passage')
       prompt = prompts.rendered(source.cfg.passage_prompt, source.cfg)[0]
       for texts in source.seen.same_texts.values():
         given = [prompt] * len(texts), [cut] * len(texts)
@@ -193,8 +192,7 @@ class Mixture:
         s.seen.answers, tokenizer,
         prompts=(prompts.rendered(s.cfg.query_prompt, s.cfg)[0],
                  prompts.rendered(s.cfg.passage_prompt, s.cfg)[0]),
-        lengths=(s.cfg.query_max_length or self.cfg.query_lengths[-1],
-                 s.cfg.passage_max_length or self.cfg.passage_lengths[-1]))
+        lengths=(self.cfg.room(s.cfg, 'query'), self.cfg.room(s.cfg, 'passage')))
         for s in self.sources]
 
   def notes(self, reads: Reads | None = _NOTHING) -> list[str]:

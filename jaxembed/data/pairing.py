@@ -39,7 +39,7 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
   group = [cfg.sources[r.group] for r in rows]
   filled = places >= 0
   owner = np.repeat(queries.astype(np.int32), len(places) // max(len(rows), 1))
-  cut = [s.query_max_length or cfg.query_lengths[-1] for s in group]
+  cut = [cfg.room(s, 'query') for s in group]
   query_id = text_ids(tokenizer, [r.query for r in rows],
                       [r.query_prompt + r.query_suffix for r in rows], cut, query)
   passage_id, others = _passage_ids(rows, passage, cfg, tokenizer, known)
@@ -90,11 +90,12 @@ def _positive(sources: Sequence[SourceConfig], places: int) -> np.ndarray:
 def _passage_ids(rows: Sequence[Row], passage: Ragged, cfg: DataConfig,
                  tokenizer: Tokenizer, room: int) -> tuple[np.ndarray, np.ndarray]:
   """Ids of all passages [sum] and of the other positives of each row [Q,P]."""
+  longest = [cfg.room(s, 'passage') for s in cfg.sources]
+
   def ids(texts: list[tuple[str, Row]], found: Ragged | None = None) -> np.ndarray:
     text = [t for t, _ in texts]
     prompt = [r.passage_prompt for _, r in texts]
-    cut = [cfg.sources[r.group].passage_max_length or cfg.passage_lengths[-1]
-           for _, r in texts]
+    cut = [longest[r.group] for _, r in texts]
     if found is None:
       found = tokenizer.encode(text, prompt, max_length=cut)
     return text_ids(tokenizer, text, prompt, cut, found)
