@@ -18,7 +18,7 @@ from jaxembed.data import (
     survey,
 )
 from jaxembed.data.choice import Row, choose
-from jaxembed.data.fields import BadFile, BadRow
+from jaxembed.data.fields import BadFile
 from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.records import Example
 from jaxembed.data.teacher import Teacher
@@ -284,13 +284,8 @@ def _teacher(source: SourceConfig, opened: Opened, cfg: DataConfig) -> Teacher |
   if not source.teacher:
     return None
   found = Teacher(source.teacher, source.name)
-  for i in sources.spread(len(opened.rows), min(cfg.check_rows, _TAUGHT) or 1):
-    try:
-      example = opened.rows[i]
-    except BadRow:
-      if source.on_bad_row == 'fail':
-        raise
-      continue
+  places = sources.spread(len(opened.rows), min(cfg.check_rows, _TAUGHT) or 1)
+  for _, example in bad_rows.good(places, opened.rows.__getitem__, source):
     found.check(example)
   return found
 
