@@ -28,21 +28,21 @@ class BeirRows(Sequence):
 
   def __init__(self, folder: str | os.PathLike, split: str = 'train',
                lowest: float | None = None, cache_dir: str = ''):
-    self._files = beir.paths(folder, split)
-    corpus = TextRows(self._files.corpus, cache_dir)
+    there = beir.paths(folder, split)
+    corpus = TextRows(there.corpus, cache_dir)
     self._corpus = corpus
-    self._ids = _Ids(corpus, self._files.corpus, cache_dir)
-    self._queries = {}
-    for path in self._files.queries:
-      self._queries |= {t.id: t for t in TextRows(path, cache_dir)}
-    judged = qrels.read(self._files.qrels, self._queries, self._ids)
+    self._ids = _Ids(corpus, there.corpus, cache_dir)
+    queries = [TextRows(path, cache_dir) for path in there.queries]
+    self._queries = {t.id: t for rows in queries for t in rows}
+    judged = qrels.read(there.qrels, self._queries, self._ids, cache_dir)
+    self._read = corpus, *queries, files.Lines(there.qrels, cache_dir=cache_dir)
     lowest = 1 if lowest is None else lowest
     rows = [(query, [d for d, gain in found.items() if gain >= lowest],
              [d for d, gain in found.items() if gain <= 0])
             for query, found in judged.items()]
     self._rows = [row for row in rows if any(d in self._ids for d in row[1])]
     if left := len(rows) - len(self._rows):
-      warnings.warn(f'{self._files.qrels}: {left} of {len(rows)} queries have no match '
+      warnings.warn(f'{there.qrels}: {left} of {len(rows)} queries have no match '
                     f'of {lowest:g} or more in the corpus, and are no rows',
                     stacklevel=2)
 
@@ -58,8 +58,8 @@ class BeirRows(Sequence):
   def digest(self) -> bytes:
     """SHA-256 of the digests of corpus, queries and judgements."""
     found = hashlib.sha256()
-    for path in (self._files.corpus, *self._files.queries, self._files.qrels):
-      found.update(files.Lines(path).digest())
+    for rows in self._read:
+      found.update(rows.digest())
     return found.digest()
 
   def _documents(self, ids: Iterable[str]) -> list[dict[str, str]]:

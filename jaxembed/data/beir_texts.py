@@ -42,6 +42,7 @@ class TextRows(Sequence):
   def __init__(self, path: pathlib.Path, cache_dir: str = ''):
     self._tabbed = '.tsv' in path.suffixes
     self._lines = files.Lines(path, cache_dir=cache_dir)
+    self.digest = self._lines.digest
     self._order: tuple[str, ...] = ()
     self._first = 0
     if self._tabbed and len(self._lines):

@@ -31,8 +31,8 @@ _LAYOUTS = {3: ('query', 'document', 'gain'),
 _WHOLE = re.compile(r'[+-]?[0-9]+(\.0*)?', re.ASCII)
 
 
-def read(path: pathlib.Path, queries: Collection[str], corpus: Container[str]
-         ) -> Qrels:
+def read(path: pathlib.Path, queries: Collection[str], corpus: Container[str],
+         cache_dir: str = '') -> Qrels:
   """Reads a .tsv, .txt or .jsonl file (or .gz) of judgements.
 
   A judgement of a document that the corpus lacks stays: BEIR and MTEB count it in
@@ -40,6 +40,7 @@ def read(path: pathlib.Path, queries: Collection[str], corpus: Container[str]
 
   Args:
     queries, corpus: the ids that are there.
+    cache_dir: where a packed file is kept unpacked; see SourceConfig.
 
   Raises:
     BadRow: a line that is neither a header nor a judgement, a query that is not
@@ -47,7 +48,8 @@ def read(path: pathlib.Path, queries: Collection[str], corpus: Container[str]
   """
   qrels: Qrels = {}
   changed, first = 0, ''
-  for (query, document, gain), where in _judgements(path, queries, corpus):
+  for (query, document, gain), where in _judgements(
+      path, queries, corpus, cache_dir):
     if query not in queries:
       raise BadRow(f'{where}: judges query {query!r}, which the queries do not have; '
                    'queries and qrels belong to two sets')
@@ -66,12 +68,13 @@ def read(path: pathlib.Path, queries: Collection[str], corpus: Container[str]
   return qrels
 
 
-def _judgements(path, queries, corpus) -> Iterator[tuple[tuple[str, str, int], str]]:
+def _judgements(path, queries, corpus, cache_dir: str
+                ) -> Iterator[tuple[tuple[str, str, int], str]]:
   """((query, document, gain), 'file:line') of every line but the header."""
   if '.jsonl' in path.suffixes:
-    yield from _objects(path)
+    yield from _objects(files.JsonLines(path, cache_dir))
     return
-  lines = files.Lines(path)
+  lines = files.Lines(path, cache_dir=cache_dir)
   if not len(lines):
     return
   # A byte order mark is no part of the first id.
@@ -118,8 +121,8 @@ def _judgement(cells, layout, where: str) -> tuple[str, str, int]:
   return row['query'], row['document'], _gain(row['gain'], where)
 
 
-def _objects(path) -> Iterator[tuple[tuple[str, str, int], str]]:
-  for row, where in files.JsonLines(path):
+def _objects(rows) -> Iterator[tuple[tuple[str, str, int], str]]:
+  for row, where in rows:
     if not isinstance(row, dict):
       raise BadRow(f"{where}: an object with 'query-id', 'corpus-id' and 'score' is "
                    f'expected, not {row!r:.60}')

@@ -1,10 +1,11 @@
 """Evaluation sets on disk: no first row is lost, and no header is scored."""
 
 import gzip
+import hashlib
 
 import pytest
 
-from jaxembed.data import beir
+from jaxembed.data import beir, beir_rows, cache
 from jaxembed.data.records import BadRow
 
 
@@ -25,6 +26,21 @@ def test_beir_folder(folder):
   assert task.corpus == {'d1': 'T x', '2': 'y'}
   assert task.queries == {'q1': 'a'}
   assert task.qrels == {'q1': {'d1': 2, '2': 0}}
+
+
+def test_all_that_a_packed_folder_needs_is_kept_where_it_is_asked_for(
+    folder, tmp_path, monkeypatch):
+  monkeypatch.setattr(cache, 'HOME', str(tmp_path / 'home'))
+  digests = b''
+  for name in ('corpus.jsonl', 'queries.jsonl', 'qrels/test.tsv'):
+    packed = gzip.compress((folder / name).read_bytes())
+    digests += hashlib.sha256(packed).digest()
+    (folder / f'{name}.gz').write_bytes(packed)
+    (folder / name).unlink()
+  rows = beir_rows.BeirRows(folder, 'test', cache_dir=str(tmp_path / 'here'))
+  assert rows[0][0]['pos'] == [{'docid': 'd1', 'text': 'T x'}]
+  assert rows.digest() == hashlib.sha256(digests).digest()
+  assert not (tmp_path / 'home').exists()
 
 
 @pytest.mark.parametrize('file, text, says', [
