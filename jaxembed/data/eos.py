@@ -4,7 +4,6 @@ import os
 import pathlib
 
 from jaxembed.data import tokenizer_class, tokenizer_file, tokenizer_settings
-from jaxembed.data.tokenise import spelling
 from jaxembed.files import checked_json, whole_json
 
 
@@ -23,7 +22,8 @@ def append_token(folder: str | os.PathLike, token: str) -> None:
     whole_json.write(folder / 'tokenizer.json', changed)
   # Some classes of transformers build their ending from it.
   known = checked_json.read(settings, absent={})
-  if spelling(known.get('eos_token')) == token and not known.get('add_eos_token'):
+  if tokenizer_class.spelling(known.get('eos_token')) == token and (
+      not known.get('add_eos_token')):
     whole_json.write(settings, known | {'add_eos_token': True})
 
 

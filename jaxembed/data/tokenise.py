@@ -12,16 +12,20 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any
 import warnings
 
 import numpy as np
 import tokenizers
 
 from jaxembed import config, types
-from jaxembed.data import fast_truncation, tokenizer_file, tokenizer_settings
+from jaxembed.data import (
+    fast_truncation,
+    tokenizer_class,
+    tokenizer_file,
+    tokenizer_settings,
+)
 from jaxembed.files import known_keys
-from jaxembed.files.folder import BadCheckpoint, short
+from jaxembed.files.folder import short
 
 # Whether the tokens of a prompt count in the embedding:
 #   include   they do (sentence-transformers' default);
@@ -376,22 +380,10 @@ def _frame(fast: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
   return full[:before], full[before + len(bare):]
 
 
-def spelling(token: Any) -> str | None:
-  """A token of tokenizer_config.json, which has it plain or with its settings.
-
-  Raises:
-    BadCheckpoint: it is neither.
-  """
-  text = token.get('content') if isinstance(token, dict) else token
-  if not isinstance(text, str | None) or text is None is not token:
-    raise BadCheckpoint(f'tokenizer_config.json has the token {short(token)}, which '
-                        'is neither a text nor an object with its content')
-  return text
-
-
 def _pad_id(fast: tokenizers.Tokenizer, settings: dict, folder) -> int:
   """The pad token's id; without a pad token EOS serves, being masked anyway."""
-  token = spelling(settings.get('pad_token') or settings.get('eos_token'))
+  token = tokenizer_class.spelling(
+      settings.get('pad_token') or settings.get('eos_token'))
   found = fast.token_to_id(token) if token else None
   if found is None:
     raise ValueError(

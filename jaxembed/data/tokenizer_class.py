@@ -104,7 +104,8 @@ def frame(settings: Mapping[str, Any]) -> tuple[str, ...]:
   """The tokens before and behind every text that the class of `settings`, as
   tokenizer_settings.read gives them, has by itself; () for those of tokenizer.json."""
   name = settings['tokenizer_class']
-  return tuple(_spelling(settings, key) for key in CLASSES[name].frame) if name else ()
+  keys = CLASSES[name].frame if name else ()
+  return tuple(spelling(settings.get(key)) or '' for key in keys)
 
 
 def build(fast: tokenizers.Tokenizer, settings: Mapping[str, Any], name: str,
@@ -130,7 +131,7 @@ def build(fast: tokenizers.Tokenizer, settings: Mapping[str, Any], name: str,
   for option, value in known.options.items():
     setattr(model, option, value)
   if known.model is models.WordPiece or known.pipeline is _gemma:
-    model.unk_token = _spelling(settings, 'unk_token')
+    model.unk_token = spelling(settings.get('unk_token')) or ''
   known.pipeline(fast, settings)
   if known.frame:
     before, behind = frame(settings)
@@ -144,10 +145,11 @@ def build(fast: tokenizers.Tokenizer, settings: Mapping[str, Any], name: str,
         single=[before, '$A', behind], special_tokens=ids)
 
 
-def _spelling(settings: Mapping[str, Any], key: str) -> str:
-  token = settings.get(key)
-  token = token.get('content') if isinstance(token, dict) else token
-  return token if isinstance(token, str) else ''
+def spelling(token: Any) -> str | None:
+  """The text of a token of tokenizer_config.json, which has it plain or with its
+  settings; None: it is no token."""
+  text = token.get('content') if isinstance(token, dict) else token
+  return text if isinstance(text, str) else None
 
 
 def _is_byte_level(fast: tokenizers.Tokenizer) -> bool:

@@ -73,8 +73,7 @@ def _older_file(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_token(value: Any) -> bool:
-  return isinstance(value, str) or (
-      isinstance(value, dict) and isinstance(value.get('content'), str))
+  return tokenizer_class.spelling(value) is not None
 
 
 def apply(fast: tokenizers.Tokenizer, settings: Mapping[str, Any],
@@ -153,9 +152,8 @@ def _tell_of_ends(fast: tokenizers.Tokenizer, settings, file) -> None:
   for key, token, here in (('add_bos_token', 'bos_token', ids[:1]),
                            ('add_eos_token', 'eos_token', ids[-1:])):
     wanted = settings.get(key)
-    spelt = settings.get(token)
-    spelt = spelt.get('content') if isinstance(spelt, dict) else spelt
-    if not isinstance(wanted, bool) or not isinstance(spelt, str):
+    spelt = tokenizer_class.spelling(settings.get(token))
+    if not isinstance(wanted, bool) or spelt is None:
       continue
     there = here == [fast.token_to_id(spelt)]
     if wanted != there:
