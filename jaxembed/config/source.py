@@ -130,7 +130,7 @@ class SourceConfig:
   def __post_init__(self):
     try:
       typed(self)
-      self.kind = _FORMER.get(self.kind, self.kind) or _kind_of(self.path)
+      self.kind = _FORMER.get(self.kind, self.kind) or kind_of(self.path) or 'jsonl'
       if self.rows == 'mined':
         self._name_mined()
       self._check_fields()
@@ -252,6 +252,6 @@ def _holds_rows(path: str) -> bool:
           name.endswith(suffixes('jsonl')) for name in os.listdir(path))
 
 
-def _kind_of(path: str) -> str:
-  """The kind that the end of a path names; 'jsonl' where it names none."""
-  return next((kind for kind in FILES if path.endswith(suffixes(kind))), 'jsonl')
+def kind_of(name: str) -> str:
+  """The kind of files that the end of a name or path says; '' for none."""
+  return next((kind for kind in FILES if name.endswith(suffixes(kind))), '')

@@ -7,8 +7,8 @@ import pathlib
 from typing import Any
 
 from jaxembed.config import SourceConfig
-from jaxembed.config.source import FILES, suffixes
-from jaxembed.data import beir
+from jaxembed.config.source import FILES, kind_of
+from jaxembed.data import beir, hub_datasets
 
 _SPLITS = {'train', 'test', 'validation', 'valid', 'dev', 'eval'}
 _SIDES = {'query': 'query_prompt', 'document': 'passage_prompt',
@@ -98,12 +98,12 @@ def _kind(path: str, name: str) -> str:
     ValueError: nothing there is called so.
   """
   here = pathlib.Path(path)
-  names = [p.name for p in here.iterdir()] if here.is_dir() else [here.name]
-  if here.is_dir() and beir.is_folder(here):
+  if beir.is_folder(here):
     return 'beir'
-  if here.is_dir() and {'state.json', 'dataset_dict.json'} & set(names):
+  if hub_datasets.is_saved(here):
     return 'datasets'
-  kinds = {kind for kind in FILES for n in names if n.endswith(suffixes(kind))}
+  files = here.iterdir() if here.is_dir() else [here]
+  kinds = {kind_of(f.name) for f in files} - {''}
   if len(kinds) != 1:
     raise ValueError(
         f'{name} is {path!r}, whose kind its name does not tell; give a file or folder '

@@ -43,9 +43,14 @@ class DatasetRows(Sequence):
       raise BadRow(f'{where}: not UTF-8 ({error})') from error
 
 
+def is_saved(folder: pathlib.Path) -> bool:
+  """Whether save_to_disk wrote a folder."""
+  return any((folder / name).is_file() for name in _SAVED)
+
+
 def _load(datasets, path: str, subset: str, split: str):
   folder = pathlib.Path(path).expanduser()
-  if any((folder / name).is_file() for name in _SAVED):
+  if is_saved(folder):
     if subset:
       raise FileNotFoundError(f'{path} was written by save_to_disk and has no subsets; '
                               f'leave out subset={subset!r}')

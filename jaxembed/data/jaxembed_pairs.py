@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxembed.config import SourceConfig
-from jaxembed.config.source import FILES, suffixes
+from jaxembed.config.source import FILES, kind_of
 from jaxembed.data import readers, records
 
 _SPLITS = ('train', 'validation', 'test')
@@ -61,7 +61,7 @@ class JaxembedPairs(tfds.core.GeneratorBasedBuilder):
                         ) -> dict[str, Iterator]:
     files = {}
     for path in sorted(pathlib.Path(dl_manager.manual_dir).iterdir()):
-      if any(path.name.endswith(suffixes(kind)) for kind in FILES):
+      if kind_of(path.name):
         split = next((s for s in _SPLITS if path.name.startswith(s)), 'train')
         files.setdefault(split, []).append(path)
     if not files:

@@ -5,7 +5,7 @@ import pathlib
 import warnings
 
 from jaxembed.config import SourceConfig
-from jaxembed.config.source import FILES, suffixes
+from jaxembed.config.source import FILES, kind_of, suffixes
 from jaxembed.data import (
     arrow_rows,
     beir_rows,
@@ -60,8 +60,8 @@ def _other_kinds(path: str) -> str:
   folder = pathlib.Path(path).expanduser()
   if not folder.is_dir():
     return ''
-  names = [p.name for p in folder.iterdir()]
-  kinds = [kind for kind in FILES if any(n.endswith(suffixes(kind)) for n in names)]
+  there = {kind_of(p.name) for p in folder.iterdir()}
+  kinds = [kind for kind in FILES if kind in there]
   return f'. It has files of kind {", ".join(kinds)}; set kind' if kinds else ''
 
 
