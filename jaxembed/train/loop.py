@@ -155,19 +155,17 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   resumed = newest > 0
   changed = changes.check(folder, cfg, newest, extend=extend,
                           diverged=manifest.last_stop(folder) == 'diverged')
-  model = (start.resume(folder, mesh) if resumed
-           else start.resolve(cfg.model, tokenizer=False)).model
-  checks.model_fits(cfg, model)
+  found = (start.resume(folder, mesh) if resumed  # without weights, either way
+           else start.resolve(cfg.model, tokenizer=False))
+  checks.model_fits(cfg, found.model)
   unfinished = newest < stages(cfg)[-1].last
   mixtures, notes = [], []
   if unfinished:
     mixtures = data.open_stages(cfg.stages, rows)
-    tokenizer = (bundle.open(folder, weights=False).load_tokenizer() if resumed
-                 else start.tokenizer(cfg.model))
+    tokenizer = found.load_tokenizer() if resumed else start.tokenizer(cfg.model)
     checks.data_fits(cfg, mixtures, tokenizer, loss)
-    notes = list(checks.notes(cfg, model, mixtures, loss))  # or a refusal
-  initial = (start.resume(folder, mesh) if resumed
-           else start.start(cfg.model, cfg.seed, mesh))
+    notes = list(checks.notes(cfg, found.model, mixtures, loss))  # or a refusal
+  initial = found if resumed else start.start(cfg.model, cfg.seed, mesh)
   if mixtures:
     log(forecast.describe(cfg, initial.model, initial.params, mesh, mixtures))
     for line in notes:
