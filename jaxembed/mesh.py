@@ -31,6 +31,11 @@ def explicit() -> bool:
   return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
 
 
+def batch_axes() -> tuple[str, ...]:
+  """The mesh axes that rows of text are split over; () without a mesh."""
+  return BATCH if explicit() else ()
+
+
 def spec(*axes) -> P | None:
   """PartitionSpec of `axes` under an Explicit mesh, None without one.
 

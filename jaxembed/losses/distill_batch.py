@@ -40,7 +40,7 @@ def distill_batch(query: types.Array, passage: types.Array, pairing: types.Pairi
 
 
 def _one_width(query, passage, pairing, cfg, params) -> Result:
-  axes = mesh.BATCH if mesh.explicit() else ()
+  axes = mesh.batch_axes()
   lay = masks.layout(pairing, cfg)
   query, passage, broken = vectors.comparable(query, passage, cfg, axes)
   common, clamped = temperature.scale(cfg, params.get('log_scale'))
@@ -97,7 +97,8 @@ def _mean_by(lse, sharp, of_query, of_passage, b):
   @jax.custom_vjp
   def mean(b):
     nothing = jnp.zeros_like(of_query, shape=(of_query.shape[0], b.shape[1]))
-    return jax.grad(total)(contrastive.split_rows(nothing, _axes(of_query)), b) / sharp
+    nothing = contrastive.split_rows(nothing, mesh.batch_axes())
+    return jax.grad(total)(nothing, b) / sharp
 
   def backward(_, ct):
     nothing = jnp.zeros_like(b)
@@ -105,7 +106,3 @@ def _mean_by(lse, sharp, of_query, of_passage, b):
 
   mean.defvjp(lambda b: (mean(b), None), backward)
   return mean(b)
-
-
-def _axes(x):
-  return mesh.BATCH if mesh.explicit() else ()

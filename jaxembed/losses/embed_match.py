@@ -57,7 +57,7 @@ def embed_match(query: types.Array, passage: types.Array, pairing: types.Pairing
   checks.inputs(query, passage, pairing, cfg)
   _check_width(query, pairing, cfg)
   query, passage, pairing = jax.tree.map(jnp.asarray, (query, passage, pairing))
-  axes = mesh.BATCH if mesh.explicit() else ()
+  axes = mesh.batch_axes()
   owner = mesh.replicate(pairing.owner)
   real = contrastive.split_rows(pairing.owner, axes) >= 0
   query = contrastive.split_rows(query, axes)

@@ -108,7 +108,7 @@ def info_nce(query: types.Array, passage: types.Array, pairing: types.Pairing,
 
 
 def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
-  axes = mesh.BATCH if mesh.explicit() else ()
+  axes = mesh.batch_axes()
   lay = masks.layout(pairing, cfg)
   query, passage, broken = vectors.comparable(query, passage, cfg, axes)
   common, clamped = temperature.scale(cfg, log_scale)

@@ -78,7 +78,7 @@ def over_rows(of_rows: OfRows, query: types.Array, passage: types.Array,
 
 
 def _one_width(of_rows, query, passage, pairing, cfg, params) -> Result:
-  axes = mesh.BATCH if mesh.explicit() else ()
+  axes = mesh.batch_axes()
   lay = masks.layout(pairing, cfg)
   query, passage, broken = vectors.comparable(query, passage, cfg, axes)
   common, clamped = temperature.scale(cfg, params.get('log_scale'))

@@ -82,7 +82,7 @@ def over_widths(loss: Callable[[jax.Array, jax.Array], Result], query: jax.Array
   normalised anew (Kusupati et al. 2022, Matryoshka). Metrics are those of the widest,
   and its losses of each width as 'loss/name@width'.
   """
-  axes = mesh.BATCH if mesh.explicit() else ()
+  axes = mesh.batch_axes()
   real = contrastive.split_rows(pairing.owner, axes) >= 0
   passage = jnp.where(real[:, None], contrastive.split_rows(passage, axes), 0)
   if not cfg.widths:
