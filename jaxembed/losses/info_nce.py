@@ -46,13 +46,11 @@ from jaxembed.losses import (
     temperature,
     vectors,
 )
+from jaxembed.losses.ordered import NOTHING
 from jaxembed.losses.result import Result
 
 OPTIONS = {'guide': '', 'guide_margin': 0.0, 'mix_pairs': 0, 'mix_list': False,
            'focal_schedule': 'constant', 'drop_hardest': 0.0, 'drop_from': 0.8}
-# Where a log-sum-exp of nothing is put before further arithmetic: softplus of it
-# and the gradient are exactly 0, and no infinity meets another.
-_NOTHING = -1e30
 
 
 def check(values: Mapping[str, Any]) -> None:
@@ -130,9 +128,9 @@ def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
 
   mixed = mixing.sums(
       query, passage, lay, limit, scale, cfg, axes, mode, pairing)
-  lse = {name: jnp.maximum(s.lse, _NOTHING) for name, s in sums.items()}
+  lse = {name: jnp.maximum(s.lse, NOTHING) for name, s in sums.items()}
   if mixed:
-    lse['qd'] = jnp.logaddexp(lse['qd'], jnp.maximum(mixed[0].lse, _NOTHING))
+    lse['qd'] = jnp.logaddexp(lse['qd'], jnp.maximum(mixed[0].lse, NOTHING))
   gamma = schedule.gamma(cfg, pairing)
   if cfg.symmetric:
     parts = [_row_loss(x, score * scale, cfg, gamma) for x in lse.values()]
@@ -175,7 +173,7 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode, guide):
                    cfg.hardness if cfg.hardness_on != 'own' else 0.0)}
   row, col = _limit(lay.row, limit), lay.col
   if limit is not None and 'dq' in terms:
-    col = _limit(col, _at_positives(lay, limit, jnp.inf))
+    col = _limit(col, lay.at_positives(limit, jnp.inf))
   together = 'dq' in terms and not by_row
   rows, cols = contrastive.masked_lse(
       query, passage, scale=scale, row=row, col=col,
@@ -183,7 +181,7 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode, guide):
   found = {'qd': jax.tree.map(mesh.replicate, rows)}
   if 'dq' in terms and by_row:
     cols, _ = contrastive.masked_lse(  # sides swapped, so that scales are of rows
-        passage, query, scale=_at_positives(lay, scale, 1), row=col, col=row, **kernel)
+        passage, query, scale=lay.at_positives(scale, 1), row=col, col=row, **kernel)
   if 'dq' in terms:
     found['dq'] = jax.tree.map(lambda x: mesh.replicate(x)[lay.positive], cols)
   # Qwen3-Embedding drops by margin where a query is compared, not in dd.
@@ -205,16 +203,10 @@ def _limit(side, threshold):
   return dataclasses.replace(side, threshold=threshold)
 
 
-def _at_positives(lay, x, otherwise):
-  """[C]: the value in x [Q] of the row whose positive a passage is."""
-  out = jnp.full(lay.owner.shape, otherwise, x.dtype)
-  return out.at[jnp.where(lay.valid, lay.positive, out.size)].set(x, mode='drop')
-
-
 def _row_loss(lse, positive, cfg, gamma):
   """Loss of each row from its negatives' log-sum-exp and its positive's logit."""
-  empty = lse <= _NOTHING
-  gap = jnp.maximum(lse, _NOTHING) - positive
+  empty = lse <= NOTHING
+  gap = jnp.maximum(lse, NOTHING) - positive
   loss = jnp.where(empty, 0.0, gap) if cfg.decoupled else jax.nn.softplus(gap)
   if cfg.focal_gamma:
     # 1 - p; the floor keeps the power's derivative finite at 0.

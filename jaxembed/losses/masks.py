@@ -41,6 +41,11 @@ class Layout(NamedTuple):
     assert self.col.owner is not None  # `layout` gives one
     return self.col.owner
 
+  def at_positives(self, x: jax.Array, otherwise: float) -> jax.Array:
+    """[C]: the value in x [Q] of the row whose positive a passage is."""
+    out = jnp.full(self.owner.shape, otherwise, x.dtype)
+    return out.at[jnp.where(self.valid, self.positive, out.size)].set(x, mode='drop')
+
 
 def layout(pairing: types.Pairing, cfg: config.LossConfig) -> Layout:
   """Index of every row's positive and the masks that depend on ids alone."""

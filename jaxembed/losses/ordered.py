@@ -4,7 +4,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-# The log-sum-exp of nothing: finite, so that no infinity meets another.
+# Where a log-sum-exp of nothing is put before further arithmetic: softplus of it
+# and the gradient are exactly 0, and no infinity meets another.
 NOTHING = -1e30
 
 

@@ -65,12 +65,9 @@ def guided(lay: masks.Layout, found: Guide | None) -> masks.Layout:
   """`lay` with the guide's vectors and limits on queries and passages."""
   if found is None:
     return lay
-  at = jnp.where(lay.valid, lay.positive, lay.owner.size)
-  of_positives = jnp.full(lay.owner.shape, jnp.inf, found.limit.dtype).at[at].set(
-      found.limit, mode='drop')
   return lay._replace(
       row=with_guide(lay.row, found.query, found.limit),
-      col=with_guide(lay.col, found.passage, of_positives))
+      col=with_guide(lay.col, found.passage, lay.at_positives(found.limit, jnp.inf)))
 
 
 def with_guide(side: contrastive.MaskVectors, vectors: jax.Array,
