@@ -13,48 +13,34 @@ Su 2022, Huang et al. 2024 (CoSENT); Li & Li 2023 (AnglE).
 import jax
 import jax.numpy as jnp
 
-from jaxembed import config, mesh, precision, types
+from jaxembed import config, mesh, precision
 from jaxembed.kernels import contrastive
 from jaxembed.losses import hard_negatives, ordered, scored
-from jaxembed.losses.result import Result
 
 
-def cosent(query: types.Array, passage: types.Array, pairing: types.Pairing,
-           cfg: config.LossConfig, params: types.Params) -> Result:
-  """CoSENT of the batch; per_query holds log(1 + a row's own terms). See Loss.
-
-  Raises ValueError as scored.over_rows does.
-  """
-  return _by_order(scored.Scored.logits, query, passage, pairing, cfg, params)
+@scored.over_rows
+def cosent(x: scored.Scored, cfg: config.LossConfig) -> scored.Rows:
+  """CoSENT of the batch; per_query holds log(1 + a row's own terms)."""
+  return _by_order(x, x.logits(cfg))
 
 
-def angle(query: types.Array, passage: types.Array, pairing: types.Pairing,
-          cfg: config.LossConfig, params: types.Params) -> Result:
-  """AnglE's angle term of the batch, as `cosent`. See Loss.
-
-  Raises ValueError as scored.over_rows does.
-  """
-  return _by_order(_angles, query, passage, pairing, cfg, params)
+@scored.over_rows
+def angle(x: scored.Scored, cfg: config.LossConfig) -> scored.Rows:
+  """AnglE's angle term of the batch, as `cosent`."""
+  return _by_order(x, _angles(x, cfg))
 
 
-def _by_order(logits, query, passage, pairing, cfg, params) -> Result:
-  group = jnp.asarray(pairing.group)
-
-  def of_rows(x: scored.Scored, cfg):
-    z = logits(x, cfg)
-    above = ordered.lse_below(
-        -z, x.keep, mesh.replicate(group)[x.at], -x.score, ties=False)
-    compared = above > ordered.NOTHING / 2
-    terms = jnp.where(compared, z + above, ordered.NOTHING)
-    total = hard_negatives.log_sum_exp(terms, compared, x.at, x.rows)
-    lse = jnp.maximum(total.lse, ordered.NOTHING)
-    value = jnp.logaddexp(0, jax.nn.logsumexp(lse))
-    counts = x.sums(jnp.ones_like(x.at)) > 0
-    return value, jnp.logaddexp(0, lse), counts, {
-        # Of pairs with scores, those below another: 0 where all scores are equal.
-        'loss/pairs_compared': compared.sum() / jnp.maximum(x.keep.sum(), 1)}
-
-  return scored.over_rows(of_rows, query, passage, pairing, cfg, params)
+def _by_order(x: scored.Scored, z: jax.Array) -> scored.Rows:
+  above = ordered.lse_below(-z, x.keep, x.source, -x.score, ties=False)
+  compared = above > ordered.NOTHING / 2
+  terms = jnp.where(compared, z + above, ordered.NOTHING)
+  total = hard_negatives.log_sum_exp(terms, compared, x.at, x.rows)
+  lse = jnp.maximum(total.lse, ordered.NOTHING)
+  value = jnp.logaddexp(0, jax.nn.logsumexp(lse))
+  counts = x.sums(jnp.ones_like(x.at)) > 0
+  return value, jnp.logaddexp(0, lse), counts, {
+      # Of pairs with scores, those below another: 0 where all scores are equal.
+      'loss/pairs_compared': compared.sum() / jnp.maximum(x.keep.sum(), 1)}
 
 
 def _angles(x: scored.Scored, cfg):

@@ -15,21 +15,13 @@ Lin et al. 2021 (TCT-ColBERT); Zhang et al. 2023 (LLM-Embedder).
 import jax
 import jax.numpy as jnp
 
-from jaxembed import config, types
+from jaxembed import config
 from jaxembed.losses import hard_negatives, scored
-from jaxembed.losses.result import Result
 
 
-def distill_kl(query: types.Array, passage: types.Array, pairing: types.Pairing,
-               cfg: config.LossConfig, params: types.Params) -> Result:
-  """The mean divergence over rows with at least two scored passages; see Loss.
-
-  Raises ValueError as scored.over_rows does.
-  """
-  return scored.over_rows(_of_rows, query, passage, pairing, cfg, params)
-
-
-def _of_rows(x: scored.Scored, cfg):
+@scored.over_rows
+def distill_kl(x: scored.Scored, cfg: config.LossConfig) -> scored.Rows:
+  """The mean divergence over rows with at least two scored passages."""
   z = x.logits(cfg)
   log_p, kept, top = hard_negatives.log_softmax(z, x.keep, x.at, x.rows)
   log_t, *_ = hard_negatives.log_softmax(x.score, x.keep, x.at, x.rows)

@@ -20,24 +20,16 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxembed import config, mesh, types
+from jaxembed import config, mesh
 from jaxembed.kernels import contrastive
 from jaxembed.losses import hard_negatives, ordered, scored
-from jaxembed.losses.result import Result
 
 OPTIONS = {'positive_first': True}
 
 
-def distill_stable(query: types.Array, passage: types.Array, pairing: types.Pairing,
-                   cfg: config.LossConfig, params: types.Params) -> Result:
-  """The mean over rows with a scored passage; see Loss.
-
-  Raises ValueError as scored.over_rows does.
-  """
-  return scored.over_rows(_of_rows, query, passage, pairing, cfg, params)
-
-
-def _of_rows(x: scored.Scored, cfg):
+@scored.over_rows
+def distill_stable(x: scored.Scored, cfg: config.LossConfig) -> scored.Rows:
+  """The mean over rows with a scored passage."""
   z = x.logits(cfg)
   log_t, kept, _ = hard_negatives.log_softmax(x.score, x.keep, x.at, x.rows)
   rank = x.score

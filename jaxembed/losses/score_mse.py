@@ -18,30 +18,13 @@ that reads both texts, learned by a student that compares their vectors).
 
 import jax.numpy as jnp
 
-from jaxembed import config, types
+from jaxembed import config
 from jaxembed.losses import scored
-from jaxembed.losses.result import Result
 
 
-def margin_mse(query: types.Array, passage: types.Array, pairing: types.Pairing,
-               cfg: config.LossConfig, params: types.Params) -> Result:
-  """The mean over rows whose positive and a hard negative have scores; see Loss.
-
-  Raises ValueError as scored.over_rows does.
-  """
-  return scored.over_rows(_margins, query, passage, pairing, cfg, params)
-
-
-def pair_mse(query: types.Array, passage: types.Array, pairing: types.Pairing,
-             cfg: config.LossConfig, params: types.Params) -> Result:
-  """The mean over rows with a scored passage; see Loss.
-
-  Raises ValueError as scored.over_rows does.
-  """
-  return scored.over_rows(_pairs, query, passage, pairing, cfg, params)
-
-
-def _margins(x: scored.Scored, cfg):
+@scored.over_rows
+def margin_mse(x: scored.Scored, cfg: config.LossConfig) -> scored.Rows:
+  """The mean over rows whose positive and a hard negative have scores."""
   z, at = x.logits(cfg), x.lay.positive
   negative = x.keep & ~x.positive & (x.lay.valid & x.keep[at])[x.at]
   count = x.sums(jnp.where(negative, 1, 0))
@@ -56,7 +39,9 @@ def _margins(x: scored.Scored, cfg):
           jnp.where(negative, margin * wanted > 0, False).astype(z.dtype))}
 
 
-def _pairs(x: scored.Scored, cfg):
+@scored.over_rows
+def pair_mse(x: scored.Scored, cfg: config.LossConfig) -> scored.Rows:
+  """The mean over rows with a scored passage."""
   z, count = x.logits(cfg), x.sums(jnp.ones_like(x.at))
   gap = jnp.where(x.keep, z - x.score, 0)
   mean = _mean_over_rows(x, count)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax.lax import stop_gradient
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jaxembed import config, mesh, types
 from jaxembed.kernels import contrastive
 from jaxembed.losses import checks, hard_negatives, masks, temperature, vectors
-from jaxembed.losses.result import Result
+from jaxembed.losses.result import Loss, Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Scored:
   keep: jax.Array  # [C] bool, whether it has a score
   score: jax.Array  # [C], over the teacher's temperature; 0 without one
   positive: jax.Array  # [C] bool, it is its row's positive
+  source: jax.Array  # [C] int32, the data set of its row
   axes: tuple[str, ...]
   mode: str  # of kernels.contrastive
 
@@ -53,28 +55,32 @@ class Scored:
 
 # The loss of each row [Q], whether it counts [Q] bool, and metrics; or the value itself
 # in front of these.
-OfRows = Callable[[Scored, config.LossConfig], tuple]
+Rows = tuple[Any, ...]
+OfRows = Callable[[Scored, config.LossConfig], Rows]
 
 
-def over_rows(of_rows: OfRows, query: types.Array, passage: types.Array,
-              pairing: types.Pairing, cfg: config.LossConfig, params: types.Params
-              ) -> Result:
-  """The mean of `of_rows` over the rows that count, with the metrics of all losses by
-  scores; see losses.Loss.
+def over_rows(of_rows: OfRows) -> Loss:
+  """Decorator: the loss that is the mean of `of_rows` over the rows that count, with
+  the metrics of all losses by scores.
 
-  Raises ValueError if the pairing has no scores, or one that is infinite, and as
+  It raises ValueError if the pairing has no scores, or one that is infinite, and as
   losses.info_nce does.
   """
-  if pairing.score is None:
-    raise ValueError(f"LossConfig.name={cfg.name!r} reads a teacher's scores, and "
-                     'pairing.score is None; give rows pos_scores and neg_scores, or '
-                     "train with name='info_nce'")
-  checks.inputs(query, passage, pairing, cfg)
-  query, passage = jnp.asarray(query), jnp.asarray(passage)
-  pairing = jax.tree.map(jnp.asarray, pairing)
-  return vectors.over_widths(
-      functools.partial(_one_width, of_rows, pairing=pairing, cfg=cfg, params=params),
-      query, passage, pairing, cfg)
+  def loss(query: types.Array, passage: types.Array, pairing: types.Pairing,
+           cfg: config.LossConfig, params: types.Params) -> Result:
+    if pairing.score is None:
+      raise ValueError(f"LossConfig.name={cfg.name!r} reads a teacher's scores, and "
+                       'pairing.score is None; give rows pos_scores and neg_scores, or '
+                       "train with name='info_nce'")
+    checks.inputs(query, passage, pairing, cfg)
+    query, passage = jnp.asarray(query), jnp.asarray(passage)
+    pairing = jax.tree.map(jnp.asarray, pairing)
+    return vectors.over_widths(
+        functools.partial(_one_width, of_rows, pairing=pairing, cfg=cfg, params=params),
+        query, passage, pairing, cfg)
+
+  loss.__doc__ = of_rows.__doc__
+  return loss
 
 
 def _one_width(of_rows, query, passage, pairing, cfg, params) -> Result:
@@ -84,11 +90,11 @@ def _one_width(of_rows, query, passage, pairing, cfg, params) -> Result:
   common, clamped = temperature.scale(cfg, params.get('log_scale'))
   score = mesh.replicate(pairing.score)
   keep = (lay.owner >= 0) & ~jnp.isnan(score)
+  at = jnp.clip(lay.owner, 0, lay.positive.shape[0] - 1)
   found = Scored(
-      query, passage, lay, temperature.of_rows(common, pairing.temperature),
-      jnp.clip(lay.owner, 0, lay.positive.shape[0] - 1), keep,
+      query, passage, lay, temperature.of_rows(common, pairing.temperature), at, keep,
       jnp.where(keep, score, 0) / cfg.teacher_temperature,
-      mesh.replicate(pairing.is_positive), axes,
+      mesh.replicate(pairing.is_positive), mesh.replicate(pairing.group)[at], axes,
       contrastive.pick(cfg.exchange, axes, passage))
   *value, rows, counts, metrics = of_rows(found, cfg)
   rows = jnp.where(counts, rows, 0)
