@@ -88,7 +88,7 @@ def forecast(cfg: ModelConfig, params: types.Params, *,
     available = device_bytes(device)
   platform = device.platform if device is not None else dispatch.platform()
   return Forecast(
-      weights=sum(_bytes_here(x) for x in leaves), token=_token_bytes(cfg, mesh),
+      weights=bytes_here(params), token=_token_bytes(cfg, mesh),
       fixed=_fixed_bytes(cfg, platform), available=available, max_length=cfg.max_length,
       shards=shards)
 
@@ -122,17 +122,20 @@ def explained(remedy: str) -> Iterator[None]:
     raise MemoryError(f'the device ran out of memory: {remedy}') from e
 
 
+def bytes_here(tree: Any) -> int:
+  """Bytes of arrays, or of their shapes, on one of their devices."""
+  def size(x) -> int:
+    shape = x.sharding.shard_shape(x.shape) if getattr(x, 'sharding', None) else x.shape
+    return int(np.prod(shape)) * jnp.dtype(x.dtype).itemsize
+
+  return sum(map(size, jax.tree.leaves(tree)))
+
+
 def _device(leaves, mesh) -> Any:
   if mesh is not None:
     return mesh.devices.flat[0] if isinstance(mesh, jax.sharding.Mesh) else None
   return next((next(iter(x.devices())) for x in leaves if isinstance(x, jax.Array)),
               None)
-
-
-def _bytes_here(x) -> int:
-  """Bytes of an array on one of its devices."""
-  shape = x.sharding.shard_shape(x.shape) if getattr(x, 'sharding', None) else x.shape
-  return int(np.prod(shape)) * jnp.dtype(x.dtype).itemsize
 
 
 def _token_bytes(cfg: ModelConfig, mesh) -> int:

@@ -7,7 +7,6 @@ FLOPs counted from shapes (cost analysis counts a loop's body once).
 
 import dataclasses
 import itertools
-import math
 import re
 from typing import Any
 
@@ -107,19 +106,13 @@ def compile_stage(cfg: config.Config, index: int, model: config.ModelConfig,
   except jax.errors.JaxRuntimeError as error:  # how libtpu says that it does not fit
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    return StagePlan(stage.name, parameters, trained, _bytes_here((state, batch)),
+    return StagePlan(stage.name, parameters, trained, memory.bytes_here((state, batch)),
                      needed(str(error)), flops, None, products)
-  memory = done.memory_analysis()
+  sizes = done.memory_analysis()
   return StagePlan(
-      stage.name, parameters, trained, memory.argument_size_in_bytes,
-      memory.temp_size_in_bytes + memory.output_size_in_bytes
-      - memory.alias_size_in_bytes, flops, _collectives_of(done), products)
-
-
-def _bytes_here(tree) -> int:
-  """Bytes of arrays on one device."""
-  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-             for x in jax.tree.leaves(tree))
+      stage.name, parameters, trained, sizes.argument_size_in_bytes,
+      sizes.temp_size_in_bytes + sizes.output_size_in_bytes
+      - sizes.alias_size_in_bytes, flops, _collectives_of(done), products)
 
 
 def needed(error: str) -> int:
