@@ -157,9 +157,7 @@ class BatchRunner:
 
   @property
   def _row_multiple(self) -> int:
-    if self.mesh is None:
-      return 1
-    return int(np.prod([self.mesh.shape[axis] for axis in sharding.BATCH]))
+    return 1 if self.mesh is None else sharding.batch_shards(self.mesh)
 
   def _dispatch(self, compute, tokens: types.Tokens) -> jax.Array:
     """Starts one batch; returns at once."""
