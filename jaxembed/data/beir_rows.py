@@ -86,8 +86,8 @@ class _Ids:
       np.save(folder / 'places.npy', order)
 
     found = cache.folder(path, 'ids', make, cache_dir)
-    self._hashes = np.asarray(np.load(found / 'hashes.npy', 'r'))
-    self._places = np.asarray(np.load(found / 'places.npy', 'r'))
+    self._hashes = cache.mapped(found / 'hashes.npy')
+    self._places = cache.mapped(found / 'places.npy')
     same = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
     if len(same):
       twice = corpus[int(self._places[same[0] + 1])]

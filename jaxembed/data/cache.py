@@ -8,6 +8,8 @@ import os
 import pathlib
 import shutil
 
+import numpy as np
+
 from jaxembed.data.fields import BadFile
 
 # A file's size and time of change, which tell whether it is as it was.
@@ -80,6 +82,11 @@ def folder(path: pathlib.Path, what: str, make: Callable[[pathlib.Path], None],
                   f'({error.strerror or error}); make room there, or set cache_dir of '
                   'the source to a folder that has it') from error
   return found
+
+
+def mapped(file: pathlib.Path) -> np.ndarray:
+  """A .npy file, mapped into memory; as a plain array, whose items are read faster."""
+  return np.asarray(np.load(file, 'r'))
 
 
 @contextlib.contextmanager

@@ -84,12 +84,9 @@ def index(path: pathlib.Path, cells: Cells | None = None, cache_dir: str = ''
     if isinstance(error.__cause__, OSError):
       return _made(path, cells)  # nowhere to keep it
     raise
-  # Mapped; as plain arrays, whose items are read faster.
-  def array(name: str) -> np.ndarray:
-    return np.asarray(np.load(found / f'{name}.npy', 'r'))
-
-  numbered = (found / 'numbers.npy').exists()
-  return Index(array('starts'), array('sizes'), array('numbers') if numbered else None,
+  numbers = found / 'numbers.npy'
+  return Index(cache.mapped(found / 'starts.npy'), cache.mapped(found / 'sizes.npy'),
+               cache.mapped(numbers) if numbers.exists() else None,
                (found / 'sha256').read_text())
 
 
