@@ -105,3 +105,10 @@ def torch_model(minilm):
   """MiniLM in sentence-transformers."""
   st = pytest.importorskip('sentence_transformers')
   return st.SentenceTransformer(str(minilm), device='cpu', local_files_only=True)
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory, minilm) -> pathlib.Path:
+  """Folder of a model small enough to train in a test: see tiny_run.write_model."""
+  from tests.helpers import tiny_run
+  return tiny_run.write_model(tmp_path_factory.mktemp('tiny'), minilm)

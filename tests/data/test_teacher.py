@@ -16,11 +16,6 @@ ROWS = [{'query': f'what is {i}', 'pos': [f'{i} it is', f'is {i}'],
 
 
 @pytest.fixture(scope='module')
-def tiny(tmp_path_factory, minilm):
-  return tiny_run.write_model(tmp_path_factory.mktemp('tiny'), minilm)
-
-
-@pytest.fixture(scope='module')
 def model(tiny):
   return embedder.Embedder.load(tiny)
 

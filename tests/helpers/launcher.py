@@ -3,11 +3,16 @@
 import contextlib
 import dataclasses
 import io
+import os
+import pathlib
 import runpy
+import subprocess
 import sys
 from unittest import mock
 
 from absl import flags
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,3 +67,16 @@ def _flags_of_a_new_process():
       flags.DEFINE_flag(flag, module_name=module)
     flags.FLAGS.unparse_flags()
     sys.modules.pop('config_config', None)  # the experiment's file
+
+
+def small_experiment_twice(name: str, data: pathlib.Path, workdir: pathlib.Path
+                           ) -> tuple[str, str]:
+  """(the table that an experiment's small form prints, all of a second run's output),
+  each run in a process of its own, the second in the workdir of the first."""
+  command = [sys.executable, '-m', f'launch.{name}', '--small',
+             f'--config=configs/{name}_cpu.py:{data}', f'--workdir={workdir}']
+  environment = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  first, again = (subprocess.run(
+      command, cwd=ROOT, env=environment, capture_output=True, text=True,
+      check=True).stdout for _ in range(2))
+  return first.split('\n\n')[-1], again

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 
 import jax
+import numpy as np
 from safetensors.numpy import save_file
 
 from jaxembed import config, workdir
@@ -100,3 +101,8 @@ def parameters(folder: pathlib.Path) -> dict:
   """Final parameters of a run, by path."""
   params, *_ = workdir.load(folder)
   return tables.flatten(params)
+
+
+def bits(folder: pathlib.Path) -> dict[str, bytes]:
+  """The bits of a run's final parameters, by path."""
+  return {k: np.asarray(v).tobytes() for k, v in parameters(folder).items()}

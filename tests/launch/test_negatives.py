@@ -1,18 +1,12 @@
 """The experiment on negatives and teachers: what is held out, arms, intervals."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from configs import negatives_cpu
 from jaxembed import config, data
 from launch import negatives_rows, negatives_tasks
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.helpers import launcher
 
 
 @pytest.mark.thorough
@@ -52,13 +46,6 @@ def test_an_interval_is_of_the_mean_over_queries():
 
 @pytest.mark.slow
 def test_the_experiment_runs_and_repeats_nothing(shared_data, tmp_path):
-  command = [sys.executable, '-m', 'launch.negatives', '--small',
-             f'--config=configs/negatives_cpu.py:{shared_data}',
-             f'--workdir={tmp_path}']
-  environment = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
-  first, again = (subprocess.run(
-      command, cwd=ROOT, env=environment, capture_output=True, text=True,
-      check=True).stdout for _ in range(2))
-  table = first.split('\n\n')[-1]
+  table, again = launcher.small_experiment_twice('negatives', shared_data, tmp_path)
   assert table.count('\n') >= 8 and table == again.split('\n\n')[-1]
   assert again.count('nothing to train') == 5

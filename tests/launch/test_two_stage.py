@@ -1,18 +1,13 @@
 """The two-stage experiment: its tasks, and the launcher with few texts."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from launch import tables
 from launch.score_card import ScoreCard
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.helpers import launcher
 
 
 class _Letters:
@@ -47,14 +42,7 @@ def test_markdown():
 
 @pytest.mark.slow
 def test_the_experiment_runs_and_repeats_nothing(shared_data, minilm, tmp_path):
-  command = [sys.executable, '-m', 'launch.two_stage', '--small',
-             f'--config=configs/two_stage_cpu.py:{shared_data}',
-             f'--workdir={tmp_path}']
-  environment = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
-  first, again = (subprocess.run(
-      command, cwd=ROOT, env=environment, capture_output=True, text=True,
-      check=True).stdout for _ in range(2))
-  table = first.split('\n\n')[-1]
+  table, again = launcher.small_experiment_twice('two_stage', shared_data, tmp_path)
   assert table.count('\n') >= 7 and table == again.split('\n\n')[-1]
   assert again.count('nothing to train') == 2
   scores = json.loads((tmp_path / 'small/mean-0/scores_blend.json').read_text())

@@ -13,6 +13,8 @@ from jaxembed.models import encoder
 from jaxembed.train import average, ema, loop, step
 from tests.helpers import tiny_run, tiny_step
 
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
 
 def test_means_follow_the_parameters_as_in_numpy():
   stage = dataclasses.replace(tiny_step.STAGE, optim=config.OptimConfig(
@@ -47,12 +49,6 @@ def test_a_mean_of_bfloat16_parameters_is_kept_in_float32():
 def test_a_decay_outside_its_range_is_refused(decay):
   with pytest.raises(ValueError, match='OptimConfig.ema_decay'):
     config.OptimConfig(ema_decay=decay)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_once():
-  with tiny_run.shared_updates():
-    yield
 
 
 @pytest.fixture(scope='module')

@@ -22,21 +22,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 ROWS = [{'anchor': f'what is number {i}', 'positive': f'{i} is {i * i % 97}',
          'negative': f'{i} is {i * i % 97 + 1}'} for i in range(40)]
 QUIET = {'log': lambda _: None}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_once():
-  with tiny_run.shared_updates():
-    yield
-
-
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory, minilm) -> pathlib.Path:
-  return tiny_run.write_model(tmp_path_factory.mktemp('tiny'), minilm)
-
-
-def _bits(folder) -> dict[str, bytes]:
-  return {k: np.asarray(v).tobytes() for k, v in tiny_run.parameters(folder).items()}
+pytestmark = pytest.mark.usefixtures('compiled_once')
 
 
 def _made(**told) -> config.Config:
@@ -66,7 +52,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_bits_of_a_whole_one(run, tmp_path
   cfg = run.config
   loop.train(cfg, tmp_path, rows={'data': ROWS}, evaluate=held_out.scorer(
       cfg.eval, cfg.stages, {'eval_data': ROWS[:12]}), **QUIET)
-  assert _bits(run.workdir) == _bits(tmp_path)
+  assert tiny_run.bits(run.workdir) == tiny_run.bits(tmp_path)
 
 
 def test_a_config_is_trained_as_it_stands(run, tiny, tmp_path):
@@ -108,7 +94,7 @@ def test_the_launcher_trains_the_same_bits(tiny, tmp_path):
        tmp_path / 'cfg.json', tmp_path / 'fit'], cwd=ROOT, env=os.environ,
       capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-2000:]
-  assert _bits(tmp_path / 'fit') == _bits(tmp_path / 'launcher')
+  assert tiny_run.bits(tmp_path / 'fit') == tiny_run.bits(tmp_path / 'launcher')
   kept = [json.loads((tmp_path / name / 'config.json').read_text())
           for name in ('fit', 'launcher')]
   assert kept[0] == kept[1]

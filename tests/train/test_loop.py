@@ -1,7 +1,4 @@
-"""A run resumes to the very bits of an uninterrupted one, and refuses to lie.
-
-One file, longer than others: most tests compare with one finished run, made once.
-"""
+"""A run resumes to the very bits of an uninterrupted one, and refuses to lie."""
 
 import dataclasses
 import json
@@ -24,26 +21,7 @@ from jaxembed.train import loop, metrics
 from tests.helpers import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_once():
-  with tiny_run.shared_updates():
-    yield
-
-
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory, minilm) -> pathlib.Path:
-  return tiny_run.write_model(tmp_path_factory.mktemp('tiny'), minilm)
-
-
-@pytest.fixture(scope='module')
-def rows(tmp_path_factory) -> pathlib.Path:
-  return tiny_run.write_rows(tmp_path_factory.mktemp('rows') / 'train.jsonl')
-
-
-def _params_bytes(folder):
-  return {k: np.asarray(v).tobytes() for k, v in tiny_run.parameters(folder).items()}
+pytestmark = pytest.mark.usefixtures('compiled_once')
 
 
 @pytest.fixture(scope='module')
@@ -67,12 +45,12 @@ def test_writes_what_it_promises(finished):
 
 
 def test_a_finished_run_is_left_alone(finished, tiny, rows):
-  before = _params_bytes(finished)
+  before = tiny_run.bits(finished)
   said = []
   state, _ = loop.train(tiny_run.experiment(tiny, rows), finished, log=said.append)
   assert int(state.step) == 6
   assert 'nothing to train' in said[-1]
-  assert _params_bytes(finished) == before
+  assert tiny_run.bits(finished) == before
 
 
 def test_what_changes_the_stage_under_way_is_asked_for(finished, tiny, rows):
@@ -120,7 +98,7 @@ def test_a_run_goes_on_with_more_steps_stages_and_another_rate(tiny, rows, tmp_p
   loop.train(experiment(4), run, **quiet)
   moved = shutil.copy(rows, tmp_path / 'rows.jsonl')
   loop.train(experiment(6, moved), run, **quiet)
-  assert _params_bytes(run) == _params_bytes(tmp_path / 'whole')
+  assert tiny_run.bits(run) == tiny_run.bits(tmp_path / 'whole')
   made = json.loads((run / 'manifest.json').read_text())
   assert made['config']['stages'][0]['steps'] == 4
   assert 'config.stages[0].steps was 4, is 6' in made['starts'][1]['changes']
@@ -173,7 +151,7 @@ def test_a_run_that_met_a_bad_row_goes_on_once_it_is_mended(tiny, tmp_path):
   path.write_text(''.join(good))
   loop.train(cfg, tmp_path / 'run', log=said.append)
   assert any('resumed    at step 3' in s for s in said)
-  assert _params_bytes(tmp_path / 'run') == _params_bytes(tmp_path / 'whole')
+  assert tiny_run.bits(tmp_path / 'run') == tiny_run.bits(tmp_path / 'whole')
 
 
 def test_a_state_that_leads_to_nan_is_set_aside_and_a_lower_rate_goes_on(
@@ -195,7 +173,7 @@ def test_a_state_that_leads_to_nan_is_set_aside_and_a_lower_rate_goes_on(
   assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [1]
   cfg.stages[0].optim.peak_lr = 1e-3
   loop.train(cfg, tmp_path, log=lambda _: None)  # as the message says, and no more
-  assert _params_bytes(tmp_path) == _params_bytes(finished)
+  assert tiny_run.bits(tmp_path) == tiny_run.bits(finished)
 
 
 def test_an_update_that_ruins_the_parameters_is_never_saved(
@@ -220,7 +198,7 @@ def test_an_update_that_ruins_the_parameters_is_never_saved(
   assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [2]
   monkeypatch.undo()
   loop.train(tiny_run.experiment(tiny, rows), tmp_path, log=lambda _: None)
-  assert _params_bytes(tmp_path) == _params_bytes(finished)
+  assert tiny_run.bits(tmp_path) == tiny_run.bits(finished)
 
 
 def test_the_best_is_kept_patience_ends_a_run_and_a_kill_loses_no_score(
@@ -276,7 +254,7 @@ def test_an_interrupt_saves_what_was_done(finished, tiny, rows, tmp_path):
     loop.train(cfg, tmp_path, log=lambda _: None, should_stop=interrupt)
   assert loop.checkpoint.steps(tmp_path / 'checkpoints') == [3]
   loop.train(tiny_run.experiment(tiny, rows), tmp_path, log=lambda _: None)
-  assert _params_bytes(tmp_path) == _params_bytes(finished)
+  assert tiny_run.bits(tmp_path) == tiny_run.bits(finished)
 
 
 def test_a_damaged_last_checkpoint_costs_only_its_steps(
@@ -289,24 +267,8 @@ def test_a_damaged_last_checkpoint_costs_only_its_steps(
   loop.train(tiny_run.experiment(tiny, rows), tmp_path / 'run', log=said.append)
   assert any('6.unreadable' in s for s in said)
   assert any('at step 4' in s for s in said)
-  assert _params_bytes(tmp_path / 'run') == _params_bytes(finished)
+  assert tiny_run.bits(tmp_path / 'run') == tiny_run.bits(finished)
   assert [r['step'] for r in metrics.read(tmp_path / 'run')] == [1, 2, 3, 4, 5, 6]
-
-
-def test_batch_that_does_not_divide_the_mesh(tiny, rows, tmp_path):
-  cfg = tiny_run.experiment(tiny, rows)
-  cfg.stages[0].data.batch_size = 12
-  with pytest.raises(ValueError, match=r'batch_size=12 .* 8 devices .*; use 8 or 16'):
-    loop.train(cfg, tmp_path / 'run', log=lambda _: None)
-  assert not (tmp_path / 'run').exists()
-
-
-def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny, rows, tmp_path):
-  cfg = tiny_run.experiment(tiny, rows, clip_norm=0.0)
-  cfg.stages[0].optim.peak_lr = 1e30
-  with pytest.raises(FloatingPointError, match='at step .*peak_lr'):
-    loop.train(cfg, tmp_path, log=lambda _: None)
-  assert not [p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]
 
 
 def test_a_preemption_notice_saves_and_the_run_goes_on(
@@ -318,7 +280,7 @@ def test_a_preemption_notice_saves_and_the_run_goes_on(
   assert int(state.step) == 3
   assert any('stopped    after step 3' in s for s in said)
   loop.train(tiny_run.experiment(tiny, rows), tmp_path, log=lambda _: None)
-  assert _params_bytes(tmp_path) == _params_bytes(finished)
+  assert tiny_run.bits(tmp_path) == tiny_run.bits(finished)
 
 
 @pytest.mark.thorough
@@ -375,7 +337,7 @@ def test_a_temperature_learned_in_some_stages_survives_a_stop_in_the_second(
                should_stop=lambda n=notices, at=stop_at: next(n) == at)
     state, _ = loop.train(cfg, run, **quiet)
     assert ('loss' in state.params) == learns[-1]
-    assert _params_bytes(run) == _params_bytes(tmp_path / 'whole')
+    assert tiny_run.bits(run) == tiny_run.bits(tmp_path / 'whole')
 
 
 @pytest.mark.thorough
@@ -397,7 +359,7 @@ def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):
                          text=True, check=False)
   assert again.returncode == 0, again.stderr[-2000:]
   assert 'resumed' in again.stdout
-  assert _params_bytes(run) == _params_bytes(finished)
+  assert tiny_run.bits(run) == tiny_run.bits(finished)
 
 
 @pytest.mark.thorough
@@ -409,7 +371,7 @@ def test_packed_batches_resume_to_the_same_bits(finished, tiny, rows, tmp_path):
   loop.train(cfg, tmp_path / 'parts', log=lambda _: None,
              should_stop=lambda: next(notices, False))
   loop.train(cfg, tmp_path / 'parts', log=lambda _: None)
-  assert _params_bytes(tmp_path / 'parts') == _params_bytes(tmp_path / 'whole')
+  assert tiny_run.bits(tmp_path / 'parts') == tiny_run.bits(tmp_path / 'whole')
   losses = [[r['train/loss'] for r in metrics.read(folder)]
             for folder in (tmp_path / 'whole', finished)]  # packed, padded
   np.testing.assert_allclose(*losses, rtol=1e-5)
@@ -424,32 +386,3 @@ def test_a_collapse_is_told(tiny, rows, tmp_path, capsys):
   told = ''.join(capsys.readouterr())
   assert told.count('effective rank fell from 8.0 to 1.5') == 1
   assert told.count('fell from') == 1
-
-
-@pytest.mark.parametrize('change,message', [
-    ({'pooling': 'layer_attention'}, 'layer_attention.*pack=0'),
-    ({'append_token': '[NONE]'}, r"no token '\[NONE\]'"),
-    ({'append_token': '[SEP]', 'eos_text': '[SEP]'}, 'leave one out'),
-    ({}, 'a loss by the scores of a teacher .* set num_negatives')])
-def test_what_cannot_be_trained_is_refused_first(tiny, rows, tmp_path, change, message):
-  cfg = tiny_run.experiment(tiny, rows)
-  cfg.stages[0].data.pack = 64
-  cfg.model = dataclasses.replace(cfg.model, **change)
-  if not change:
-    cfg.stages[0].loss = config.LossConfig(name='distill_kl')
-  with pytest.raises(ValueError, match=message):
-    loop.train(cfg, tmp_path, log=lambda _: None)
-  assert not (tmp_path / 'manifest.json').exists()
-  assert not (tmp_path / 'checkpoints').exists() or not [
-      p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]
-
-
-def test_a_loss_by_scores_without_scores_is_refused_before_weights_are_read(
-    tiny, rows, tmp_path, monkeypatch):
-  cfg = tiny_run.experiment(tiny, rows)
-  cfg.stages[0].loss = config.LossConfig(name='distill_kl')
-  cfg.stages[0].data.num_negatives = 1
-  monkeypatch.setattr(loop.start, 'start', lambda *_: pytest.fail('weights were read'))
-  with pytest.raises(ValueError, match="source 'rows'.*40 rows read none has two"):
-    loop.train(cfg, tmp_path, log=lambda _: None)
-  assert not (tmp_path / 'config.json').exists()
