@@ -7,6 +7,7 @@ takes for its temporaries; weights are counted as they are.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import math
 import os
 from typing import Any
 import warnings
@@ -126,7 +127,7 @@ def bytes_here(tree: Any) -> int:
   """Bytes of arrays, or of their shapes, on one of their devices."""
   def size(x) -> int:
     shape = x.sharding.shard_shape(x.shape) if getattr(x, 'sharding', None) else x.shape
-    return int(np.prod(shape)) * jnp.dtype(x.dtype).itemsize
+    return math.prod(shape) * jnp.dtype(x.dtype).itemsize
 
   return sum(map(size, jax.tree.leaves(tree)))
 
