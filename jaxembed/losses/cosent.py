@@ -10,12 +10,14 @@ differences in complex space, as sentence-transformers' pairwise_angle_sim has i
 Su 2022, Huang et al. 2024 (CoSENT); Li & Li 2023 (AnglE).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from jaxembed import config, mesh, precision
+from jaxembed import config
 from jaxembed.kernels import contrastive
-from jaxembed.losses import hard_negatives, ordered, scored
+from jaxembed.losses import hard_negatives, ordered, scored, vectors
 
 
 @scored.over_rows
@@ -51,11 +53,6 @@ def _angles(x: scored.Scored, cfg):
   odd = theirs.shape[1] % 2
   a, b = (jnp.pad(y, ((0, 0), (0, odd))) for y in (theirs, x.passage))
   half = a.shape[1] // 2
-
-  def product(y, w):
-    return mesh.replicate(jnp.einsum(
-        'CE,CE->C', y, w, precision=precision.of_dtype(cfg.dtype),
-        preferred_element_type=jnp.float32))
-
+  product = functools.partial(vectors.products, dtype=cfg.dtype)
   sine = product(a[:, half:], b[:, :half]) - product(a[:, :half], b[:, half:])
   return jnp.abs(product(a, b) + sine) * x.of_passage

@@ -17,7 +17,7 @@ import jax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from jaxembed import config, mesh, precision, types
+from jaxembed import config, mesh, types
 from jaxembed.kernels import contrastive
 from jaxembed.losses import checks, masks, teacher, temperature, vectors
 from jaxembed.losses.result import Result
@@ -60,9 +60,7 @@ def _one_width(query, passage, pairing, cfg, params) -> Result:
 
   def expected(a, b):
     """[Q], the teacher's mean of the products of a's rows and their candidates in b."""
-    return mesh.replicate(jnp.einsum(
-        'QE,QE->Q', a, _mean_by(lse, sharp, of_query, of_passage, b),
-        precision=precision.of_dtype(a.dtype)))
+    return vectors.products(a, _mean_by(lse, sharp, of_query, of_passage, b))
 
   log_t, _ = lse(of_query, of_passage, scale=sharp)
   log_z, _ = lse(query, passage, scale=scale, dtype=cfg.dtype)

@@ -4,9 +4,9 @@ import jax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from jaxembed import config, mesh, precision
+from jaxembed import config
 from jaxembed.kernels import contrastive
-from jaxembed.losses import masks
+from jaxembed.losses import masks, vectors
 
 
 def similarities(query: jax.Array, passage: jax.Array, lay: masks.Layout,
@@ -18,9 +18,7 @@ def similarities(query: jax.Array, passage: jax.Array, lay: masks.Layout,
   """
   at = jnp.clip(lay.owner, 0, lay.positive.shape[0] - 1)
   theirs = contrastive.take(query, contrastive.split_rows(at, axes), axes, mode)
-  return mesh.replicate(jnp.einsum(
-      'CE,CE->C', theirs, passage, precision=precision.of_dtype(cfg.dtype),
-      preferred_element_type=jnp.float32)), at
+  return vectors.products(theirs, passage, cfg.dtype), at
 
 
 def log_sum_exp(z: jax.Array, keep: jax.Array, at: jax.Array, queries: int
@@ -64,9 +62,7 @@ def kept(s: jax.Array, at: jax.Array, lay: masks.Layout, limit: jax.Array | None
       and lay.row.guide_limit is not None):
     theirs = contrastive.take(
         lay.row.guide, contrastive.split_rows(at, axes), axes, mode)
-    cosine = mesh.replicate(jnp.einsum(
-        'CM,CM->C', theirs, lay.col.guide,
-        precision=precision.of_dtype(theirs.dtype)))
+    cosine = vectors.products(theirs, lay.col.guide)
     keep &= ~(cosine > lay.row.guide_limit[at])
   return keep
 

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxembed import config, mesh, precision, types
+from jaxembed import config, mesh, types
 from jaxembed.kernels import contrastive
 from jaxembed.losses import (
     checks,
@@ -115,9 +115,7 @@ def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
   mode = contrastive.pick(cfg.exchange, axes, passage)
   positive = contrastive.take(
       passage, contrastive.split_rows(lay.positive, axes), axes, mode)
-  score = mesh.replicate(jnp.einsum(  # similarity of query and positive, [Q]
-      'QE,QE->Q', query, positive, precision=precision.of_dtype(cfg.dtype),
-      preferred_element_type=jnp.float32))
+  score = vectors.products(query, positive, cfg.dtype)
   limit = masks.thresholds(score, cfg)
   guide = teacher.guide(pairing, lay, cfg, axes, mode)
   lay = teacher.guided(lay, guide)

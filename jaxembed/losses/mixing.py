@@ -13,7 +13,7 @@ Zhao et al. 2025 (KaLM-Embedding-V2).
 import jax
 import jax.numpy as jnp
 
-from jaxembed import config, mesh, precision, types
+from jaxembed import config, mesh, types
 from jaxembed.kernels import contrastive
 from jaxembed.losses import hard_negatives, masks, vectors
 
@@ -46,9 +46,8 @@ def sums(query: jax.Array, passage: jax.Array, lay: masks.Layout,
     log_c, *_ = hard_negatives.log_softmax(z, keep, at, count.size)
     found.append(_sums_of_rows(jnp.where(keep, jnp.exp(log_c), 0), passage, at,
                                query, axes, mode))
-  mixed = jnp.stack([mesh.replicate(jnp.einsum(
-      'QE,QE->Q', query, vectors.unit(h), precision=precision.of_dtype(cfg.dtype),
-      preferred_element_type=jnp.float32)) for h in found], 1)
+  mixed = jnp.stack(
+      [vectors.products(query, vectors.unit(h), cfg.dtype) for h in found], 1)
   has = (count > 1)[:, None]
   z = jnp.where(has, mixed * jnp.reshape(scale, (-1, 1)), -jnp.inf)
   top = z.max(1)

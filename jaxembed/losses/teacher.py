@@ -7,7 +7,7 @@ import jax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from jaxembed import config, mesh, precision, types
+from jaxembed import config, types
 from jaxembed.kernels import contrastive
 from jaxembed.losses import masks, vectors
 
@@ -55,8 +55,7 @@ def guide(pairing: types.Pairing, lay: masks.Layout, cfg: config.LossConfig,
   query, passage = directions(pairing, axes)
   positive = contrastive.take(
       passage, contrastive.split_rows(lay.positive, axes), axes, mode)
-  cosine = mesh.replicate(jnp.einsum(
-      'QM,QM->Q', query, positive, precision=precision.of_dtype(query.dtype)))
+  cosine = vectors.products(query, positive)
   limit = cosine - (margin if kind == 'absolute' else jnp.abs(cosine) * margin)
   return Guide(query, passage, positive, limit)
 

@@ -6,7 +6,7 @@ import jax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from jaxembed import config, mesh, types
+from jaxembed import config, mesh, precision, types
 from jaxembed.kernels import contrastive
 from jaxembed.losses.result import Result
 
@@ -58,6 +58,17 @@ def unit(x: jax.Array) -> jax.Array:
   y = x / jnp.where(zero, 1, largest)  # its squares neither vanish nor overflow
   return jnp.where(zero, x, y / jnp.sqrt(
       jnp.where(zero, 1, jnp.sum(y * y, -1, keepdims=True))))
+
+
+def products(a: jax.Array, b: jax.Array, dtype: str = 'float32') -> jax.Array:
+  """[N] float32, replicated: the product of each row of a [N,E] with the one of b.
+
+  dtype: that of the values, as LossConfig.dtype has rounded them: the products of any
+  are exact.
+  """
+  return mesh.replicate(jnp.einsum(
+      'NE,NE->N', a, b, precision=precision.of_dtype(dtype),
+      preferred_element_type=jnp.float32))
 
 
 def _unit_if_not(x):
