@@ -100,7 +100,7 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     trace = profiler.Profiler(folder / 'profile', profile)
     run = _Run(cfg, folder, initial.model, saved, evaluate, tokenizer, mesh, log,
                should_stop, trace, loss, writer, best.of_records(
-                   cfg.checkpoint.best, metrics.read(folder)))
+                   cfg.checkpoint.best, metrics.read(folder)), rows)
     patience = cfg.eval.patience
     try:
       if state is not None:
@@ -213,6 +213,7 @@ class _Run:
   loss: losses.Loss | None
   writer: metrics.Writer
   best: best.Best
+  rows: Mapping[str, Any] | None
 
   def catch_up(self, state: types.TrainState):
     """What a kill left undone: the evaluation that was due, the mark of the best."""
@@ -287,7 +288,7 @@ class _Run:
     for mined, first, last in remine.spans(stage, done):
       if mined > stage.first:
         mixture = remine.mixture(stage, mined, self.folder, params(), self.tokenizer,
-                                 self.mesh, self.log)
+                                 self.mesh, self.log, self.rows)
       yield from zip(range(first + 1, last + 1), data.batches(
           mixture, self.tokenizer, seed=self.cfg.seed + stage.index,
           start_step=first - stage.first,

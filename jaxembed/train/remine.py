@@ -7,11 +7,12 @@ candidates (mining/refresh.py). Rules are those that made the source's rows. A r
 run reads the rows of the step that it goes on from, or makes the same again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 
@@ -37,10 +38,12 @@ def spans(stage: Stage, done: int) -> Iterator[tuple[int, int, int]]:
 
 
 def mixture(stage: Stage, mined: int, folder: pathlib.Path, params: types.Params,
-            tokenizer: data.Tokenizer, mesh: jax.sharding.Mesh, log) -> data.Mixture:
+            tokenizer: data.Tokenizer, mesh: jax.sharding.Mesh, log,
+            rows: Mapping[str, Any] | None = None) -> data.Mixture:
   """The stage's mixture with the negatives of step `mined`.
 
-  params: the weights of that step, where its rows are not there yet.
+  params: the weights of that step, where its rows are not there yet. rows: of sources
+  of kind 'memory', as in loop.train.
 
   Raises:
     ValueError: several processes, or rules that ask for other teachers.
@@ -57,7 +60,8 @@ def mixture(stage: Stage, mined: int, folder: pathlib.Path, params: types.Params
         _mine(pathlib.Path(source.path).expanduser(), target, stage, embedder, log)
       source = dataclasses.replace(source, path=str(target))
     sources.append(source)
-  return data.open_mixture(dataclasses.replace(stage.cfg.data, sources=sources))
+  return data.open_mixture(
+      dataclasses.replace(stage.cfg.data, sources=sources), given=rows)
 
 
 def _mine(base: pathlib.Path, target: pathlib.Path, stage: Stage, embedder: Embedder,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxembed import bundle, config
+from jaxembed import bundle, config, sharding
 from jaxembed.config import SourceConfig
 from jaxembed.embedder import Embedder
 from jaxembed.mining import candidates, collection, inputs, miner
@@ -65,6 +65,17 @@ def test_rows_are_those_of_full_mining_and_resuming_makes_the_same(
       np.testing.assert_allclose(a['neg_scores'], b['neg_scores'], atol=1e-5)
   first = (base.folder / 'mined.jsonl').read_text()
   assert first != (tmp_path / 'whole/mined/rows/step-4/mined.jsonl').read_text()
+
+  # Rows in memory stand beside them, as they did before.
+  (stage,) = stages(experiment)
+  both = dataclasses.replace(stage.cfg, data=dataclasses.replace(
+      stage.cfg.data, sources=[*stage.cfg.data.sources,
+                               SourceConfig(name='own', kind='memory', path='')]))
+  mixture = remine.mixture(
+      dataclasses.replace(stage, cfg=both), 4, tmp_path / 'whole', embedder.params,
+      embedder.tokenizer, sharding.make_mesh((1, 1, 1), jax.devices()[:1]), told.append,
+      {'own': [{'query': 'a query', 'pos': ['its answer']}]})
+  assert mixture.fingerprints['own']['rows'] == 1
 
 
 @pytest.mark.parametrize('done, wanted', [
