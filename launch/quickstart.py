@@ -30,7 +30,7 @@ SEARCHES = ('copy a directory tree recursively',
             'parse a date written as text',
             'split a string into words, keeping quoted parts together')
 _WHAT_COMES = """\
-What comes, in about {minutes} minutes on two CPU cores:
+What comes, in about {minutes} minutes on two free CPU cores:
   1  functions and docstrings of the installed Python packages are read
   2  all-MiniLM-L6-v2 with a new head is scored on {held_out} held-out functions
   3  it is trained for {steps} steps, and scored again

@@ -40,7 +40,7 @@ def describe(cfg: config.Config, model: config.ModelConfig, params: types.Params
         f'{d.batch_size * (1 + group)} texts or at most {tokens} tokens per step')
   minutes = flops / (mesh.size * _matmul_rate(model) * _EFFICIENCY) / 60
   lines.append(f'time       about {minutes:.0f} min at most, and compilation '
-               f'({flops:.1e} FLOP, half the speed of a bare matmul)')
+               f'({flops:.1e} FLOP, half the speed of a bare matmul as measured now)')
   return '\n'.join(lines)
 
 
