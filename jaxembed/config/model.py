@@ -60,6 +60,10 @@ class RopeScaling:
               'numbers above 0')
 
 
+# Fields of BackboneConfig with an entry for each layer; () where all are alike.
+PER_LAYER = ('windowed_layers', 'rope_layers')
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
   """A transformer as a list of features; the defaults are Mistral's.
@@ -82,7 +86,11 @@ class BackboneConfig:
   norm: str = 'rms'  # rms | layer
   norm_bias: bool = False  # of layer norms
   norm_offset: float = 0.0  # Gemma stores scale - 1
-  block: str = 'pre'  # pre | post | sandwich: where norms stand in a layer
+  norm_scale: bool = True  # false: nothing is multiplied behind a norm (OLMo)
+  # Where norms stand in a layer: before its two parts, behind their sums, around the
+  # parts, behind the parts; parallel: one norm before both, which are summed.
+  block: str = 'pre'  # pre | post | sandwich | behind | parallel
+  residual_scale: float = 1.0  # a part is multiplied by it before it is added
   final_norm: bool = True  # a norm after the last layer
   first_norm: bool = True  # false: layer 0 has no norm before attention
   embed_norm: bool = False  # a norm after the embeddings
@@ -97,12 +105,18 @@ class BackboneConfig:
   rope_dim: int = 0  # 0: the whole head
   rope_scaling: RopeScaling | None = None  # for texts beyond pre-training
   local_rope_theta: float = 0.0  # of windowed layers; 0: rope_theta
+  rope_layers: tuple[bool, ...] = ()  # which layers turn at all; (): all
 
   ## Attention
   qkv_bias: bool = False  # of the query, key and value projections
   out_bias: bool = False  # of the output projection
-  qk_norm: bool = False  # RMS norm of each head's queries and keys
+  qkv_clip: float = 0.0  # queries, keys and values are cut to +-it; 0: not cut
+  qk_norm: bool = False  # a norm of each head's queries and keys
+  qk_norm_heads: str = 'each'  # each | all: over what that norm runs (all: OLMo 2)
   query_scale: float = 0.0  # scores are multiplied by it; 0: 1/sqrt(head_dim)
+  # A query at place p is multiplied by 1 + growth log(1 + floor(p / every)) (Llama 4).
+  query_growth: float = 0.0  # 0: not
+  query_growth_every: int = 1
   softcap: float = 0.0  # s -> c tanh(s/c); 0: none
   window: int = 0  # keys seen by a windowed layer, own one included; 0: all
   two_way_window: int = 0  # the same when bidirectional: |distance| below it
@@ -123,12 +137,15 @@ class BackboneConfig:
     between(self, 0, _IDS, 'type_vocab_size', 'position_offset', 'window',
             'two_way_window', 'relative_buckets', 'relative_distance')
     between(self, 0, self.head_dim, 'rope_dim')
-    positive(self, 'norm_eps', 'embed_scale', 'rope_theta')
-    for name in ('local_rope_theta', 'query_scale', 'softcap'):
+    between(self, 1, _IDS, 'query_growth_every')
+    positive(self, 'norm_eps', 'embed_scale', 'residual_scale', 'rope_theta')
+    for name in ('local_rope_theta', 'query_scale', 'query_growth', 'qkv_clip',
+                 'softcap'):
       require(self, name, 0 <= getattr(self, name) < float('inf'), '0 or more')
     self._check_rope()
     one_of(self, 'norm', ('rms', 'layer'))
-    one_of(self, 'block', ('pre', 'post', 'sandwich'))
+    one_of(self, 'block', ('pre', 'post', 'sandwich', 'behind', 'parallel'))
+    one_of(self, 'qk_norm_heads', ('each', 'all'))
     one_of(self, 'position', ('rope', 'learned'))
     one_of(self, 'positions', ('mask', 'index'))
     one_of(self, 'activation', ('silu', 'gelu', 'gelu_tanh', 'relu'))
@@ -136,10 +153,11 @@ class BackboneConfig:
       raise ValueError(
           f'num_heads {self.num_heads} is not a multiple of num_kv_heads '
           f'{self.num_kv_heads}')
-    if self.windowed_layers and len(self.windowed_layers) != self.num_layers:
-      raise ValueError(
-          f'windowed_layers has {len(self.windowed_layers)} entries for '
-          f'{self.num_layers} layers')
+    for name in PER_LAYER:
+      listed = getattr(self, name)
+      if listed and len(listed) != self.num_layers:
+        raise ValueError(f'{name} has {len(listed)} entries for {self.num_layers} '
+                         'layers')
 
   def _check_rope(self):
     """Rotations are of pairs of channels, each with a frequency of its own."""

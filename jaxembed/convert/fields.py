@@ -79,6 +79,12 @@ class Fields:
         key, default, lambda v: type(v) in (int, float) and v > 0 and _finite(v),
         'a number above 0')
 
+  def amount(self, key: str, default: Any = None) -> Any:
+    """A number of 0 or more."""
+    return self._read(
+        key, default, lambda v: type(v) in (int, float) and v >= 0 and _finite(v),
+        'a number of 0 or more')
+
   def share(self, key: str, default: Any = None) -> Any:
     """A number from 0 up to, but not, 1."""
     return self._read(key, default, lambda v: type(v) in (int, float) and 0 <= v < 1,
@@ -90,6 +96,13 @@ class Fields:
         key, default, lambda v: isinstance(v, list) and all(
             type(x) in (int, float) and x > 0 and _finite(x) for x in v),
         'a list of numbers above 0')
+
+  def marks(self, key: str, default: Any = None) -> Any:
+    """A list of 0 and 1, or of true and false."""
+    return self._read(
+        key, default, lambda v: isinstance(v, list) and all(
+            type(x) in (int, bool) and x in (0, 1) for x in v),
+        'a list of 0 and 1')
 
   def flag(self, key: str, default: Any = None) -> Any:
     """True or False."""

@@ -45,7 +45,8 @@ class Table:
 def norm(name: str, path: str, cfg: BackboneConfig,
          skip_layers: tuple[int, ...] = ()) -> Iterator[Row]:
   """Rows of an RMSNorm or LayerNorm: its scale, and its bias where cfg has them."""
-  yield Row(f'{name}.weight', (f'{path}/scale',), skip_layers=skip_layers)
+  if cfg.norm_scale:
+    yield Row(f'{name}.weight', (f'{path}/scale',), skip_layers=skip_layers)
   if cfg.norm_bias:
     yield Row(f'{name}.bias', (f'{path}/bias',), skip_layers=skip_layers)
 

@@ -162,11 +162,12 @@ class Tokenizer:
   def for_model(cls, folder: str | os.PathLike, cfg: config.ModelConfig) -> 'Tokenizer':
     """The tokenizer in `folder` with all rules of the model `cfg` for its texts.
 
-    Models with a table of positions are padded on the right, whatever the tokenizer
-    says: a text's positions, and so its vector, would else depend on its neighbours.
+    Models that count positions from the start of a row are padded on the right,
+    whatever the tokenizer says: a text's vector would else depend on its neighbours.
     Raises as `load`.
     """
-    side = 'right' if cfg.backbone.position == 'learned' else None
+    by_row = cfg.backbone.position == 'learned' or cfg.backbone.positions == 'index'
+    side = 'right' if by_row else None
     tokenizer = cls.load(
         folder, table_size=cfg.backbone.vocab_size, padding_side=side,
         prompt_pooling=cfg.prompt_pooling, eos_text=cfg.eos_text,

@@ -4,6 +4,7 @@ import math
 
 from flax import linen as nn
 from jax import Array, lax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, LoraConfig
@@ -39,8 +40,9 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, pattern: Pattern, cos_sin: tuple[Array, Array] | None,
-               bias: Array | None) -> Array:
-    """cos_sin: of rope.table; bias [N,2T-1]: of attend."""
+               shared: dict) -> Array:
+    """cos_sin: of rope.table; of `shared`, bias [N,2T-1] or None is that of attend,
+    growth [B,T,1,1] or None what queries are multiplied by."""
     cfg = self.cfg
 
     def linear(name, features, split, bias):
@@ -48,18 +50,26 @@ class Attention(nn.Module):
 
     def heads(name, count):
       y = linear(name, count * cfg.head_dim, 'out', cfg.qkv_bias)(x)
-      return lax.reshape(y, (*x.shape[:2], count, cfg.head_dim),
-                         out_sharding=spec(BATCH, tokens_axis(), 'tensor', None))
+      if cfg.qkv_clip:
+        y = jnp.clip(y, -cfg.qkv_clip, cfg.qkv_clip)
+      normed = cfg.qk_norm and name != 'v'
+      if normed and cfg.qk_norm_heads == 'all':
+        y = Norm(cfg, name=f'{name}_norm')(y)
+      y = lax.reshape(y, (*x.shape[:2], count, cfg.head_dim),
+                      out_sharding=spec(BATCH, tokens_axis(), 'tensor', None))
+      if normed and cfg.qk_norm_heads == 'each':
+        y = Norm(cfg, name=f'{name}_norm')(y)
+      return y
 
     q = heads('q', cfg.num_heads)
     k, v = heads('k', cfg.num_kv_heads), heads('v', cfg.num_kv_heads)
-    if cfg.qk_norm:
-      q, k = Norm(cfg, name='q_norm')(q), Norm(cfg, name='k_norm')(k)
     if cos_sin is not None:
       q, k = rope.rotate(q, *cos_sin), rope.rotate(k, *cos_sin)
+    if shared['growth'] is not None:
+      q = q * shared['growth'].astype(q.dtype)
     scale = cfg.query_scale or 1.0 / math.sqrt(cfg.head_dim)
-    out = attend(q, k, v, pattern, scale=scale, softcap=cfg.softcap, bias=bias,
-                 impl=self.impl)
+    out = attend(q, k, v, pattern, scale=scale, softcap=cfg.softcap,
+                 bias=shared['bias'], impl=self.impl)
     out = lax.reshape(out, (*x.shape[:2], cfg.num_heads * cfg.head_dim),
                       out_sharding=spec(BATCH, tokens_axis(), 'tensor'))
     return linear('o', cfg.dim, 'in', cfg.out_bias)(out)

@@ -86,13 +86,14 @@ class Norm(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     cfg, width = self.cfg, x.shape[-1]
-    fill = nn.initializers.constant(1.0 - cfg.norm_offset)
-    scale = self.param('scale', fill, (width,)).astype(jnp.float32)
-    bias = None
+    scale, bias = jnp.ones(width), None
+    if cfg.norm_scale:
+      fill = nn.initializers.constant(1.0 - cfg.norm_offset)
+      scale = self.param('scale', fill, (width,)).astype(jnp.float32) + cfg.norm_offset
     if cfg.norm_bias:
       bias = self.param('bias', nn.initializers.zeros, (width,))
     norm = {'layer': layer_norm, 'rms': rms_norm}[cfg.norm]
-    return norm(x, scale + cfg.norm_offset, bias, cfg.norm_eps)
+    return norm(x, scale, bias, cfg.norm_eps)
 
 
 class FeedForward(nn.Module):

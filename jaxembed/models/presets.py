@@ -11,11 +11,14 @@ from jaxembed.config import BackboneConfig, ModelConfig, PoolingConfig
 _LLAMA = {}  # the defaults of BackboneConfig
 _QWEN2 = {'qkv_bias': True, 'norm_eps': 1e-6}
 _QWEN3 = {'qk_norm': True, 'norm_eps': 1e-6}
-_GEMMA2 = {
-    'norm_eps': 1e-6, 'norm_offset': 1.0, 'block': 'sandwich',
-    'activation': 'gelu_tanh',
-}
+_GEMMA = {'norm_eps': 1e-6, 'norm_offset': 1.0, 'activation': 'gelu_tanh'}
+_GEMMA2 = _GEMMA | {'block': 'sandwich'}
 _GEMMA3 = _GEMMA2 | {'qk_norm': True, 'local_rope_theta': 10000.0}
+_OLMO2 = {'block': 'behind', 'qk_norm': True, 'qk_norm_heads': 'all'}
+_PHI = {
+    'norm': 'layer', 'norm_bias': True, 'block': 'parallel', 'qkv_bias': True,
+    'out_bias': True, 'ff_bias': True, 'gated': False, 'activation': 'gelu_tanh',
+}
 _BERT = {
     'norm': 'layer', 'norm_bias': True, 'norm_eps': 1e-12, 'block': 'post',
     'final_norm': False, 'embed_norm': True, 'type_vocab_size': 2,
@@ -32,8 +35,13 @@ _MODERNBERT = {
 
 # Pre-trained with a causal mask, and causal unless told otherwise.
 _DECODERS = {
-    'mistral': _LLAMA, 'ministral': _LLAMA, 'llama': _LLAMA, 'phi3': _LLAMA,
-    'qwen2': _QWEN2, 'qwen3': _QWEN3, 'gemma2': _GEMMA2, 'gemma3_text': _GEMMA3,
+    'mistral': _LLAMA, 'ministral': _LLAMA, 'ministral3': {'positions': 'index'},
+    'llama': _LLAMA, 'phi': _PHI, 'phi3': _LLAMA, 'granite': {'norm_eps': 1e-6},
+    'olmo': {'norm': 'layer', 'norm_scale': False}, 'olmo2': _OLMO2,
+    'olmo3': _OLMO2 | {'rope_theta': 5e5, 'local_rope_theta': 5e5},
+    'smollm3': {'norm_eps': 1e-6, 'rope_theta': 2e6},
+    'qwen2': _QWEN2, 'qwen3': _QWEN3,
+    'gemma': _GEMMA, 'gemma2': _GEMMA2, 'gemma3_text': _GEMMA3,
 }
 # Pre-trained to see both directions.
 _ENCODERS = {
@@ -69,6 +77,12 @@ def tiny(family: str, **fields) -> BackboneConfig:
 
 _TINY_WINDOW = {'window': 6, 'two_way_window': 7}
 _TINY_EXTRAS = {
+    'gemma': {'embed_scale': 32**0.5},
+    'granite': {'embed_scale': 12.0, 'query_scale': 0.2, 'residual_scale': 0.2},
+    'ministral3': {'query_growth': 0.1, 'query_growth_every': 8},
+    'olmo3': _TINY_WINDOW | {'windowed_layers': (True, True, False)},
+    'phi': {'rope_dim': 4},
+    'smollm3': {'rope_layers': (True, False, True)},
     'gemma2': _TINY_WINDOW | {
         'windowed_layers': (True, False, True), 'softcap': 50.0,
         'query_scale': 16**-0.5, 'embed_scale': 32**0.5},

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxembed.config import ModelConfig, PrependConfig
+from jaxembed.config.model import PER_LAYER
 from jaxembed.mesh import reshard
 from jaxembed.pooling.head import Twin
 from jaxembed.types import Array, Params
@@ -44,7 +45,7 @@ def at_layer(params: Params, cfg: ModelConfig, layer: int
   backbone['layers'] = jax.tree.map(lambda x: x[:end], backbone['layers'])
   shape = dataclasses.replace(
       cfg.backbone, num_layers=end, final_norm=False,
-      windowed_layers=cfg.backbone.windowed_layers[:end])
+      **{name: getattr(cfg.backbone, name)[:end] for name in PER_LAYER})
   return ({**params, 'backbone': backbone},
           dataclasses.replace(cfg, backbone=shape))
 

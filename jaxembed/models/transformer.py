@@ -49,17 +49,25 @@ class Block(nn.Module):
     def norm(name):
       return Norm(cfg, name=name)
 
+    def added(x, h, name):
+      if cfg.block in ('sandwich', 'behind'):
+        h = norm(name)(h)
+      return _residual(x + (h if cfg.residual_scale == 1.0 else h * cfg.residual_scale))
+
+    h = x if cfg.block in ('post', 'behind') else norm('attn_norm')(x)
+    if not cfg.first_norm:
+      h = jnp.where(layer['first'], x, h)
+    out = attn(h, seen, cos_sin, shared)
+    if cfg.block == 'parallel':
+      return self._out(added(x, out + mlp(h), ''), shared)
+    x = added(x, out, 'attn_post_norm')
     if cfg.block == 'post':
-      x = norm('attn_norm')(_residual(x + attn(x, seen, cos_sin, shared['bias'])))
-      x = norm('mlp_norm')(_residual(x + mlp(x)))
-    else:
-      h = norm('attn_norm')(x)
-      if not cfg.first_norm:
-        h = jnp.where(layer['first'], x, h)
-      h = attn(h, seen, cos_sin, shared['bias'])
-      x = _residual(x + (norm('attn_post_norm')(h) if cfg.block == 'sandwich' else h))
-      h = mlp(norm('mlp_norm')(x))
-      x = _residual(x + (norm('mlp_post_norm')(h) if cfg.block == 'sandwich' else h))
+      x = norm('attn_norm')(x)
+    h = x if cfg.block in ('post', 'behind') else norm('mlp_norm')(x)
+    x = added(x, mlp(h), 'mlp_post_norm')
+    return self._out(norm('mlp_norm')(x) if cfg.block == 'post' else x, shared)
+
+  def _out(self, x: Array, shared: dict) -> tuple[Array, Array | None]:
     return x, _layer_output(self.cfg, x, shared)
 
 
@@ -121,8 +129,11 @@ def _positions(cfg: BackboneConfig, tokens: Tokens) -> Array:
   if segment is not None:
     first = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)))
     return index - jax.lax.cummax(jnp.where(first, index, 0), axis=1)
-  if cfg.positions == 'index':
-    return index
+  return index if cfg.positions == 'index' else _in_text(mask)
+
+
+def _in_text(mask: Array) -> Array:
+  """Places of tokens counted from the first of their row's text.  [B,T] int32."""
   return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
@@ -148,6 +159,8 @@ def _per_layer(model: ModelConfig) -> dict[str, Array]:
     layer['prepend'] = (at >= model.prepend.start) & (at < model.prepend.stop)
   if _mixed(cfg):
     layer['windowed'] = np.array(cfg.windowed_layers)
+  if len(set(cfg.rope_layers)) == 2:
+    layer['turned'] = np.array(cfg.rope_layers)
   if not cfg.first_norm:
     layer['first'] = np.arange(cfg.num_layers) == 0
   return layer
@@ -182,7 +195,8 @@ def _shared(cfg: BackboneConfig, mode: str, tokens: Tokens, positions: Array,
   window = cfg.two_way_window if mode == 'bidirectional' else cfg.window
   listed = cfg.windowed_layers
   seen = pattern.of_tokens(
-      mode, tokens.mask, tokens.segment, prefix=prefix, positions=positions,
+      mode, tokens.mask, tokens.segment, prefix=prefix,
+      positions=None if prefix is None else _in_text(tokens.mask),
       window=window if any(listed) or not listed else 0)
   global_ = _cos_sin(cfg, positions, cfg.rope_theta, cfg.rope_scaling)
   local = None
@@ -190,11 +204,19 @@ def _shared(cfg: BackboneConfig, mode: str, tokens: Tokens, positions: Array,
     local = _cos_sin(cfg, positions, cfg.local_rope_theta, None)
   if listed and all(listed):
     global_, local = local or global_, None
-  return {'pattern': seen, 'global': global_, 'local': local, 'bias': None}
+  growth = _query_growth(cfg, positions) if cfg.query_growth else None
+  return {'pattern': seen, 'global': global_, 'local': local, 'bias': None,
+          'growth': growth}
+
+
+def _query_growth(cfg: BackboneConfig, positions: Array) -> Array:
+  """Factor of each query, by its place.  [B,T] -> [B,T,1,1] float32."""
+  steps = (positions // cfg.query_growth_every).astype(jnp.float32)
+  return split_tokens((1 + cfg.query_growth * jnp.log1p(steps))[:, :, None, None])
 
 
 def _cos_sin(cfg: BackboneConfig, positions: Array, theta: float, scaling):
-  if cfg.position != 'rope':
+  if cfg.position != 'rope' or (cfg.rope_layers and not any(cfg.rope_layers)):
     return None
   return jax.tree.map(split_tokens, rope.table(cfg, positions, theta, scaling))
 
@@ -208,6 +230,9 @@ def _of_layer(layer: dict, shared: dict):
     if shared['local'] is not None:
       cos_sin = jax.tree.map(lambda g, n: jnp.where(pick, n, g), cos_sin,
                              shared['local'])
+  if 'turned' in layer:
+    cos, sin = cos_sin
+    cos_sin = (jnp.where(layer['turned'], cos, 1), jnp.where(layer['turned'], sin, 0))
   return seen, cos_sin
 
 

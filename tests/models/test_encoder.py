@@ -69,8 +69,9 @@ def test_last_token_reaches_the_first_only_when_bidirectional(family, mode):
     assert np.all(moved[:-1] == 0)
 
 
-def test_prefix_sees_itself_both_ways_and_the_rest_is_causal():
-  cfg, params = _model('mistral')
+@pytest.mark.parametrize('family', after(1, ['mistral', 'ministral3']))
+def test_prefix_sees_itself_both_ways_and_the_rest_is_causal(family):
+  cfg, params = _model(family)
   tokens = _tokens(2, 8, [8, 6], side='left')
   prefix = np.array([3, 2], np.int32)
 
@@ -186,6 +187,10 @@ LATENT = PoolingConfig(kind='latent_attention', latents=8, heads=2, head_dim=8)
                                             latents=8, heads=2, head_dim=8), False,
      (1, 1, 1, 2)),
     ('gemma2', 'bidirectional', PoolingConfig(kind='mean_sqrt'), False, (1, 1, 1, 4)),
+    ('olmo2', 'causal', PoolingConfig(), True, (1, 2, 2, 2)),
+    ('ministral3', 'causal', PoolingConfig(), True, (1, 1, 2, 4)),
+    ('phi', 'bidirectional', PoolingConfig(), False, (1, 2, 2, 2)),
+    ('smollm3', 'causal', PoolingConfig(), False, (1, 2, 2, 2)),
 ]))
 def test_tokens_over_devices_equal_one(family, attention, pooling, packed, shape):
   """A row's tokens over 2 and 4 devices: its vectors and all gradients are the same."""

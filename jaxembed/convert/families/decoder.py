@@ -1,4 +1,4 @@
-"""The decoder that Llama, Mistral, Qwen, Gemma and Phi-3 share: settings and rows."""
+"""The decoder that Llama and most later ones share: settings and rows."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -65,11 +65,13 @@ def rows(cfg: BackboneConfig) -> Iterator[Row]:
 def norms(cfg: BackboneConfig) -> Iterator[Row]:
   """The norms of the layers and the last one."""
   names = {'input_layernorm': 'attn_norm', 'post_attention_layernorm': 'mlp_norm'}
-  if cfg.block == 'sandwich':
+  if cfg.block in ('sandwich', 'behind'):
     names = {'input_layernorm': 'attn_norm',
              'post_attention_layernorm': 'attn_post_norm',
              'pre_feedforward_layernorm': 'mlp_norm',
              'post_feedforward_layernorm': 'mlp_post_norm'}
+  if cfg.block == 'behind':
+    names = {name: path for name, path in names.items() if name.startswith('post')}
   for name, path in names.items():
     yield from norm('layers.{l}.' + name, LAYERS + path, cfg)
   yield from norm('norm', 'backbone/norm', cfg)

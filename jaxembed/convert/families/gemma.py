@@ -1,5 +1,5 @@
-"""Gemma 2 (arXiv 2408.00118), the text part of Gemma 3 (arXiv 2503.19786) and
-EmbeddingGemma (arXiv 2509.20354)."""
+"""Gemma (arXiv 2403.08295), Gemma 2 (2408.00118), the text part of Gemma 3 (2503.19786)
+and EmbeddingGemma (2509.20354)."""
 
 import dataclasses
 import math
@@ -11,7 +11,20 @@ from jaxembed.convert.families.family import Family
 from jaxembed.convert.families.sizes import SMALL_WIDE_HEADS
 from jaxembed.convert.fields import Fields
 
+_GEMMA_ACTIVATION = 'hidden_act', 'gelu_pytorch_tanh'
 _ACTIVATION = 'hidden_activation', 'gelu_pytorch_tanh'
+
+
+def _read_gemma(hf: Fields) -> dict[str, Any]:
+  fields, bias = decoder.read(hf, _GEMMA_ACTIVATION), hf.get('attention_bias', False)
+  if fields['activation'] == 'gelu':  # a slip of the released files, read as tanh
+    fields['activation'] = 'gelu_tanh'
+  return fields | {'head_dim': hf.get('head_dim', 256), 'qkv_bias': bias,
+                   'out_bias': bias, 'embed_scale': math.sqrt(hf.need('hidden_size'))}
+
+
+def _write_gemma(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
+  return decoder.write(cfg, two_way, {'tie_word_embeddings': True})
 
 
 def _read_gemma2(hf: Fields) -> dict[str, Any]:
@@ -27,10 +40,8 @@ def _read_gemma3(hf: Fields) -> dict[str, Any]:
       'norm_eps': hf.get('rms_norm_eps', 1e-6),
       'activation': hf.activation(*_ACTIVATION),
   } | rope.read_dual(hf, ('rope_theta', 1e6), ('rope_local_base_freq', 1e4))
-  layers = windows.layer_types(hf, window, lambda i: (i + 1) % every != 0)
-  if any(layers):  # also where all are: they have a rope of their own
-    fields |= {'window': window, 'two_way_window': window and window + 1,
-               'windowed_layers': layers}
+  fields |= windows.read_listed(
+      window, windows.layer_types(hf, window, lambda i: (i + 1) % every != 0))
   if hf.get('use_bidirectional_attention'):
     # There the window is the whole span, half of it on each side; with is_causal
     # false as well, transformers sees one key further.
@@ -63,6 +74,11 @@ def _write_gemma3(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
   return hf
 
 
+GEMMA = Family(
+    architecture='GemmaModel', read=_read_gemma, write=_write_gemma, rows=decoder.rows,
+    prefixes=decoder.PREFIXES, ignored=decoder.IGNORED,
+    defaults={'num_key_value_heads': 16},
+    cases={'Gemma': SMALL_WIDE_HEADS})
 GEMMA2 = Family(
     architecture='Gemma2Model', read=_read_gemma2, write=_write_gemma2,
     rows=decoder.rows, prefixes=decoder.PREFIXES, ignored=decoder.IGNORED,

@@ -8,6 +8,9 @@ from jaxembed.config import BackboneConfig, RopeScaling
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.files.folder import short
 
+# Families of which transformers turns a part of each head.
+_PARTIAL = ('phi', 'phi3')
+
 
 def read_dual(hf: Fields, full_theta: tuple[str, float],
               local_theta: tuple[str, float]) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def read(hf: Fields, source: Mapping[str, Any],
   theta = rope.get('rope_theta') or given.get('rope_theta') or 10000.0
   part = rope.get('partial_rotary_factor') or hf.get('partial_rotary_factor', 1.0)
   fields: dict[str, Any] = {'rope_theta': float(theta)}
-  if part != 1.0 and hf.family != 'phi3':
+  if part != 1.0 and hf.family not in _PARTIAL:
     raise UnsupportedModel(
         f'{rope.file}: partial_rotary_factor={short(part)} is not supported for '
         f'{hf.family}, of which transformers turns whole heads; take it out')
@@ -70,27 +73,32 @@ def _llama3(hf: Fields, rope: Fields) -> RopeScaling:
       kind='llama3', factor=float(rope.need('factor')),
       low_freq_factor=float(rope.need('low_freq_factor')),
       high_freq_factor=float(rope.need('high_freq_factor')),
-      original_positions=_original(hf, rope))
+      original_positions=original_positions(hf, rope))
 
 
 def _yarn(hf: Fields, rope: Fields) -> RopeScaling:
-  for key in ('mscale', 'mscale_all_dim'):
-    if rope.data.get(key):
-      raise UnsupportedModel(f'{rope.file}: {key} is not supported')
   if not rope.get('truncate', True):
     raise UnsupportedModel(f'{rope.file}: truncate=false is not supported')
   factor = float(rope.get('factor')
-                 or hf.need('max_position_embeddings') / _original(hf, rope))
-  default = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+                 or hf.need('max_position_embeddings') / original_positions(hf, rope))
+  over, under = rope.number('mscale'), rope.number('mscale_all_dim')
+  default = _yarn_attention(factor, 1.0)
+  if over and under:
+    default = _yarn_attention(factor, over) / _yarn_attention(factor, under)
   return RopeScaling(
-      kind='yarn', factor=factor, original_positions=_original(hf, rope),
+      kind='yarn', factor=factor, original_positions=original_positions(hf, rope),
       attention_factor=float(rope.get('attention_factor', default)),
       beta_fast=float(rope.get('beta_fast', 32)),
       beta_slow=float(rope.get('beta_slow', 1)))
 
 
+def _yarn_attention(factor: float, strength: float) -> float:
+  """What attention gains where positions are stretched by `factor`."""
+  return 0.1 * strength * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
 def _longrope(hf: Fields, rope: Fields) -> RopeScaling:
-  original = _original(hf, rope)
+  original = original_positions(hf, rope)
   factor = float(rope.get('factor')
                  or hf.need('max_position_embeddings') / original)
   default = (1.0 if factor <= 1.0 or original <= 1
@@ -102,7 +110,8 @@ def _longrope(hf: Fields, rope: Fields) -> RopeScaling:
       long_factors=tuple(map(float, rope.need('long_factor'))))
 
 
-def _original(hf: Fields, rope: Fields) -> int:
+def original_positions(hf: Fields, rope: Fields) -> int:
+  """Tokens of the longest text of pre-training, before positions were stretched."""
   key = 'original_max_position_embeddings'
   return rope.get(key) or hf.get(key) or hf.need('max_position_embeddings')
 

@@ -20,6 +20,15 @@ def read(window: int, layers: tuple[bool, ...]) -> dict[str, Any]:
           'windowed_layers': () if all(layers) else layers}
 
 
+def read_listed(window: int, layers: tuple[bool, ...]) -> dict[str, Any]:
+  """As `read`, of families whose windowed layers have a rope of their own: they are
+  listed also where all are windowed."""
+  if not any(layers):
+    return {}
+  return {'window': window, 'two_way_window': window and window + 1,
+          'windowed_layers': layers}
+
+
 def layer_types(hf: Fields, window: int, rule: Callable[[int], bool]
                 ) -> tuple[bool, ...]:
   """Which layers are windowed: `layer_types`, or the family's older rule."""
