@@ -37,7 +37,7 @@ RULES = (
     (r'layers/(attn/[qkv]|mlp/(up|gate))/lora_b$', P(None, 'tensor')),
     (r'layers/(attn/o|mlp/down)/lora_a$', P('tensor', None)),
     (r'layers/(attn/o|mlp/down)/lora_b$', P(None, 'fsdp')),
-    (r'backbone/relative$', P()),
+    (r'backbone/relative$|attn/relative$', P()),
     (r'backbone/.*norm/(scale|bias)$', P()),
     (r'dense/\d+/(kernel|bias|residual)$', P()),
     (r'loss/(log_scale|projection/(kernel|bias))$', P()),

@@ -98,7 +98,7 @@ class BackboneConfig:
   ## Embeddings and positions
   embed_scale: float = 1.0  # embeddings are multiplied by it
   type_vocab_size: int = 0  # BERT's token types; kind 0 is used
-  position: str = 'rope'  # rope | learned
+  position: str = 'rope'  # rope | learned | alibi | none (relative_buckets alone)
   position_offset: int = 0  # RoBERTa's tables start after the padding id
   positions: str = 'mask'  # mask: text starts at 0; index: the row does (BERT)
   rope_theta: float = 10000.0  # base of the rotary frequencies
@@ -122,12 +122,14 @@ class BackboneConfig:
   two_way_window: int = 0  # the same when bidirectional: |distance| below it
   windowed_layers: tuple[bool, ...] = ()  # (): all, when there is a window
   relative_buckets: int = 0  # T5's bias, shared by the layers; 0: none
+  relative_per_layer: bool = False  # every layer has a bias of its own (UMT5)
   relative_distance: int = 128  # from here on, distances share a bucket
 
   ## Feed-forward
   activation: str = 'silu'  # silu | gelu | gelu_tanh | relu
   gated: bool = True  # GLU: activation(gate) * up
   ff_bias: bool = False  # of the feed-forward's projections
+  down_bias: bool | None = None  # of the last of them; None: as the others
 
   def __post_init__(self):
     typed(self)
@@ -146,7 +148,7 @@ class BackboneConfig:
     one_of(self, 'norm', ('rms', 'layer'))
     one_of(self, 'block', ('pre', 'post', 'sandwich', 'behind', 'parallel'))
     one_of(self, 'qk_norm_heads', ('each', 'all'))
-    one_of(self, 'position', ('rope', 'learned'))
+    one_of(self, 'position', ('rope', 'learned', 'alibi', 'none'))
     one_of(self, 'positions', ('mask', 'index'))
     one_of(self, 'activation', ('silu', 'gelu', 'gelu_tanh', 'relu'))
     if self.num_heads % self.num_kv_heads:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxembed.config import BackboneConfig
 from jaxembed.convert.families import FAMILIES
+from jaxembed.convert.families.names import family_of, unknown
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.files.folder import short
 from jaxembed.models import presets
@@ -24,11 +25,10 @@ def config_from_hf(config: Mapping[str, Any]) -> BackboneConfig:
       value would change the numbers.
   """
   fields = Fields(config)
-  if fields.family not in FAMILIES:
-    raise UnsupportedModel(
-        f'config.json: model_type {short(fields.family)} is not supported; known: '
-        f'{", ".join(sorted(FAMILIES))}')
-  family = FAMILIES[fields.family]
+  name = family_of(config)
+  if name not in FAMILIES:
+    raise UnsupportedModel(f'config.json: {unknown(fields.family, FAMILIES)}')
+  family = FAMILIES[name]
   for key, value in family.only.items():
     if config.get(key, value) not in (value, None):
       raise UnsupportedModel(
@@ -36,7 +36,7 @@ def config_from_hf(config: Mapping[str, Any]) -> BackboneConfig:
           'it would change the numbers')
   try:
     return presets.backbone(
-        fields.family, **family.read(Fields({**family.defaults, **config})))
+        name, **family.read(Fields({**family.defaults, **config})))
   except UnsupportedModel:
     raise
   except ValueError as e:  # sizes that do not go together
@@ -45,7 +45,7 @@ def config_from_hf(config: Mapping[str, Any]) -> BackboneConfig:
 
 def attention_from_hf(config: Mapping[str, Any]) -> str:
   """'bidirectional' for encoders and for decoders marked so, else 'causal'."""
-  if config.get('model_type') in presets.ENCODERS:
+  if family_of(config) in presets.ENCODERS:
     return 'bidirectional'
   # Of families other than Gemma transformers reads is_causal alone.
   if (config.get('use_bidirectional_attention') and config.get('is_causal') is not False

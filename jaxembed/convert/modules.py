@@ -101,7 +101,8 @@ def _with_settings(home: pathlib.Path, cfg: ModelConfig, prepends: bool) -> Mode
   arguments = data.get('processor_kwargs') or data.get('tokenizer_args') or {}
   limit = arguments.get('model_max_length') or data.get('max_seq_length')
   # Its author may go beyond the positions of training where no table of them ends.
-  most = _LONGEST if cfg.backbone.position == 'rope' else cfg.backbone.max_positions
+  learned = cfg.backbone.position == 'learned'
+  most = cfg.backbone.max_positions if learned else _LONGEST
   length = _tokens(limit, most, f'{file}: max_seq_length')
   if length is None and (home / 'tokenizer_config.json').is_file():
     length = max_length(home, cfg.backbone.max_positions)

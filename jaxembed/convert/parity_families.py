@@ -53,7 +53,7 @@ def build(folder: pathlib.Path, model_type: str, fields: dict, seed: int = 0) ->
 
   torch.manual_seed(seed)
   config = transformers.AutoConfig.for_model(model_type, **fields)
-  model = transformers.AutoModel.from_config(config)
+  model = getattr(transformers, FAMILIES[model_type].architecture)(config)
   with torch.no_grad():
     for parameter in model.parameters():
       parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -94,8 +94,9 @@ def ragged(vocab: int, padding: str, rows: int = 5, length: int = 24) -> Tokens:
 def _torch_model(folder: pathlib.Path, mode: str):
   import transformers
 
-  model = transformers.AutoModel.from_pretrained(
-      folder, attn_implementation='eager').eval()
+  config = transformers.AutoConfig.from_pretrained(folder)
+  kind = getattr(transformers, FAMILIES[config.model_type].architecture)
+  model = kind.from_pretrained(folder, attn_implementation='eager').eval()
   if mode == 'bidirectional' and not getattr(
       model.config, 'use_bidirectional_attention', False):
     model.config.is_causal = False

@@ -20,8 +20,8 @@ from jaxembed.types import Params
 __all__ = [
     'LAYERS', 'Row', 'Table', 'attention_from_hf', 'backbone_table', 'base_names',
     'config_from_hf', 'config_to_hf', 'dense_table', 'expand', 'flatten',
-    'has_pooler', 'head_table', 'is_decoder', 'iter_hf', 'matrix_shape', 'to_hf',
-    'unflatten',
+    'has_pooler', 'head_table', 'is_decoder', 'iter_hf', 'matrix_shape', 'older_keys',
+    'to_hf', 'unflatten',
 ]
 
 _OLD_NAMES = {'LayerNorm.gamma': 'LayerNorm.weight', 'LayerNorm.beta': 'LayerNorm.bias'}
@@ -41,6 +41,11 @@ def is_decoder(cfg: BackboneConfig) -> bool:
 def has_pooler(cfg: BackboneConfig) -> bool:
   """Whether transformers gives the family a pooler, which no embedding uses."""
   return FAMILIES[cfg.family].pooler
+
+
+def older_keys(cfg: BackboneConfig) -> tuple[str, ...]:
+  """Keys of a config.json of the family that transformers itself does not read."""
+  return FAMILIES[cfg.family].older_keys
 
 
 def base_names(names: Iterable[str], table: Table) -> dict[str, str]:

@@ -9,7 +9,6 @@ check (parity.py) opens the folder in torch and compares vectors.
 import dataclasses
 import json
 import pathlib
-import re
 import shutil
 from typing import Any
 
@@ -213,11 +212,10 @@ def _hf_config(model: Bundle, weights) -> dict[str, Any]:
   derived = tables.config_to_hf(cfg.backbone, cfg.attention)
   hf = derived if model.config_folder is None else carried.without_code(
       checked_json.read(model.config_folder / 'config.json', absent=derived))
-  if hf.get('model_type') != derived['model_type']:  # a wrapper such as NV-Embed's
-    hf = dict(derived)
-  hf['architectures'] = [
-      re.sub(r'(For[A-Z]\w+|LMHeadModel|Model)$', 'Model', name)
-      for name in hf.get('architectures') or derived['architectures']]
+  older = tables.older_keys(cfg.backbone)
+  if hf.get('model_type') != derived['model_type'] or any(key in hf for key in older):
+    hf = dict(derived)  # a wrapper such as NV-Embed's, or what transformers cannot read
+  hf['architectures'] = derived['architectures']
   (dtype,) = {str(w.dtype) for w in weights.values()}
   hf['vocab_size'] = cfg.backbone.vocab_size  # a prepended token has a row
   hf.pop('dtype', None)

@@ -23,11 +23,16 @@ _BY_MODEL_TYPE = {
     'bert': 'BertTokenizer', 'mpnet': 'MPNetTokenizer', 'roberta': 'RobertaTokenizer',
     'xlm-roberta': 'XLMRobertaTokenizer', 'qwen3': 'Qwen2Tokenizer',
     'gemma2': 'GemmaTokenizer', 'gemma3_text': 'GemmaTokenizer',
-    'qwen2': 'Qwen2Tokenizer'}
+    'qwen2': 'Qwen2Tokenizer', 'camembert': 'CamembertTokenizer',
+    'distilbert': 'BertTokenizer', 'electra': 'BertTokenizer',
+    'nomic_bert': 'BertTokenizer', 't5': 'T5Tokenizer', 'mt5': 'T5Tokenizer',
+    'gte': 'XLMRobertaTokenizer', 'jina_embeddings_v3': 'XLMRobertaTokenizer',
+    'albert': 'AlbertTokenizer', 'deberta-v2': 'DebertaV2Tokenizer'}
 _ALWAYS = ('qwen2',)
 # Types whose tokenizer.json is read as it stands, whatever class is named; the code of
 # NV-Embed is of transformers 4, which does so with all.
-_AS_IT_STANDS = ('mistral', 'ministral', 'modernbert', 'nvembed', 'phi3')
+_AS_IT_STANDS = ('mistral', 'ministral', 'modernbert', 'nvembed', 'phi3', 'umt5',
+                 'xlm-roberta-xl')
 _QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
          r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+')
 _MARK = '\u2581'  # how sentencepiece writes a space
@@ -41,9 +46,10 @@ class TokenizerClass:
     model: of the tokenizers library.
     options: of that model.
     pipeline: (tokenizer, settings) -> sets normaliser and splitting.
-    frame: the settings that name the tokens before and behind a text; (): what
-      tokenizer.json says.
+    frame: the settings that name the tokens before and behind a text, '' for none;
+      (): what tokenizer.json says.
     tokens: special tokens where the settings name none.
+    unknown: the id of what the vocabulary lacks; None: what tokenizer.json says.
   """
 
   model: type
@@ -51,6 +57,7 @@ class TokenizerClass:
   pipeline: Callable[[tokenizers.Tokenizer, Mapping[str, Any]], None]
   frame: tuple[str, ...]
   tokens: Mapping[str, str]
+  unknown: int | None = None
 
 
 def resolve(settings: Mapping[str, Any], folder: pathlib.Path,
@@ -130,19 +137,33 @@ def build(fast: tokenizers.Tokenizer, settings: Mapping[str, Any], name: str,
         'write "tokenizer_class": "TokenizersBackend"')
   for option, value in known.options.items():
     setattr(model, option, value)
+  if known.unknown is not None and _unknown(model) != known.unknown:
+    raise UnsupportedModel(
+        f'{file}: {name} gives what its vocabulary lacks the id {known.unknown}, but '
+        f'tokenizer.json {_unknown(model)}; if tokenizer.json is right, write '
+        '"tokenizer_class": "TokenizersBackend"')
   if known.model is models.WordPiece or known.pipeline is _gemma:
     model.unk_token = spelling(settings.get('unk_token')) or ''
   known.pipeline(fast, settings)
   if known.frame:
     before, behind = frame(settings)
-    ids = [(token, fast.token_to_id(token)) for token in (before, behind)]
+    ids = [(token, fast.token_to_id(token)) for token, key in zip(
+        (before, behind), known.frame) if key]
     lacking = [token for token, number in ids if number is None]
     if lacking:
       raise UnsupportedModel(f'{file}: {name} puts {lacking[0]!r:.80} around a text, '
                              'which tokenizer.json lacks; name the tokens as '
-                             f'{" and ".join(known.frame)}')
+                             f'{" and ".join(filter(None, known.frame))}')
     fast.post_processor = processors.TemplateProcessing(
-        single=[before, '$A', behind], special_tokens=ids)
+        single=[*filter(None, (before, '$A', behind))], special_tokens=ids)
+
+
+def _unknown(model: tokenizers.models.Model) -> int | None:
+  """The id of a character that no vocabulary has; None: there is none."""
+  try:
+    return model.tokenize('\U0010fffd')[0].id
+  except (IndexError, Exception):  # the library raises Exception itself
+    return None
 
 
 def spelling(token: Any) -> str | None:
@@ -189,6 +210,37 @@ def _xlm_roberta(fast, settings) -> None:
       pre_tokenizers.Metaspace(prepend_scheme='always' if spaced else 'never')])
 
 
+def _t5(fast, settings) -> None:
+  _xlm_roberta(fast, {})
+
+
+def _albert(fast, settings) -> None:
+  steps = [normalizers.Replace('``', '"'), normalizers.Replace("''", '"')]
+  if settings.get('keep_accents') is not True:
+    steps += [normalizers.NFKD(), normalizers.StripAccents()]
+  if settings.get('do_lower_case', True) is not False:
+    steps.append(normalizers.Lowercase())
+  table = _precompiled(fast.normalizer)
+  _xlm_roberta(fast, settings)
+  fast.normalizer = normalizers.Sequence([*steps, *([table] if table else [])])
+  if fast.post_processor is None:
+    fast.post_processor = processors.TemplateProcessing(
+        single=['[CLS]', '$A', '[SEP]'],
+        special_tokens=[(t, fast.token_to_id(t)) for t in ('[CLS]', '[SEP]')])
+
+
+def _deberta(fast, settings) -> None:
+  steps = [normalizers.Lowercase()] if settings.get('do_lower_case') is True else []
+  fast.normalizer = normalizers.Sequence([
+      *steps, normalizers.Replace(tokenizers.Regex(r'\s{2,}|[\n\r\t]'), ' '),
+      normalizers.NFC(), normalizers.Strip(left=False, right=True)])
+  spaced = settings.get('add_prefix_space', True) is not False
+  split = [pre_tokenizers.Punctuation(behavior='isolated')] if settings.get(
+      'split_by_punct') is True else []
+  fast.pre_tokenizer = pre_tokenizers.Sequence([
+      *split, pre_tokenizers.Metaspace(prepend_scheme='always' if spaced else 'first')])
+
+
 def _precompiled(normalizer) -> normalizers.Normalizer | None:
   """The first table of sentencepiece in a normaliser."""
   if isinstance(normalizer, normalizers.Sequence):
@@ -224,6 +276,9 @@ _BERT = TokenizerClass(
 _ROBERTAS = {'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<unk>',
              'sep_token': '</s>', 'pad_token': '<pad>', 'cls_token': '<s>',
              'mask_token': '<mask>'}
+_BRACKETS = {'bos_token': '[CLS]', 'eos_token': '[SEP]', 'unk_token': '[UNK]',
+             'sep_token': '[SEP]', 'pad_token': '[PAD]', 'cls_token': '[CLS]',
+             'mask_token': '[MASK]'}
 _END = '<|endoftext|>'
 CLASSES = {
     **dict.fromkeys((
@@ -236,7 +291,17 @@ CLASSES = {
                     TokenizerClass(models.BPE, _BPE, _bytes,
                                    ('cls_token', 'sep_token'), _ROBERTAS)),
     'XLMRobertaTokenizer': TokenizerClass(
+        models.Unigram, {}, _xlm_roberta, ('bos_token', 'eos_token'), _ROBERTAS, 3),
+    'CamembertTokenizer': TokenizerClass(
         models.Unigram, {}, _xlm_roberta, ('bos_token', 'eos_token'), _ROBERTAS),
+    **dict.fromkeys(('T5Tokenizer', 'MT5Tokenizer'), TokenizerClass(
+        models.Unigram, {}, _t5, ('', 'eos_token'),
+        {'eos_token': '</s>', 'unk_token': '<unk>', 'pad_token': '<pad>'}, 2)),
+    'AlbertTokenizer': TokenizerClass(
+        models.Unigram, {}, _albert, (),
+        _BRACKETS | {'unk_token': '<unk>', 'pad_token': '<pad>'}, 1),
+    'DebertaV2Tokenizer': TokenizerClass(
+        models.Unigram, {}, _deberta, ('cls_token', 'sep_token'), _BRACKETS),
     'GPT2Tokenizer': TokenizerClass(
         models.BPE, _BPE, _bytes, (),
         {'bos_token': _END, 'eos_token': _END, 'unk_token': _END}),
@@ -253,9 +318,9 @@ CLASSES = {
 }
 # Classes with a pipeline of their own that no model computed here has by default.
 _OTHERS = frozenset(f'{name}Tokenizer' for name in (
-    'Albert', 'Barthez', 'BigBird', 'Blenderbot', 'Bloom', 'Camembert', 'CLIP',
+    'Barthez', 'BigBird', 'Blenderbot', 'Bloom', 'CLIP',
     'CodeGen', 'CodeLlama', 'Cohere', 'ConvBert', 'DPRContextEncoder',
-    'DPRQuestionEncoder', 'DPRReader', 'Deberta', 'DebertaV2', 'Funnel', 'GPTNeoX',
+    'DPRQuestionEncoder', 'DPRReader', 'Deberta', 'Funnel', 'GPTNeoX',
     'Herbert', 'LayoutLMv2', 'LayoutLMv3', 'LayoutXLM', 'MBart', 'MBart50', 'MLuke',
-    'MT5', 'Nllb', 'OpenAIGPT', 'Pegasus', 'Reformer', 'RemBert', 'RoFormer',
-    'Seamless', 'Splinter', 'T5', 'Whisper', 'XGLM', 'XLNet'))
+    'Nllb', 'OpenAIGPT', 'Pegasus', 'Reformer', 'RemBert', 'RoFormer',
+    'Seamless', 'Splinter', 'Whisper', 'XGLM', 'XLNet'))

@@ -31,7 +31,8 @@ _TOKENS = (lambda v: (isinstance(v, list | dict) and all(
 _TYPES = {
     **dict.fromkeys((
         'do_lower_case', 'tokenize_chinese_chars', 'strip_accents', 'add_prefix_space',
-        'add_bos_token', 'add_eos_token', 'split_special_tokens'), _FLAG),
+        'add_bos_token', 'add_eos_token', 'split_special_tokens', 'keep_accents',
+        'split_by_punct'), _FLAG),
     **dict.fromkeys(('padding_side', 'truncation_side'), _SIDE),
     **dict.fromkeys(_NAMED, _TOKEN),
     **dict.fromkeys(('extra_special_tokens', 'additional_special_tokens'), _TOKENS),

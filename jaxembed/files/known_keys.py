@@ -199,16 +199,17 @@ TOKENIZER = {  # tokenizer_config.json
     **dict.fromkeys((
         'added_tokens_decoder', 'add_bos_token', 'add_eos_token', 'add_prefix_space',
         'additional_special_tokens', 'bos_token', 'cls_token', 'do_lower_case',
-        'eos_token', 'extra_special_tokens', 'mask_token', 'max_len',
+        'eos_token', 'extra_special_tokens', 'keep_accents', 'mask_token', 'max_len',
         'model_max_length', 'model_specific_special_tokens', 'pad_token', 'sep_token',
-        'split_special_tokens', 'strip_accents', 'tokenize_chinese_chars',
+        'split_by_punct', 'split_special_tokens', 'strip_accents',
+        'tokenize_chinese_chars',
         'tokenizer_class', 'truncation_side', 'unk_token'), APPLIED),
     # Of padding, of decoding, of other ways to call a tokenizer, of older classes
     # whose work tokenizer.json does.
     **dict.fromkeys((
         'backend', 'chat_template', 'clean_up_tokenization_spaces', 'cls_token_id',
         'cls_token_box', 'default_chat_template', 'do_basic_tokenize', 'errors',
-        'from_slow', 'is_local', 'keep_accents', 'language', 'legacy',
+        'extra_ids', 'from_slow', 'is_local', 'language', 'legacy',
         'legacy_behaviour', 'local_files_only', 'max_length',
         'name_or_path', 'never_split',
         'pad_to_multiple_of', 'pad_token_type_id', 'padding_side', 'processor_class',

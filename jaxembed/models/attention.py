@@ -3,13 +3,14 @@
 import math
 
 from flax import linen as nn
+import jax
 from jax import Array, lax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, LoraConfig
 from jaxembed.kernels.attention import Pattern, attend
-from jaxembed.mesh import BATCH, spec, tokens_axis
+from jaxembed.mesh import BATCH, reshard, spec, tokens_axis
 from jaxembed.models import rope
 from jaxembed.models.layers import Linear, Norm, adapters
 
@@ -29,6 +30,28 @@ def relative_buckets(length: int, buckets: int, distance: int) -> np.ndarray:
                  * (half - exact)).astype(np.int32)
   bucket = np.where(gap < exact, gap, np.minimum(log, half - 1))
   return (bucket + half * (ahead > 0)).astype(np.int32)
+
+
+def relative_bias(cfg: BackboneConfig, table: Array, length: int) -> jax.Array:
+  """table [buckets,N] -> terms of scores by distance, [N,2*length-1] float32."""
+  index = relative_buckets(length, cfg.relative_buckets, cfg.relative_distance)
+  bias = reshard(table, None, None)[index].astype(jnp.float32)
+  return reshard(bias.T, 'tensor', None)
+
+
+def alibi(heads: int, length: int) -> np.ndarray:
+  """Terms of scores that fall with the distance, [N,2*length-1] float32.
+
+  Press et al. 2022 (ALiBi, arXiv 2108.12409), the same in both directions: slopes
+  2^(-8/n), 2^(-16/n), ... of the largest power of two n below `heads`, and for the
+  other heads every second slope of 2n.
+  """
+  power = 2 ** int(math.log2(heads))
+  slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))
+  more = 2.0 ** (-4.0 / power * np.arange(1, 2 * power + 1, 2))
+  slopes = np.concatenate([slopes, more[:heads - power]])
+  distance = np.abs(np.arange(1 - length, length))
+  return -(slopes[:, None] * distance).astype(np.float32)
 
 
 class Attention(nn.Module):
@@ -67,9 +90,14 @@ class Attention(nn.Module):
       q, k = rope.rotate(q, *cos_sin), rope.rotate(k, *cos_sin)
     if shared['growth'] is not None:
       q = q * shared['growth'].astype(q.dtype)
+    bias = shared['bias']
+    if cfg.relative_per_layer:
+      table = self.param('relative', nn.initializers.normal(0.02),
+                         (cfg.relative_buckets, cfg.num_heads))
+      bias = relative_bias(cfg, table, x.shape[1])
     scale = cfg.query_scale or 1.0 / math.sqrt(cfg.head_dim)
-    out = attend(q, k, v, pattern, scale=scale, softcap=cfg.softcap,
-                 bias=shared['bias'], impl=self.impl)
+    out = attend(q, k, v, pattern, scale=scale, softcap=cfg.softcap, bias=bias,
+                 impl=self.impl)
     out = lax.reshape(out, (*x.shape[:2], cfg.num_heads * cfg.head_dim),
                       out_sharding=spec(BATCH, tokens_axis(), 'tensor'))
     return linear('o', cfg.dim, 'in', cfg.out_bias)(out)

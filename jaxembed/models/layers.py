@@ -107,16 +107,18 @@ class FeedForward(nn.Module):
     cfg = self.cfg
     act = ACTIVATIONS[cfg.activation]
 
-    def linear(name, features, split):
-      lora = adapters(self.lora, self, name)
-      return Linear(features, split, cfg.ff_bias, lora, name=name)
+    down_bias = cfg.ff_bias if cfg.down_bias is None else cfg.down_bias
 
-    up = linear('up', cfg.ff_dim, 'out')(x)
+    def linear(name, features, split, bias):
+      lora = adapters(self.lora, self, name)
+      return Linear(features, split, bias, lora, name=name)
+
+    up = linear('up', cfg.ff_dim, 'out', cfg.ff_bias)(x)
     if cfg.gated:
-      hidden = act(linear('gate', cfg.ff_dim, 'out')(x)) * up
+      hidden = act(linear('gate', cfg.ff_dim, 'out', cfg.ff_bias)(x)) * up
     else:
       hidden = act(up)
-    return linear('down', cfg.dim, 'in')(hidden)
+    return linear('down', cfg.dim, 'in', down_bias)(hidden)
 
 
 class Embedding(nn.Module):

@@ -33,6 +33,18 @@ _MODERNBERT = {
     'activation': 'gelu', 'rope_theta': 160000.0, 'local_rope_theta': 10000.0,
 }
 
+_T5 = {'norm_eps': 1e-6, 'position': 'none', 'relative_buckets': 32,
+       'query_scale': 1.0, 'gated': False, 'activation': 'relu'}
+_MT5 = _T5 | {'gated': True, 'activation': 'gelu_tanh'}
+_ROTARY_BERT = _BERT | {'position': 'rope', 'positions': 'mask'}
+_NOMIC_BERT = _ROTARY_BERT | {
+    'qkv_bias': False, 'out_bias': False, 'ff_bias': False, 'gated': True,
+    'activation': 'silu', 'rope_theta': 1000.0}
+_GTE = _ROTARY_BERT | {'type_vocab_size': 1, 'ff_bias': False, 'down_bias': True,
+                       'gated': True, 'rope_theta': 160000.0}
+_JINA_V3 = _ROTARY_BERT | {'norm_eps': 1e-5, 'type_vocab_size': 1,
+                           'rope_theta': 20000.0}
+
 # Pre-trained with a causal mask, and causal unless told otherwise.
 _DECODERS = {
     'mistral': _LLAMA, 'ministral': _LLAMA, 'ministral3': {'positions': 'index'},
@@ -49,6 +61,11 @@ _ENCODERS = {
     'camembert': _ROBERTA, 'distilbert': _BERT | {'type_vocab_size': 0},
     'electra': _BERT,
     'mpnet': _MPNET, 'modernbert': _MODERNBERT,
+    'xlm-roberta-xl': _ROBERTA | {'block': 'pre', 'embed_norm': False,
+                                  'final_norm': True},
+    't5': _T5, 'mt5': _MT5, 'umt5': _MT5 | {'relative_per_layer': True},
+    'nomic_bert': _NOMIC_BERT, 'gte': _GTE, 'eurobert': _LLAMA,
+    'jina_embeddings_v3': _JINA_V3,
 }
 FEATURES = _DECODERS | _ENCODERS
 ENCODERS = tuple(_ENCODERS)

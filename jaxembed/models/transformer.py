@@ -14,7 +14,7 @@ from jaxembed.config import BackboneConfig, ModelConfig
 from jaxembed.kernels.attention import ATTENTION, pattern
 from jaxembed.mesh import reshard, split_tokens
 from jaxembed.models import rope
-from jaxembed.models.attention import Attention, relative_buckets
+from jaxembed.models.attention import Attention, alibi, relative_bias
 from jaxembed.models.layers import Embedding, FeedForward, Norm
 from jaxembed.pooling import heads
 from jaxembed.pooling.pool import POOLERS
@@ -94,10 +94,13 @@ class Backbone(nn.Module):
       shared |= {'mask': tokens.mask,
                  'placeholder': split_tokens(
                      _first(tokens, self.cfg.prepend.token_id))}
-    if cfg.relative_buckets:
+    if cfg.relative_buckets and not cfg.relative_per_layer:
       table = self.param('relative', nn.initializers.normal(0.02),
                          (cfg.relative_buckets, cfg.num_heads))
-      shared['bias'] = _bias(cfg, table, tokens.ids.shape[1])
+      shared['bias'] = relative_bias(cfg, table, tokens.ids.shape[1])
+    if cfg.position == 'alibi':
+      bias = jnp.asarray(alibi(cfg.num_heads, tokens.ids.shape[1]))
+      shared['bias'] = reshard(bias, 'tensor', None)
     block = Block
     if self.cfg.remat != 'none':
       block = nn.remat(Block, policy=REMAT[self.cfg.remat], prevent_cse=False)
@@ -234,10 +237,3 @@ def _of_layer(layer: dict, shared: dict):
     cos, sin = cos_sin
     cos_sin = (jnp.where(layer['turned'], cos, 1), jnp.where(layer['turned'], sin, 0))
   return seen, cos_sin
-
-
-def _bias(cfg: BackboneConfig, table: Array, length: int) -> Array:
-  """table [buckets,N] -> [N,2*length-1], by distance."""
-  index = relative_buckets(length, cfg.relative_buckets, cfg.relative_distance)
-  bias = reshard(table, None, None)[index].astype(jnp.float32)
-  return reshard(bias.T, 'tensor', None)

@@ -47,14 +47,33 @@ def test_berts_class_builds_its_normaliser_from_the_settings(tmp_path, lower):
   assert ragged.ids.tolist() == [i for row in want for i in row]
 
 
-def _unigram(single):
+def _unigram(single, special=('<s>', '<pad>', '</s>', '<unk>'), **tokens):
+  tokens = {'pad_token': '<pad>', 'unk_token': '<unk>'} | tokens
   fast = tokenizers.Tokenizer(models.Unigram())
   fast.normalizer = normalizers.NFKC()
   fast.pre_tokenizer = pre_tokenizers.Metaspace()
   fast.train_from_iterator(_WORDS * 3, trainers.UnigramTrainer(
-      vocab_size=120, special_tokens=['<s>', '<pad>', '</s>', '<unk>'],
-      unk_token='<unk>', show_progress=False))
-  return wrapped(fast, single, pad_token='<pad>', unk_token='<unk>')
+      vocab_size=120, special_tokens=[*special], unk_token=tokens['unk_token'],
+      show_progress=False))
+  return wrapped(fast, single, **tokens)
+
+
+def _of_t5(single):
+  return _unigram('$A', ('<pad>', '</s>', '<unk>'))
+
+
+def _of_albert(single):
+  return _unigram('$A', ('<pad>', '<unk>', '[CLS]', '[SEP]', '[MASK]'))
+
+
+def _of_deberta(single):
+  return _unigram('$A', ('[PAD]', '[CLS]', '[SEP]', '[UNK]', '[MASK]'),
+                  pad_token='[PAD]', unk_token='[UNK]')
+
+
+def _of_camembert(single):
+  return _unigram('$A', ('<s>NOTUSED', '<pad>', '</s>NOTUSED', '<unk>',
+                         '<unk>NOTUSED', '<s>', '</s>', '<mask>'))
 
 
 def _marked(single):
@@ -85,6 +104,19 @@ def _marked(single):
     (_marked, 'phi3', {'tokenizer_class': 'LlamaTokenizer'}),
     (_unigram, 'xlm-roberta', {'tokenizer_class': None}),
     (_unigram, 'bert', {'tokenizer_class': 'XLMRobertaTokenizer'}),
+    (_unigram, 'gte', {'tokenizer_class': None}),
+    (_unigram, 'umt5', {'tokenizer_class': 'T5Tokenizer'}),
+    (_of_t5, 't5', {'tokenizer_class': 'T5TokenizerFast', 'extra_ids': 0}),
+    (_of_t5, 'mt5', {'tokenizer_class': None}),
+    (_of_albert, 'albert', {'tokenizer_class': 'AlbertTokenizer'}),
+    (_of_albert, 'albert', {'tokenizer_class': None, 'do_lower_case': False,
+                            'keep_accents': True}),
+    (_of_deberta, 'deberta-v2', {'tokenizer_class': 'DebertaV2Tokenizer'}),
+    (_of_deberta, 'deberta-v2', {'tokenizer_class': None, 'do_lower_case': True,
+                                 'split_by_punct': True, 'add_prefix_space': False}),
+    (_of_camembert, 'camembert', {'tokenizer_class': 'CamembertTokenizer'}),
+    (words, 'nomic_bert',
+     {'tokenizer_class': None, 'cls_token': '<s>', 'sep_token': '</s>'}),
     (words, 'mpnet', {'tokenizer_class': None, 'do_lower_case': False}),
     (words, 'bert', {'tokenizer_class': 'NoSuchTokenizer'})])
 def test_a_class_of_transformers_builds_its_own_pipeline(tmp_path, make, model_type,
@@ -100,7 +132,8 @@ def test_a_class_of_transformers_builds_its_own_pipeline(tmp_path, make, model_t
 @pytest.mark.parametrize(('make', 'name', 'message'), [
     (words, 'RobertaTokenizer', 'a BPE tokenizer, but tokenizer.json holds WordPiece'),
     (byte_pairs, 'BertTokenizer', 'a WordPiece tokenizer'),
-    (_unigram, 'DebertaV2Tokenizer', 'tokenizer_class=.DebertaV2Tokenizer. splits')])
+    (_unigram, 'T5Tokenizer', 'lacks the id 2, but tokenizer.json 3'),
+    (_unigram, 'MBartTokenizer', 'tokenizer_class=.MBartTokenizer. splits')])
 def test_a_class_that_contradicts_the_vocabulary_is_refused(tmp_path, make, name,
                                                             message):
   make('<s> $A').save_pretrained(tmp_path)

@@ -49,10 +49,12 @@ def rows(cfg: BackboneConfig) -> Iterator[Row]:
 def embeddings(cfg: BackboneConfig) -> Iterator[Row]:
   """Token, position and, where there are some, token type vectors; their norm."""
   yield Row('embeddings.word_embeddings.weight', ('backbone/embed/token',))
-  yield Row('embeddings.position_embeddings.weight', ('backbone/embed/position',))
+  if cfg.position == 'learned':
+    yield Row('embeddings.position_embeddings.weight', ('backbone/embed/position',))
   if cfg.type_vocab_size:
     yield Row('embeddings.token_type_embeddings.weight', ('backbone/embed/type',))
-  yield from norm('embeddings.LayerNorm', 'backbone/embed/norm', cfg)
+  if cfg.embed_norm:
+    yield from norm('embeddings.LayerNorm', 'backbone/embed/norm', cfg)
 
 
 def feed_forward(cfg: BackboneConfig) -> Iterator[Row]:

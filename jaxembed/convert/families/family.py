@@ -41,6 +41,8 @@ class Family:
     only: key of config.json -> the value beside null that it may have.
     defaults: what transformers takes where config.json lacks a key and null means
       something else.
+    older_keys: of a config.json that transformers does not read; a model with one
+      leaves with a new one.
   """
 
   architecture: str
@@ -53,3 +55,4 @@ class Family:
   pooler: bool = False
   only: Mapping[str, Any] = dataclasses.field(default_factory=lambda: ONLY)
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  older_keys: tuple[str, ...] = ()

@@ -32,16 +32,18 @@ def read_dual(hf: Fields, full_theta: tuple[str, float],
 
 
 def read(hf: Fields, source: Mapping[str, Any],
-         names: Mapping[str, str] | None = None) -> dict[str, Any]:
+         names: Mapping[str, str] | None = None, theta: float = 10000.0
+         ) -> dict[str, Any]:
   """rope_theta, rope_dim and rope_scaling from `rope_parameters` of `source`, or
   from the older pair rope_theta and rope_scaling.
 
-  `names` are a family's own names of scalings -> the usual ones.
+  `names` are a family's own names of scalings -> the usual ones; `theta` is what an
+  absent rope_theta means.
   """
   given = Fields(source, hf.file)
   new = given.get('rope_parameters')
   rope = given.within('rope_parameters' if new else 'rope_scaling')
-  theta = rope.get('rope_theta') or given.get('rope_theta') or 10000.0
+  theta = rope.get('rope_theta') or given.get('rope_theta') or theta
   part = rope.get('partial_rotary_factor') or hf.get('partial_rotary_factor', 1.0)
   fields: dict[str, Any] = {'rope_theta': float(theta)}
   if part != 1.0 and hf.family not in _PARTIAL:

@@ -1,0 +1,39 @@
+"""Encoder of jina-embeddings-v3 (Sturua et al. 2024, arXiv 2409.10173): XLM-R with
+rotary positions."""
+
+from collections.abc import Iterator
+import dataclasses
+from typing import Any
+
+from jaxembed.config import BackboneConfig
+from jaxembed.convert.families import bert, rope
+from jaxembed.convert.families.sizes import SMALL
+from jaxembed.convert.fields import Fields
+from jaxembed.convert.rows import LAYERS, Row, linear, norm
+
+
+def _read(hf: Fields) -> dict[str, Any]:
+  return bert.read(hf) | rope.read(hf, hf.data, theta=20000.0) | {
+      'norm_eps': hf.get('layer_norm_eps', 1e-5),
+      'type_vocab_size': hf.get('type_vocab_size', 1)}
+
+
+def _write(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
+  return bert.write(cfg, two_way) | {'rope_parameters': rope.write(cfg)}
+
+
+def _rows(cfg: BackboneConfig) -> Iterator[Row]:
+  theirs, ours = 'encoder.layers.{l}.', LAYERS
+  yield from bert.embeddings(dataclasses.replace(cfg, embed_norm=False))
+  yield from norm('emb_ln', 'backbone/embed/norm', cfg)
+  yield from linear(f'{theirs}mixer.Wqkv', True, *(f'{ours}attn/{x}' for x in 'qkv'))
+  yield from linear(f'{theirs}mixer.out_proj', True, f'{ours}attn/o')
+  yield from linear(f'{theirs}mlp.fc1', True, f'{ours}mlp/up')
+  yield from linear(f'{theirs}mlp.fc2', True, f'{ours}mlp/down')
+  yield from norm(f'{theirs}norm1', f'{ours}attn_norm', cfg)
+  yield from norm(f'{theirs}norm2', f'{ours}mlp_norm', cfg)
+
+
+JINA_V3 = dataclasses.replace(
+    bert.BERT, architecture='JinaEmbeddingsV3Model', read=_read, write=_write,
+    rows=_rows, prefixes=('roberta.',), cases={'jina-embeddings-v3': SMALL})
