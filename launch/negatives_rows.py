@@ -26,8 +26,8 @@ def stage(arm: str, stage: config.StageConfig,
   """The stage with the arm's negatives and loss."""
   kind = arm if arm in ('random', 'bm25') else 'mined'
   sources = [dataclasses.replace(rows(
-      kind, s.name, train[s.name], folder / 'rows', teacher), weight=s.weight)
-      for s in stage.data.sources]
+      kind, s.name, train[s.name], folder / 'rows', teacher), weight=s.weight,
+      score_column=None if arm == 'scores' else '') for s in stage.data.sources]
   plus = {'scores': [config.LossConfig(
       name='distill_kl', temperature=stage.loss.temperature,
       teacher_temperature=stage.loss.temperature)],

@@ -63,9 +63,11 @@ class SourceConfig:
     Tevatron name theirs; of the text and its label for rows of labels; of the two texts
     and their score for scored rows.
   score_column: name of the column with the score of a pair; '': none has it, whatever
-    they are called; None: score, scores, label, labels or similarity_score.
+    they are called, and a teacher's scores (pos_scores, neg_scores) are left alone too;
+    None: score, scores, label, labels or similarity_score. A score that the loss does
+    not read is refused, but for those of kind 'mined', which its rules have used.
   on_bad_row: fail: a row that cannot be used ends the run, with what was trained saved;
-    skip: the next one takes its place, which is counted and told.
+    skip: its place in the batch stays empty, which is counted and told.
   cap: so many rows at most count where sources are weighed by size, and in an epoch;
     0: all.
   task: sources of one task share batches where each batch, or part of one, is of one

@@ -25,7 +25,7 @@ class Row:
   known: tuple[str, ...] = ()  # the other positives
   where: str = ''  # 'file:line'
   query_suffix: str = ''
-  skipped: int = 0  # rows that cannot be used, whose place this one takes
+  bad: str = ''  # what is wrong with it, where its place is left empty
 
 
 def choose(example: Example, group: int, source: SourceConfig, negatives: int,
@@ -61,6 +61,11 @@ def choose(example: Example, group: int, source: SourceConfig, negatives: int,
       known=tuple(dict.fromkeys(
           p.text for p in positives if p.text != positive.text)),
       where=example.where)
+
+
+def empty(group: int, bad: str) -> Row:
+  """What stands in the place of a row that cannot be used, and is skipped."""
+  return Row(group, '', ('',), '', '', 0, scores=(np.nan,), bad=bad)
 
 
 def usable(positives: Sequence[Passage], negatives: Sequence[Passage]

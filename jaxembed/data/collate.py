@@ -24,7 +24,7 @@ class Counts:
   truncated_passages: int
   dropped_negatives: int  # equal to a positive of their own row
   empty_negatives: int  # places that rows with fewer negatives leave empty
-  skipped_rows: int  # that cannot be used; the next one of their source came instead
+  skipped_rows: int  # that cannot be used; their places are empty
   padding: float  # share of padded tokens
 
 
@@ -36,7 +36,8 @@ def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
   """Tokenises and pads this process's rows of a batch.
 
   Passages stand in order of their queries, 1 + cfg.num_negatives places each;
-  places that a row does not fill have owner -1.
+  places that a row does not fill have owner -1: of a skipped row (Row.bad), whose texts
+  are a token of padding, all of them.
 
   Args:
     rows: rows of the global batch: all of them or, without cfg.pack, those of `local`
@@ -64,7 +65,9 @@ def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
         [np.arange(int(first[i]), int(first[i + 1])) for i in local]))
     rows = [rows[i] for i in local]
   places = _places([len(r.passages) for r in rows], 1 + cfg.num_negatives)
-  pairs = pairing.pairing(rows, local, places, query, passage, cfg, tokenizer,
+  bad = np.array([bool(r.bad) for r in rows])
+  own = np.where(np.repeat(bad, 1 + cfg.num_negatives), -1, places)
+  pairs = pairing.pairing(rows, local, own, query, passage, cfg, tokenizer,
                           known=known, scored=scored, same=same, answers=answers,
                           teachers=teachers)
   if cfg.pack:
@@ -85,17 +88,17 @@ def collate(rows: Sequence[Row], local: np.ndarray, cfg: DataConfig,
       truncated_passages=int(passage.truncated.sum()),
       dropped_negatives=sum(r.dropped for r in rows),
       empty_negatives=sum(r.empty for r in rows),
-      skipped_rows=sum(r.skipped for r in rows),
+      skipped_rows=int(bad.sum()),
       padding=1 - real / sum(m.size for m in batch.masks))
 
 
-def is_readable(row: Row, cfg: DataConfig, tokenizer: Tokenizer) -> bool:
-  """Whether every text of a row leaves a token to pool."""
+def unreadable(row: Row, cfg: DataConfig, tokenizer: Tokenizer) -> str:
+  """Why a row cannot be used: it is skipped, or a text leaves no token to pool; ''."""
   try:
     _tokens([row], cfg, tokenizer)
-  except ValueError:
-    return False
-  return True
+  except ValueError as error:
+    return f'{row.where}: {error}'
+  return row.bad
 
 
 def _encode(rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer
@@ -115,14 +118,27 @@ def _encode(rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer
 def _tokens(rows, cfg: DataConfig, tokenizer: Tokenizer) -> tuple[Ragged, Ragged]:
   room = {side: [cfg.room(s, side) for s in cfg.sources]
           for side in ('query', 'passage')}
+  good = [r for r in rows if not r.bad]
   query = tokenizer.encode(
-      [r.query + r.query_suffix for r in rows], [r.query_prompt for r in rows],
-      max_length=[room['query'][r.group] for r in rows])
+      [r.query + r.query_suffix for r in good], [r.query_prompt for r in good],
+      max_length=[room['query'][r.group] for r in good])
   passage = tokenizer.encode(
-      [p for r in rows for p in r.passages],
-      [r.passage_prompt for r in rows for _ in r.passages],
-      max_length=[room['passage'][r.group] for r in rows for _ in r.passages])
-  return query, passage
+      [p for r in good for p in r.passages],
+      [r.passage_prompt for r in good for _ in r.passages],
+      max_length=[room['passage'][r.group] for r in good for _ in r.passages])
+  if len(good) == len(rows):
+    return query, passage
+  return (_with_padding(query, [bool(r.bad) for r in rows], tokenizer.pad_id),
+          _with_padding(passage, [bool(r.bad) for r in rows for _ in r.passages],
+                        tokenizer.pad_id))
+
+
+def _with_padding(found: Ragged, empty: Sequence[bool], pad_id: int) -> Ragged:
+  """`found` with a row of one token of padding in each place that is empty."""
+  none = np.asarray(empty)
+  one = Ragged(np.array([pad_id], np.int32), np.array([0, 1]), np.zeros(1, np.int32),
+               np.zeros(1, bool))
+  return found.join(one).take(np.where(none, len(found), np.cumsum(~none) - 1))
 
 
 def _places(counts: Sequence[int], room: int) -> np.ndarray:

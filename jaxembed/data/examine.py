@@ -99,12 +99,14 @@ def examine(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int = 0,
     BadFile, FileNotFoundError: a file cannot be read at all.
   """
   known = {name: Overlap(texts) for name, texts in (against or {}).items()}
-  found = tuple(_source(s, cfg, tokenizer, known, given) for s in cfg.sources)
+  found, good = zip(*(_source(s, cfg, tokenizer, known, given) for s in cfg.sources))
   lenient = dataclasses.replace(cfg, prefetch=0, sources=[
       dataclasses.replace(s, on_bad_row='skip') for s in cfg.sources])
   try:
     opened = mixture.open_mixture(lenient, given=given)
-    padding, candidates = _batches(opened, tokenizer, seed)
+    padding, candidates = _batches(dataclasses.replace(opened, sources=tuple(
+        _without_bad_rows(s, places) for s, places in zip(opened.sources, good))),
+        tokenizer, seed)
   except ValueError as error:  # nothing that a batch could be made of
     return DataReport(found, None, None, (str(error),))
   notes = tuple(n for n in opened.notes(None) if 'cannot be used' not in n)
@@ -112,14 +114,16 @@ def examine(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int = 0,
 
 
 def _source(cfg: SourceConfig, data: DataConfig, tokenizer: Tokenizer,
-            known: Mapping[str, Overlap], given: memory.Rows | None) -> SourceReport:
+            known: Mapping[str, Overlap], given: memory.Rows | None
+            ) -> tuple[SourceReport, list[int]]:
+  """(What was found in a source, the places of its good rows where one is bad)."""
   strict = dataclasses.replace(cfg, on_bad_row='skip')
   rows = sources.plain(sources.load(strict, given=given))
   errors: list[str] = []
   if skipped := getattr(rows, 'skipped', None):
     errors += [skipped.first] if skipped.count else []
   places = sources.spread(len(rows), data.check_rows or len(rows))
-  seen, asked, count = set(), set(), 0
+  seen, asked, good = set(), set(), []
   bad = skipped.count if skipped else 0
   hits: dict[str, list[str]] = {name: [] for name in known}
   kept: list[Example] = []
@@ -133,7 +137,7 @@ def _source(cfg: SourceConfig, data: DataConfig, tokenizer: Tokenizer,
     except BadRow as error:
       bad, errors = bad + 1, [*errors, str(error)][:_SHOWN]
       continue
-    count += 1
+    good.append(i)
     seen.add(_hash(row.query, *sorted(p.text for p in row.positives)))
     asked.add(_hash(row.query))
     kept += [row] if at % step == 0 else []
@@ -142,12 +146,35 @@ def _source(cfg: SourceConfig, data: DataConfig, tokenizer: Tokenizer,
         hits[name].append(row.where or f'{cfg.name}[{i}]')
   return SourceReport(
       name=cfg.name, rows=len(rows), read=len(places), bad_count=bad,
-      bad=tuple(errors), skipped=cfg.on_bad_row == 'skip', same_rows=count - len(seen),
-      same_queries=count - len(asked),
+      bad=tuple(errors), skipped=cfg.on_bad_row == 'skip',
+      same_rows=len(good) - len(seen), same_queries=len(good) - len(asked),
       query=_lengths([r.query for r in kept], 'query', cfg, data, tokenizer),
       passage=_lengths([p.text for r in kept for p in r.positives + r.negatives],
                        'passage', cfg, data, tokenizer),
-      overlap={name: (len(at), tuple(at[:_SHOWN])) for name, at in hits.items()})
+      overlap={name: (len(at), tuple(at[:_SHOWN])) for name, at in hits.items()}), (
+          good if len(good) < len(places) else [])
+
+
+class _Some(Sequence):
+  """The rows at these places."""
+
+  def __init__(self, rows: Sequence[Example], places: Sequence[int]):
+    self._rows, self._places = rows, places
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __getitem__(self, i: int) -> Example:
+    return self._rows[self._places[i]]
+
+
+def _without_bad_rows(source: mixture.Source, good: list[int]) -> mixture.Source:
+  """The source with the good ones of the rows that were read, where others are bad."""
+  rows = sources.plain(source.rows)
+  if not good or rows is not source.rows:
+    return source
+  return dataclasses.replace(source, opened=dataclasses.replace(
+      source.opened, rows=_Some(rows, good)))
 
 
 def _lengths(texts: list[str], side: str, cfg: SourceConfig, data: DataConfig,

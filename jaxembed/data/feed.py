@@ -11,12 +11,12 @@ from jaxembed import former, types
 from jaxembed.config import DataConfig
 from jaxembed.config.check import divides
 from jaxembed.data import collate, in_context, pack, sampling
-from jaxembed.data.choice import Row
-from jaxembed.data.fields import BadRow
+from jaxembed.data.choice import Row, empty
+from jaxembed.data.fields import BadFile, BadRow
 from jaxembed.data.mixture import Mixture, open_mixture
 from jaxembed.data.tokenise import Tokenizer
 
-# Rows in turn whose texts leave no token, from which on a source is no source.
+# Skipped rows, one after the other, from which on there is nothing to train on.
 _MOST_SKIPPED = 100
 
 
@@ -41,7 +41,8 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
   [len(local_rows), T] queries and 1 + cfg.num_negatives times as many passages, T being
   one of the configured lengths. With cfg.pack texts share rows with others of their
   device; the number of rows takes one of a few values. Each source is shuffled anew
-  whenever it is used up.
+  whenever it is used up. The place of a row that is skipped (on_bad_row) stays empty:
+  no passage is its own, and losses leave it out.
 
   Args:
     cfg: a mixture, opened or to be opened here.
@@ -49,7 +50,7 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
     shards: devices that the batch is split over, in equal parts.
 
   Raises:
-    BadRow: a row cannot be used, with its file and line.
+    BadRow: a row cannot be used, with its file and line, or none of a hundred can.
     ValueError: the batch does not divide among the devices, there is no source,
       prompts leave no room for texts, or the tokenizer was made for shorter ones.
   """
@@ -65,12 +66,12 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
                 or len(given.passage_lengths) > 1)
   wanted = np.arange(given.batch_size) if open_shape else local
 
+  steps = sampling.batches(mixture.sizes, given, seed)
   assemble = _Assembler(
-      mixture, tokenizer, seed, wanted.tolist(), functools.partial(
+      mixture, tokenizer, seed, steps, wanted.tolist(), functools.partial(
           collate.collate, local=local, cfg=given, tokenizer=tokenizer, shards=shards,
           known=mixture.known, scored=mixture.scored, same=mixture.same_ids(tokenizer),
           answers=mixture.answers(tokenizer), teachers=mixture.teachers))
-  steps = sampling.batches(mixture.sizes, given, seed)
   steps = steps.map_with_index(assemble)[start_step:]
   return iter(steps.to_iter_dataset(grain.ReadOptions(
       num_threads=min(given.prefetch, 2), prefetch_buffer_size=given.prefetch)))
@@ -83,13 +84,14 @@ class _Assembler:
   mixture: Mixture
   tokenizer: Tokenizer
   seed: int
+  steps: Sequence[list[sampling.Ref]]  # the rows of every step
   wanted: list[int]  # places in the batch whose rows are drawn here
   collated: Callable[[Sequence[Row]], tuple[types.Batch, collate.Counts]]
 
   def __call__(self, step: int, refs: list[sampling.Ref]
                ) -> tuple[types.Batch, BatchInfo]:
     cfg = self.mixture.cfg
-    chosen = [self.mixture.draw(refs[i], self._rng(step, i)) for i in self.wanted]
+    chosen = [self._drawn(step, refs, i) for i in self.wanted]
     if in_context.asked(cfg):
       chosen = in_context.with_examples(chosen, cfg, self.tokenizer, self.seed, step)
     try:
@@ -97,24 +99,35 @@ class _Assembler:
     except BadRow:
       if all(s.on_bad_row == 'fail' for s in cfg.sources):
         raise
-      batch, counts = self.collated(
-          [self._readable(row, refs[i], step, i)
-           for row, i in zip(chosen, self.wanted)])
+      chosen = [self._readable(row) for row in chosen]
+      batch, counts = self.collated(chosen)
+    if all(row.bad for row in chosen):
+      self._check(step, chosen[0].bad)
     return batch, BatchInfo(
         step, tuple((cfg.sources[g].name, r) for g, r in refs), counts)
 
-  def _rng(self, step: int, place: int) -> np.random.Generator:
-    return sampling.rng(self.seed, step, place)
+  def _drawn(self, step: int, refs: list[sampling.Ref], place: int) -> Row:
+    return self.mixture.draw(refs[place], sampling.rng(self.seed, step, place))
 
-  def _readable(self, row: Row, ref: sampling.Ref, step: int, place: int) -> Row:
-    """The row, or the next one of its source that leaves a token of each text, where
-    bad rows are skipped."""
-    cfg, (group, first) = self.mixture.cfg, ref
-    size, tried = self.mixture.sizes[group], 0
-    while (cfg.sources[group].on_bad_row == 'skip'
-           and not collate.is_readable(row, cfg, self.tokenizer)
-           and tried < min(size, _MOST_SKIPPED)):
-      tried += 1
-      after = self.mixture.draw((group, (first + tried) % size), self._rng(step, place))
-      row = dataclasses.replace(after, skipped=row.skipped + 1)
-    return row
+  def _check(self, step: int, said: str) -> None:
+    """Raises BadFile if the last rows up to those of `step`, of all processes, are bad.
+
+    said: what is wrong with one.
+    """
+    seen = 0
+    while seen < _MOST_SKIPPED:
+      if step < 0:
+        return
+      refs = self.steps[step]
+      if not all(self._readable(self._drawn(step, refs, i)).bad
+                 for i in range(len(refs))):
+        return
+      seen, step = seen + len(refs), step - 1
+    raise BadFile(f'{seen} rows one after the other cannot be used, such as {said}')
+
+  def _readable(self, row: Row) -> Row:
+    """The row, or an empty one if a text of it leaves no token and it is skipped."""
+    if self.mixture.cfg.sources[row.group].on_bad_row == 'fail':
+      return row
+    said = collate.unreadable(row, self.mixture.cfg, self.tokenizer)
+    return empty(row.group, said) if said else row

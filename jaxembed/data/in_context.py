@@ -32,7 +32,8 @@ def with_examples(rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer, se
   positive, is no example.
   """
   return [_one(i, rows, cfg, tokenizer, np.random.default_rng((seed, step, i, 1)))
-          if cfg.sources[row.group].in_context else row for i, row in enumerate(rows)]
+          if cfg.sources[row.group].in_context and not row.bad else row
+          for i, row in enumerate(rows)]
 
 
 def _one(i: int, rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer,
@@ -42,7 +43,7 @@ def _one(i: int, rows: Sequence[Row], cfg: DataConfig, tokenizer: Tokenizer,
   query = _cut(row, source.response, room, tokenizer)
   own = {row.passages[0], *row.known}
   others = [r for k, r in enumerate(rows) if k != i and r.group == row.group
-            and r.query != row.query and r.passages[0] not in own]
+            and not r.bad and r.query != row.query and r.passages[0] not in own]
   count = min(int(rng.integers(source.in_context + 1)), len(others))
   before = ''
   for k in rng.choice(len(others), count, replace=False) if count else ():

@@ -17,8 +17,7 @@ from jaxembed.data import (
     sources,
     survey,
 )
-from jaxembed.data.choice import Row, choose
-from jaxembed.data.fields import BadFile
+from jaxembed.data.choice import Row, choose, empty
 from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.records import Example
 from jaxembed.data.teacher import Teacher
@@ -31,8 +30,6 @@ _CONTENT = ('kind', 'rows', 'path', 'paths', 'split', 'subset', 'data_dir', 'cac
             'limit', 'symmetric', 'min_score', 'max_negative_score')
 # Known positives of a row, from which on comparing them all is worth a word.
 _MANY = 32
-# Bad rows that stand side by side, from which on a source is no source.
-_MOST_SKIPPED = 1000
 # Rows whose texts are looked for among the teacher's.
 _TAUGHT = 1000
 
@@ -118,7 +115,10 @@ class Mixture:
     return {s.cfg.name: s.opened.fingerprint for s in self.sources}
 
   def draw(self, ref: sampling.Ref, rng: np.random.Generator) -> Row:
-    """Row `ref` (source, row) with all that a step draws for it."""
+    """Row `ref` (source, row) with all that a step draws for it.
+
+    One that cannot be used is an empty one, where such are skipped.
+    """
     group, i = ref
     source = self.sources[group]
     negatives = self.cfg.negatives_of(source.cfg)
@@ -127,13 +127,10 @@ class Mixture:
       example = sources.draw(source.rows, k, negatives, rng)
       return choose(example, group, source.cfg, negatives, rng)
 
-    size, skipped = len(source.rows), bad_rows.Skipped()
-    places = ((i + k) % size for k in range(min(size, _MOST_SKIPPED)))
-    for _, row in bad_rows.good(places, read, source.cfg, skipped):
-      return row if not skipped.count else dataclasses.replace(
-          row, skipped=skipped.count)
-    raise BadFile(f'source {source.cfg.name!r}: {skipped.count} rows one after the '
-                  f'other cannot be used, first {skipped.first}')
+    skipped = bad_rows.Skipped()
+    for _, row in bad_rows.good([i], read, source.cfg, skipped):
+      return row
+    return empty(group, skipped.first)
 
   def check(self, tokenizer: Tokenizer) -> None:
     """Raises ValueError unless the tokenizer is made for texts of the lengths asked
@@ -160,7 +157,7 @@ class Mixture:
 
   def check_scores(self, reads: Reads = _BY_SCORES) -> None:
     """Raises ValueError unless sources bring the scores and vectors that a loss reads,
-    and none brings scored pairs to a loss that reads none."""
+    and none brings scores to a loss that reads none."""
     reads_of.check(self.sources, self.cfg, reads)
 
   def same_ids(self, tokenizer: Tokenizer) -> dict[int, int]:

@@ -24,7 +24,8 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
 
   Args:
     queries: [Q] the global places of the rows, which `owner` counts.
-    places: [C] for every passage place the passage that stands there; -1: none.
+    places: [C] for every passage place the passage that stands there; -1: none, as of
+      a row that is skipped.
     query, passage: the rows' texts, tokenised.
     known: P, room for positives that were not drawn and those of other rows.
     scored: whether passages carry a teacher's scores.
@@ -33,9 +34,11 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
     teachers: of every source, whose vectors its texts bring.
 
   Raises:
-    BadRow: a row has more than P positives that were not drawn, or a text that its
-      source's teacher has no vector of.
+    BadRow: a row has more than P positives that were not drawn, scores where none are
+      told of, or a text that its source's teacher has no vector of.
   """
+  for row in rows:
+    _check(row, known, scored)
   group = [cfg.sources[r.group] for r in rows]
   filled = places >= 0
   owner = np.repeat(queries.astype(np.int32), len(places) // max(len(rows), 1))
@@ -58,17 +61,31 @@ def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,
   temperature = np.array([s.temperature for s in group], np.float32)
   return types.Pairing(
       owner=np.where(filled, owner, -1).astype(np.int32),
-      is_positive=_positive(group, len(places)),
+      is_positive=_positive(group, len(places)) & filled,
       query_id=query_id,
       passage_id=np.where(filled, passage_id[places], 0).astype(np.int32),
       group=np.array([r.group for r in rows], np.int32),
-      in_batch=np.array([s.in_batch for s in group], bool),
+      in_batch=np.array([s.in_batch and not r.bad for s, r in zip(group, rows)], bool),
       temperature=temperature if any(s.temperature for s in cfg.sources) else None,
       score=np.where(filled, scores[places], np.float32(np.nan)) if scored else None,
       known=others if known else None,
       query_teacher=taught[0] if taught else None,
       passage_teacher=np.where(filled[:, None], taught[1][places], np.float32(np.nan))
       if taught else None)
+
+
+def _check(row: Row, known: int, scored: bool) -> None:
+  """Raises BadRow if a row brings what those read at the start have no room for."""
+  if len(row.known) > known:
+    raise BadRow(
+        f'{row.where}: {1 + len(row.known)} positives, but the rows checked at the '
+        f'start have at most {1 + known}, and none may serve as a negative; set '
+        f'DataConfig.known_positives to {len(row.known)} or more, or check_rows to '
+        'all rows')
+  if not scored and not np.isnan(row.scores).all():
+    raise BadRow(f'{row.where}: the row brings scores, and those read at the start '
+                 'bring none; set DataConfig.check_rows to all rows, or '
+                 "score_column='' of the source to leave them out")
 
 
 def _with_cosines(scores: np.ndarray, rows: Sequence[Row], query: np.ndarray,
@@ -100,13 +117,6 @@ def _passage_ids(rows: Sequence[Row], passage: Ragged, cfg: DataConfig,
       found = tokenizer.encode(text, prompt, max_length=cut)
     return text_ids(tokenizer, text, prompt, cut, found)
 
-  for row in rows:
-    if len(row.known) > room:
-      raise BadRow(
-          f'{row.where}: {1 + len(row.known)} positives, but the rows checked at the '
-          f'start have at most {1 + room}, and none may serve as a negative; set '
-          f'DataConfig.known_positives to {len(row.known)} or more, or check_rows to '
-          'all rows')
   found = ids([(p, r) for r in rows for p in r.passages], passage)
   known = [(i, k, text) for i, r in enumerate(rows) for k, text in enumerate(r.known)]
   others = np.full((len(rows), room), -1, np.int32)

@@ -16,6 +16,12 @@ def check(sources: Sequence[Any], cfg: DataConfig, reads: Reads) -> None:
       raise ValueError(f"source {source.cfg.name!r} has rows='scored', and the loss "
                        "reads no scores; choose LossConfig.name='cosent' or another by "
                        "the scores of pairs, or rows='pairs' with min_score")
+    if source.seen.scored and not reads.scores and source.cfg.kind != 'mined':
+      raise ValueError(
+          f'source {source.cfg.name!r}: {source.seen.scored} of {source.seen.checked} '
+          'rows read bring scores of a teacher, and the loss reads none; choose one '
+          "that does (LossConfig.name='distill_kl', or LossConfig.plus), or set "
+          "score_column='' of the source to leave them out")
     if reads.scores and reads.alone:
       _scores(source, cfg, reads.scores)
     if reads.vectors and reads.alone and not source.teacher:

@@ -75,7 +75,8 @@ def from_row(row: Any, where: str, columns: Sequence[str] = (),
     columns: names of the query's, the positive's and any negatives' columns, for
       rows named otherwise.
     score_column: name of the score's column; '': there is none, whatever the columns
-      are called; None: score | scores | label | labels | similarity_score.
+      are called, and pos_scores and neg_scores are left alone; None: score | scores |
+      label | labels | similarity_score.
 
   Raises:
     BadRow: a field is missing, empty, of another type, or not a text that a tokenizer
@@ -102,10 +103,13 @@ def from_row(row: Any, where: str, columns: Sequence[str] = (),
   if named and isinstance(score, list):
     positives, negatives = _spread(positives, negatives, score, named, where)
     score = None
+  if score_column != '':
+    positives, negatives = (_scored(passages, row.get(name), name, where)
+                            for passages, name in ((positives, 'pos_scores'),
+                                                   (negatives, 'neg_scores')))
   return Example(
       query=fields.text(row[query], query, where),
-      positives=_scored(positives, row.get('pos_scores'), 'pos_scores', where),
-      negatives=_scored(negatives, row.get('neg_scores'), 'neg_scores', where),
+      positives=tuple(positives), negatives=tuple(negatives),
       query_id=fields.identifier(row.get('query_id'), 'query_id', where),
       instruction=_instruction(row, column_names.INSTRUCTION, where),
       score=score,

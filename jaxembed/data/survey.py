@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxembed.config import Reads, SourceConfig
 from jaxembed.data import bad_rows, choice, labelled, prompts, repeats, sources
-from jaxembed.data.records import Example, text_id
+from jaxembed.data.records import BadRow, Example, text_id
 
 # Rows looked at where none are to be checked; bad ones are passed over then.
 _UNCHECKED = 1000
@@ -34,7 +34,10 @@ class Survey:
   symmetric: int = 0  # of a type for which FlagEmbedding treats both sides alike
 
   def check(self, source: SourceConfig) -> None:
-    """Raises ValueError if no row read can teach anything."""
+    """Raises ValueError if no row read can be used, or teach anything."""
+    if self.bad.count and not self.checked:
+      raise BadRow(f'source {source.name!r}: none of the {self.bad.count} rows read can '
+                   f'be used, first {self.bad.first}')
     if source.rows == 'pairs' and not source.in_batch and not self.with_negatives:
       raise ValueError(
           f'source {source.name!r} has in_batch off, and none of the {self.checked} '

@@ -98,7 +98,7 @@ def of_rows(teachers: Sequence[Teacher | None], rows: Sequence[Row]
   if not wide:
     return None
   counts = [len(r.passages) for r in rows]
-  group = np.array([r.group for r in rows])
+  group = np.array([-1 if r.bad else r.group for r in rows])
   of_passage = np.repeat(np.arange(len(rows)), counts)
   query = np.full((len(rows), wide), np.nan, np.float32)
   passage = np.full((sum(counts), wide), np.nan, np.float32)

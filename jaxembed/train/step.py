@@ -96,13 +96,16 @@ def loss_and_metrics(params: types.Params, batch: types.Batch,
   # By source, for the record.
   group, zeros = replicate(batch.pairing.group), jnp.zeros(
       len(stage.data.sources))
+  owner = replicate(batch.pairing.owner)
+  here = jnp.zeros(group.size).at[jnp.where(owner >= 0, owner, group.size)].set(
+      1, mode='drop')  # rows with passages: others were skipped
   real = batch.pairing.owner >= 0
   finite = (jnp.isfinite(query).all()
             & (jnp.isfinite(passage).all(-1) | ~real).all())
   return out.value, out.metrics | {
       'train/finite': finite & jnp.isfinite(out.value),
       'sources/loss': zeros.at[group].add(replicate(out.per_query)),
-      'sources/rows': zeros.at[group].add(1)}
+      'sources/rows': zeros.at[group].add(here)}
 
 
 def make_update(model: config.ModelConfig, stage: config.StageConfig, *, seed: int,

@@ -13,6 +13,7 @@ from jaxembed import data
 from jaxembed.config import Config, DataConfig, SourceConfig, StageConfig
 from jaxembed.data import choice, sampling
 from jaxembed.data.records import Example, Passage
+from jaxembed.data.text_ids import text_ids
 from jaxembed.train.stages import with_epochs
 
 _FEW = settings(max_examples=12, deadline=None, database=None)
@@ -184,6 +185,72 @@ def test_one_and_four_hosts_see_the_same_batches(tmp_path, tokenizer, how):
     np.testing.assert_array_equal(
         whole.pairing.owner, np.concatenate([p.pairing.owner for p, _ in parts]))
   assert skipped and not math.isnan(info.counts.padding)
+
+
+@pytest.mark.parametrize('hosts, pack, examples', [
+    (1, 0, 0), (4, 0, 0), (2, 16, 0), (2, 0, 2)])
+def test_with_bad_rows_each_good_one_comes_once_an_epoch(
+    tmp_path, minilm, hosts, pack, examples):
+  """Rows that are no rows, and one whose prompt leaves its text no token: counted once
+  an epoch, their places empty, whoever reads them; no other row takes them."""
+  good = [{'query': f'ask {i}', 'pos': [f'yes {i}'], 'neg': [f'no {i}']}
+          for i in range(11)]
+  lines = [*map(json.dumps, good[:6]), '', '{"query": "x"', '[]', 'nothing',
+           json.dumps({'query': 'y', 'pos': ['z'], 'prompt': 'word ' * 99}),
+           *map(json.dumps, good[6:]), '{"query": "", "pos": ["a"]}']
+  (tmp_path / 'r.jsonl').write_text('\n'.join(lines))
+  source = SourceConfig(
+      name='s', path=str(tmp_path / 'r.jsonl'), on_bad_row='skip',
+      query_prompt='{instruction}', instructions=('find: ',), in_context=examples)
+  pooled = data.Tokenizer.load(minilm, prompt_pooling='exclude')
+  mixture = data.open_mixture(DataConfig(
+      sources=[source], batch_size=4, num_negatives=1, query_lengths=(16,),
+      passage_lengths=(16,), prefetch=0, pack=pack))
+  assert mixture.sizes == (16,) and mixture.sources[0].seen.bad.count == 4
+
+  seen, skipped, asked = collections.Counter(), 0, collections.Counter()
+  for host in range(hosts):
+    local = range(4 * host // hosts, 4 * (host + 1) // hosts)
+    for batch, info in itertools.islice(data.batches(
+        mixture, pooled, seed=3, local_rows=list(local), shards=hosts), 8):
+      pair, skipped = batch.pairing, skipped + info.counts.skipped_rows
+      asked.update(info.rows if host == 0 else ())
+      for i, place in enumerate(local):
+        own = np.flatnonzero(pair.owner == place)
+        assert len(own) in (0, 2) and pair.in_batch[i] == bool(len(own))
+        if len(own):
+          seen[int(pair.passage_id[own[0]])] += 1
+      assert pack or all(mask.any(1).all() for mask in batch.masks)
+  wanted = pairing_ids(pooled, [row['pos'][0] for row in good])
+  assert seen == dict.fromkeys(wanted, 2) and skipped == 2 * 5
+  assert asked == dict.fromkeys([('s', k) for k in range(16)], 2)
+
+
+def pairing_ids(tokenizer, texts):
+  """Ids of texts without prompts, as batches have them."""
+  found = tokenizer.encode(texts, max_length=16)
+  return text_ids(tokenizer, texts, [''] * len(texts), [16] * len(texts),
+                  found).tolist()
+
+
+@pytest.mark.parametrize('hosts', [1, 4])
+def test_a_hundred_bad_rows_end_a_run_and_none_good_lets_none_begin(
+    tmp_path, tokenizer, hosts):
+  (tmp_path / 'r.jsonl').write_text('{"query": "q", "pos": ["p"]}\n' + 'bad\n' * 400)
+  mixture = data.open_mixture(DataConfig(
+      sources=[SourceConfig(name='s', path=str(tmp_path / 'r.jsonl'),
+                            on_bad_row='skip')],
+      batch_size=8, query_lengths=(8,), passage_lengths=(8,), prefetch=0))
+  local = list(range(8 // hosts))
+  with pytest.raises(data.BadRow, match='104 rows one after the other cannot be used, '
+                                        r'such as .*r\.jsonl:'):
+    for n, (batch, _) in zip(range(40), data.batches(
+        mixture, tokenizer, seed=0, local_rows=local)):
+      last = n
+  assert last >= 11
+  (tmp_path / 'r.jsonl').write_text('bad\n' * 3)
+  with pytest.raises(data.BadRow, match=r"'s': none of the 3 .* first .*r\.jsonl:1: not"):
+    data.open_mixture(mixture.cfg)
 
 
 @pytest.mark.parametrize('rows, cap, epochs, steps, left', [

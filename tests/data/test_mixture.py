@@ -60,7 +60,6 @@ def test_what_stages_share_is_opened_and_read_through_once(tmp_path, monkeypatch
     ({'neg': ['n', 'm']}, {}, r'3 of 3 rows .* hard negatives \(up to 2\).*num_neg'),
     ({'neg': ['n']}, {'negatives': 3}, 'at most 1 hard negatives, and .*=3 makes room'),
     ({'prompt': 'find'}, {'query_prompt': 'q: '}, '3 of 3 .* no template asks for it'),
-    ({'pos_scores': [1.0]}, {}, '3 of 3 rows read bring scores of a teacher'),
     ({}, {'rows': 'bm25'}, "rows='bm25' finds hard negatives, and num_negatives=0"),
 ])
 def test_what_nothing_uses_is_told(mixture, more, rules, says):
@@ -69,6 +68,25 @@ def test_what_nothing_uses_is_told(mixture, more, rules, says):
   (note,) = found.notes()
   assert note.startswith("source 's': ")
   assert re.search(says, note)
+
+
+def test_scores_are_used_or_refused(mixture, minilm):
+  """Whatever field they stand in, where they come late too; left out when asked."""
+  bare = {'query': 'q', 'pos': ['p'], 'neg': ['n']}
+  for more in ({'pos_scores': [1], 'neg_scores': [0]}, {'neg_scores': [0.5]},
+               {'score': [0.9, 0.1]}, {'label': 0.3}):
+    rows = [bare | more] * 3
+    with pytest.raises(ValueError, match="source 's': 3 of 3 rows read bring scores .*"
+                       "distill_kl.*score_column=''"):
+      mixture(rows, negatives=1).check_scores(Reads())
+    mixture(rows, negatives=1).check_scores(Reads(scores=1, alone=False))
+    left = mixture(rows, negatives=1, score_column='')
+    left.check_scores(Reads())
+    assert not left.scored and left.notes() == []
+  late = mixture([bare, bare | {'pos_scores': [1]}], check_rows=1, negatives=1)
+  late.check_scores(Reads())
+  with pytest.raises(data.BadRow, match=r"r\.jsonl:2: the row brings scores, .*check_"):
+    next(data.batches(late, data.Tokenizer.load(minilm), seed=0))
 
 
 def test_quotation_marks_that_stay_are_told(tmp_path):
