@@ -36,8 +36,8 @@ class Survey:
   def check(self, source: SourceConfig) -> None:
     """Raises ValueError if no row read can be used, or teach anything."""
     if self.bad.count and not self.checked:
-      raise BadRow(f'source {source.name!r}: none of the {self.bad.count} rows read can '
-                   f'be used, first {self.bad.first}')
+      raise BadRow(f'source {source.name!r}: none of the {self.bad.count} rows read '
+                   f'can be used, first {self.bad.first}')
     if source.rows == 'pairs' and not source.in_batch and not self.with_negatives:
       raise ValueError(
           f'source {source.name!r} has in_batch off, and none of the {self.checked} '
