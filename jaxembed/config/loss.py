@@ -27,6 +27,9 @@ _UNREAD = {name: (why, (*_SHARED, 'focal_gamma', 'hardness', *fields))
     (('cosent', 'angle'), 'pairs of the same source, ordered by their scores',
      ('negatives', 'same_group')),
     (('distill_batch',), 'the distribution over candidates', ('negatives',)),
+    (('gor',), 'queries among themselves, and positives', (
+        'negatives', 'same_group', 'temperature', 'learn_temperature',
+        'teacher_temperature')),
     (('embed_match',), 'vectors of a teacher', (
         'negatives', 'same_group', 'temperature', 'learn_temperature',
         'teacher_temperature', 'widths', 'similarity'))) for name in names}
@@ -73,7 +76,7 @@ class LossConfig(LossComputing):
     margin_mse (their margins), pair_mse (themselves), distill_stable (their order,
     against in-batch negatives too). By the scores of pairs: cosent, angle. By a
     teacher's vectors: embed_match (themselves), distill_batch (the distribution over
-    in-batch candidates).
+    in-batch candidates). gor spreads vectors, beside a loss that teaches (plus).
   similarity: cosine makes rows of length 1 of whatever the model gives; dot takes it
     as it is.
   terms: the sums a row's positive competes with. qd: its query against passages
@@ -173,6 +176,9 @@ class LossConfig(LossComputing):
     if self.name in _UNREAD:
       why, fields = _UNREAD[self.name]
       self._only('name', **dict.fromkeys(fields, why))
+    if self.name == 'pair_mse' and dict(self.options).get('head'):
+      self._only('options', **dict.fromkeys(
+          ('temperature', 'learn_temperature', 'widths'), 'a head of its own'))
     require(self, 'similarity', self.name != 'angle' or self.similarity == 'cosine',
             "'cosine': angles are of vectors of length 1")
     self._check_plus()

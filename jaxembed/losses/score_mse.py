@@ -10,7 +10,8 @@ pair_mse, over all passages c of a row:
 
 with t = score / teacher_temperature; passages without a score are left out. With
 similarity='dot' and temperature 1 the first is sentence-transformers' MarginMSELoss;
-pair_mse is its CosineSimilarityLoss with temperature 1.
+pair_mse is its CosineSimilarityLoss with temperature 1. pair_mse may compare pairs by
+a head of its own instead (losses/pair_head.py).
 
 Hofstaetter et al. 2020 (MarginMSE); Barkan et al. 2020 (DSE: the logits of a teacher
 that reads both texts, learned by a student that compares their vectors).
@@ -19,7 +20,7 @@ that reads both texts, learned by a student that compares their vectors).
 import jax.numpy as jnp
 
 from jaxembed import config
-from jaxembed.losses import scored
+from jaxembed.losses import pair_head, scored
 
 
 @scored.over_rows
@@ -42,7 +43,8 @@ def margin_mse(x: scored.Scored, cfg: config.LossConfig) -> scored.Rows:
 @scored.over_rows
 def pair_mse(x: scored.Scored, cfg: config.LossConfig) -> scored.Rows:
   """The mean over rows with a scored passage."""
-  z, count = x.logits(cfg), x.sums(jnp.ones_like(x.at))
+  z = pair_head.scores(x) if cfg.option('head') == 'concat' else x.logits(cfg)
+  count = x.sums(jnp.ones_like(x.at))
   gap = jnp.where(x.keep, z - x.score, 0)
   mean = _mean_over_rows(x, count)
   return x.sums(jnp.square(gap)) / jnp.maximum(count, 1), count > 0, {

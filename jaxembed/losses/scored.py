@@ -30,6 +30,7 @@ class Scored:
   source: jax.Array  # [C] int32, the data set of its row
   axes: tuple[str, ...]
   mode: str  # of kernels.contrastive
+  params: types.Params  # of the loss
 
   @property
   def rows(self) -> int:
@@ -95,7 +96,7 @@ def _one_width(of_rows, query, passage, pairing, cfg, params) -> Result:
       query, passage, lay, temperature.of_rows(common, pairing.temperature), at, keep,
       jnp.where(keep, score, 0) / cfg.teacher_temperature,
       mesh.replicate(pairing.is_positive), mesh.replicate(pairing.group)[at], axes,
-      contrastive.pick(cfg.exchange, axes, passage))
+      contrastive.pick(cfg.exchange, axes, passage), params)
   *value, rows, counts, metrics = of_rows(found, cfg)
   rows = jnp.where(counts, rows, 0)
   value = value[0] if value else rows.sum() / jnp.maximum(counts.sum(), 1)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from jaxembed import config, types
-from jaxembed.losses import distill_stable, embed_match, weighted_sum
+from jaxembed.losses import distill_stable, embed_match, gor, pair_head, weighted_sum
 from jaxembed.losses.cosent import angle, cosent
 from jaxembed.losses.distill_batch import distill_batch
 from jaxembed.losses.distill_kl import distill_kl
@@ -26,14 +26,16 @@ LOSSES: dict[str, Named] = {
     'info_nce': Named(_info_nce, OPTIONS, check=check),
     'distill_kl': _by_rows(distill_kl),
     'margin_mse': _by_rows(margin_mse),
-    'pair_mse': _by_pairs(pair_mse),
+    'pair_mse': _by_pairs(
+        pair_mse, pair_head.OPTIONS, check=pair_head.check, init=pair_head.init),
     'distill_stable': _by_pairs(distill_stable.distill_stable, distill_stable.OPTIONS),
     'cosent': _by_pairs(cosent),
     'angle': _by_pairs(angle),
     'embed_match': _by_vectors(
         embed_match.embed_match, embed_match.OPTIONS, check=embed_match.check,
         init=embed_match.init),
-    'distill_batch': _by_vectors(distill_batch)}
+    'distill_batch': _by_vectors(distill_batch),
+    'gor': Named(gor.gor, gor.OPTIONS, check=gor.check)}
 
 
 def named(cfg: config.LossConfig) -> Named:
@@ -55,5 +57,8 @@ def _alone(cfg: config.LossConfig) -> Named:
   found = LOSSES[cfg.name]
   whole = dict(found.resolved(cfg).options)
   if cfg.name == 'info_nce' and whole['guide']:  # rows without vectors teach as ever
+    if cfg.impl in ('tpu', 'gpu'):
+      raise ValueError(f"LossConfig.impl is {cfg.impl!r}, whose kernel has no masks by "
+                       "a guide; set impl to 'auto' or 'blockwise', or leave guide out")
     return dataclasses.replace(found, reads=config.Reads(vectors=True, alone=False))
   return found

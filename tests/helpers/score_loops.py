@@ -26,7 +26,7 @@ def value_and_slopes(loss, q, p, *args):
   return total.item(), q.grad.numpy(), p.grad.numpy()
 
 
-def _own(pair, i):
+def passages_of(pair, i):
   """The passages of row i that have scores."""
   return [c for c in range(len(pair.owner))
           if pair.owner[c] == i and not np.isnan(pair.score[c])]
@@ -39,7 +39,7 @@ def _teacher(pair, own, cfg):
 def distill_kl(q, p, pair, cfg):
   rows = []
   for i in range(len(q)):
-    if len(own := _own(pair, i)) > 1:
+    if len(own := passages_of(pair, i)) > 1:
       t = torch.softmax(_teacher(pair, own, cfg), 0)
       log_p = torch.log_softmax(p[own] @ q[i] / cfg.temperature, 0)
       rows.append((t * (t.log() - log_p)).sum())
@@ -49,7 +49,7 @@ def distill_kl(q, p, pair, cfg):
 def margin_mse(q, p, pair, cfg):
   rows = []
   for i in range(len(q)):
-    own = _own(pair, i)
+    own = passages_of(pair, i)
     first = [c for c in own if pair.is_positive[c]]
     if first and len(own) > 1:
       s, t = p[own] @ q[i] / cfg.temperature, _teacher(pair, own, cfg)
@@ -62,7 +62,7 @@ def margin_mse(q, p, pair, cfg):
 def pair_mse(q, p, pair, cfg):
   rows = []
   for i in range(len(q)):
-    if own := _own(pair, i):
+    if own := passages_of(pair, i):
       gap = p[own] @ q[i] / cfg.temperature - _teacher(pair, own, cfg)
       rows.append((gap**2).mean())
   return sum(rows) / len(rows)
@@ -84,7 +84,7 @@ def distill_stable(q, p, pair, cfg):
                      and pair.query_id[pair.owner[c]] == pair.query_id[i])]
 
   for i in range(len(q)):
-    if not (own := _own(pair, i)):
+    if not (own := passages_of(pair, i)):
       continue
     t = torch.softmax(_teacher(pair, own, cfg), 0)
     left = sorted(own, key=lambda c: (first and bool(pair.is_positive[c]),
@@ -100,7 +100,7 @@ def distill_stable(q, p, pair, cfg):
 
 def by_order(z, pair):
   """log(1 + sum exp(z_i - z_j)) over pairs of one source in the wrong order."""
-  found = [c for i in range(len(pair.query_id)) for c in _own(pair, i)]
+  found = [c for i in range(len(pair.query_id)) for c in passages_of(pair, i)]
   terms = [z[i] - z[j] for i in found for j in found
            if pair.group[pair.owner[i]] == pair.group[pair.owner[j]]
            and pair.score[i] < pair.score[j]]

@@ -68,7 +68,7 @@ def test_a_teacher_that_is_certain_of_the_positive_makes_it_info_nce():
   values = []
   for name in ('distill_stable', 'info_nce'):
     cfg = config.LossConfig(name=name, temperature=0.2)
-    values.append(losses.named(cfg)(q, p, sure, cfg, {}).value)
+    values.append(compiled(cfg)(q, p, sure)[0])
   np.testing.assert_allclose(*values, rtol=1e-5)
 
 
@@ -129,6 +129,89 @@ def test_pair_mse_equals_cosine_similarity_loss():
                  for g, x in zip(grads, (q, p))], (a.grad.numpy(), b.grad.numpy()))
 
 
+def test_a_head_over_pairs_is_trained_as_torch_would(name='pair_mse'):
+  """DSE's head and its own gradients, on one device and on eight."""
+  q, p, pair = scored()
+  cfg = config.LossConfig(name=name, teacher_temperature=2.0, options=(
+      ('head', 'concat'), ('hidden', 16)))
+  loss = losses.named(cfg)
+  params = loss.init(loss.resolved(cfg), 32, jax.random.key(0))
+  run = jax.jit(jax.value_and_grad(
+      lambda q, p, params, pair: loss(q, p, pair, cfg, params).value, (0, 1, 2)))
+  value, grads = run(q, p, params, pair)
+  a, b, head = jax.tree.map(
+      lambda x: torch.tensor(np.float64(x), requires_grad=True),
+      (q, p, params['pair_head']))
+  gaps = []
+  for i in range(len(q)):
+    own = score_loops.passages_of(pair, i)
+    u, v = torch.nn.functional.normalize(a[i:i + 1], dim=1).expand(
+        len(own), -1), torch.nn.functional.normalize(b[own], dim=1)
+    both = torch.cat([u, v, u * v, (u - v).abs()], 1)
+    z = torch.relu(both @ head['kernel'] + head['bias']) @ head['out'] + head[
+        'out_bias']
+    if own:
+      gaps.append(((z - torch.tensor(np.float64(pair.score[own])) / 2)**2).mean())
+  want = sum(gaps) / len(gaps)
+  want.backward()
+  np.testing.assert_allclose(value, want.item(), rtol=1e-5)
+  flat = [g - (g * x).sum(1, keepdims=True) * x for g, x in zip(grads, (q, p))]
+  assert_slopes([*flat, *jax.tree.leaves(grads[2])],
+                [a.grad.numpy(), b.grad.numpy(),
+                 *(head[k].grad.numpy() for k in sorted(head))])
+  mesh = sharding.make_mesh((4, 2, 1))
+  with jax.set_mesh(mesh):
+    split, parts = run(*sharding.to_global(mesh, (q, p)), params,
+                       sharding.to_global(mesh, pair))
+  np.testing.assert_allclose(split, value, rtol=2e-6)
+  for x, y in zip(*map(jax.tree.leaves, (parts, grads)), strict=True):
+    np.testing.assert_allclose(x, y, atol=2e-6)
+  with pytest.raises(ValueError, match='temperature is 0.1 .*a head of its own'):
+    dataclasses.replace(cfg, temperature=0.1)
+
+
+@pytest.mark.parametrize('queries, width, fields', [
+    (16, 32, {}), (16, 4, {'mean_weight': 0.5}),
+    (16, 4, {'mean_weight': 1.0, 'above_uniform': True})], ids=str)
+def test_spreading_equals_sentence_transformers(queries, width, fields):
+  """GOR of queries and positives, by either product of the vectors with themselves,
+  without rows that have no positive; on eight devices too."""
+  from sentence_transformers.sentence_transformer.losses import (
+      GlobalOrthogonalRegularizationLoss as Theirs,
+  )
+  q, p, pair = scored(queries=queries, width=width)
+  keep = pair.owner != 3  # a row without passages
+  pair = dataclasses.replace(pair, owner=np.where(keep, pair.owner, -1))
+  cfg = config.LossConfig(name='gor', options=tuple(fields.items()))
+  q, p = q * 1.5 + 0.9, p * 0.7 + 0.5
+  value, grads = compiled(cfg)(q, p, pair)
+  spots = [np.flatnonzero((pair.owner == i) & pair.is_positive)[0]
+           for i in range(queries) if i != 3]
+  a, b = (torch.tensor(np.float64(x), requires_grad=True) for x in (q, p))
+  rows = [i for i in range(queries) if i != 3]
+  theirs = Theirs(None, mean_weight=fields.get('mean_weight'), aggregation='sum')
+  found = theirs.compute_loss_from_embeddings([a[rows], b[spots]])
+  want = sum(found.values())
+  if not fields.get('above_uniform'):  # theirs always subtracts it
+    assert all(x > 1 / width for x in _second_moments(a[rows], b[spots]))
+    want = want + 2 / width
+  want.backward()
+  np.testing.assert_allclose(value, want.item(), rtol=1e-5)
+  assert_slopes(grads, (a.grad.numpy(), b.grad.numpy()))
+  mesh = sharding.make_mesh((4, 2, 1))
+  with jax.set_mesh(mesh):
+    split, parts = compiled(cfg)(*sharding.to_global(mesh, (q, p, pair)))
+  np.testing.assert_allclose(split, value, rtol=2e-6)
+  assert_slopes(parts, grads)
+
+
+def _second_moments(*sides):
+  for x in sides:
+    s = torch.nn.functional.normalize(x, dim=1)
+    s = (s @ s.T).fill_diagonal_(0)
+    yield (s**2).sum() / (len(x) * (len(x) - 1))
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_scores_that_say_nothing_are_counted_and_teach_nothing(name):
   q, p, pair = scored()
@@ -164,8 +247,9 @@ def test_a_sum_of_losses_is_the_sum_of_its_parts():
            config.LossConfig(name='distill_stable', options=(('positive_first', False),
                                                              ))]
   cfg = dataclasses.replace(parts[0], plus=parts[1:])
-  out = losses.named(cfg)(q, p, pair, cfg, {})
-  alone = [losses.LOSSES[part.name](q, p, pair, part, {}) for part in parts]
+  out, alone = jax.jit(lambda q, p: (
+      losses.named(cfg)(q, p, pair, cfg, {}),
+      [losses.LOSSES[part.name](q, p, pair, part, {}) for part in parts]))(q, p)
   want = sum(part.weight * x.value for part, x in zip(parts, alone))
   np.testing.assert_allclose(out.value, want, rtol=1e-6)
   np.testing.assert_allclose(out.per_query, sum(
