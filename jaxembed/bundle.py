@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import dataclasses
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from jaxembed.config import ModelConfig
 from jaxembed.convert import from_hf
 from jaxembed.convert.tensor_files import BadCheckpoint, read_json
 from jaxembed.data.tokenise import Tokenizer
+from jaxembed.files import front_matter
 from jaxembed.models import encoder
 from jaxembed.types import Params
 
@@ -45,6 +47,8 @@ class Bundle:
       model; '': nowhere, or unknown.
     step: training steps behind the parameters; None outside workdirs.
     original: the folder whose model this is, unchanged; None after training.
+    card: what the card of the model beneath says (files.front_matter.KEYS), and under
+      'notes' sentences about how this one was made of it.
   """
 
   params: Params
@@ -60,6 +64,7 @@ class Bundle:
   base: str = ''
   step: int | None = None
   original: pathlib.Path | None = None
+  card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     here = f'{self.source or "the model"}: '
@@ -141,9 +146,17 @@ def open(source: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
       params=loaded.params, cfg=loaded.cfg, source=str(source), base=loaded.base,
       original=loaded.adapter_folder or loaded.folder,
       tokenizer_folder=loaded.tokenizer_folder, config_folder=loaded.backbone_folder,
+      card=_card(loaded),
       folders=tuple(dict.fromkeys(filter(None, (
           loaded.folder, loaded.backbone_folder, loaded.adapter_folder)))),
       **(read_settings(loaded.settings_folder) if loaded.settings_folder else {}))
+
+
+def _card(loaded: from_hf.Loaded) -> dict[str, Any]:
+  """What the folder's card says, and the hub id that the model is known by."""
+  found = [front_matter.read(f) for f in (loaded.folder, loaded.adapter_folder) if f]
+  known = {} if os.path.isabs(loaded.base or '/') else {'base_model': loaded.base}
+  return {key: value for head in (*found, known) for key, value in head.items()}
 
 
 def locate(source: str | os.PathLike) -> pathlib.Path:
@@ -171,9 +184,16 @@ def _workdir(path: pathlib.Path, mesh, dtype, weights, step) -> Bundle:
     params = (sharding.place if weights else sharding.abstract)(params, mesh)
   return Bundle(
       params=params, cfg=cfg, source=str(path), step=step,
-      base=_base(path, cfg, origin),
+      base=_base(path, cfg, origin), card=_kept_card(origin),
       tokenizer_folder=folder if (folder / 'tokenizer.json').is_file() else None,
       config_folder=folder, folders=(folder,), **read_settings(folder))
+
+
+def _kept_card(origin: dict[str, Any]) -> dict[str, Any]:
+  card = origin.get('card')
+  found = front_matter.only_texts(card)
+  notes = card.get('notes', ()) if isinstance(card, dict) else ()
+  return found | ({'notes': [n for n in notes if isinstance(n, str)]} if notes else {})
 
 
 def _base(path: pathlib.Path, cfg: ModelConfig, origin: dict[str, Any]) -> str:
@@ -243,5 +263,28 @@ def save_model(path: str | os.PathLike, model: Bundle, append_token: str = '') -
   workdir.save_model(
       pathlib.Path(path), model.cfg, folders=model.folders,
       tokenizer=model.tokenizer_folder, settings=model.settings,
-      origin={'source': model.source, 'base': model.base, 'dtype': dtype},
+      origin={'source': model.source, 'base': model.base, 'dtype': dtype,
+              **({'card': dict(model.card)} if model.card else {})},
       append_token=append_token)
+
+
+def save(path: str | os.PathLike, model: Bundle) -> None:
+  """Writes `model`, parameters and all, as a new workdir of one checkpoint.
+
+  It is opened, evaluated, exported and trained from like a run's. One process writes.
+
+  Raises:
+    FileExistsError: `path` is there; nothing is touched.
+    FloatingPointError: a parameter is not finite.
+  """
+  path = pathlib.Path(path).absolute()
+  if os.path.lexists(path):
+    raise FileExistsError(f'{path} exists; choose another folder, or remove it')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+  try:
+    checkpoint.save_params(partial / 'checkpoints', model.step or 0, model.params)
+    save_model(partial, model)
+    partial.rename(path)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)

@@ -13,6 +13,7 @@ from . import errors
 COMMANDS = {
     'First use': ('demo', 'quickstart'),
     'Models': ('train', 'evaluate', 'encode', 'convert', 'average', 'report'),
+    'Models out of models': ('merge', 'cut', 'vocabulary', 'plain'),
     'Vectors and data': ('search', 'mine', 'teach'),
     'Before and beside': ('plan', 'bench', 'parity', 'two_stage', 'negatives'),
 }

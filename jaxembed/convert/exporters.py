@@ -20,12 +20,16 @@ import numpy as np
 from jaxembed import bundle, types
 from jaxembed.bundle import Bundle
 from jaxembed.convert import (
+  card,
   nv_embed,
   parity,
   peft,
   tables,
   tensor_files,
+  to_hugging_face,
+  to_onnx,
   to_sentence_transformers,
+  to_static,
 )
 from jaxembed.files import carried, checked_json, whole_json
 from jaxembed.models import lora
@@ -39,26 +43,41 @@ class Format:
   """A layout: how it is written into a new folder, and what proves it right.
 
   `check` returns a report whose 'told' is one line for people, or raises ValueError.
+  `expected`: what the model computes, as a third argument of `check`; the parameters
+  are let go in between, so that they and another library's do not lie in memory at
+  once.
   """
 
-  write: Callable[[pathlib.Path, Bundle], None]
-  check: Callable[[pathlib.Path, Bundle], Report]
+  write: Callable[..., None]  # (folder, model, and what `options` names)
+  check: Callable[..., Report]
   merges: bool = True  # LoRA adapters are folded into the weights first
+  expected: Callable[[pathlib.Path, Bundle], Any] | None = None
+  options: tuple[str, ...] = ()
+  prepends: bool = False  # whether it holds a prepended token
+  card: bool = True  # whether README.md is written
 
 
 def export(model: Bundle, target: str | os.PathLike,
-           format: str = 'sentence-transformers', base: str = '') -> Report:
+           format: str = 'sentence-transformers', base: str = '', *,
+           facts: card.Facts = card.NOTHING, **options: Any) -> Report:
   """Writes `model` to the new folder `target`; what the format's check found.
 
   Args:
     format: a key of FORMATS.
       sentence-transformers: opened in torch, its vectors are compared (parity.json);
         needs torch and sentence-transformers.
+      sentence-transformers-new: the same in the layout of 5.4 and later.
+      huggingface: backbone and tokenizer alone, as AutoModel opens them.
+      onnx: sentence-transformers' folder with a graph of the whole model, compared in
+        onnxruntime. int8=True adds its 8-bit form.
+      static: model2vec's: a vector per token, and their mean. dims: of a vector, 256.
       nv-embed: the published layout in float16; read back tensor by tensor.
       peft: the LoRA adapters alone, with the head, prompts and tokenizer; opened on
         top of the base they name, and compared with `model` bit for bit.
     base: of peft, the folder or hub id of the weights beneath the adapters, where the
       model does not know it or it has moved.
+    facts: what the card says beside what the model itself knows (card.Facts).
+    options: of the format, as above; another is refused.
 
   Raises:
     FileExistsError: target exists; nothing is touched.
@@ -71,33 +90,43 @@ def export(model: Bundle, target: str | os.PathLike,
   if base and format != 'peft':
     raise ValueError(f'base={base!r} is for the format peft; {format} holds all '
                      'weights')
-  if model.cfg.prepend is not None and format != 'sentence-transformers':
+  target, chosen = pathlib.Path(target).absolute(), FORMATS[format]
+  if unread := [name for name in options if name not in chosen.options]:
+    raise ValueError(f'{format} does not read {", ".join(unread)}; it reads '
+                     f'{", ".join(chosen.options) or "no options"}')
+  if model.cfg.prepend is not None and not chosen.prepends:
     raise ValueError(
         f'{format} has no place for a prepended token, whose state changes between '
         "layers; choose format 'sentence-transformers', or keep the run")
-  target, chosen = pathlib.Path(target).absolute(), FORMATS[format]
   if os.path.lexists(target):
     raise FileExistsError(f'{target} exists; choose another target, or remove it')
-  model = dataclasses.replace(model, params=_gathered(model.params))
-  if chosen.merges:
-    params, cfg = lora.merge(model.params, model.cfg)
-    model = dataclasses.replace(model, params=params, cfg=cfg)
-  elif base:
-    model = dataclasses.replace(model, base=base)
+  model = _plain(model) if chosen.merges else dataclasses.replace(
+      model, params=_gathered(model.params), base=base or model.base)
   target.parent.mkdir(parents=True, exist_ok=True)
   _remove_leftovers(target)
   partial = target.with_name(f'.{target.name}.{os.getpid()}.partial')
   try:
-    chosen.write(partial, model)
-    report = chosen.check(partial, model)
-    if format == 'sentence-transformers':
-      to_sentence_transformers.write_card(partial, target.name, model, report)
+    chosen.write(partial, model, **options)
+    if chosen.expected:
+      found = chosen.expected(partial, model)
+      model = dataclasses.replace(model, params={})
+      report = chosen.check(partial, model, found)
+    else:
+      report = chosen.check(partial, model)
+    if chosen.card:
+      card.write(partial, target.name, format, model, report, facts)
     if os.path.lexists(target):  # an empty folder would be replaced
       raise FileExistsError(f'{target} appeared meanwhile; choose another target')
     partial.rename(target)
   finally:
     shutil.rmtree(partial, ignore_errors=True)
   return report
+
+
+def _plain(model: Bundle) -> Bundle:
+  """`model` on one device with its adapters folded in."""
+  params, cfg = lora.merge(_gathered(model.params), model.cfg)
+  return dataclasses.replace(model, params=params, cfg=cfg)
 
 
 def _gathered(params: types.Params) -> types.Params:
@@ -210,9 +239,20 @@ def _check_meaning(folder: pathlib.Path, found: Bundle, model: Bundle) -> None:
                           f'{model.settings}')
 
 
+_LIBRARY = Format(
+    to_sentence_transformers.write, to_sentence_transformers.check,
+    expected=to_sentence_transformers.expected, prepends=True)
 FORMATS = {
-    'sentence-transformers': Format(
-        to_sentence_transformers.write, to_sentence_transformers.check),
-    'nv-embed': Format(_write_nv_embed, _check_nv_embed),
-    'peft': Format(_write_peft, _check_peft, merges=False),
+    'sentence-transformers': _LIBRARY,
+    'sentence-transformers-new': dataclasses.replace(
+        _LIBRARY, write=to_sentence_transformers.write_new),
+    'huggingface': Format(
+        to_hugging_face.write, to_hugging_face.check,
+        expected=to_hugging_face.expected),
+    'onnx': Format(
+        to_onnx.write, to_onnx.check, expected=to_sentence_transformers.expected,
+        options=('int8',)),
+    'static': Format(to_static.write, to_static.check, options=('dims',)),
+    'nv-embed': Format(_write_nv_embed, _check_nv_embed, card=False),
+    'peft': Format(_write_peft, _check_peft, merges=False, card=False),
 }

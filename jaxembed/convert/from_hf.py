@@ -28,7 +28,7 @@ from jaxembed.models import encoder
 from jaxembed.types import Params
 
 # What a model needs from the hub; weights as safetensors only.
-_HUB_FILES = ('*.json', '*.safetensors', '*.txt', '*.model', '*.jinja')
+_HUB_FILES = ('*.json', '*.safetensors', '*.txt', '*.model', '*.jinja', 'README.md')
 _SETTINGS = 'config_sentence_transformers.json'
 # Of tensors listed in an error; a wrong checkpoint would list thousands.
 _LISTED = 20

@@ -7,7 +7,6 @@ written back has the same tensors, byte for byte, in the same files.
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-import itertools
 import json
 import pathlib
 from typing import Any
@@ -118,15 +117,9 @@ Shard = dict[str, tuple[np.dtype, tuple[int, ...]]]
 def plan(cfg: ModelConfig, dtype: Any = np.float16, limit: int = SHARD_BYTES
          ) -> dict[str, Shard]:
   """File name -> its tensors; from shapes alone, no weights are needed."""
-  shapes = tables.flatten(encoder.param_shapes(cfg))
   dtype = np.dtype(dtype)
-  tensors: Shard = {}
-  rows = table(cfg.backbone).rows
-  for row, layer in tables.expand(rows, cfg.backbone.num_layers):
-    parts = [tables.matrix_shape(
-        shapes[path].shape[0 if layer is None else 1:], row) for path in row.paths]
-    tensors[row.name.format(l=layer)] = (
-        dtype, (sum(p[0] for p in parts), *parts[0][1:]))
+  tensors = {name: (dtype, x.shape) for name, x in tables.lazy(
+      encoder.param_shapes(cfg), cfg, table(cfg.backbone).rows).items()}
   sizes = [(name, int(np.prod(shape)) * dtype.itemsize)
            for name, (_, shape) in tensors.items()]
   shards = tensor_files.split(sizes, limit)
@@ -180,14 +173,10 @@ def write(target: pathlib.Path, params: Params, cfg: ModelConfig,
   target = pathlib.Path(target)
   target.mkdir(parents=True)
   shards = plan(cfg, dtype, limit)
-  rows = table(cfg.backbone).rows
-  tensors = tables.iter_hf(params, cfg, rows)
+  tensors = tables.lazy(params, cfg, table(cfg.backbone).rows)
   for file, shard in shards.items():
-    # The stream comes in the order of the plan; one shard is held at a time,
-    # because inside a file tensors are sorted by name.
-    held = {name: _cast(name, x, dtype)
-            for name, x in itertools.islice(tensors, len(shard))}
-    tensor_files.write(target / file, shard, held.__getitem__)
+    tensor_files.write(target / file, shard,
+                       lambda name: _cast(name, tensors[name].read(), dtype))
   if len(shards) > 1:
     (target / tensor_files.INDEX).write_text(index(shards), 'utf-8')
   _carry(source, target, cfg)
@@ -209,8 +198,8 @@ def _carry(source: pathlib.Path | None, target: pathlib.Path, cfg: ModelConfig):
     carried.copy_settings(source, target)
   elif source is not None:  # its modules would describe another head
     carried.copy(source, target)
-  if hf.get('model_type') != 'nvembed':
-    hf = config_to_hf(cfg)
+  if hf.get('model_type') != 'nvembed' or config_from_hf(hf).backbone != cfg.backbone:
+    hf = config_to_hf(cfg)  # it had none, or was cut since
   kept = carried.without_code(hf)
   if hf.get('auto_map') == _AUTO_MAP:
     kept = {key: kept.get(key, _AUTO_MAP) for key in hf if key in {*kept, 'auto_map'}}

@@ -6,11 +6,13 @@ side, with and without prompts. What is compared is the whole way from string to
 vector, both tokenizers included.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import importlib.metadata
 import itertools
 import os
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,28 +49,25 @@ class Mismatch(ValueError):
   """The exported model is not the one that was trained."""
 
 
-def check(folder: str | os.PathLike, params: types.Params, cfg: config.ModelConfig,
-          *, prompts: dict[str, str], include_prompt: bool,
-          original: str | os.PathLike | None = None,
-          tolerance: float = TOLERANCE) -> dict:
-  """Compares on every probe; the report: largest differences and conditions.
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """Texts under one prompt and padding side, and their vectors in JAX."""
 
-  A difference is that of two vectors scaled to length 1, so that it means the
-  same for models that do not normalise.
+  side: str
+  prompt: str
+  texts: list[str]
+  vectors: np.ndarray  # [texts,E] float32
 
-  Args:
-    original: the folder whose model this is, unchanged: where sentence-transformers
-      opens it, its vectors in torch are compared too, so that what was read of it is
-      checked by somebody else's reading. None: there is none, as after training.
 
-  Raises:
-    Mismatch: a difference is above `tolerance`, or not a number; the message
-      names text, padding side and prompt.
+def expected(folder: str | os.PathLike, params: types.Params, cfg: config.ModelConfig,
+             *, prompts: Mapping[str, str], include_prompt: bool) -> list[Case]:
+  """The vectors of every probe, read with the tokenizer in `folder`.
+
+  Behind it the parameters are not needed any more.
   """
   tokenizer = tokenise.Tokenizer.for_model(folder, dataclasses.replace(
       cfg, prompt_pooling='include' if include_prompt else 'exclude',
       eos_text=cfg.eos_text if cfg.prepend else ''))
-  theirs = _torch_model(folder)
   cases = []
   tried = dict.fromkeys(['', *filter(None, prompts.values()), _PROBE_PROMPT])
   for side, prompt in itertools.product(('right', 'left'), tried):
@@ -78,37 +77,70 @@ def check(folder: str | os.PathLike, params: types.Params, cfg: config.ModelConf
     ragged = tokenizer.encode(texts, prompt, max_length=cfg.max_length)
     tokens = tokenise.pad(ragged, int(ragged.lengths.max()),
                           pad_id=tokenizer.pad_id, side=side)
-    ours = _jax_vectors(params, cfg, tokens)
-    difference = np.abs(
-        _unit(ours) - _unit(_torch_vectors(theirs, texts, prompt, side))).max(-1)
+    cases.append(Case(side, prompt, texts, _jax_vectors(params, cfg, tokens)))
+  return cases
+
+
+def check(folder: str | os.PathLike, cases: Sequence[Case],
+          original: str | os.PathLike | None = None,
+          tolerance: float = TOLERANCE) -> dict:
+  """Compares on every probe; the report: largest differences and conditions.
+
+  A difference is that of two vectors scaled to length 1, so that it means the
+  same for models that do not normalise. One model is open in torch at a time.
+
+  Args:
+    cases: what JAX computes, of `expected`.
+    original: the folder whose model this is, unchanged: where sentence-transformers
+      opens it, its vectors in torch are compared too, so that what was read of it is
+      checked by somebody else's reading. None: there is none, as after training.
+
+  Raises:
+    Mismatch: a difference is above `tolerance`, or not a number; the message
+      names text, padding side and prompt.
+  """
+  theirs, report = torch_model(folder), []
+  for case in cases:
+    difference = np.abs(unit(case.vectors) - unit(_torch_vectors(
+        theirs, case.texts, case.prompt, case.side))).max(-1)
     worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
-    cases.append({'padding': side, 'prompt': prompt, 'texts': len(texts),
-                  'max_difference': float(difference[worst])})
+    report.append({'padding': case.side, 'prompt': case.prompt,
+                   'texts': len(case.texts),
+                   'max_difference': float(difference[worst])})
     if not difference[worst] <= tolerance:
       raise Mismatch(
           f'torch and JAX differ by {difference[worst]:.3g} (allowed: '
-          f'{tolerance:g}) on {texts[worst]!r:.60}, padding {side}, prompt '
-          f'{prompt!r:.60}; the export was discarded')
-  source = {} if original is None else {
-      'source': _against(original, theirs, tried, _poolable(
-          tokenizer, '', cfg.max_length), tolerance)}
-  return {'max_difference': max(c['max_difference'] for c in cases),
-          'tolerance': tolerance, 'dtype': 'float32', 'cases': cases, **source,
+          f'{tolerance:g}) on {case.texts[worst]!r:.60}, padding {case.side}, prompt '
+          f'{case.prompt!r:.60}; the export was discarded')
+  source = {}
+  if original is not None:
+    texts = next((c.texts for c in cases if not c.prompt), [])
+    alone = _alone(theirs, dict.fromkeys(c.prompt for c in cases), texts)
+    del theirs
+    source = {'source': _against(original, alone, tolerance)}
+  return {'max_difference': max(c['max_difference'] for c in report),
+          'tolerance': tolerance, 'dtype': 'float32', 'cases': report, **source,
           'versions': versions() | {'jax': jax.__version__}}
 
 
-def _against(original, theirs, tried, texts, tolerance: float) -> dict:
-  """The export in torch against its source in torch, each text on its own."""
+def _alone(model, prompts, texts) -> dict[tuple[str, str], np.ndarray]:
+  """The unit vector of each text behind each prompt, each on its own."""
+  return {(prompt, text): unit(model.encode([text], prompt=prompt,
+                                            show_progress_bar=False))
+          for prompt, text in itertools.product(prompts, texts)}
+
+
+def _against(original, found, tolerance: float) -> dict:
+  """The vectors of the export in torch against those of its source in torch."""
   if code := carried.code_named(original):
     return {'compared': False, 'why': f'it needs code of its own: {sorted(code)}'}
   try:
-    model = _torch_model(original)
+    model = torch_model(original)
   except Exception as e:  # whatever keeps sentence-transformers from opening it
     return {'compared': False, 'why': f'{type(e).__name__}: {e}'[:300]}
   worst = 0.0
-  for prompt, text in itertools.product(tried, texts):
-    a, b = (_unit(m.encode([text], prompt=prompt, show_progress_bar=False))
-            for m in (model, theirs))
+  for (prompt, text), b in found.items():
+    (a,) = _alone(model, [prompt], [text]).values()
     difference = np.abs(a - b).max() if a.shape == b.shape else np.inf
     worst = max(worst, float(difference))
     if not difference <= tolerance:
@@ -143,7 +175,12 @@ def _jax_vectors(params, cfg, tokens) -> np.ndarray:
   return np.asarray(_encode(params, cfg, tokens))
 
 
-def _torch_model(folder):
+def torch_model(folder: str | os.PathLike) -> Any:
+  """The SentenceTransformer of an export, in float32 on the CPU.
+
+  Raises:
+    BadCheckpoint: it names code that is not ours. ImportError: it is not installed.
+  """
   try:
     from sentence_transformers import SentenceTransformer
   except ImportError as e:
@@ -189,6 +226,7 @@ def _torch_vectors(model, texts, prompt: str, side: str) -> np.ndarray:
                       show_progress_bar=False)
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
+  """x / |x| along the last axis, in float64; zero stays zero."""
   x = x.astype(np.float64)
   return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

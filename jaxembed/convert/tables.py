@@ -3,8 +3,12 @@
 The rows of a backbone are its family's (convert/families); those of heads are here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+import functools
+import math
 
+import jax
 import numpy as np
 
 from jaxembed.config import BackboneConfig, DenseConfig, ModelConfig, PoolingConfig
@@ -18,10 +22,10 @@ from jaxembed.pooling.head import Head
 from jaxembed.types import Params
 
 __all__ = [
-    'LAYERS', 'Row', 'Table', 'attention_from_hf', 'backbone_table', 'base_names',
-    'config_from_hf', 'config_to_hf', 'dense_table', 'expand', 'flatten',
-    'has_pooler', 'head_table', 'is_decoder', 'iter_hf', 'matrix_shape', 'older_keys',
-    'to_hf', 'unflatten',
+    'LAYERS', 'Lazy', 'Row', 'Table', 'attention_from_hf', 'backbone_table',
+    'base_names', 'config_from_hf', 'config_to_hf', 'dense_table', 'expand', 'flatten',
+    'has_pooler', 'head_table', 'is_decoder', 'iter_hf', 'lazy', 'matrix_shape',
+    'older_keys', 'to_hf', 'unflatten',
 ]
 
 _OLD_NAMES = {'LayerNorm.gamma': 'LayerNorm.weight', 'LayerNorm.beta': 'LayerNorm.bias'}
@@ -86,15 +90,51 @@ def iter_hf(params: Params, cfg: ModelConfig,
     cfg: its configuration.
     rows: default: the backbone's.
   """
+  for name, tensor in lazy(params, cfg, rows).items():
+    yield name, tensor.read()
+
+
+@dataclasses.dataclass(frozen=True)
+class Lazy:
+  """A tensor of a checkpoint that is made when it is asked for."""
+
+  dtype: np.dtype
+  shape: tuple[int, ...]
+  read: Callable[[], np.ndarray]
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of the data."""
+    return math.prod(self.shape) * self.dtype.itemsize
+
+
+def lazy(params: Params, cfg: ModelConfig, rows: tuple[Row, ...] | None = None
+         ) -> dict[str, Lazy]:
+  """The tensors of `rows` by name, layer by layer; arguments as of `iter_hf`.
+
+  params: jax.ShapeDtypeStruct leaves serve where nothing is read.
+  """
   rows = backbone_table(cfg.backbone).rows if rows is None else rows
-  flat = flatten(params)
+  flat, found = flatten(params), {}
   for row, layer in expand(rows, cfg.backbone.num_layers):
-    parts = [_to_file(flat[path], row, layer) for path in row.paths]
-    tensor = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    yield row.name.format(l=layer), np.ascontiguousarray(tensor)
+    leaves = [flat[path] for path in row.paths]
+    parts = [matrix_shape(leaf.shape if layer is None else leaf.shape[1:], row)
+             for leaf in leaves]
+    shape = (sum(p[0] for p in parts), *parts[0][1:]) if parts[0] else ()
+    found[row.name.format(l=layer)] = Lazy(
+        np.dtype(leaves[0].dtype), shape,
+        functools.partial(_read, leaves, row, layer))
+  return found
+
+
+def _read(leaves, row: Row, layer: int | None) -> np.ndarray:
+  parts = [_to_file(leaf, row, layer) for leaf in leaves]
+  return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
 def _to_file(leaf, row: Row, layer: int | None) -> np.ndarray:
+  if isinstance(leaf, jax.Array) and [d.platform for d in leaf.devices()] == ['cpu']:
+    leaf = np.asarray(leaf)  # as it lies there; a slice on the device would be a copy
   x = np.asarray(leaf if layer is None else leaf[layer])
   if not row.transpose:
     return x

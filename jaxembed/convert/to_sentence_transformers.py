@@ -1,28 +1,32 @@
-"""Writer of sentence-transformers folders, in the legacy layout.
+"""Writer of sentence-transformers folders, in the legacy layout or the newer one.
 
-That layout is what sentence-transformers of any age, text-embeddings-inference,
+The legacy one is what sentence-transformers of any age, text-embeddings-inference,
 vLLM and llama.cpp read. Poolings that sentence-transformers has become plain modules;
 another becomes one Python file in the folder's root (Head.twin) and its weights. Its
 check (parity.py) opens the folder in torch and compares vectors.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import pathlib
 import shutil
 from typing import Any
 
-import numpy as np
-
 from jaxembed import data
 from jaxembed.bundle import Bundle
-from jaxembed.convert import head_modules, model_card, parity, tables, tensor_files
+from jaxembed.convert import head_modules, parity, tables, tensor_files
 from jaxembed.files import carried, checked_json
 from jaxembed.models import training_free
 from jaxembed.pooling import heads
 
 _SHARD = 5_000_000_000  # bytes, the hub's habit
 _MODULES = 'sentence_transformers.models.'
+_NEW = {
+    'Transformer': 'sentence_transformers.base.modules.transformer.Transformer',
+    'Pooling': 'sentence_transformers.sentence_transformer.modules.pooling.Pooling',
+    'Normalize': 'sentence_transformers.base.modules.normalize.Normalize',
+    'Dense': 'sentence_transformers.base.modules.dense.Dense'}
 
 
 def refuse(model: Bundle) -> None:
@@ -53,19 +57,68 @@ def write(folder: pathlib.Path, model: Bundle) -> None:
   """
   refuse(model)
   folder.mkdir(parents=True)
-  weights = tables.to_hf(model.params, model.cfg)
-  _save_weights(folder, weights)
-  _write_json(folder / 'config.json', _hf_config(model, weights))
+  write_backbone(folder, model)
   write_text_rules(folder, model)
   write_modules(folder, model)
+
+
+def write_new(folder: pathlib.Path, model: Bundle) -> None:
+  """As `write`, in the layout that sentence-transformers 5.4 and later save.
+
+  Text lengths stand in tokenizer_config.json alone; older releases and servers do not
+  read it.
+  """
+  write(folder, model)
+  modules = checked_json.read(folder / 'modules.json', list)
+  for module in modules:
+    kind = module['type'].removeprefix(_MODULES)
+    module['type'] = _NEW.get(kind, module['type'])
+    file = folder / module['path'] / 'config.json'
+    if kind == 'Pooling':
+      old = checked_json.read(file)
+      modes = old.get('pooling_mode') or [
+          mode.name for mode in head_modules.library_modes().values() if old[mode.key]]
+      write_json(file, {'embedding_dimension': old['word_embedding_dimension'],
+                        'pooling_mode': modes if len(modes) > 1 else modes[0],
+                        'include_prompt': old['include_prompt']})
+    elif kind == 'Normalize':
+      write_json(file, {'module_input_name': 'sentence_embedding',
+                        'module_output_name': 'sentence_embedding'})
+  write_json(folder / 'modules.json', modules)
+  file = folder / 'sentence_bert_config.json'
+  settings = checked_json.read(file)
+  del settings['max_seq_length']
+  if not settings['do_lower_case']:
+    del settings['do_lower_case']
+  write_json(file, settings | {
+      'transformer_task': 'feature-extraction', 'modality_config': {'text': {
+          'method': 'forward', 'method_output_name': 'last_hidden_state'}},
+      'module_output_name': 'token_embeddings'})
+
+
+def write_backbone(folder: pathlib.Path, model: Bundle) -> None:
+  """Writes weights and config.json of the backbone; makes `folder` if need be."""
+  folder.mkdir(parents=True, exist_ok=True)
+  weights = tables.lazy(model.params, model.cfg)
+  save_weights(folder, weights)
+  write_json(folder / 'config.json', _hf_config(model, weights))
+
+
+def write_tokenizer(folder: pathlib.Path, model: Bundle) -> None:
+  """Writes the tokenizer, which puts the model's eos_text behind texts and keeps it.
+
+  Raises:
+    FileNotFoundError: the model has none, or not all of its files.
+  """
+  _copy_tokenizer(model, folder)
+  if model.cfg.eos_text and model.cfg.prepend is None:
+    data.append_token(folder, model.cfg.eos_text)
 
 
 def write_text_rules(folder: pathlib.Path, model: Bundle) -> None:
   """Writes tokenizer, prompts, similarity and the length of texts."""
   cfg = model.cfg
-  _copy_tokenizer(model, folder)
-  if cfg.eos_text and cfg.prepend is None:
-    data.append_token(folder, cfg.eos_text)
+  write_tokenizer(folder, model)
   settings = {'max_seq_length': cfg.max_length, 'do_lower_case': cfg.lower_case}
   if tables.has_pooler(cfg.backbone):  # unused here; torch would draw one
     settings['model_args'] = {'add_pooling_layer': False}
@@ -73,8 +126,8 @@ def write_text_rules(folder: pathlib.Path, model: Bundle) -> None:
     settings |= {key: getattr(cfg.prepend, name)
                  for key, name in training_free.TWIN.keys}
     settings['append_text'] = cfg.eos_text
-  _write_json(folder / 'sentence_bert_config.json', settings)
-  _write_json(folder / 'config_sentence_transformers.json', {
+  write_json(folder / 'sentence_bert_config.json', settings)
+  write_json(folder / 'config_sentence_transformers.json', {
       'model_type': 'SentenceTransformer', '__version__': parity.versions(),
       **model.settings})
 
@@ -93,37 +146,33 @@ def write_modules(folder: pathlib.Path, model: Bundle) -> None:
     parts.append(_dense(folder, params, cfg, i, len(parts)))
   if cfg.normalize:
     parts.append(_normalize(folder, len(parts)))
-  _write_json(folder / 'modules.json', [
+  write_json(folder / 'modules.json', [
       {'idx': i, 'name': str(i), 'path': path, 'type': kind}
       for i, (path, kind) in enumerate(parts)])
 
 
-def check(folder: pathlib.Path, model: Bundle,
+def expected(folder: pathlib.Path, model: Bundle) -> list[parity.Case]:
+  """What `model` computes of every probe; the last that its parameters are read for."""
+  return parity.expected(folder, model.params, model.cfg, prompts=model.prompts,
+                         include_prompt=model.cfg.prompt_pooling == 'include')
+
+
+def check(folder: pathlib.Path, model: Bundle, cases: list[parity.Case],
           tolerance: float = parity.TOLERANCE) -> dict[str, Any]:
-  """Compares `folder` in torch with `model`; adds parity.json and the card.
+  """Compares `folder` in torch with `cases`, which `expected` made; adds parity.json.
 
   Raises:
     parity.Mismatch: torch computes other vectors.
   """
-  include_prompt = model.cfg.prompt_pooling == 'include'
-  report = parity.check(folder, model.params, model.cfg, prompts=dict(model.prompts),
-                        include_prompt=include_prompt, original=model.original,
-                        tolerance=tolerance)
+  report = parity.check(folder, cases, model.original, tolerance)
   told = (f'torch computes the same vectors, largest difference '
           f'{report["max_difference"]:.1e} over {len(report["cases"])} cases')
   if model.cfg.prompt_pooling == 'nv_embed':
     told += ('; prompts are left out of the vector as sentence-transformers counts '
              "their tokens, NV-Embed's own rule counts one less")
   report |= {'told': told}
-  _write_json(folder / 'parity.json', report)
+  write_json(folder / 'parity.json', report)
   return report
-
-
-def write_card(folder: pathlib.Path, name: str, model: Bundle, report: dict) -> None:
-  """Writes README.md for the folder that will be called `name`."""
-  (folder / 'README.md').write_text(model_card.render(
-      name, model.cfg, dict(model.prompts), model.cfg.prompt_pooling == 'include',
-      report), 'utf-8')
 
 
 def _pooling(folder, params, cfg, include_prompt):
@@ -137,7 +186,7 @@ def _pooling(folder, params, cfg, include_prompt):
   known = head_modules.library_modes()
   named = [known[mode].name for mode in modes]
   in_order = [known[ours].name for ours in known if ours in modes]
-  _write_json(folder / path / 'config.json', {
+  write_json(folder / path / 'config.json', {
       'word_embedding_dimension': cfg.backbone.dim,
       **{known[ours].key: ours in modes for ours in known},
       **({} if named == in_order else {'pooling_mode': named}),
@@ -152,13 +201,13 @@ def _twin(folder, params, cfg, head, include_prompt):
   pooling = dataclasses.replace(
       cfg.pooling, head_dim=cfg.pooling.head_dim or cfg.backbone.dim)
   values = heads.settings(pooling)
-  _write_json(folder / path / 'config.json', {
+  write_json(folder / path / 'config.json', {
       'embedding_dimension': cfg.backbone.dim,
       **{key: values[name] for key, name in twin.keys},
       **({'num_layers': cfg.backbone.num_layers} if heads.of_layer(pooling) else {}),
       'include_prompt': include_prompt})
   if rows := tables.head_table(head, pooling).rows:
-    _save_weights(folder / path, dict(tables.iter_hf(params, cfg, rows)))
+    save_weights(folder / path, tables.lazy(params, cfg, rows))
   return path, _copy_code(folder, twin)
 
 
@@ -172,7 +221,7 @@ def _normalize(folder, place: int):
   path = f'{place}_Normalize'
   (folder / path).mkdir()
   # Some tools drop empty folders.
-  _write_json(folder / path / 'config.json', {})
+  write_json(folder / path / 'config.json', {})
   return path, _MODULES + 'Normalize'
 
 
@@ -180,18 +229,21 @@ def _dense(folder, params, cfg, index: int, place: int):
   layer, path = cfg.dense[index], f'{place}_Dense'
   (folder / path).mkdir()
   rows = tables.dense_table(index, layer, cfg.widths[index]).rows
-  weights = dict(tables.iter_hf(params, cfg, rows))
+  weights = tables.lazy(params, cfg, rows)
   width, features = weights['linear.weight'].shape[::-1]
-  _write_json(folder / path / 'config.json', {
+  write_json(folder / path / 'config.json', {
       'in_features': width, 'out_features': features, 'bias': layer.bias,
       'activation_function': head_modules.ACTIVATIONS[layer.activation],
       **({'use_residual': True} if layer.residual else {})})
-  _save_weights(folder / path, weights)
+  save_weights(folder / path, weights)
   return path, _MODULES + 'Dense'
 
 
-def _save_weights(folder: pathlib.Path, weights: dict[str, np.ndarray]):
-  """model.safetensors, or shards of at most 5 GB and their index."""
+def save_weights(folder: pathlib.Path, weights: Mapping[str, tables.Lazy]) -> None:
+  """Writes model.safetensors, or shards of at most 5 GB and their index.
+
+  One tensor is held at a time.
+  """
   shards = tensor_files.split(((k, w.nbytes) for k, w in weights.items()), _SHARD)
   names = [tensor_files.SINGLE] if len(shards) == 1 else [
       f'model-{i:05d}-of-{len(shards):05d}.safetensors'
@@ -199,9 +251,9 @@ def _save_weights(folder: pathlib.Path, weights: dict[str, np.ndarray]):
   for name, keys in zip(names, shards):
     tensor_files.write(
         folder / name, {k: (weights[k].dtype, weights[k].shape) for k in keys},
-        weights.__getitem__)
+        lambda name: weights[name].read())
   if len(shards) > 1:
-    _write_json(folder / tensor_files.INDEX, {
+    write_json(folder / tensor_files.INDEX, {
         'metadata': {'total_size': sum(w.nbytes for w in weights.values())},
         'weight_map': {k: n for n, keys in zip(names, shards) for k in keys}})
 
@@ -232,6 +284,10 @@ def _hf_config(model: Bundle, weights) -> dict[str, Any]:
            for key in ('is_causal', 'use_bidirectional_attention', 'sliding_window')
            # A window left out, some families fall back to one of 4096.
            if key in derived}
+  if tables.config_from_hf(hf) != cfg.backbone:  # cut since it was written
+    hf |= derived
+    if tables.config_from_hf(hf) != cfg.backbone:
+      hf = derived | {key: hf[key] for key in ('architectures', 'torch_dtype')}
   return hf
 
 
@@ -246,8 +302,9 @@ def _copy_tokenizer(model: Bundle, folder: pathlib.Path):
         'export; AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes '
         'both')
   settings = checked_json.read(file)
-  _write_json(file, settings | {'model_max_length': model.cfg.max_length})
+  write_json(file, settings | {'model_max_length': model.cfg.max_length})
 
 
-def _write_json(file: pathlib.Path, data):
+def write_json(file: pathlib.Path, data: Any) -> None:
+  """Writes `data` as these libraries write their settings."""
   file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + '\n', 'utf-8')

@@ -4,6 +4,10 @@ This file is written by jaxembed next to a model's weights and needs nothing but
 torch and sentence-transformers (5.x or newer). Every token looks up a trained
 table of latent vectors by cross-attention, passes a gated feed-forward layer,
 and the tokens are then averaged (Lee et al., 2024, "NV-Embed").
+
+Keys and values of the latents hang on weights alone. Unless gradients are asked for
+they are multiplied into the two projections once, and the inner width of the heads is
+never formed: softmax(LN(x) M) U, with M [N,D,R] and U [N,R,D].
 """
 
 from pathlib import Path
@@ -49,6 +53,7 @@ class LatentAttentionPooling(Module):
     self.up = nn.Linear(dim, hidden)
     self.gate = nn.Linear(dim, hidden)
     self.down = nn.Linear(hidden, dim)
+    self._folded = None  # (of which weights, M, U)
 
   def forward(self, features: dict, **kwargs) -> dict:
     """`features` with 'sentence_embedding' [B,D] added."""
@@ -75,17 +80,47 @@ class LatentAttentionPooling(Module):
 
   def _attend(self, tokens):
     """Cross-attention of tokens [B,T,D] to the latents [R,D] -> [B,T,D]."""
-    context = self.norm_context(self.latents)
-    q = self._split(self.q(self.norm(tokens)))  # [B,N,T,H]
-    k = self._split(self.k(context)[None])  # [1,N,R,H]
-    v = self._split(self.v(context)[None])
-    scores = q @ k.transpose(-1, -2) / self.head_dim**0.5
-    looked_up = scores.softmax(-1) @ v
-    return self.out(looked_up.transpose(1, 2).flatten(2))
+    into, out = self._fold()
+    x, total = self.norm(tokens), 0
+    for m, u in zip(into, out):  # one head's scores [B,T,R] at a time
+      weights = (x @ m).softmax(-1, dtype=torch.float32).to(x.dtype)
+      total = total + weights @ u
+    return total
 
-  def _split(self, x):
-    """[B,T,N*H] -> [B,N,T,H]."""
-    return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+  def _fold(self):
+    """M [N,D,R] and U [N,R,D], made once for weights that stay as they are."""
+    used = [self.latents, *self.norm_context.parameters(), self.q.weight,
+            self.k.weight, self.v.weight, self.out.weight]
+    if torch.is_grad_enabled() and any(p.requires_grad for p in used):
+      return self._products()
+    mark = [(p.data_ptr(), None if p.is_inference() else p._version, p.dtype)
+            for p in used]
+    if self._folded is None or self._folded[0] != mark:
+      with torch.no_grad():
+        self._folded = (mark, *self._products())
+    return self._folded[1:]
+
+  def _products(self):
+    """M and U in float32, then rounded to the weights' precision."""
+    dtype = self.latents.dtype
+    context = F.layer_norm(
+        self.latents.float(), (self.embedding_dimension,),
+        self.norm_context.weight.float(), self.norm_context.bias.float(),
+        self.norm_context.eps)
+    q, k, v = (self._split(x.weight.float()) for x in (self.q, self.k, self.v))
+    out = self.out.weight.float().unflatten(1, (self.heads, self.head_dim))
+    keys, values = (torch.einsum('nhc,rc->nrh', x, context) for x in (k, v))
+    into = torch.einsum('nhd,nrh->ndr', q, keys) / self.head_dim**0.5
+    back = torch.einsum('nrh,dnh->nrd', values, out)
+    return into.to(dtype), back.to(dtype)
+
+  def _split(self, weight):
+    """[N*H,D] -> [N,H,D]."""
+    return weight.unflatten(0, (self.heads, self.head_dim))
+
+  def __getstate__(self):
+    """Copies fold anew."""
+    return {**self.__dict__, '_folded': None}
 
   def get_embedding_dimension(self) -> int:
     """Width of a vector, D."""

@@ -303,6 +303,11 @@ class Tokenizer:
     """How many special tokens stand before and behind every text."""
     return len(self._before), len(self._after)
 
+  @property
+  def special_frame(self) -> tuple[list[int], list[int]]:
+    """The special tokens before and after every text."""
+    return list(self._before), list(self._after)
+
   def count(self, text: str) -> int:
     """Tokens of a text alone, without special tokens."""
     return len(self._fast.encode(text, add_special_tokens=False).ids)

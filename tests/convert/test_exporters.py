@@ -112,7 +112,7 @@ def test_adapters_on_weights_of_their_own_need_a_base_that_is_named(
 @pytest.mark.parametrize('format', exporters.FORMATS)
 def test_a_failed_check_leaves_nothing_and_a_target_stays(
     run, tmp_path, format, monkeypatch):
-  def fails(folder, model):
+  def fails(folder, model, *expected):
     raise parity.Mismatch('no')
 
   mine = exporters.FORMATS[format]
@@ -136,7 +136,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(run, tmp_path):
 import os, signal
 from jaxembed import bundle
 from jaxembed.convert import exporters
-def kill(folder, model):
+def kill(folder, model, *expected):
   os.kill(os.getpid(), signal.SIGKILL)
 write = exporters.FORMATS['peft'].write
 exporters.FORMATS['peft'] = exporters.Format(write, kill, False)

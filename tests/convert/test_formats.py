@@ -1,0 +1,144 @@
+"""ONNX, static, plain and new-layout exports in the libraries that open them."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxembed import bundle
+from jaxembed.convert import exporters, parity, tables, to_static
+from jaxembed.embedder import Embedder
+from tests.helpers import folders, tiny_run
+
+TEXTS = ['what is number 3', 'a', 'three is nine and no more than that']
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory, minilm):
+  folder = tmp_path_factory.mktemp('formats') / 'model'
+  folder.mkdir()
+  return bundle.open(tiny_run.write_model(folder, minilm))
+
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+  """A model of few words, whose whole vocabulary is embedded in no time."""
+  folder = tmp_path_factory.mktemp('small') / 'model'
+  tokenizer = folders.words('<s> $A </s>', cls_token='<s>', sep_token='</s>',
+                            mask_token='[MASK]')
+  tokenizer.add_tokens(['[unused0]', '[unused1]'])
+  return bundle.open(folders.backbone(folder, 'bert', tokenizer, 0))
+
+
+def test_static_vectors_are_pca_of_the_models_own(small, tmp_path):
+  st = pytest.importorskip('sentence_transformers')
+  report = exporters.export(small, tmp_path / 'out', 'static', dims=8)
+  assert report['max_difference'] < 1e-6
+  spec, ids = to_static.vocabulary(small.tokenizer_folder)
+  names = list(spec['model']['vocab'])
+  assert '[unused0]' not in names and '<s>' not in names and '[MASK]' not in names
+  assert {'[PAD]', '[UNK]', 'the'} <= set(names)
+  # By another way: the model's own vectors of token by token, their covariance.
+  whole = Embedder(dataclasses.replace(small, cfg=dataclasses.replace(
+      small.cfg, normalize=False))).encode([n for n in names if n.isalpha()])
+  assert whole.shape[1] == 32
+  table = np.asarray(to_static.tensor_files.open_folder(
+      tmp_path / 'out')['embeddings'].read())
+  assert table.shape == (len(ids), 8)
+  alone = to_static._through(small, ids)
+  centred = (alone - alone.mean(0)).astype(np.float64)
+  left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+  rank = np.arange(2, len(ids) + 2)
+  weights = 1e-4 / (1e-4 + 1 / rank / (1 / rank).sum())
+  np.testing.assert_allclose(np.abs(table), np.abs(
+      left[:, :8] * sizes[:8] * weights[:, None]), rtol=2e-3, atol=1e-7)
+  theirs = st.SentenceTransformer(str(tmp_path / 'out'), device='cpu')
+  row = [names.index(w) for w in ('the', 'cat')]
+  mean = table[row].mean(0)
+  np.testing.assert_allclose(theirs.encode(['the cat'])[0],
+                             mean / np.linalg.norm(mean), atol=1e-6)
+
+
+@pytest.mark.thorough
+def test_static_arrays_are_model2vecs(small, tmp_path):
+  library = pytest.importorskip('model2vec.distill')
+  pytest.importorskip('skeletoken')
+  theirs = library.distill(str(small.original), pca_dims=8, quantize_to='float32')
+  exporters.export(small, tmp_path / 'out', 'static', dims=8)
+  ours = to_static.tensor_files.open_folder(tmp_path / 'out')['embeddings'].read()
+  assert json.loads((tmp_path / 'out/tokenizer.json').read_text())['model'][
+      'vocab'] == json.loads(theirs.tokenizer.to_str())['model']['vocab']
+  np.testing.assert_allclose(ours, theirs.embedding, rtol=2e-3, atol=1e-7)
+
+
+@pytest.mark.thorough
+def test_a_graph_computes_the_whole_model(model, tmp_path):
+  onnxruntime = pytest.importorskip('onnxruntime')
+  pytest.importorskip('onnxscript')
+  report = exporters.export(model, tmp_path / 'out', 'onnx', int8=True)
+  assert report['onnx']['max_difference'] <= 1e-4
+  session = onnxruntime.InferenceSession(tmp_path / 'out/onnx/model.onnx')
+  assert [x.name for x in session.get_outputs()] == [
+      'last_hidden_state', 'sentence_embedding']
+  tokenizer = model.load_tokenizer()
+  ragged = tokenizer.encode(TEXTS, max_length=32)
+  tokens = tokenizer.pad(ragged, int(ragged.lengths.max()))
+  given = {'input_ids': tokens.ids.astype(np.int64),
+           'attention_mask': tokens.mask.astype(np.int64),
+           'token_type_ids': np.zeros(tokens.ids.shape, np.int64)}
+  found = session.run(['sentence_embedding'], {
+      x.name: given[x.name] for x in session.get_inputs()})[0]
+  np.testing.assert_allclose(found, Embedder(model).encode(TEXTS), atol=1e-5)
+  assert (tmp_path / 'out/onnx/model_int8.onnx').is_file()
+  assert report['onnx']['int8_least_cosine'] > 0.9
+
+
+@pytest.mark.parametrize('format', [
+    'huggingface', pytest.param('sentence-transformers-new',
+                                marks=pytest.mark.thorough)])
+def test_other_layouts_open_as_the_same_model(model, tmp_path, format):
+  pytest.importorskip('sentence_transformers')
+  report = exporters.export(model, tmp_path / 'out', format)
+  assert report['max_difference'] < 1e-5
+  back = bundle.open(tmp_path / 'out')
+  np.testing.assert_array_equal(Embedder(back).encode(TEXTS),
+                                Embedder(model).encode(TEXTS))
+  for path, x in tables.flatten(back.params).items():
+    assert (np.asarray(x) == np.asarray(tables.flatten(model.params)[path])).all()
+  card = (tmp_path / 'out/README.md').read_text()
+  assert f"'{'out'}'" in card and 'Embedder.load' in card
+
+
+def test_options_and_heads_that_a_format_lacks_are_refused(model, tmp_path):
+  for format, options, told in (
+      ('sentence-transformers', {'dims': 8}, 'does not read dims; it reads no options'),
+      ('static', {'int8': True}, 'does not read int8; it reads dims'),
+      ('static', {'dims': 0}, 'dims is 0')):
+    with pytest.raises(ValueError, match=told):
+      exporters.export(model, tmp_path / 'out', format, **options)
+  latent = dataclasses.replace(model, cfg=dataclasses.replace(
+      model.cfg, pooling=dataclasses.replace(
+          model.cfg.pooling, kind='latent_attention')))
+  with pytest.raises(ValueError, match='no place for latent_attention pooling'):
+    exporters.export(latent, tmp_path / 'out', 'huggingface')
+  assert not list(tmp_path.iterdir())
+
+
+def test_parameters_are_let_go_before_torch_opens_the_folder(model, monkeypatch,
+                                                             tmp_path):
+  """Weights of both libraries in memory at once would be two models."""
+  pytest.importorskip('sentence_transformers')
+  held = []
+
+  def seen(folder, cases, *rest):
+    held.append(sum(x.nbytes for x in jax.live_arrays() if x.ndim > 2))
+    return {'max_difference': 0.0, 'cases': [], 'versions': parity.versions() | {
+        'jax': jax.__version__}}
+
+  monkeypatch.setattr(parity, 'check', seen)
+  folder = model.original
+  before = sum(x.nbytes for x in jax.live_arrays() if x.ndim > 2)
+  exporters.export(bundle.open(folder), tmp_path / 'out')
+  assert held[0] <= before
