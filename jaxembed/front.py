@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxembed import bundle, drop_in, sharding
 from jaxembed.bundle import Bundle
-from jaxembed.convert import exporters
+from jaxembed.convert import card, exporters
 from jaxembed.embedder import Embedder
 from jaxembed.evaluation import metrics, tasks
 
@@ -54,14 +54,18 @@ def evaluate(model: str | os.PathLike | Embedder, data: Any, task: str = 'pairs'
 
 @drop_in.names_arguments()
 def export(model: str | os.PathLike | Embedder | Bundle, folder: str | os.PathLike,
-           format: str = 'sentence-transformers', base: str = '') -> exporters.Report:
+           format: str = 'sentence-transformers', base: str = '', *,
+           facts: card.Facts = card.NOTHING, **options: Any) -> exporters.Report:
   """Writes a model to the new `folder`, checked; the same as launch.convert.
 
   Args:
     model: an Embedder, or what `Embedder.load` reads.
-    format: sentence-transformers, nv-embed or peft (exporters.export).
+    format: sentence-transformers, sentence-transformers-new, onnx, static, huggingface,
+      nv-embed or peft (exporters.export).
     base: of peft, the folder or hub id of the weights beneath the adapters, where the
       model does not know it.
+    facts: licence, languages, scores and notes for the card.
+    options: of the format: int8 (onnx), dims (static).
 
   Returns:
     What the format's check found; 'told' is one line for people.
@@ -75,7 +79,7 @@ def export(model: str | os.PathLike | Embedder | Bundle, folder: str | os.PathLi
     model = model.to_bundle()
   elif not isinstance(model, Bundle):
     model = bundle.open(_checked(model))
-  return exporters.export(model, folder, format, base)
+  return exporters.export(model, folder, format, base, facts=facts, **options)
 
 
 def _checked(model: Any) -> str | os.PathLike:

@@ -35,7 +35,7 @@ def small(tmp_path_factory):
 def test_static_vectors_are_pca_of_the_models_own(small, tmp_path):
   st = pytest.importorskip('sentence_transformers')
   report = exporters.export(small, tmp_path / 'out', 'static', dims=8)
-  assert report['max_difference'] < 1e-6
+  assert report['max_difference'] < 1e-5
   spec, ids = to_static.vocabulary(small.tokenizer_folder)
   names = list(spec['model']['vocab'])
   assert '[unused0]' not in names and '<s>' not in names and '[MASK]' not in names
