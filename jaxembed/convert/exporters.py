@@ -55,6 +55,7 @@ class Format:
   options: tuple[str, ...] = ()
   prepends: bool = False  # whether it holds a prepended token
   card: bool = True  # whether README.md is written
+  size: float = 1.0  # bytes on disk, relative to those of the parameters; at least
 
 
 def export(model: Bundle, target: str | os.PathLike,
@@ -104,6 +105,7 @@ def export(model: Bundle, target: str | os.PathLike,
       model, params=_gathered(model.params), base=base or model.base)
   target.parent.mkdir(parents=True, exist_ok=True)
   _remove_leftovers(target)
+  _check_room(target, model, chosen.size)
   partial = target.with_name(f'.{target.name}.{os.getpid()}.partial')
   try:
     chosen.write(partial, model, **options)
@@ -134,6 +136,15 @@ def _gathered(params: types.Params) -> types.Params:
   spread = any(len(x.sharding.device_set) > 1 for x in jax.tree.leaves(params)
                if isinstance(x, jax.Array))
   return jax.device_get(params) if spread else params
+
+
+def _check_room(target: pathlib.Path, model: Bundle, size: float) -> None:
+  """Raises OSError where the disk has less room than the weights need."""
+  needed = size * sum(x.nbytes for x in jax.tree.leaves(model.params))
+  free = shutil.disk_usage(target.parent).free
+  if needed > free:
+    raise OSError(f'{target} needs {needed / 1e9:.1f} GB, and its disk has '
+                  f'{free / 1e9:.1f} GB free; make room, or choose another target')
 
 
 def _remove_leftovers(target: pathlib.Path) -> None:
@@ -251,8 +262,8 @@ FORMATS = {
         expected=to_hugging_face.expected),
     'onnx': Format(
         to_onnx.write, to_onnx.check, expected=to_sentence_transformers.expected,
-        options=('int8',)),
-    'static': Format(to_static.write, to_static.check, options=('dims',)),
-    'nv-embed': Format(_write_nv_embed, _check_nv_embed, card=False),
-    'peft': Format(_write_peft, _check_peft, merges=False, card=False),
+        options=('int8',), size=2.0),
+    'static': Format(to_static.write, to_static.check, options=('dims',), size=0.0),
+    'nv-embed': Format(_write_nv_embed, _check_nv_embed, card=False, size=0.5),
+    'peft': Format(_write_peft, _check_peft, merges=False, card=False, size=0.0),
 }

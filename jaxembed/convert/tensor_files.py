@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import struct
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -259,11 +259,31 @@ def header_bytes(shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> byte
 
 def write(file: pathlib.Path, shapes: Mapping[str, tuple],
           get: Callable[[str], np.ndarray]) -> None:
-  """Writes `shapes` (name -> dtype, shape), asking `get` for one at a time."""
+  """Writes `shapes` (name -> dtype, shape), asking `get` for one at a time.
+
+  Raises:
+    OSError: the disk is full, or another error of the system; it names the file.
+  """
   with open(file, 'wb') as f:
-    f.write(header_bytes(shapes))
+    _into(f, header_bytes(shapes))
     for name in sorted(shapes):
-      f.write(np.ascontiguousarray(get(name)).reshape(-1).view(np.uint8).data)
+      _into(f, np.ascontiguousarray(get(name)).reshape(-1).view(np.uint8).data)
+    try:
+      f.flush()
+    except OSError as e:
+      raise _named(e, f.name) from e
+
+
+def _into(f: BinaryIO, data: bytes | memoryview) -> None:
+  try:
+    f.write(data)
+  except OSError as e:
+    raise _named(e, f.name) from e
+
+
+def _named(e: OSError, file: str) -> OSError:
+  """The same error with the file that it befell, which errors of writing lack."""
+  return OSError(e.errno, e.strerror, str(file))
 
 
 def split(sizes: Iterable[tuple[str, int]], limit: int) -> list[list[str]]:

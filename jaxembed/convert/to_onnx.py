@@ -7,6 +7,7 @@ pipeline (transformer, pooling, dense layers, normalisation) for onnxruntime alo
 
 from collections.abc import Sequence
 import importlib.metadata
+import logging
 import pathlib
 from typing import Any
 import warnings
@@ -159,14 +160,18 @@ def run(session: Any, tokens: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def _quantize(folder: pathlib.Path) -> None:
-  import logging
-
   from onnxruntime import quantization
 
-  logging.getLogger().setLevel(logging.ERROR)
-  quantization.quantize_dynamic(
-      folder / FILE, folder / INT8, weight_type=quantization.QuantType.QInt8,
-      use_external_data_format=not (folder / FILE).stat().st_size < _INLINE_BYTES)
+  log = logging.getLogger()  # of the root, on which onnxruntime advises
+  level = log.level
+  log.setLevel(logging.ERROR)
+  try:
+    quantization.quantize_dynamic(
+        folder / FILE, folder / INT8, weight_type=quantization.QuantType.QInt8,
+        per_channel=True,  # MiniLM: cosines of 0.994 with it, of 0.969 without
+        use_external_data_format=(folder / FILE).stat().st_size > _INLINE_BYTES)
+  finally:
+    log.setLevel(level)
 
 
 def _check_installed() -> None:

@@ -142,3 +142,38 @@ def test_parameters_are_let_go_before_torch_opens_the_folder(model, monkeypatch,
   before = sum(x.nbytes for x in jax.live_arrays() if x.ndim > 2)
   exporters.export(bundle.open(folder), tmp_path / 'out')
   assert held[0] <= before
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(model, tmp_path, monkeypatch):
+  import errno
+  import shutil
+
+  free = shutil._ntuple_diskusage(10**9, 10**9, 1000)
+  with monkeypatch.context() as m:
+    m.setattr(shutil, 'disk_usage', lambda _: free)
+    with pytest.raises(OSError, match='GB free; make room'):
+      exporters.export(model, tmp_path / 'out')
+
+  def full(f, data):
+    raise to_static.tensor_files._named(OSError(errno.ENOSPC, 'full'), f.name)
+
+  monkeypatch.setattr(to_static.tensor_files, '_into', full)
+  with pytest.raises(OSError) as e:  # between the look and the writing
+    exporters.export(model, tmp_path / 'out')
+  assert e.value.errno == errno.ENOSPC and 'model.safetensors' in e.value.filename
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize('format', [
+    'sentence-transformers', 'sentence-transformers-new', 'huggingface'])
+def test_out_in_and_out_again_gives_the_same_bytes(model, tmp_path, format):
+  exporters.export(model, tmp_path / 'one', format)
+  exporters.export(bundle.open(tmp_path / 'one'), tmp_path / 'two', format)
+  told = {'README.md', 'parity.json'}  # a name, and measured differences
+  files = [{str(p.relative_to(tmp_path / n)): p.read_bytes()
+            for p in (tmp_path / n).rglob('*') if p.is_file() and p.name not in told}
+           for n in ('one', 'two')]
+  assert files[0].keys() == files[1].keys()
+  for name, data in files[0].items():
+    assert files[1][name] == data, name
