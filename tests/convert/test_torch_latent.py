@@ -62,7 +62,7 @@ def test_it_folds_once_and_anew_where_weights_moved(module):
     module(dict(states))
   assert len(made) == 1
   with torch.no_grad():
-    module.latents.add_(1)
+    module.v.weight.mul_(2)
     moved = module(dict(states))['sentence_embedding']
   assert len(made) == 2 and (moved - first).abs().max() > 1e-4
   found = module(dict(states))['sentence_embedding']  # gradients reach the latents
