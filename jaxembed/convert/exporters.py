@@ -54,7 +54,7 @@ class Format:
   expected: Callable[[pathlib.Path, Bundle], Any] | None = None
   options: tuple[str, ...] = ()
   prepends: bool = False  # whether it holds a prepended token
-  card: bool = True  # whether README.md is written
+  card: bool = False  # whether README.md is written
   size: float = 1.0  # bytes on disk, relative to those of the parameters; at least
 
 
@@ -252,18 +252,19 @@ def _check_meaning(folder: pathlib.Path, found: Bundle, model: Bundle) -> None:
 
 _LIBRARY = Format(
     to_sentence_transformers.write, to_sentence_transformers.check,
-    expected=to_sentence_transformers.expected, prepends=True)
+    expected=to_sentence_transformers.expected, prepends=True, card=True)
 FORMATS = {
     'sentence-transformers': _LIBRARY,
     'sentence-transformers-new': dataclasses.replace(
         _LIBRARY, write=to_sentence_transformers.write_new),
     'huggingface': Format(
         to_hugging_face.write, to_hugging_face.check,
-        expected=to_hugging_face.expected),
+        expected=to_hugging_face.expected, card=True),
     'onnx': Format(
         to_onnx.write, to_onnx.check, expected=to_sentence_transformers.expected,
-        options=('int8',), size=2.0),
-    'static': Format(to_static.write, to_static.check, options=('dims',), size=0.0),
-    'nv-embed': Format(_write_nv_embed, _check_nv_embed, card=False, size=0.5),
-    'peft': Format(_write_peft, _check_peft, merges=False, card=False, size=0.0),
+        options=('int8',), card=True, size=2.0),
+    'static': Format(
+        to_static.write, to_static.check, options=('dims',), card=True, size=0.0),
+    'nv-embed': Format(_write_nv_embed, _check_nv_embed, size=0.5),
+    'peft': Format(_write_peft, _check_peft, merges=False, size=0.0),
 }
