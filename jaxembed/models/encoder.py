@@ -135,12 +135,7 @@ def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key
 def _check_width(cfg: ModelConfig, tokens: Tokens) -> None:
   """Raises ValueError on rows of more tokens than can be embedded or split."""
   width, table = tokens.ids.shape[1], cfg.backbone.max_positions
-  longest = width
-  if isinstance(tokens.segment, np.ndarray):  # under jit the texts' ends are unknown
-    starts = np.diff(tokens.segment, axis=1, prepend=-2, append=-2) != 0
-    longest = max(np.diff(np.flatnonzero(row)).max() for row in starts)
-  elif tokens.segment is not None:
-    longest = 0
+  longest = width if tokens.segment is None else _longest_text(tokens)
   if cfg.backbone.position == 'learned' and longest > table:
     raise ValueError(f'texts of {longest} tokens, but the model has embeddings of '
                      f'{table} positions; cut texts to {table} (max_length)')
@@ -148,6 +143,21 @@ def _check_width(cfg: ModelConfig, tokens: Tokens) -> None:
   if width % parts:
     raise ValueError(f'rows of {width} tokens do not split over the {parts} devices of '
                      f"the mesh axis 'sequence'; pad them to a multiple of {parts}")
+
+
+def _longest_text(tokens: Tokens) -> int:
+  """Tokens of the longest text of packed rows; 0 under jit, where its end is unknown.
+  """
+  segment: Any = tokens.segment
+  if isinstance(segment, jax.core.Tracer):
+    return 0
+  segment = np.where(np.asarray(tokens.mask), np.asarray(segment), -1)
+  ends = np.diff(segment, axis=1, prepend=-2, append=-2) != 0
+  longest = 0
+  for row, starts in zip(segment, ends):
+    at = np.flatnonzero(starts)
+    longest = max(longest, np.diff(at)[row[at[:-1]] >= 0].max(initial=0))
+  return int(longest)
 
 
 def check_packable(cfg: ModelConfig, mode: str, width: int) -> None:

@@ -142,18 +142,19 @@ class Embedding(nn.Module):
       x = x * jnp.asarray(cfg.embed_scale, x.dtype)
     if cfg.position == 'learned':
       rows = table('position', cfg.max_positions + cfg.position_offset)
-      x += _lookup(rows, positions + cfg.position_offset, self.dtype)
+      # NaN for a place beyond the table, which is thus no other's vector.
+      x += _lookup(rows, positions + cfg.position_offset, self.dtype, mode='fill')
     if cfg.type_vocab_size:
       kind = table('type', cfg.type_vocab_size)
       x += along_last(reshard(kind, None, None)[0].astype(self.dtype), x)
     return Norm(cfg, name='norm')(x) if cfg.embed_norm else x
 
 
-def _lookup(table: Array, ids: Array, dtype: str) -> Array:
+def _lookup(table: Array, ids: Array, dtype: str, mode: str = 'clip') -> Array:
   """table [V,D], ids [B,T] -> [B,T,D]."""
   table = reshard(table, None, None)  # all-gather over fsdp
   rows = table.at[split_tokens(ids)].get(
-      mode='clip', out_sharding=spec(BATCH, tokens_axis(), None))
+      mode=mode, out_sharding=spec(BATCH, tokens_axis(), None))
   return rows.astype(dtype)
 
 

@@ -85,6 +85,8 @@ class Backbone(nn.Module):
                ) -> tuple[jax.Array, jax.Array | None]:
     cfg = self.cfg.backbone
     positions = _positions(cfg, tokens)
+    if cfg.position == 'learned':  # padding may stand where no position is
+      positions = jnp.where(tokens.mask, positions, jnp.minimum(positions, 0))
     x = Embedding(cfg, self.cfg.dtype, name='embed')(
         jnp.asarray(tokens.ids), positions)
     shared = _shared(cfg, mode, tokens, positions, prefix)

@@ -236,6 +236,26 @@ def test_more_tokens_than_positions_are_refused():
       jax.eval_shape(lambda p, t=packed: encoder.encode(p, cfg, t), params)
 
 
+def test_padding_of_packed_rows_is_no_text():
+  """It may be longer than the table; a text that is has no vector, but NaN, under jit,
+  where lengths are not known, and is refused elsewhere."""
+  cfg, params = _model('bert')
+  row = _tokens(1, 80, [80])
+  def packed(first, second):
+    segment = np.full((1, 80), -1, np.int32)
+    segment[0, :first], segment[0, first:first + second] = 0, 1
+    return Tokens(row.ids, segment >= 0, segment >= 0, segment)
+  alone = encode(params, cfg, jax.tree.map(lambda x: x[:, :7], row))
+  short = packed(7, 3)
+  got = encoder.encode(params, cfg, short)[:2]
+  np.testing.assert_allclose(got[:1], alone, atol=5e-6)
+  assert np.isfinite(encode(params, cfg, short)).all()
+  assert np.isnan(encode(params, cfg, packed(7, 65))[1]).all()
+  for made in (np.asarray, jnp.asarray):
+    with pytest.raises(ValueError, match='texts of 65 tokens'):
+      encoder.encode(params, cfg, jax.tree.map(made, packed(7, 65)))
+
+
 def test_random_parameters_do_not_depend_on_the_mesh():
   cfg = ModelConfig(backbone=presets.tiny('mistral'))
   single = encoder.init_params(cfg, jax.random.key(3), jnp.bfloat16)
