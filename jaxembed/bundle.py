@@ -6,6 +6,7 @@ sentence-transformers folder, a PEFT adapter, a hub id, or 'package:NAME/FOLDER'
 """
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -16,12 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxembed import checkpoint, sharding, similarity, texts, workdir
-from jaxembed.config import ModelConfig
+from jaxembed.config import LengthConfig, ModelConfig
 from jaxembed.convert import from_hf
 from jaxembed.convert.tensor_files import BadCheckpoint, read_json
 from jaxembed.data.tokenise import Tokenizer
 from jaxembed.files import front_matter
-from jaxembed.models import encoder
+from jaxembed.models import encoder, length
 from jaxembed.types import Params
 
 SETTINGS = 'config_sentence_transformers.json'
@@ -101,6 +102,20 @@ class Bundle:
     return dataclasses.replace(
         self, prompts={**self.prompts, **prompts},
         default_prompt_name=default or self.default_prompt_name)
+
+  def with_length(self, wanted: LengthConfig, mesh: jax.sharding.Mesh | None = None
+                  ) -> 'Bundle':
+    """This model with a length method; parameters that it brings lie on `mesh`.
+
+    Raises:
+      ValueError: the model cannot take it.
+    """
+    cfg = length.configure(self.cfg, wanted)
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+      params = length.parameters(self.params, self.cfg, cfg, jax.random.key(0))
+    if mesh is not None:
+      params = sharding.place(params, mesh)
+    return dataclasses.replace(self, params=params, cfg=cfg, original=None)
 
   def load_tokenizer(self) -> Tokenizer:
     """The tokenizer, with the model's rules for prompts and the end of a text.

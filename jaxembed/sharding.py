@@ -40,6 +40,7 @@ RULES = (
     (r'backbone/relative$|attn/relative$', P()),
     (r'backbone/.*norm/(scale|bias)$', P()),
     (r'dense/\d+/(kernel|bias|residual)$', P()),
+    (r'length/(up|down)$', P()),
     (r'loss/(log_scale|projection/(kernel|bias)|pair_head/.*)$', P()),
 )
 

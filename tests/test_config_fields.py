@@ -24,6 +24,7 @@ VALID = {
     config.ModelConfig: dict(backbone=presets.tiny('bert')),
     config.DenseConfig: dict(features=8),
     config.PrependConfig: dict(token_id=1, start=0, stop=1),
+    config.LengthConfig: dict(method='ntk', target=64),
 }
 # Values of ABSURD that mean something: off, none, the source's own, all of them.
 ACCEPTED = {
@@ -59,6 +60,8 @@ ACCEPTED = {
     config.PoolingConfig: dict(head_dim={0}),  # the backbone's width
     config.LoraConfig: dict(dropout={0.0}, targets={''}),
     config.DenseConfig: {},
+    config.LengthConfig: dict(theta={0.0}, texts={''}, **{name: {0} for name in (
+        'original', 'window', 'group', 'scales', 'fixed_scale')}),
     config.PrependConfig: dict(token_id={0}, start={0}, stop={0}, text={''}),
 }
 

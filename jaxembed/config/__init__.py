@@ -19,6 +19,7 @@ from jaxembed.config.experiment import (
     OptimConfig,
     StageConfig,
 )
+from jaxembed.config.length import LengthConfig, parse as parse_length
 from jaxembed.config.loss import LossComputing, LossConfig, Reads
 from jaxembed.config.model import (
     BackboneConfig,
@@ -40,6 +41,7 @@ __all__ = [
     'DataConfig',
     'DenseConfig',
     'EvalConfig',
+    'LengthConfig',
     'LoraConfig',
     'LossComputing',
     'LossConfig',
@@ -56,6 +58,7 @@ __all__ = [
     'bidirectional',
     'field_path',
     'from_dict',
+    'parse_length',
     'to_dict',
     'unknown_field',
     'validate',

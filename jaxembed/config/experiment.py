@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Optional
 
 from jaxembed.config.check import at_least, one_of, pattern, require, typed
 from jaxembed.config.data import DataConfig
+from jaxembed.config.length import LengthConfig
 from jaxembed.config.loss import LossConfig
 from jaxembed.config.model import (
   ATTENTION_IMPLS,
@@ -50,6 +51,7 @@ class ModelSpec:
     False keeps their lengths; LossConfig.similarity='dot' wants a word on it.
   prepend: (start, stop): token prepending in the layers start..stop-1, by a new token
     that the tokenizer puts between prompt and text (models/training_free.py).
+  length: a LengthConfig, for texts beyond those that the source was trained on.
   The others are those of ModelConfig.
   """
 
@@ -77,6 +79,7 @@ class ModelSpec:
   remat: str = ''
   attention_impl: str = ''
   prepend: Optional[tuple[int, int]] = None
+  length: Optional[LengthConfig] = None
   lora: Optional[LoraConfig] = None
   lora_rank: int = 0  # of new adapters; 0: none
   lora_alpha: Optional[float] = None

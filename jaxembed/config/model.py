@@ -12,6 +12,7 @@ from jaxembed.config.check import (
     require,
     typed,
 )
+from jaxembed.config.length import LengthConfig
 
 # No model's sizes come near: vocabularies and positions; widths; layers and heads.
 _IDS, _WIDTH, _PARTS = 2**30, 2**20, 2**12
@@ -32,10 +33,11 @@ class RopeScaling:
   linear: all frequencies divided by `factor`. llama3: low ones divided, high ones
   kept, a ramp between. yarn: the same with a ramp over channels, and cos and sin
   multiplied. longrope: every frequency has its own divisor, one set for texts up
-  to `original_positions` and one for longer ones.
+  to `original_positions` and one for longer ones. dynamic: the base grows with the
+  length of a text beyond `original_positions`.
   """
 
-  kind: str  # linear | llama3 | yarn | longrope
+  kind: str  # linear | llama3 | yarn | longrope | dynamic
   factor: float = 1.0  # how many times longer texts may be
   low_freq_factor: float = 1.0  # llama3: wavelengths above original/this are divided
   high_freq_factor: float = 4.0  # llama3: wavelengths below original/this are kept
@@ -48,7 +50,7 @@ class RopeScaling:
 
   def __post_init__(self):
     typed(self)
-    one_of(self, 'kind', ('linear', 'llama3', 'yarn', 'longrope'))
+    one_of(self, 'kind', ('linear', 'llama3', 'yarn', 'longrope', 'dynamic'))
     positive(self, 'factor', 'low_freq_factor', 'high_freq_factor', 'attention_factor',
              'beta_fast', 'beta_slow')
     between(self, 1, _IDS, 'original_positions')
@@ -307,6 +309,7 @@ class ModelConfig:
   prompt_pooling: str = 'include'  # include | exclude | nv_embed
   eos_text: str = ''  # put behind every text, lost where one is cut (NV-Embed)
   lower_case: bool = False  # texts are put in lower case, whatever the tokenizer does
+  length: LengthConfig | None = None  # how longer texts are read; None: as they are
 
   def __post_init__(self):
     typed(self)

@@ -32,7 +32,7 @@ from jaxembed.convert import (
   to_static,
 )
 from jaxembed.files import carried, checked_json, whole_json
-from jaxembed.models import lora
+from jaxembed.models import length, lora
 from jaxembed.pooling import heads
 
 Report = dict[str, Any]
@@ -99,6 +99,9 @@ def export(model: Bundle, target: str | os.PathLike,
     raise ValueError(
         f'{format} has no place for a prepended token, whose state changes between '
         "layers; choose format 'sentence-transformers', or keep the run")
+  if model.cfg.length is not None:  # config.json then says it, not the source's
+    model = dataclasses.replace(model, cfg=length.exported(model.cfg), original=None,
+                                config_folder=None)
   if os.path.lexists(target):
     raise FileExistsError(f'{target} exists; choose another target, or remove it')
   model = _plain(model) if chosen.merges else dataclasses.replace(

@@ -14,6 +14,8 @@ def check(data: DataConfig, model: ModelConfig) -> list[str]:
     ValueError: texts longer than the model has positions for.
   """
   most = model.backbone.max_positions
+  if model.length is not None and model.length.method != 'windows':
+    most = max(most, model.length.target)
   for side in ('query', 'passage'):
     longest = getattr(data, f'{side}_lengths')[-1]
     if longest > most:

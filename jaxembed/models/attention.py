@@ -1,6 +1,7 @@
 """Multi-head attention: projections around kernels.attention."""
 
 import math
+from typing import NamedTuple
 
 from flax import linen as nn
 import jax
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, LoraConfig
-from jaxembed.kernels.attention import Pattern, attend
+from jaxembed.kernels.attention import Distant, Pattern, attend
 from jaxembed.mesh import BATCH, reshard, spec, tokens_axis
-from jaxembed.models import rope
+from jaxembed.models import length_rule, rope
 from jaxembed.models.layers import Linear, Norm, adapters
+from jaxembed.models.length_rule import Rotation
 
 
 def relative_buckets(length: int, buckets: int, distance: int) -> np.ndarray:
@@ -54,6 +56,14 @@ def alibi(heads: int, length: int) -> np.ndarray:
   return -(slopes[:, None] * distance).astype(np.float32)
 
 
+class Rotations(NamedTuple):
+  """What of positions a layer applies to queries and keys."""
+
+  own: Rotation | None  # cos and sin [B,T,1,H/2]
+  query_scale: Array | None = None  # [B,T,1,1]
+  distant: length_rule.Distant | None = None  # of tokens that are far apart
+
+
 class Attention(nn.Module):
   """Projections around `attend`.  x [B,T,D] -> [B,T,D]."""
 
@@ -62,10 +72,9 @@ class Attention(nn.Module):
   impl: str = 'auto'  # of attend
 
   @nn.compact
-  def __call__(self, x: Array, pattern: Pattern, cos_sin: tuple[Array, Array] | None,
-               shared: dict) -> Array:
-    """cos_sin: of rope.table; of `shared`, bias [N,2T-1] or None is that of attend,
-    growth [B,T,1,1] or None what queries are multiplied by."""
+  def __call__(self, x: Array, pattern: Pattern, rotations: Rotations,
+               bias: Array | None) -> Array:
+    """bias [N,2T-1]: of attend, where the layers share it."""
     cfg = self.cfg
 
     def linear(name, features, split, bias):
@@ -86,18 +95,30 @@ class Attention(nn.Module):
 
     q = heads('q', cfg.num_heads)
     k, v = heads('k', cfg.num_kv_heads), heads('v', cfg.num_kv_heads)
-    if cos_sin is not None:
-      q, k = rope.rotate(q, *cos_sin), rope.rotate(k, *cos_sin)
-    if shared['growth'] is not None:
-      q = q * shared['growth'].astype(q.dtype)
-    bias = shared['bias']
+    q, k, distant = _rotated(q, k, rotations)
     if cfg.relative_per_layer:
       table = self.param('relative', nn.initializers.normal(0.02),
                          (cfg.relative_buckets, cfg.num_heads))
       bias = relative_bias(cfg, table, x.shape[1])
     scale = cfg.query_scale or 1.0 / math.sqrt(cfg.head_dim)
     out = attend(q, k, v, pattern, scale=scale, softcap=cfg.softcap, bias=bias,
-                 impl=self.impl)
+                 distant=distant, impl=self.impl)
     out = lax.reshape(out, (*x.shape[:2], cfg.num_heads * cfg.head_dim),
                       out_sharding=spec(BATCH, tokens_axis(), 'tensor'))
     return linear('o', cfg.dim, 'in', cfg.out_bias)(out)
+
+
+def _rotated(q: Array, k: Array, rotations: Rotations
+             ) -> tuple[Array, Array, Distant | None]:
+  """Queries and keys at their positions, and for tokens that are far apart."""
+  if rotations.query_scale is not None:
+    q = q * rotations.query_scale.astype(q.dtype)
+  if rotations.own is None:
+    return q, k, None
+  far = rotations.distant
+  near = rope.rotate(q, *rotations.own), rope.rotate(k, *rotations.own)
+  if far is None:
+    return *near, None
+  return *near, Distant(
+      far.near, rope.rotate(q, *far.shifted), rope.rotate(k, *far.grouped),
+      rope.rotate(q, *far.grouped), rope.rotate(k, *far.shifted))

@@ -18,7 +18,7 @@ from jaxembed import precision, sharding
 from jaxembed.config import DenseConfig, ModelConfig
 from jaxembed.functional import ACTIVATIONS
 from jaxembed.mesh import BATCH, along_last, reshard, sequence_devices, spec
-from jaxembed.models import lora
+from jaxembed.models import clex, length, length_rule, lora
 from jaxembed.models.transformer import Backbone
 from jaxembed.pooling import heads
 from jaxembed.pooling.head import States, Vectors
@@ -27,6 +27,8 @@ from jaxembed.types import Array, Params, Tokens
 # Below the norm of any embedding that carries information; keeps the zero vector
 # of an empty text zero. The value torch.nn.functional.normalize uses.
 _NORM_EPS = 1e-12
+# Folded into the key of a step for what length methods draw.
+_POSITIONS = 2**31 - 2
 # Of dense layers, named as torch.nn has them with their default settings.
 _ACTIVATIONS = ACTIVATIONS | {
     'sigmoid': jax.nn.sigmoid, 'leaky_relu': jax.nn.leaky_relu, 'elu': jax.nn.elu,
@@ -100,7 +102,11 @@ def encode(params: Params, cfg: ModelConfig, tokens: Tokens, *,
 
 
 def _encode(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
-  found = _vectors(params, cfg, tokens, attention, prefix, key)
+  return _finished(params, cfg, _vectors(params, cfg, tokens, attention, prefix, key))
+
+
+def _finished(params, cfg: ModelConfig, found: Any) -> jax.Array:
+  """What follows the pooling: dense layers and length 1.  [B,S,D] -> [B*S,E]."""
   if isinstance(found, Vectors):
     raise ValueError(f'{cfg.pooling.kind} pooling gives several vectors for a text; '
                      'call encode_vectors')
@@ -122,23 +128,27 @@ def _backbone(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key
                      f'{"absent" if prefix is None else "given"}: the prefix '
                      "lengths belong to attention 'prefix' and only to it")
   if tokens.segment is not None:
-    check_packable(cfg, mode, tokens.ids.shape[1])
+    check_packable(cfg, mode)
   tokens = jax.tree.map(lambda x: reshard(x, BATCH, None), tokens)
   if prefix is not None:
     prefix = reshard(prefix, BATCH)
   rngs = {} if key is None else {'dropout': key}
   _check_width(cfg, tokens)
+  layout = length_rule.layout(
+      cfg, tokens, params=params.get('length'),
+      key=None if key is None else jax.random.fold_in(key, _POSITIONS))
   return Backbone(cfg).apply({'params': params['backbone']}, tokens, mode, prefix,
-                             rngs=rngs)
+                             layout, rngs=rngs)
 
 
 def _check_width(cfg: ModelConfig, tokens: Tokens) -> None:
   """Raises ValueError on rows of more tokens than can be embedded or split."""
-  width, table = tokens.ids.shape[1], cfg.backbone.max_positions
+  width, table = tokens.ids.shape[1], length.longest(cfg)
   longest = width if tokens.segment is None else _longest_text(tokens)
-  if cfg.backbone.position == 'learned' and longest > table:
+  if table is not None and longest > table:
     raise ValueError(f'texts of {longest} tokens, but the model has embeddings of '
-                     f'{table} positions; cut texts to {table} (max_length)')
+                     f'{table} positions; cut texts to {table} (max_length), or give '
+                     'the model a length method (LengthConfig)')
   parts = sequence_devices()
   if width % parts:
     raise ValueError(f'rows of {width} tokens do not split over the {parts} devices of '
@@ -160,15 +170,14 @@ def _longest_text(tokens: Tokens) -> int:
   return int(longest)
 
 
-def check_packable(cfg: ModelConfig, mode: str, width: int) -> None:
-  """Raises ValueError if texts cannot share rows of `width` tokens."""
-  scaling = cfg.backbone.rope_scaling
+def check_packable(cfg: ModelConfig, mode: str) -> None:
+  """Raises ValueError if texts cannot share rows."""
+  drawn = cfg.length is not None and cfg.length.method in ('random_scale', 'clex')
   unable = {"attention 'prefix'": mode == 'prefix',
             f'{cfg.pooling.kind} pooling': not all(
                 head.packs for head in heads.of(cfg.pooling)),
             'a prepended state': cfg.prepend is not None,
-            'LongRoPE\'s choice by length': scaling is not None and (
-                scaling.kind == 'longrope' and width > scaling.original_positions)}
+            'what a length method draws': drawn}
   for what, here in unable.items():
     if here:
       raise ValueError(f'{what} holds for a whole row, so texts cannot share rows; '
@@ -186,6 +195,49 @@ def encode_vectors(params: Params, cfg: ModelConfig, tokens: Tokens, *,
     if not isinstance(found, Vectors):
       found = Vectors(found[:, :, None], jnp.ones((*found.shape[:2], 1), bool))
     return Vectors(*map(_texts_in_rows, found))
+
+
+def encode_spans(params: Params, cfg: ModelConfig, hidden: Array, row: Array,
+                 first: Array, count: Array, width: int) -> jax.Array:
+  """Vectors of parts of texts, from one pass over them (late chunking).
+
+  Each span is pooled as if its states were those of a text; what follows the pooling
+  follows here. Günther et al. 2024 (arXiv 2409.04701).
+
+  Args:
+    hidden: [B,T,D], of `hidden_states`; rows may hold several texts.
+    row, first, count: [P] int32: the row of each span, its first column there, and how
+      many tokens it has.
+    width: the most tokens of a span.
+
+  Returns:
+    [P,E] float32, of length 1 when cfg.normalize; zeros where count is 0.
+
+  Raises:
+    ValueError: a pooling that reads more than the last states of a text's tokens.
+  """
+  check_spans(cfg)
+  place = jnp.arange(width, dtype=jnp.int32)[None]
+  inside = place < count[:, None]
+  at = jnp.where(inside, first[:, None] + place, 0)
+  hidden, at = reshard(hidden, None, None, None), reshard(at, BATCH, None)
+  row = reshard(row, BATCH)[:, None] + 0 * at
+  with precision.scope(cfg):
+    states = hidden.at[row, at].get(out_sharding=spec(BATCH, None, None))
+    segment = jnp.where(reshard(inside, BATCH, None), 0, -1)
+    return _finished(params, cfg, heads.apply(
+        params.get('pooling'), cfg.pooling,
+        States(hidden=states, segment=segment, text=segment, slots=1)))
+
+
+def check_spans(cfg: ModelConfig) -> None:
+  """Raises ValueError if the model's pooling has no meaning for a part of a text."""
+  for head in heads.of(cfg.pooling):
+    if head.kind == 'cls' or head.of_layer(cfg.pooling):
+      what = ('the first token of a text' if head.kind == 'cls' else
+              'all layers of a whole text')
+      raise ValueError(f'{head.kind} pooling reads {what}, which a part of it does not '
+                       'have; encode the parts as texts of their own (encode)')
 
 
 def _vectors(params, cfg: ModelConfig, tokens: Tokens, attention, prefix, key):
@@ -254,8 +306,10 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   flags = jnp.ones((rows, width), bool)
   tokens = Tokens(ids=jnp.zeros((rows, width), jnp.int32), mask=flags, pool=flags)
   tokens = jax.tree.map(lambda x: reshard(x, BATCH, None), tokens)
-  plain = Backbone(dataclasses.replace(cfg, lora=None))
-  params = {'backbone': plain.init(keys[0], tokens, 'bidirectional', None)['params']}
+  plain = dataclasses.replace(cfg, lora=None, length=None)
+  params = {'backbone': Backbone(plain).init(
+      keys[0], tokens, 'bidirectional', None, length_rule.layout(plain, tokens)
+      )['params']}
   head = heads.init(cfg.pooling, cfg.backbone.dim, cfg.backbone.num_layers, keys[1])
   if head is not None:
     params['pooling'] = head
@@ -268,6 +322,9 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
       k = jax.random.fold_in(k, 1)
       p['residual'] = jax.random.normal(k, (width, layer.features)) * width**-0.5
     params.setdefault('dense', {})[str(i)] = p
+  if cfg.length is not None and cfg.length.method == 'clex':
+    params['length'] = clex.init(jax.random.fold_in(key, _POSITIONS),
+                                 cfg.backbone.rope_dim or cfg.backbone.head_dim)
   if cfg.lora is not None:
     params = lora.add(params, cfg.lora, keys[3])
   return jax.tree.map(lambda x: x.astype(dtype), params)

@@ -9,6 +9,7 @@ from flax import linen as nn
 import jax
 from jax import Array, lax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxembed.config import BackboneConfig, LoraConfig
 from jaxembed.functional import ACTIVATIONS, layer_norm, rms_norm
@@ -129,6 +130,7 @@ class Embedding(nn.Module):
 
   cfg: BackboneConfig
   dtype: str
+  frozen: tuple[int, int] = (0, 1)  # (rows, step): positions 0, step, .. not trained
 
   @nn.compact
   def __call__(self, ids: Array, positions: Array) -> Array:
@@ -141,13 +143,23 @@ class Embedding(nn.Module):
     if cfg.embed_scale != 1.0:
       x = x * jnp.asarray(cfg.embed_scale, x.dtype)
     if cfg.position == 'learned':
-      rows = table('position', cfg.max_positions + cfg.position_offset)
+      rows = _with_frozen(table('position', cfg.max_positions + cfg.position_offset),
+                          cfg.position_offset, *self.frozen)
       # NaN for a place beyond the table, which is thus no other's vector.
       x += _lookup(rows, positions + cfg.position_offset, self.dtype, mode='fill')
     if cfg.type_vocab_size:
       kind = table('type', cfg.type_vocab_size)
       x += along_last(reshard(kind, None, None)[0].astype(self.dtype), x)
     return Norm(cfg, name='norm')(x) if cfg.embed_norm else x
+
+
+def _with_frozen(table: Array, first: int, count: int, step: int) -> Array:
+  """`table` whose rows first, first + step, .., so many, have no gradient."""
+  if not count:
+    return table
+  at = np.arange(len(table)) - first
+  frozen = (at >= 0) & (at % step == 0) & (at < count * step)
+  return jnp.where(frozen[:, None], lax.stop_gradient(table), table)
 
 
 def _lookup(table: Array, ids: Array, dtype: str, mode: str = 'clip') -> Array:

@@ -1,22 +1,22 @@
 """Rotary positions (Su et al. 2021, arXiv 2104.09864), rotate-half layout."""
 
 import math
+from typing import Any
 
 from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from jaxembed.config import BackboneConfig, RopeScaling
+from jaxembed.config import RopeScaling
 
 
-def table(cfg: BackboneConfig, positions: Array, theta: float,
-          scaling: RopeScaling | None) -> tuple[Array, Array]:
-  """cos and sin [B,T,1,H/2] float32 at `positions` [B,T]."""
-  freqs = jnp.asarray(frequencies(cfg.rope_dim or cfg.head_dim, theta, scaling))
-  if scaling and scaling.kind == 'longrope':
-    freqs = _by_length(freqs, positions, scaling)
-  angles = positions[:, :, None, None].astype(jnp.float32) * freqs
-  factor = scaling.attention_factor if scaling else 1.0
+def table(freqs: Array, positions: Array, factor: float = 1.0) -> tuple[Array, Array]:
+  """cos and sin, times `factor`: [B,T,1,H/2] float32 at `positions` [B,T].
+
+  freqs: angle per position of each channel pair, [H/2] or [B,T,H/2].
+  """
+  angles = positions[:, :, None, None].astype(jnp.float32) * (
+      freqs if freqs.ndim == 1 else freqs[:, :, None])
   return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
@@ -34,14 +34,27 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
   return jnp.concatenate(parts, axis=-1)
 
 
-def frequencies(width: int, theta: float,
-                scaling: RopeScaling | None = None) -> np.ndarray:
-  """Angle per position of each channel pair.  -> [width/2] float32."""
+def by_length(scaling: RopeScaling | None) -> bool:
+  """Whether frequencies depend on the length of a text."""
+  return scaling is not None and scaling.kind in ('dynamic', 'longrope')
+
+
+def frequencies(width: int, theta: float, scaling: RopeScaling | None = None,
+                count: Array | None = None) -> Array:
+  """Angle per position of each channel pair.  -> [width/2] float32.
+
+  count: tokens of a text, [B,T] or a number, where they are `by_length`: then
+    [B,T,width/2]. Each text decides for itself; transformers lets the longest of a
+    batch decide for all.
+  """
   exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
   freqs = 1.0 / np.float32(theta) ** exponents
   if scaling is None:
     return freqs
-  return _SCALERS[scaling.kind](freqs, theta, scaling).astype(np.float32)
+  if not by_length(scaling):
+    return _SCALERS[scaling.kind](freqs, theta, scaling).astype(np.float32)
+  assert count is not None
+  return _BY_LENGTH[scaling.kind](freqs, theta, scaling, jnp.asarray(count)[..., None])
 
 
 def _linear(freqs, theta, s: RopeScaling):
@@ -54,22 +67,6 @@ def _llama3(freqs, theta, s: RopeScaling):
   ramp = ((rotations - s.low_freq_factor)
           / (s.high_freq_factor - s.low_freq_factor)).clip(0, 1)
   return freqs * ((1 - ramp) / s.factor + ramp)
-
-
-def _longrope(freqs, theta, s: RopeScaling):
-  """Undivided: the divisor depends on the text's length, see `_by_length`."""
-  return freqs
-
-
-def _by_length(freqs: Array, positions: Array, s: RopeScaling) -> Array:
-  """freqs [H/2], positions [B,T] -> [B,1,1,H/2].
-
-  Ding et al. 2024 (LongRoPE, arXiv 2402.13753). Each row chooses by its own
-  length; transformers lets the longest row of a batch choose for all.
-  """
-  is_long = positions.max(axis=1)[:, None, None, None] + 1 > s.original_positions
-  return jnp.where(is_long, freqs / np.asarray(s.long_factors, np.float32),
-                   freqs / np.asarray(s.short_factors, np.float32))
 
 
 def _yarn(freqs, theta, s: RopeScaling):
@@ -86,5 +83,20 @@ def _yarn(freqs, theta, s: RopeScaling):
   return freqs / s.factor * ramp + freqs * (1 - ramp)
 
 
-_SCALERS = {'linear': _linear, 'llama3': _llama3, 'longrope': _longrope,
-            'yarn': _yarn}
+def _longrope(freqs, theta, s: RopeScaling, count):
+  """Ding et al. 2024 (LongRoPE, arXiv 2402.13753)."""
+  return jnp.where(count > s.original_positions,
+                   freqs / np.asarray(s.long_factors, np.float32),
+                   freqs / np.asarray(s.short_factors, np.float32))
+
+
+def _dynamic(freqs, theta, s: RopeScaling, count):
+  """The base grows with the length of the text (dynamic NTK)."""
+  width: Any = 2 * freqs.shape[-1]
+  exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+  stretch = jnp.maximum(s.factor * count / s.original_positions - (s.factor - 1), 1)
+  return freqs * jnp.exp(-jnp.log(stretch) * (width / (width - 2)) * exponents)
+
+
+_SCALERS = {'linear': _linear, 'llama3': _llama3, 'yarn': _yarn}
+_BY_LENGTH = {'dynamic': _dynamic, 'longrope': _longrope}

@@ -13,9 +13,10 @@ import numpy as np
 from jaxembed.config import BackboneConfig, ModelConfig
 from jaxembed.kernels.attention import ATTENTION, pattern
 from jaxembed.mesh import reshard, split_tokens
-from jaxembed.models import rope
-from jaxembed.models.attention import Attention, alibi, relative_bias
+from jaxembed.models import length, positions
+from jaxembed.models.attention import Attention, Rotations, alibi, relative_bias
 from jaxembed.models.layers import Embedding, FeedForward, Norm
+from jaxembed.models.length_rule import ALL_NEAR, Distant, Layout, Rotation
 from jaxembed.pooling import heads
 from jaxembed.pooling.pool import POOLERS
 from jaxembed.types import Tokens
@@ -39,7 +40,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: Array, layer: dict, shared: dict) -> tuple[Array, Array | None]:
     cfg, lora = self.cfg.backbone, self.cfg.lora
-    seen, cos_sin = _of_layer(layer, shared)
+    seen, rotations = _of_layer(layer, shared)
     if self.cfg.prepend is not None:
       x = jnp.where(shared['placeholder'] & layer['prepend'],
                     _last_state(x, shared['mask']), x)
@@ -57,7 +58,7 @@ class Block(nn.Module):
     h = x if cfg.block in ('post', 'behind') else norm('attn_norm')(x)
     if not cfg.first_norm:
       h = jnp.where(layer['first'], x, h)
-    out = attn(h, seen, cos_sin, shared)
+    out = attn(h, seen, rotations, shared['bias'])
     if cfg.block == 'parallel':
       return self._out(added(x, out + mlp(h), ''), shared)
     x = added(x, out, 'attn_post_norm')
@@ -81,15 +82,12 @@ class Backbone(nn.Module):
   cfg: ModelConfig
 
   @nn.compact
-  def __call__(self, tokens: Tokens, mode: str, prefix: Array | None
-               ) -> tuple[jax.Array, jax.Array | None]:
+  def __call__(self, tokens: Tokens, mode: str, prefix: Array | None,
+               layout: Layout) -> tuple[jax.Array, jax.Array | None]:
     cfg = self.cfg.backbone
-    positions = _positions(cfg, tokens)
-    if cfg.position == 'learned':  # padding may stand where no position is
-      positions = jnp.where(tokens.mask, positions, jnp.minimum(positions, 0))
-    x = Embedding(cfg, self.cfg.dtype, name='embed')(
-        jnp.asarray(tokens.ids), positions)
-    shared = _shared(cfg, mode, tokens, positions, prefix)
+    x = Embedding(cfg, self.cfg.dtype, length.frozen_rows(self.cfg), name='embed')(
+        jnp.asarray(tokens.ids), layout.ids)
+    shared = _shared(cfg, mode, tokens, layout, prefix)
     if heads.of_layer(self.cfg.pooling):
       shared['pool'] = tokens.pool
     if self.cfg.prepend is not None:
@@ -123,37 +121,6 @@ class Backbone(nn.Module):
 def _residual(x: Array) -> Array:
   """Marks the sum that a block hands on: what remat='residual' keeps."""
   return checkpoint_name(x, 'residual')
-
-
-def _positions(cfg: BackboneConfig, tokens: Tokens) -> Array:
-  """-> [B,T] int32; text starts at 0 unless cfg says the row does."""
-  mask, segment = tokens.mask, tokens.segment
-  if cfg.position_offset:
-    return _positions_by_id(cfg, tokens)
-  index = jnp.zeros_like(mask, jnp.int32) + jnp.arange(mask.shape[1])[None]
-  if segment is not None:
-    first = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)))
-    return index - jax.lax.cummax(jnp.where(first, index, 0), axis=1)
-  return index if cfg.positions == 'index' else _in_text(mask)
-
-
-def _in_text(mask: Array) -> Array:
-  """Places of tokens counted from the first of their row's text.  [B,T] int32."""
-  return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
-
-
-def _positions_by_id(cfg: BackboneConfig, tokens: Tokens) -> Array:
-  """RoBERTa's count of the tokens that are not the padding id, [B,T] int32.
-
-  That id gets -1, the row before the first position, also where a text spells it.
-  """
-  counted = jnp.asarray(tokens.mask) & (tokens.ids != cfg.position_offset - 1)
-  total = jnp.cumsum(counted, axis=1, dtype=jnp.int32)
-  if tokens.segment is not None:
-    segment = tokens.segment
-    first = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)))
-    total -= jax.lax.cummax(jnp.where(first, total - counted, 0), axis=1)
-  return jnp.where(counted, total - 1, -1)
 
 
 def _per_layer(model: ModelConfig) -> dict[str, Array]:
@@ -193,49 +160,46 @@ def _mixed(cfg: BackboneConfig) -> bool:
   return len(set(cfg.windowed_layers)) == 2
 
 
-def _shared(cfg: BackboneConfig, mode: str, tokens: Tokens, positions: Array,
+def _shared(cfg: BackboneConfig, mode: str, tokens: Tokens, layout: Layout,
             prefix: Array | None) -> dict:
-  """What all layers read: the pattern of attention, and (cos, sin) of layers that
+  """What all layers read: the pattern of attention, and rotations of layers that
   attend globally and, where they differ, of windowed ones."""
   window = cfg.two_way_window if mode == 'bidirectional' else cfg.window
   listed = cfg.windowed_layers
   seen = pattern.of_tokens(
       mode, tokens.mask, tokens.segment, prefix=prefix,
-      positions=None if prefix is None else _in_text(tokens.mask),
+      positions=None if prefix is None else positions.in_text(tokens.mask),
       window=window if any(listed) or not listed else 0)
-  global_ = _cos_sin(cfg, positions, cfg.rope_theta, cfg.rope_scaling)
-  local = None
-  if any(listed) and cfg.local_rope_theta:
-    local = _cos_sin(cfg, positions, cfg.local_rope_theta, None)
+  global_, local = layout.rotation, layout.local
   if listed and all(listed):
     global_, local = local or global_, None
-  growth = _query_growth(cfg, positions) if cfg.query_growth else None
   return {'pattern': seen, 'global': global_, 'local': local, 'bias': None,
-          'growth': growth}
+          'query_scale': layout.query_scale, 'distant': layout.distant}
 
 
-def _query_growth(cfg: BackboneConfig, positions: Array) -> Array:
-  """Factor of each query, by its place.  [B,T] -> [B,T,1,1] float32."""
-  steps = (positions // cfg.query_growth_every).astype(jnp.float32)
-  return split_tokens((1 + cfg.query_growth * jnp.log1p(steps))[:, :, None, None])
-
-
-def _cos_sin(cfg: BackboneConfig, positions: Array, theta: float, scaling):
-  if cfg.position != 'rope' or (cfg.rope_layers and not any(cfg.rope_layers)):
-    return None
-  return jax.tree.map(split_tokens, rope.table(cfg, positions, theta, scaling))
-
-
-def _of_layer(layer: dict, shared: dict):
-  """(pattern, (cos, sin)) of this layer."""
-  seen, cos_sin = shared['pattern'], shared['global']
+def _of_layer(layer: dict, shared: dict) -> tuple[pattern.Pattern, Rotations]:
+  """(pattern, rotations) of this layer."""
+  seen, own, distant = shared['pattern'], shared['global'], shared['distant']
   if 'windowed' in layer:
     pick = layer['windowed']
     seen = dataclasses.replace(seen, windowed=pick)
     if shared['local'] is not None:
-      cos_sin = jax.tree.map(lambda g, n: jnp.where(pick, n, g), cos_sin,
-                             shared['local'])
+      own = jax.tree.map(lambda g, n: jnp.where(pick, n, g), own, shared['local'])
+      if distant is not None:  # their distances are those of training
+        distant = distant._replace(near=jnp.where(pick, ALL_NEAR, distant.near))
   if 'turned' in layer:
-    cos, sin = cos_sin
-    cos_sin = (jnp.where(layer['turned'], cos, 1), jnp.where(layer['turned'], sin, 0))
-  return seen, cos_sin
+    own, distant = _turned(layer['turned'], own, distant)
+  return seen, Rotations(own, shared['query_scale'], distant)
+
+
+def _turned(here: Array, own: Rotation, distant: Distant | None
+            ) -> tuple[Rotation, Distant | None]:
+  """Rotations of a layer that has them or, where `here` is false, turns nothing."""
+  def pick(rotation):
+    cos, sin = rotation
+    return jnp.where(here, cos, 1), jnp.where(here, sin, 0)
+
+  if distant is not None:
+    distant = distant._replace(grouped=pick(distant.grouped),
+                               shifted=pick(distant.shifted))
+  return pick(own), distant

@@ -26,7 +26,7 @@ def model_fits(cfg: config.Config, model: config.ModelConfig) -> None:
   share rows, or prefixes of its vectors."""
   for i, stage in enumerate(cfg.stages):
     if stage.data.pack:
-      encoder.check_packable(model, model.attention, stage.data.pack)
+      encoder.check_packable(model, model.attention)
     if stage.loss.widths and max(stage.loss.widths) > model.embedding_dim:
       raise ValueError(
           f'config.stages[{i}].loss.widths is {stage.loss.widths}, and the vectors of '

@@ -14,7 +14,7 @@ from jaxembed.config import (
   PoolingConfig,
   bidirectional,
 )
-from jaxembed.models import encoder, lora, training_free
+from jaxembed.models import encoder, length, lora, training_free
 from jaxembed.pooling import heads
 
 # What the tokenizer reads as the prepended token (ModelSpec.prepend).
@@ -37,6 +37,8 @@ def apply(model: ModelConfig, spec: ModelSpec) -> ModelConfig:
   """
   plain = {name: value for name in PLAIN if (value := getattr(spec, name))}
   plain['normalize'] = spec.normalize is not False
+  if spec.length is not None:
+    model = length.configure(model, spec.length)
   _check_length(model, spec)
   if spec.attention == 'bidirectional' and not spec.keep_window:
     model = bidirectional(model)
@@ -64,6 +66,10 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
                 if name not in heads.fields(wanted.pooling)]:
     told.append(f'{wanted.pooling.kind} pooling has no {" and no ".join(unused)}: '
                 'what is asked of them changes nothing')
+  if wanted.length is not None and wanted.length != model.length:
+    told.append(f'texts of up to {wanted.length.target} tokens are read by the length '
+                f'method {wanted.length.method!r}; the source reads '
+                f'{wanted.length.original}')
   if wanted.prepend is not None and wanted.prepend != model.prepend:
     told.append(f'{PLACEHOLDER} is put before every text, a new token whose state is '
                 f'the last one\'s before the layers {wanted.prepend.start} to '
@@ -176,8 +182,8 @@ def _prepended(model: ModelConfig, band: tuple[int, int]) -> ModelConfig:
 
 
 def _check_length(model: ModelConfig, spec: ModelSpec) -> None:
-  b = model.backbone
-  if b.position == 'learned' and spec.max_length > b.max_positions:
+  table = length.longest(model)
+  if table is not None and spec.max_length > table:
     raise ValueError(f'config.model.max_length={spec.max_length}, but the source has '
-                     f'learned positions for {b.max_positions} tokens; give at most '
-                     'that')
+                     f'learned positions for {table} tokens; give at most that, or a '
+                     'length method (config.model.length)')

@@ -11,7 +11,7 @@ from jaxembed import bundle, config, data, sharding
 from jaxembed.bundle import Bundle
 from jaxembed.data import prompts
 from jaxembed.files import carried
-from jaxembed.models import encoder, lora, presets, training_free
+from jaxembed.models import encoder, length, lora, presets, training_free
 from jaxembed.train import model_spec
 from jaxembed.train.model_spec import apply as apply_spec
 
@@ -39,6 +39,8 @@ def start(spec: config.ModelSpec, seed: int, mesh: jax.sharding.Mesh) -> Bundle:
       params = params | {'pooling': draw(key)}
     elif 'pooling' in params and wanted.cfg.pooling != source.cfg.pooling:
       params = {name: x for name, x in params.items() if name != 'pooling'}
+    params = length.parameters(params, source.cfg, wanted.cfg,
+                               jax.random.fold_in(key, 3))
     if wanted.cfg.lora and not source.cfg.lora:
       params = lora.add(params, wanted.cfg.lora, jax.random.fold_in(key, 1))
     if wanted.cfg.prepend and not source.cfg.prepend:

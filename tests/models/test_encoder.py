@@ -394,11 +394,16 @@ def test_what_needs_a_whole_row_does_not_share_it(fields, message):
     encoder.encode(params, cfg, _packed(_tokens(), 24)[0])
 
 
-def test_longrope_shares_rows_no_longer_than_where_it_changes():
-  scaling = RopeScaling(kind='longrope', factor=2.0, original_positions=16,
-                        short_factors=(1.0,) * 4, long_factors=(2.0,) * 4)
-  cfg = ModelConfig(backbone=dataclasses.replace(
-      presets.tiny('mistral'), rope_scaling=scaling))
-  encoder.check_packable(cfg, 'causal', 16)
-  with pytest.raises(ValueError, match='LongRoPE'):
-    encoder.check_packable(cfg, 'causal', 17)
+@pytest.mark.parametrize('kind', ['longrope', 'dynamic'])
+def test_frequencies_by_length_are_each_texts_own_in_shared_rows(kind):
+  """Texts of 12 and 9 tokens are long; 3, 5, 7 and 2 are not, beside them either."""
+  scaling = RopeScaling(kind=kind, factor=4.0, original_positions=8, **(
+      {} if kind == 'dynamic' else
+      {'short_factors': (1.0, 2.0, 1.0, 1.0), 'long_factors': (4.0, 1.0, 2.0, 3.0)}))
+  cfg, params = _model('mistral')
+  cfg = dataclasses.replace(cfg, backbone=dataclasses.replace(
+      cfg.backbone, rope_scaling=scaling))
+  tokens = _tokens(6, 12, [12, 3, 5, 7, 2, 9])
+  shared, at = _packed(tokens, 24)
+  np.testing.assert_allclose(encode(params, cfg, shared)[at],
+                             encode(params, cfg, tokens), atol=5e-6)

@@ -41,6 +41,7 @@ REFUSED = {'reads': ('tokens', 'reads'), 'lora_rank': (4, 'rank'),
            'append_token': ('[SEP]', 'append_token')}
 ELSEWHERE = {'source', 'fallback', 'preset', 'tokenizer',  # which model it is
              'normalize', 'keep_window',  # below
+             'length',  # tests/models/test_length.py
              'prepend'}  # tests/models/test_training_free.py
 
 

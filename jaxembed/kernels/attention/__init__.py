@@ -1,6 +1,8 @@
 """Attention of token states: the pattern of who sees whom, and its implementations."""
 
 from jaxembed.kernels.attention.api import IMPLS, SHORT, Call, attend, choose
+from jaxembed.kernels.attention.distant import Distant
 from jaxembed.kernels.attention.pattern import ATTENTION, Pattern
 
-__all__ = ['ATTENTION', 'IMPLS', 'SHORT', 'Call', 'Pattern', 'attend', 'choose']
+__all__ = ['ATTENTION', 'IMPLS', 'SHORT', 'Call', 'Distant', 'Pattern', 'attend',
+           'choose']

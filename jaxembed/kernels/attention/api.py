@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.attention import blockwise, gpu, reference, tpu
+from jaxembed.kernels.attention import blockwise, distant as far, gpu, reference, tpu
+from jaxembed.kernels.attention.distant import Distant
 from jaxembed.kernels.attention.pattern import Pattern
 from jaxembed.mesh import BATCH, explicit, sequence_devices, tokens_axis
 from jaxembed.types import Array
@@ -34,11 +35,12 @@ class Call(NamedTuple):
   softcap: bool
   bias: bool
   shards: int = 1  # devices that the tokens of a row are split over
+  distant: bool = False  # whether distant keys have scores of their own
 
 
 def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
-           softcap: float = 0.0, bias: Array | None = None, impl: str = 'auto'
-           ) -> jax.Array:
+           softcap: float = 0.0, bias: Array | None = None,
+           distant: Distant | None = None, impl: str = 'auto') -> jax.Array:
   """softmax(scale q k + bias) v over the keys that `pattern` lets a query see.
 
   Args:
@@ -48,6 +50,7 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
     scale: of the products q k.
     softcap: c > 0 replaces a score s by c tanh(s/c) (Gemma 2).
     bias: [N,2T-1], added to scores by distance, key minus query, from 1-T to T-1.
+    distant: queries and keys that score keys far from a query; None: q and k do.
     impl: one of IMPLS; 'auto' is `choose`.
 
   Softmax and sums are float32. Returns [B,T,N,H]; what stands where a query sees no
@@ -61,8 +64,13 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
       dispatch.platform(), q.shape[1], str(q.dtype), pattern.causal,
       bool(pattern.window), pattern.windowed is not None, pattern.packed,
       pattern.prefix is not None, bool(softcap), bias is not None,
-      sequence_devices())
+      sequence_devices(), distant is not None)
   impl = choose(call, impl)
+  if distant is not None:
+    return _local(
+        lambda q, k, v, pattern, distant, first: far.attend(
+            q, k, v, pattern, distant, scale=scale, softcap=softcap,
+            cpu=call.platform == 'cpu'), q, k, v, pattern, distant=distant)
   if impl == 'dense':
     return reference.attend(q, k, v, pattern, scale=scale, softcap=softcap, bias=bias)
   run = {
@@ -72,7 +80,7 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
       'blockwise': functools.partial(
           blockwise.attend, scale=scale, softcap=softcap, cpu=call.platform == 'cpu'),
   }[impl]
-  return _local(run, q, k, v, pattern, bias)
+  return _local(run, q, k, v, pattern, bias=bias)
 
 
 def choose(call: Call, asked: str = 'auto') -> str:
@@ -89,20 +97,28 @@ def choose(call: Call, asked: str = 'auto') -> str:
     return asked
   if call.length <= SHORT and not _lacks('dense', call):
     return 'dense'
-  return next(impl for impl in ('splash', 'cudnn', 'blockwise')
-              if not _lacks(impl, call))
+  found = next((impl for impl in ('splash', 'cudnn', 'blockwise')
+                if not _lacks(impl, call)), '')
+  if not found:
+    raise dispatch.Unsupported(
+        f"attention {_lacks('blockwise', call)}; use a mesh without 'sequence', or "
+        'another length method')
+  return found
 
 
 def _lacks(impl: str, call: Call) -> str:
   """Why an implementation cannot compute a call; '': it can."""
   split = {'needs the tokens of a row on one device': call.shards > 1}
+  apart = {'has no scores of their own for distant keys (self_extend)': call.distant}
   has = {
-      'dense': split,
-      'splash': {
+      'dense': split | apart,
+      'blockwise': split | {'with distant keys has no bias of scores': call.bias}
+                   if call.distant else {},
+      'splash': apart | {
           f'runs on TPUs, and this is a {call.platform}': call.platform != 'tpu',
           'has no prefix': call.prefix,
           'has no bias of scores': call.bias},
-      'cudnn': split | {
+      'cudnn': split | apart | {
           f'runs on GPUs, and this is a {call.platform}': call.platform != 'gpu',
           f'takes 16 bits, not {call.dtype}': jnp.finfo(call.dtype).bits != 16,
           'has no prefix': call.prefix,
@@ -116,23 +132,24 @@ def _lacks(impl: str, call: Call) -> str:
   return next((why for why, lacking in has.items() if lacking), '')
 
 
-def _local(run, q, k, v, pattern: Pattern, bias) -> jax.Array:
-  """`run` on each device's own rows, queries and heads."""
+def _local(run, q, k, v, pattern: Pattern, **more) -> jax.Array:
+  """`run` on each device's own rows, queries and heads; `more` is bias or distant."""
   if not explicit():
-    return run(q, k, v, pattern, bias=bias, first=0)
+    return run(q, k, v, pattern, **more, first=0)
   axis = tokens_axis()
   heads, rows = P(BATCH, axis, 'tensor', None), P(BATCH, None)
   pattern_specs = jax.tree.map(lambda x: rows if jnp.ndim(x) else P(), pattern)
+  more_specs = {'bias': P('tensor', None), 'distant': Distant(rows, *(heads,) * 4)}
 
-  def local(q, k, v, pattern, bias):
+  def local(q, k, v, pattern, more):
     first = 0
     if axis:
       first = lax.axis_index(axis) * q.shape[1]
       # all-gather over sequence; of the gradients, reduce-scatter
       k, v = (lax.all_gather(x, axis, axis=1, tiled=True) for x in (k, v))
-    return run(q, k, v, pattern, bias=bias, first=first)
+    return run(q, k, v, pattern, **more, first=first)
 
   return jax.shard_map(
-      local, in_specs=(heads, heads, heads, pattern_specs,
-                       None if bias is None else P('tensor', None)),
-      out_specs=heads, check_vma=False)(q, k, v, pattern, bias)
+      local, in_specs=(heads, heads, heads, pattern_specs, {
+          name: None if x is None else more_specs[name] for name, x in more.items()}),
+      out_specs=heads, check_vma=False)(q, k, v, pattern, more)
