@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -10,14 +11,18 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxembed import config, memory, quantize, sharding, types
-from jaxembed.data import tokenise
+from jaxembed import config, memory, quantize, sharding, similarity, types
+from jaxembed.data import pieces, tokenise
 from jaxembed.data.length_batches import length_batches, padding_share
+from jaxembed.data.ragged import Ragged
 from jaxembed.mesh import SEQUENCE
 from jaxembed.models import encoder
 
 # Batches handed to the device before the oldest result is waited for.
 _IN_FLIGHT = 8
+
+# What is done with texts that are longer than the model's max_length.
+LONG_TEXTS = ('cut', 'windows')
 
 _encode = jax.jit(encoder.encode, static_argnames='cfg')
 _states = jax.jit(encoder.hidden_states, static_argnames='cfg')
@@ -33,14 +38,15 @@ class EncodeReport:
   padding: float = 0.0  # share of the computed tokens that were padding
   shapes: tuple[tuple[int, int], ...] = ()  # (rows, tokens), each compiled once
   empty: int = 0  # texts without a token to pool
+  windowed: int = 0  # texts longer than max_length, read in windows
 
   def warn(self, max_length: int) -> None:
     """Tells the caller of `encode` what was cut and what had nothing to pool."""
     if self.truncated:
       warnings.warn(
           f'{self.truncated} of {self.texts} texts are longer than {max_length} tokens '
-          'and were cut there; split them, or raise max_seq_length if the model allows '
-          'it', stacklevel=4)
+          'and were cut there; split them, read them in windows (long_texts='
+          "'windows'), or raise max_seq_length if the model allows it", stacklevel=4)
     if self.empty:
       warnings.warn(
           f'{self.empty} of {self.texts} texts leave no token to pool and have the '
@@ -53,6 +59,7 @@ class BatchRunner:
 
   Attributes:
     known: shapes (rows, tokens) that are compiled already; new ones are added.
+    known_spans: the same of spans that are pooled (chunks.py).
     chunk: texts tokenised, sorted and batched at a time.
     report: of the last run; of nothing before.
   """
@@ -64,21 +71,40 @@ class BatchRunner:
   known: set[tuple[int, int]] = dataclasses.field(default_factory=set)
   chunk: int = 16384
   report: EncodeReport = EncodeReport()
+  known_spans: set[tuple[int, int]] = dataclasses.field(default_factory=set)
 
   def vectors(self, items: list[str], prompt: str | Sequence[str], batch_size: int,
-              dim: int, show_progress_bar: bool | None) -> np.ndarray:
+              dim: int, show_progress_bar: bool | None, long_texts: str = 'cut'
+              ) -> np.ndarray:
     """The first `dim` dimensions of every text's vector: [n, dim] float32.
 
     prompt: one for all texts, or one for each.
+    long_texts: 'windows' gives a text longer than max_length the mean of the vectors
+      of its windows, before these are given length 1.
     """
+    if long_texts == 'windows':
+      return self._averaged(items, prompt, batch_size, show_progress_bar)[:, :dim]
     vectors = np.empty((len(items), dim), np.float32)
-    quiet = None if show_progress_bar is None else not show_progress_bar
-    with tqdm(total=len(items), unit='text', desc='encode', disable=quiet,
-              delay=3 if show_progress_bar is None else 0) as bar:
+    with _bar(show_progress_bar, total=len(items), unit='text') as bar:
       for rows, _, found in self._batches(items, prompt, batch_size, _encode):
         vectors[rows] = np.asarray(found)[:len(rows), :dim]
         bar.update(len(rows))
     return vectors
+
+  def _averaged(self, items: list[str], prompt: str | Sequence[str], batch_size: int,
+                show_progress_bar: bool | None) -> np.ndarray:
+    """Means of the vectors of windows, with length 1 if the model's have it: [n, E]."""
+    run = dataclasses.replace(self, cfg=dataclasses.replace(self.cfg, normalize=False))
+    total = np.zeros((len(items), self.cfg.embedding_dim), np.float32)
+    count = np.zeros((len(items), 1), np.float32)
+    with _bar(show_progress_bar, unit='window') as bar:
+      for rows, _, found in run._batches(items, prompt, batch_size, _encode, True):
+        np.add.at(total, rows, np.asarray(found)[:len(rows)])
+        np.add.at(count, rows, 1)
+        bar.update(len(rows))
+    self.report = run.report
+    mean = total / np.maximum(count, 1)
+    return similarity.unit(mean) if self.cfg.normalize else mean
 
   def states(self, items: list[str], prompt: str, batch_size: int
              ) -> list[dict[str, np.ndarray]]:
@@ -94,25 +120,52 @@ class BatchRunner:
                       'token_embeddings': states[place][mask]}
     return found
 
+  def on_device(self, items: list[str], prompt: str, batch_size: int):
+    """Yields (rows, tokens, states [B,T,D]) of batches, the states on the device."""
+    return self._batches(items, prompt, batch_size, _states)
+
   def tokens(self, items: list[str], prompt: str | Sequence[str], first: int = 0
-             ) -> tokenise.Ragged:
+             ) -> Ragged:
     """Token ids of prompted texts, cut; a text without any has a row of length 0."""
     return self.tokenizer.encode(
         items, prompt, max_length=self.cfg.max_length, keep_empty=True, first=first)
 
+  def _windows(self, items: list[str], prompt: str | Sequence[str], first: int
+               ) -> tuple[Ragged, np.ndarray, int]:
+    """As `tokens`, but a text that is too long has several rows; the text of each row,
+    and how many texts have several."""
+    ragged = self.tokens(items, prompt, first)
+    long = np.flatnonzero(ragged.truncated)
+    owner = np.flatnonzero(~ragged.truncated)
+    if not len(long):
+      return ragged, owner, 0
+    prompts = [prompt] * len(items) if isinstance(prompt, str) else prompt
+    parts = [(ragged.take(owner), owner)]
+    for i in long:  # one by one: messages name it, and its offsets take memory
+      rows, of = pieces.windows(self.tokenizer, [items[i]], [prompts[i]],
+                                self.cfg.max_length, first + int(i))
+      parts.append((rows, of + i))
+    joined = functools.reduce(lambda a, b: a.join(b), (rows for rows, _ in parts))
+    return joined, np.concatenate([of for _, of in parts]), len(long)
+
   def _batches(self, items: list[str], prompt: str | Sequence[str], batch_size: int,
-               compute):
+               compute, in_windows: bool = False):
     """Yields (rows, tokens, compute's result, on the device and padded at the end)."""
     pending = collections.deque()
     stats = _EncodeStats()
     batch_size = self._within_memory(batch_size)
     for start in range(0, len(items), self.chunk):
       part = slice(start, start + self.chunk)
-      ragged = self.tokens(
-          items[part], prompt if isinstance(prompt, str) else prompt[part], start)
+      prompts = prompt if isinstance(prompt, str) else prompt[part]
+      if in_windows:
+        ragged, owner, windowed = self._windows(items[part], prompts, start)
+        stats.windowed += windowed
+      else:
+        ragged = self.tokens(items[part], prompts, start)
+        owner = np.arange(len(ragged))
       plan = length_batches(
           np.maximum(ragged.lengths, 1), batch_size, self.cfg.max_length,
-          known=self.known, row_multiple=self._row_multiple)
+          known=self.known, row_multiple=self.row_multiple)
       stats.add(ragged, plan)
       for rows, height, length in plan:
         self.known.add((height, length))
@@ -120,7 +173,7 @@ class BatchRunner:
         tokens = self.tokenizer.pad(ragged.take(rows), width, rows=height)
         with self._explained(tokens):
           found = self._dispatch(compute, tokens)
-        pending.append((start + rows, tokens, found))
+        pending.append((start + owner[rows], tokens, found))
         if len(pending) > _IN_FLIGHT:
           yield self._done(*pending.popleft())
     self.report = stats.report(len(items))
@@ -156,16 +209,21 @@ class BatchRunner:
     return 1 if self.mesh is None else self.mesh.shape.get(SEQUENCE, 1)
 
   @property
-  def _row_multiple(self) -> int:
+  def row_multiple(self) -> int:
+    """What the number of rows is a multiple of: the devices that share them."""
     return 1 if self.mesh is None else sharding.batch_shards(self.mesh)
 
   def _dispatch(self, compute, tokens: types.Tokens) -> jax.Array:
     """Starts one batch; returns at once."""
-    if self.mesh is None:
+    if self.mesh is not None:
+      rows = jax.NamedSharding(self.mesh, jax.P(sharding.BATCH, None))
+      tokens = jax.device_put(tokens, rows)
+    with self.on_mesh():
       return compute(self.params, cfg=self.cfg, tokens=tokens)
-    rows = jax.NamedSharding(self.mesh, jax.P(sharding.BATCH, None))
-    with jax.set_mesh(self.mesh):
-      return compute(self.params, cfg=self.cfg, tokens=jax.device_put(tokens, rows))
+
+  def on_mesh(self) -> contextlib.AbstractContextManager:
+    """The context in which programs run."""
+    return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 
 class _EncodeStats:
@@ -173,8 +231,9 @@ class _EncodeStats:
 
   def __init__(self):
     self.lengths, self.plan, self.truncated, self.empty = [], [], 0, 0
+    self.windowed = 0
 
-  def add(self, ragged: tokenise.Ragged, plan):
+  def add(self, ragged: Ragged, plan):
     self.lengths.append(ragged.lengths)
     self.plan += plan
     self.truncated += int(ragged.truncated.sum())
@@ -186,7 +245,13 @@ class _EncodeStats:
         texts=texts, tokens=int(lengths.sum()), truncated=self.truncated,
         padding=padding_share(lengths, self.plan),
         shapes=tuple(sorted({(rows, length) for _, rows, length in self.plan})),
-        empty=self.empty)
+        empty=self.empty, windowed=self.windowed)
+
+
+def _bar(shown: bool | None, **options) -> tqdm:
+  """A progress bar; None: on a terminal, once it takes seconds."""
+  return tqdm(desc='encode', disable=None if shown is None else not shown,
+              delay=3 if shown is None else 0, **options)
 
 
 def per_token(run: BatchRunner, items: list[str], prompt: str, batch_size: int,

@@ -1,10 +1,9 @@
 """Embedder: texts to vectors, with the calls of SentenceTransformer."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import os
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 import warnings
 
 import jax
@@ -14,29 +13,27 @@ from jaxembed import (
   batch_runner,
   bundle,
   checkpoint,
+  chunks,
+  config,
   drop_in,
-  fingerprint,
-  memory as memory_forecast,
   quantize,
   similarity,
   texts,
-  types,
 )
 from jaxembed.bundle import Bundle
 from jaxembed.convert import exporters, to_torch
 from jaxembed.data import tokenise
+from jaxembed.embedder_settings import Settings
+from jaxembed.models import encoder
 
 # Texts tokenised, sorted and batched at a time: enough for near-perfect batches,
 # little enough that the host keeps ahead of the device in bounded memory.
 _CHUNK = 16384
 _MISSING: Any = object()  # an argument that was not given
 _Texts = str | Iterable[str]
-# What may be set beside the properties below.
-_ATTRIBUTES = ('bundle', 'params', 'cfg', 'tokenizer', 'mesh', 'prompts',
-               'default_prompt_name', 'folder', 'report', 'shapes')
 
 
-class Embedder:
+class Embedder(Settings):
   """A model with its tokenizer and prompts.
 
   Attributes:
@@ -47,6 +44,8 @@ class Embedder:
     truncate_dim: dimensions that `encode` keeps; None: all.
     bundle: the model as it was opened (jaxembed/bundle.py).
     folder: where the backbone's config.json lies; None for parts put together.
+    long_texts: what `encode` does with texts longer than max_seq_length when told
+      nothing: 'cut' them, or average the vectors of 'windows'.
     report: EncodeReport of the last `encode`; of nothing before.
     shapes: (rows, tokens) of batches so far; new batches prefer them to others.
   """
@@ -73,14 +72,18 @@ class Embedder:
     self.similarity_fn_name = model.similarity_fn_name
     self.truncate_dim = model.truncate_dim
     self.folder = model.config_folder
+    method = model.cfg.length.method if model.cfg.length else ''
+    self.long_texts = 'windows' if method == 'windows' else 'cut'
     self.report, self.shapes = batch_runner.EncodeReport(), set[tuple[int, int]]()
+    self._span_shapes = set[tuple[int, int]]()
     self.memory.check()
 
   @classmethod
   def load(cls, path: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
            dtype: str | None = None, step: checkpoint.Step = None,
            prompts: Mapping[str, str] | None = None,
-           default_prompt_name: str | None = None) -> 'Embedder':
+           default_prompt_name: str | None = None,
+           length: config.LengthConfig | None = None) -> 'Embedder':
     """Reads a jaxembed workdir, or the folder of a sentence-transformers model, a
     Hugging Face model or a PEFT adapter.
 
@@ -93,13 +96,17 @@ class Embedder:
       step: of a workdir, the checkpoint or 'best'; None: the newest.
       prompts: by name, in the place of the model's own and beside its others.
       default_prompt_name: in the place of the model's own.
+      length: a method for texts longer than those the model was trained on.
 
     Raises:
       FileNotFoundError: neither of these, or no such checkpoint.
       ValueError: a damaged checkpoint (use another step); tensors missing, left over
-        or mis-shaped; or a tokenizer of another model.
+        or mis-shaped; a tokenizer of another model; or a length method that the model
+        cannot take.
     """
     model = bundle.open(path, mesh=mesh, dtype=dtype, step=step)
+    if length is not None:
+      model = model.with_length(length, mesh)
     return cls(model.with_prompts(prompts or {}, default_prompt_name), mesh=mesh)
 
   def save(self, path: str | os.PathLike) -> None:
@@ -123,86 +130,6 @@ class Embedder:
 
   save_pretrained = save  # sentence-transformers' name
 
-  @property
-  def embedding_dim(self) -> int:
-    """E, the width of what `encode` returns without truncate_dim."""
-    return self.cfg.embedding_dim
-
-  def get_embedding_dimension(self) -> int:
-    """The width of what `encode` returns: E, or the attribute truncate_dim."""
-    return self.truncate_dim or self.embedding_dim
-
-  def width(self, truncate_dim: int | None = None) -> int:
-    """The width of what `encode` returns with this truncate_dim.
-
-    Raises:
-      ValueError: it is outside 1 to E.
-    """
-    return (self.get_embedding_dimension() if truncate_dim is None else
-            texts.check_dim(truncate_dim, self.embedding_dim))
-
-  get_sentence_embedding_dimension = get_embedding_dimension  # its older name
-
-  @property
-  def max_seq_length(self) -> int:
-    """The tokens of a text, specials included, beyond which it is cut."""
-    return self.cfg.max_length
-
-  @max_seq_length.setter
-  def max_seq_length(self, tokens: int) -> None:
-    texts.check_count('max_seq_length', tokens)
-    table = self.cfg.backbone.max_positions
-    if self.cfg.backbone.position == 'learned' and tokens > table:
-      raise ValueError(f'max_seq_length is {tokens}, but the model has embeddings of '
-                       f'{table} positions; choose {table} or less')
-    self.cfg = dataclasses.replace(self.cfg, max_length=int(tokens))
-    self.memory.check()
-
-  def get_max_seq_length(self) -> int:
-    """The attribute max_seq_length, as a method."""
-    return self.max_seq_length
-
-  @property
-  def truncate_dim(self) -> int | None:
-    """The dimensions that `encode` keeps when not told; None: all."""
-    return self._truncate_dim
-
-  @truncate_dim.setter
-  def truncate_dim(self, dim: int | None) -> None:
-    self._truncate_dim = (
-        None if dim is None else texts.check_dim(dim, self.embedding_dim))
-
-  @contextlib.contextmanager
-  def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
-    """Sets `truncate_dim` for the body of a with statement."""
-    before, self.truncate_dim = self.truncate_dim, truncate_dim
-    try:
-      yield
-    finally:
-      self.truncate_dim = before
-
-  @property
-  def similarity_fn_name(self) -> str:
-    """cosine, dot, euclidean or manhattan."""
-    return self._similarity_fn_name
-
-  @similarity_fn_name.setter
-  def similarity_fn_name(self, name: str | None) -> None:
-    self._similarity_fn_name = similarity.checked(
-        'cosine' if name is None else name)
-
-  @property
-  def memory(self) -> memory_forecast.Forecast:
-    """What encoding needs of the device, and how many texts of a length fit a step."""
-    return memory_forecast.forecast(self.cfg, self.params, mesh=self.mesh)
-
-  @property
-  def device(self) -> str:
-    """Where the model computes, as torch names it: cpu, cuda or tpu."""
-    leaf = jax.tree.leaves(self.params)[0]
-    platform = next(iter(leaf.devices())).platform
-    return 'cuda' if platform == 'gpu' else platform
-
   @overload
   def encode(
       self, inputs: _Texts = ..., prompt_name: str | None = ...,
@@ -223,7 +150,7 @@ class Embedder:
       convert_to_tensor: bool = ..., device: str | None = ...,
       normalize_embeddings: bool = ..., truncate_dim: int | None = ...,
       pool: None = ..., chunk_size: int | None = ..., *, sentences: _Texts = ...,
-      normalize: bool | None = ...) -> Any: ...
+      normalize: bool | None = ..., long_texts: str | None = ...) -> Any: ...
 
   @drop_in.names_arguments()
   def encode(
@@ -235,16 +162,16 @@ class Embedder:
       convert_to_tensor: bool = False, device: str | None = None,
       normalize_embeddings: bool = False, truncate_dim: int | None = None,
       pool: None = None, chunk_size: int | None = None, *, sentences: _Texts = _MISSING,
-      normalize: bool | None = None) -> Any:
+      normalize: bool | None = None, long_texts: str | None = None) -> Any:
     """One vector per text, in input order: float32 [n, d]; [d] for a single str.
 
     Arguments, their order and the numbers are sentence-transformers' 6. Whether
     vectors have length 1 is the model's affair (modules.json) unless
     `normalize_embeddings` asks for it. Texts longer than max_seq_length tokens are
-    cut there, with a warning that counts them; a text that leaves no token to pool
-    (an empty one, where no special tokens stand around a text) has the vector of no
-    tokens, zeros through the model's last layers, and is counted likewise. The
-    vector of a text does not depend on its neighbours beyond float32 rounding. All
+    cut there, with a warning that counts them (or see `long_texts`); a text that leaves
+    no token to pool (an empty one, where no special tokens stand around a text) has the
+    vector of no tokens, zeros through the model's last layers, and is counted likewise.
+    The vector of a text does not depend on its neighbours beyond float32 rounding. All
     texts are checked before the first is computed.
 
     Args:
@@ -265,6 +192,9 @@ class Embedder:
       truncate_dim: keep the first so many dimensions; None: the attribute's.
       pool, chunk_size: of several processes, which a mesh replaces (`load`).
       normalize: an older name of normalize_embeddings.
+      long_texts: of texts longer than max_seq_length: 'cut' them; or 'windows', the
+        mean of the vectors of pieces of that length, each with the prompt; None: the
+        attribute's.
 
     Returns:
       numpy arrays unless tensors are asked for; without any text, of shape [0].
@@ -289,8 +219,9 @@ class Embedder:
       raise TypeError('encode() needs texts: a str or a list of str')
     items, single = texts.as_texts(inputs)
     run = self._runner()
+    how = self._how_long(long_texts, output_value)
     if output_value == 'sentence_embedding':
-      found = run.vectors(items, prompt, batch_size, dim, show_progress_bar)
+      found = run.vectors(items, prompt, batch_size, dim, show_progress_bar, how)
       found = similarity.unit(found) if normalize_embeddings else found
       if len(items):
         found = quantize.quantize(found, precision or 'float32')
@@ -332,6 +263,76 @@ class Embedder:
     return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
 
   @drop_in.names_arguments()
+  def encode_chunks(
+      self, inputs: _Texts, spans: Any = None, *, chunk_tokens: int | None = None,
+      overlap: int = 0, prompt_name: str | None = None, prompt: str | None = None,
+      batch_size: int = 32, normalize_embeddings: bool = False,
+      truncate_dim: int | None = None) -> Any:
+    """Vectors of parts of texts that have read the whole text (late chunking).
+
+    One pass over each text, after which the states of each part's tokens are pooled
+    as those of a text are (Günther et al. 2024, arXiv 2409.04701). A token is of the
+    part that holds its last character. Prompt and special tokens are read and are of
+    no part.
+
+    Args:
+      inputs: a text or a sequence of texts.
+      spans: of each text a list of (start, end), its characters text[start:end]; of a
+        single str one list.
+      chunk_tokens: instead, parts of so many tokens; `chunk_spans` tells which
+        characters they are.
+      overlap: of chunk_tokens, how many tokens each part shares with the one before.
+
+    Other arguments are those of `encode`.
+
+    Returns:
+      For each text, float32 [parts, d].
+
+    Raises:
+      TypeError: spans that are no pairs of whole numbers.
+      ValueError: a span outside its text or without a token, a text of more tokens
+        than one pass reads, or a pooling that has no meaning for parts; names the
+        text.
+    """
+    encoder.check_spans(self.cfg)
+    texts.check_count('batch_size', batch_size)
+    dim, prompt = self.width(truncate_dim), self.prompt_text(prompt_name, prompt)
+    run = self._runner()
+    items, single, _, tokens = self._parts(
+        run, inputs, spans, chunk_tokens, overlap, prompt)
+    found = [v[:, :dim] for v in chunks.vectors(run, items, prompt, tokens, batch_size)]
+    if normalize_embeddings:
+      found = [similarity.unit(v) for v in found]
+    self.report = run.report
+    return found[0] if single else found
+
+  def chunk_spans(self, inputs: _Texts, chunk_tokens: int, overlap: int = 0, *,
+                  prompt_name: str | None = None, prompt: str | None = None
+                  ) -> list[Any]:
+    """The characters (start, end) of each part that `encode_chunks` makes of texts."""
+    prompt = self.prompt_text(prompt_name, prompt)
+    _, single, found, _ = self._parts(
+        self._runner(), inputs, None, chunk_tokens, overlap, prompt)
+    return found[0] if single else found
+
+  def _parts(self, run: batch_runner.BatchRunner, inputs: _Texts, spans: Any,
+             chunk_tokens: int | None, overlap: int, prompt: str):
+    """(texts, whether `inputs` is one alone, spans, tokens of each) of every text."""
+    items, single = texts.as_texts(inputs)
+    if (spans is None) == (chunk_tokens is None):
+      raise ValueError('give encode_chunks either spans, or chunk_tokens and maybe '
+                       'overlap')
+    if spans is None:
+      chunks.check_sizes(chunk_tokens, overlap)
+    elif overlap:
+      raise ValueError(f'overlap {overlap} is of chunk_tokens; spans overlap as they '
+                       'are given')
+    else:
+      spans = chunks.check_spans([spans] if single else spans, items)
+    return items, single, *chunks.token_spans(
+        run, items, prompt, spans, chunk_tokens, overlap)
+
+  @drop_in.names_arguments()
   def tokenize(self, texts_: Sequence[str]) -> dict[str, np.ndarray]:
     """Token ids and mask of texts, cut and padded: {'input_ids', 'attention_mask'},
     int64 [n, longest]."""
@@ -343,58 +344,17 @@ class Embedder:
 
   preprocess = tokenize
 
-  def similarity(self, a: types.Array, b: types.Array) -> np.ndarray:
-    """Similarity of every pair, more is nearer.  a [n,d], b [m,d] -> [n,m] float32."""
-    return similarity.matrix(self.similarity_fn_name, a, b)
-
-  def similarity_pairwise(self, a: types.Array, b: types.Array) -> np.ndarray:
-    """Similarity row by row.  a, b [n,d] -> [n] float32; of two [d] a number."""
-    return similarity.pairwise(self.similarity_fn_name, a, b)
-
-  def fingerprint(self) -> str:
-    """Digest of all that vectors and scores depend on: weights, settings, tokenizer,
-    prompts."""
-    return fingerprint.of_settings({
-        'vectors': self.vector_fingerprint(), 'prompts': self.prompts,
-        'default': self.default_prompt_name, 'truncate_dim': self.truncate_dim,
-        'similarity': self.similarity_fn_name})
-
-  def vector_fingerprint(self) -> str:
-    """Digest of what the vector of a prompted text depends on."""
-    cfg = dataclasses.asdict(self.cfg)
-    del cfg['attention_impl']  # how, not what; vectors stored before it was a field
-    return fingerprint.of_settings({
-        'params': fingerprint.of_params(self.params), 'cfg': cfg,
-        'tokenizer': self.tokenizer.digest()})
-
-  if not TYPE_CHECKING:  # to a checker, they would make every misspelt name right
-    def __setattr__(self, name: str, value) -> None:
-      if not (name.startswith('_') or name in _ATTRIBUTES or hasattr(type(self), name)):
-        raise AttributeError(
-            f'an Embedder has no attribute {name!r}, so setting it would change '
-            f'nothing{drop_in.nearest(name, dir(self))}')
-      object.__setattr__(self, name, value)
-
-    def __getattr__(self, name: str) -> Any:
-      instead = drop_in.ELSEWHERE.get(name)
-      raise AttributeError(f'an Embedder has no {name!r}' + (
-          f': {instead}' if instead else drop_in.nearest(name, dir(self))))
-
-  def prompt_text(self, name: str | None, prompt: str | None) -> str:
-    """The text that `encode` puts in front for these arguments; '' for none."""
-    if prompt is not None:
-      texts.check_text(prompt, 'the prompt')
-      return prompt
-    name = self.default_prompt_name if name is None else name
-    if name is None:
-      return ''
-    # sentence-transformers knows these two in every model.
-    if name not in self.prompts and name not in ('query', 'document'):
-      raise ValueError(f'prompt {name!r} is unknown; this model has '
-                       f'{sorted(self.prompts) or "no prompts"}. Give the text itself '
-                       'as prompt=')
-    return self.prompts.get(name) or ''
+  def _how_long(self, asked: str | None, output_value: str | None) -> str:
+    """What to do with long texts: what is asked for, or the attribute's."""
+    if asked is not None and asked not in batch_runner.LONG_TEXTS:
+      raise ValueError(f'long_texts is {asked!r}; choose one of '
+                       f'{", ".join(batch_runner.LONG_TEXTS)}')
+    if asked == 'windows' and output_value != 'sentence_embedding':
+      raise ValueError("long_texts='windows' averages vectors, and output_value="
+                       f'{output_value!r} asks for tokens; leave one of them out')
+    return asked or self.long_texts
 
   def _runner(self) -> batch_runner.BatchRunner:
     return batch_runner.BatchRunner(self.params, self.cfg, self.tokenizer, self.mesh,
-                                    self.shapes, _CHUNK)
+                                    self.shapes, _CHUNK,
+                                    known_spans=self._span_shapes)

@@ -30,6 +30,7 @@ FLOORS = (
     ('jaxembed.convert.to_hugging_face', 'jaxembed.convert.to_onnx',
      'jaxembed.convert.to_static', 'jaxembed.convert.card'),
     ('jaxembed.convert.exporters',),
+    ('jaxembed.chunks', 'jaxembed.embedder_settings'),
     ('jaxembed.embedder',),
     ('jaxembed.evaluation', 'jaxembed.corpus'),
     ('jaxembed.mining',),

@@ -12,9 +12,10 @@ from jaxembed.data.feed import BatchInfo, batches
 from jaxembed.data.fingerprint import fingerprint
 from jaxembed.data.mixture import Mixture, open_mixture, open_stages
 from jaxembed.data.pack import most_rows
+from jaxembed.data.ragged import Ragged
 from jaxembed.data.records import BadRow, Example, Passage, text_id
 from jaxembed.data.sources import load
-from jaxembed.data.tokenise import Ragged, Tokenizer
+from jaxembed.data.tokenise import Tokenizer
 
 __all__ = [
     'BadRow',

@@ -9,9 +9,10 @@ from jaxembed import types
 from jaxembed.config import DataConfig
 from jaxembed.data import pack, pairing
 from jaxembed.data.choice import Row, choose
+from jaxembed.data.ragged import Ragged
 from jaxembed.data.records import BadRow
 from jaxembed.data.teacher import Teacher
-from jaxembed.data.tokenise import Ragged, Tokenizer
+from jaxembed.data.tokenise import Tokenizer
 
 __all__ = ['Counts', 'Row', 'choose', 'collate']
 

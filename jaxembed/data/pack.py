@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from jaxembed import types
-from jaxembed.data.tokenise import Ragged, within
+from jaxembed.data.ragged import Ragged, within
 
 # Rows are added in steps of this part of the most a batch could need, so that few
 # shapes are compiled; those beyond its texts' own are padding.

@@ -8,10 +8,11 @@ from jaxembed import types
 from jaxembed.config import DataConfig, SourceConfig
 from jaxembed.data import repeats, teacher
 from jaxembed.data.choice import Row
+from jaxembed.data.ragged import Ragged
 from jaxembed.data.records import BadRow
 from jaxembed.data.teacher import Teacher
 from jaxembed.data.text_ids import text_ids
-from jaxembed.data.tokenise import Ragged, Tokenizer
+from jaxembed.data.tokenise import Tokenizer
 
 
 def pairing(rows: Sequence[Row], queries: np.ndarray, places: np.ndarray,

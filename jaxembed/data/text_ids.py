@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxembed.data.ragged import Ragged
 from jaxembed.data.records import text_id
-from jaxembed.data.tokenise import Ragged, Tokenizer
+from jaxembed.data.tokenise import Tokenizer
 
 
 def text_ids(tokenizer: Tokenizer, texts: Sequence[str], prompts: Sequence[str],

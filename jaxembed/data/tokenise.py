@@ -6,7 +6,6 @@ length, says which tokens are pooled, and pads.
 """
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 import hashlib
 import json
@@ -24,6 +23,7 @@ from jaxembed.data import (
     tokenizer_file,
     tokenizer_settings,
 )
+from jaxembed.data.ragged import Ragged, pad, starts_of
 from jaxembed.files import known_keys
 from jaxembed.files.folder import short
 
@@ -38,75 +38,6 @@ PROMPT_POOLING = ('include', 'exclude', 'nv_embed')
 
 # Texts per call into the tokenizer: bounds the memory its objects take.
 _CHUNK = 4096
-
-
-@dataclasses.dataclass(frozen=True)
-class Ragged:
-  """Tokenised texts of their own lengths, one behind the other.
-
-  Row i is `ids[starts[i]:starts[i + 1]]`; its first `pool_from[i]` tokens are
-  attended to but not pooled.
-  """
-
-  ids: np.ndarray  # [sum of lengths] int32
-  starts: np.ndarray  # [B+1] int64
-  pool_from: np.ndarray  # [B] int32
-  truncated: np.ndarray  # [B] bool, text was cut to max_length
-
-  @property
-  def lengths(self) -> np.ndarray:
-    """Tokens of each row, specials included: [B] int64."""
-    return np.diff(self.starts)
-
-  def __len__(self) -> int:
-    return len(self.starts) - 1
-
-  def join(self, other: 'Ragged') -> 'Ragged':
-    """Returns these rows and, behind them, those of `other`."""
-    starts = np.concatenate([self.starts, other.starts[1:] + self.starts[-1]])
-    return Ragged(np.concatenate([self.ids, other.ids]), starts,
-                  np.concatenate([self.pool_from, other.pool_from]),
-                  np.concatenate([self.truncated, other.truncated]))
-
-  def take(self, rows: Sequence[int] | np.ndarray) -> 'Ragged':
-    """Returns the given rows in the given order."""
-    rows = np.asarray(rows, np.int64)
-    lengths = self.lengths[rows]
-    starts = _starts(lengths)
-    ids = self.ids[np.repeat(self.starts[rows], lengths) + within(starts)]
-    return Ragged(ids, starts, self.pool_from[rows], self.truncated[rows])
-
-
-def pad(ragged: Ragged, length: int, *, pad_id: int, side: str = 'right',
-        rows: int | None = None) -> types.Tokens:
-  """Lays rows into a rectangle: Tokens of [rows, length], int32 and bool.
-
-  Rows beyond `len(ragged)` hold one pad token that is marked as text: whatever
-  attends or pools over such a row stays finite, and the caller drops it.
-
-  Raises:
-    ValueError: a row is longer than `length`, or there are more than `rows`.
-  """
-  n = len(ragged)
-  rows = n if rows is None else rows
-  lengths = ragged.lengths
-  if n > rows or (n and lengths.max() > length):
-    longest = int(lengths.max(initial=0))
-    raise ValueError(
-        f'{n} rows of up to {longest} tokens do not fit into [{rows}, {length}]; '
-        f'truncate to {length} tokens or choose a longer bucket')
-  if side not in ('left', 'right'):
-    raise ValueError(f"padding side {side!r} is neither 'left' nor 'right'")
-  size = np.ones(rows, np.int64)
-  size[:n] = lengths
-  skip = np.zeros(rows, np.int64)
-  skip[:n] = ragged.pool_from
-  first = length - size if side == 'left' else np.zeros_like(size)
-  place = np.arange(length) - first[:, None]  # position within the text
-  mask = (place >= 0) & (place < size[:, None])
-  ids = np.full((rows, length), pad_id, np.int32)
-  ids[:n][mask[:n]] = ragged.ids
-  return types.Tokens(ids=ids, mask=mask, pool=mask & (place >= skip[:, None]))
 
 
 class Tokenizer:
@@ -282,10 +213,34 @@ class Tokenizer:
     ids = np.array(ids, np.int32)
     if self.placeholder[0]:
       ids[ids == self._fast.token_to_id(self.placeholder[0])] = self.placeholder[1]
-    ragged = Ragged(ids, _starts(np.where(empty, 0, lengths)),
+    ragged = Ragged(ids, starts_of(np.where(empty, 0, lengths)),
                     np.where(empty, 0, pool_from).astype(np.int32), truncated)
     self._refuse_unknown(ragged, texts, first)
     return ragged
+
+  def locate(self, texts: Sequence[str], prompts: Sequence[str], first: int = 0
+             ) -> tuple[Ragged, list[np.ndarray]]:
+    """As `encode`, uncut, and where in its text each token stands.
+
+    Of every row [tokens,2] int32: the characters from .. to of the text, (-1, -1) for
+    tokens of the prompt and special ones.
+    """
+    whole = [p + self.placeholder[0] + t + self.eos_text
+             for p, t in zip(prompts, texts)]
+    longest = len(self._before) + len(self._after) + 1 + max(map(len, whole), default=0)
+    ragged = self.encode(texts, prompts, max_length=8 * longest, keep_empty=True,
+                         first=first)
+    found = []
+    for i, (encoding, text, prompt) in enumerate(zip(self._fast.encode_batch(
+        whole, add_special_tokens=False), texts, prompts)):
+      at = np.array(encoding.offsets, np.int32).reshape(-1, 2) - len(
+          prompt + self.placeholder[0])
+      inside = (at[:, 1] > np.maximum(at[:, 0], 0)) & (at[:, 0] < len(text))
+      at = np.where(inside[:, None], at.clip(0, len(text)), -1)
+      at = np.pad(at, ((len(self._before), len(self._after)), (0, 0)),
+                  constant_values=-1)
+      found.append(at[:ragged.lengths[i]])
+    return ragged, found
 
   def digest(self) -> str:
     """Hexadecimal digest of all that decides the tokens of a text."""
@@ -355,15 +310,6 @@ class Tokenizer:
       return len(ids)
     ids = [*self._before, *ids, *self._after]
     return len(ids) - (ids[-1] in self.special_ids)
-
-
-def within(starts: np.ndarray) -> np.ndarray:
-  """The place of every token in its own row, for rows that begin at `starts`."""
-  return np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
-
-
-def _starts(lengths: np.ndarray) -> np.ndarray:
-  return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def _refuse_unpooled(i, text, prompt, length, longest, pool_from) -> None:
