@@ -15,9 +15,10 @@ import jax
 
 from jaxembed import corpus, embedder, sharding, store
 
-from . import cli, step_flag
+from . import cli, length_flags, step_flag
 
 _STEP = step_flag.define()
+_LENGTH = length_flags.define()
 _MODEL = flags.DEFINE_string('model', None, 'Folder or hub id of the model.')
 _INPUT = flags.DEFINE_string('input', None, 'A text per line (.txt), or JSON '
                              'objects per line (.jsonl); .gz works.')
@@ -44,7 +45,9 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace --output.')
 def main():
   # Hosts encode shards of their own, each by itself.
   mesh = sharding.mesh_of_several(jax.local_devices())
-  model = embedder.Embedder.load(cli.given(_MODEL), mesh=mesh, step=_STEP())
+  model = embedder.Embedder.load(cli.given(_MODEL), mesh=mesh, step=_STEP(),
+                                 length=_LENGTH.method())
+  _LENGTH.apply(model)
   vectors = corpus.encode_file(
       model, cli.given(_INPUT), cli.given(_OUTPUT), field=_FIELD.value,
       prompt=_PROMPT.value, prompt_name=_PROMPT_NAME.value,

@@ -3,13 +3,15 @@
   jaxembed evaluate --model=PATH --task=retrieval --data=FOLDER \\
       [--split=test] [--out=scores.json]
   jaxembed evaluate --model=PATH --task=sts --data=FILE.tsv
-  jaxembed evaluate --model=PATH --task=classification --data=FOLDER
-  jaxembed evaluate --model=PATH --task=clustering --data=FOLDER
+  jaxembed evaluate --model=PATH --task=classification --data=FOLDER   or clustering
+  jaxembed evaluate --model=PATH --task=passkey --data=FILLER.txt \\
+      [--length=grouped:target=4096] [--lengths=512,1024] [--out=F.json]
 
 PATH is a jaxembed workdir, a sentence-transformers or Hugging Face folder, or a
 hub id. A retrieval FOLDER has BEIR's form: corpus.jsonl, queries.jsonl,
 qrels/SPLIT.tsv; the others have train.jsonl (for classification) and SPLIT.jsonl,
 with rows of text and label. The TSV has the columns score, sentence1 and sentence2.
+FILLER.txt, of passkey or needle, is any text; F.png shows scores by length and depth.
 Texts stand behind the model's own prompts unless others are named.
 """
 
@@ -25,9 +27,10 @@ from jaxembed import embedder, sharding
 from jaxembed.evaluation import metrics, tasks
 from jaxembed.files import whole_file
 
-from . import cli, step_flag
+from . import cli, length_flags, length_grid, step_flag
 
 _STEP = step_flag.define()
+_LENGTH = length_flags.define()
 _MODEL = flags.DEFINE_string('model', None, 'Folder or hub id of the model.')
 _TASK = flags.DEFINE_enum('task', None, tasks.NAMES, 'What to score.')
 _DATA = flags.DEFINE_string('data', None, 'Folder, or file (sts).')
@@ -48,6 +51,7 @@ _OPTIONS = {
     ('document_prompt_name', "The model's prompt for documents, by name."),
     ('prompt', 'Text in front of texts (other tasks).'),
     ('prompt_name', "The model's prompt for texts, by name."))}
+_PROBES = length_grid.define()
 _OUT = flags.DEFINE_string('out', None, 'JSON file to write.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace --out.')
 flags.mark_flags_as_required(['model', 'task', 'data'])
@@ -62,10 +66,12 @@ def main():
   options = _options()
   options.check(cli.given(_TASK))
   mesh = sharding.mesh_of_several()
-  model = embedder.Embedder.load(cli.given(_MODEL), mesh=mesh, step=_STEP())
+  model = embedder.Embedder.load(cli.given(_MODEL), mesh=mesh, step=_STEP(),
+                                 length=_LENGTH.method())
+  _LENGTH.apply(model)
   begun = time.perf_counter()
   try:
-    scores = tasks.run(cli.given(_TASK), model, _DATA.value, options)
+    scores = length_grid.run(cli.given(_TASK), model, _DATA.value, options, out)
   except ModuleNotFoundError as error:
     raise ValueError(f'--task={_TASK.value} needs {error.name}, which is not here; '
                      "pip install 'jaxembed[evaluation]'") from error
@@ -87,7 +93,7 @@ def main():
 
 def _options() -> tasks.Options:
   given: dict[str, Any] = {name: flag.value for name, flag in _OPTIONS.items()}
-  return tasks.Options(**given)
+  return tasks.Options(**given, **length_grid.given(_PROBES))
 
 
 if __name__ == '__main__':

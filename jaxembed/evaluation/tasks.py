@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import pathlib
 from typing import Any
 
 from jaxembed.data import beir, given, sources
@@ -10,13 +11,17 @@ from jaxembed.evaluation import (
   classification,
   clustering,
   held_out,
+  long_texts,
   metrics,
   retrieval,
   sts,
 )
 
-NAMES = ('pairs', 'retrieval', 'sts', 'classification', 'clustering')
-_RANKED = ('pairs', 'retrieval')
+NAMES = ('pairs', 'retrieval', 'sts', 'classification', 'clustering', 'longembed',
+         *long_texts.TASKS)
+_RANKED = ('pairs', 'retrieval', 'longembed')
+# What the tasks of long_texts.TASKS alone read.
+_OF_PROBES = ('lengths', 'documents', 'queries', 'depths', 'seed')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,8 @@ class Options:
     query_prompt, query_prompt_name, document_prompt, document_prompt_name: in front of
       the two sides of rankings; None: the model's own choice.
     prompt, prompt_name: the same for tasks without sides.
+    lengths, documents, queries, depths, seed: of passkey and needle
+      (long_texts.evaluate); None: LongEmbed's.
   """
 
   split: str = 'test'
@@ -42,16 +49,32 @@ class Options:
   document_prompt_name: str | None = None
   prompt: str | None = None
   prompt_name: str | None = None
+  lengths: Sequence[int] | None = None
+  documents: int | None = None
+  queries: int | None = None
+  depths: int | None = None
+  seed: int | None = None
 
   def check(self, task: str) -> None:
     """Raises ValueError for what `task` could not heed, or what means nothing."""
     sides = ('query_prompt', 'query_prompt_name', 'document_prompt',
              'document_prompt_name')
-    unused = ('prompt', 'prompt_name') if task in _RANKED else sides
-    if given := [name for name in unused if getattr(self, name) is not None]:
-      instead = 'prompt' if unused is sides else 'query_prompt and document_prompt'
-      raise ValueError(f'{given[0]} has no meaning for the task {task}; give {instead}')
+    both = ('prompt', 'prompt_name')
+    if task in long_texts.TASKS:
+      unused, instead = ('truncate_dim', *both, *sides), 'a model that has it'
+    elif task in _RANKED:
+      unused, instead = (*both, *_OF_PROBES), 'query_prompt and document_prompt'
+    else:
+      unused, instead = (*sides, *_OF_PROBES), 'prompt'
+    for name in unused:
+      if getattr(self, name) is not None:
+        remedy = (f'it is of {" and ".join(long_texts.TASKS)}' if name in _OF_PROBES
+                  else f'give {instead}')
+        raise ValueError(f'{name} has no meaning for the task {task}; {remedy}')
     metrics.check_cutoffs(self.cutoffs)
+    for length in self.lengths or ():
+      if length < 1:
+        raise ValueError(f'lengths has {length}; give tokens, 1 or more')
     for name in ('batch_size', 'truncate_dim'):
       value = getattr(self, name)
       if value is not None and value < 1:
@@ -67,7 +90,9 @@ def run(task: str, embedder: Embedder, data: Any, options: Options = Options()
     data: rows of a query and its positive, in memory, as a path or as a SourceConfig
       (pairs: every query ranks the positives of all rows); a folder in BEIR's form or a
       beir.Retrieval (retrieval); a TSV of scored pairs or beir.ScoredPairs (sts); or a
-      folder of SPLIT.jsonl and, for classification, train.jsonl.
+      folder of SPLIT.jsonl and, for classification, train.jsonl. Of passkey and
+      needle a text file of filler, or the text; of longembed a folder of folders in
+      BEIR's form (long_texts.REAL).
 
   Raises:
     ValueError: options that mean nothing here, or data that cannot be scored.
@@ -77,15 +102,20 @@ def run(task: str, embedder: Embedder, data: Any, options: Options = Options()
   options.check(task)
   shared: dict[str, Any] = {
       'batch_size': options.batch_size, 'truncate_dim': options.truncate_dim}
+  if task in long_texts.TASKS:
+    return probed(task, embedder, data, options).scores
+  prompts = {name: getattr(options, name) for name in (
+      'query_prompt', 'query_prompt_name', 'document_prompt', 'document_prompt_name')}
+  if task == 'longembed':
+    return long_texts.evaluate_real(
+        embedder, data, split=options.split, drop_same_id=options.drop_same_id,
+        **prompts, **shared)
   if task in _RANKED:
     found = _pairs(data) if task == 'pairs' else (
         data if isinstance(data, beir.Retrieval) else beir.load(data, options.split))
     return retrieval.evaluate(
         embedder, found.corpus, found.queries, found.qrels, cutoffs=options.cutoffs,
-        drop_same_id=options.drop_same_id, query_prompt=options.query_prompt,
-        query_prompt_name=options.query_prompt_name,
-        document_prompt=options.document_prompt,
-        document_prompt_name=options.document_prompt_name, **shared)
+        drop_same_id=options.drop_same_id, **prompts, **shared)
   shared |= {'prompt': options.prompt, 'prompt_name': options.prompt_name}
   if task == 'sts':
     pairs = data if isinstance(data, beir.ScoredPairs) else beir.load_scored(data)
@@ -96,6 +126,23 @@ def run(task: str, embedder: Embedder, data: Any, options: Options = Options()
   train = beir.load_labelled(data, 'train')
   return classification.evaluate(embedder, train.texts, train.labels, test.texts,
                                  test.labels, **shared)
+
+
+def probed(task: str, embedder: Embedder, data: Any, options: Options
+           ) -> long_texts.Grid:
+  """passkey or needle by length and depth; data: a file of filler, or the text itself.
+
+  Raises:
+    FileNotFoundError: the name of a file that is not there.
+    ValueError: as `run`.
+  """
+  options.check(task)
+  text = data if isinstance(data, str) and any(map(str.isspace, data)) else (
+      pathlib.Path(data).read_text('utf-8'))
+  given_ = {name: value for name in _OF_PROBES
+            if (value := getattr(options, name)) is not None}
+  return long_texts.evaluate(embedder, task, text, batch_size=options.batch_size,
+                             **given_)
 
 
 def _pairs(data: Any) -> beir.Retrieval:
