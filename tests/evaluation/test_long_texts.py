@@ -1,5 +1,6 @@
 """Passkeys, needles and LongEmbed's folders, on models whose answers are known."""
 
+import itertools
 import json
 import types
 import zlib
@@ -14,9 +15,10 @@ FILLER = ('The grass is green. The sky is blue! Is the sun yellow? Here we go, t
 
 
 class _Words:
-  """Stands for an Embedder: a vector counts the first `most` words of a text."""
+  """Stands for an Embedder: a vector counts the pairs of words among the first `most`
+  of a text."""
 
-  mesh, similarity_fn_name, prompts = None, 'cosine', {}
+  mesh, similarity_fn_name, prompts = None, 'dot', {}
   tokenizer = types.SimpleNamespace(
       count=lambda text: len(text.split()), frame=(1, 1))
 
@@ -27,11 +29,11 @@ class _Words:
     words = [text.lower().replace('.', '').replace('?', '').split() for text in texts]
     self.report = types.SimpleNamespace(
         truncated=sum(len(w) > self.most for w in words))
-    out = np.zeros((len(texts), 4096), np.float32)
+    out = np.zeros((len(texts), 1 << 14), np.float32)
     for row, found in zip(out, words):
-      for word in found[:self.most]:
-        row[zlib.crc32(word.encode()) % 4096] += 1
-    return out / np.linalg.norm(out, axis=1, keepdims=True)
+      for pair in itertools.pairwise(found[:self.most]):
+        row[zlib.crc32(' '.join(pair).encode()) % row.size] += 1
+    return out
 
   encode_query = encode_document
 
@@ -91,7 +93,8 @@ def test_the_real_tasks_that_are_there_are_scored(tmp_path):
     (folder / 'qrels').mkdir(parents=True)
     (folder / 'corpus.jsonl').write_text(''.join(json.dumps(
         {'_id': f'd{i}', 'text': f'word{i} filler'}) + '\n' for i in range(3)))
-    (folder / 'queries.jsonl').write_text(json.dumps({'_id': 'q', 'text': 'word1'}))
+    (folder / 'queries.jsonl').write_text(json.dumps(
+        {'_id': 'q', 'text': 'word1 filler'}))
     (folder / 'qrels/test.tsv').write_text('query-id\tcorpus-id\tscore\nq\td1\t1\n')
   with pytest.warns(UserWarning, match='lacks narrativeqa, summ_screen_fd'):
     scores = tasks.run('longembed', _Words(99), tmp_path)
