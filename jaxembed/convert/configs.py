@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxembed.config import BackboneConfig
-from jaxembed.convert.families import FAMILIES
+from jaxembed.convert.families import FAMILIES, aliases
 from jaxembed.convert.families.names import family_of, unknown
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.files.folder import short
@@ -24,10 +24,12 @@ def config_from_hf(config: Mapping[str, Any]) -> BackboneConfig:
     UnsupportedModel: an unknown model_type, a missing size, or a field whose
       value would change the numbers.
   """
+  config = aliases.as_family(config)
   fields = Fields(config)
   name = family_of(config)
   if name not in FAMILIES:
-    raise UnsupportedModel(f'config.json: {unknown(fields.family, FAMILIES)}')
+    known = [*FAMILIES, *aliases.TWO_WAY, *aliases.COMPOSITES]
+    raise UnsupportedModel(f'config.json: {unknown(fields.family, known)}')
   family = FAMILIES[name]
   for key, value in family.only.items():
     if config.get(key, value) not in (value, None):
@@ -45,6 +47,7 @@ def config_from_hf(config: Mapping[str, Any]) -> BackboneConfig:
 
 def attention_from_hf(config: Mapping[str, Any]) -> str:
   """'bidirectional' for encoders and for decoders marked so, else 'causal'."""
+  config = aliases.as_family(config)
   if family_of(config) in presets.ENCODERS:
     return 'bidirectional'
   # Of families other than Gemma transformers reads is_causal alone.

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import dataclasses
 import pathlib
 from typing import Any
+import warnings
 
 from jaxembed.config import ModelConfig, PoolingConfig, PrependConfig
 from jaxembed.convert import head_modules, nv_embed, tables
+from jaxembed.convert.families import aliases
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.head_modules import Part
 from jaxembed.convert.tensor_files import inside, read_json
@@ -144,15 +146,19 @@ def _plain(folder: pathlib.Path) -> Found:
   if not file.is_file():
     raise FileNotFoundError(f'{file} is missing; a model folder needs it')
   hf = read_json(file)
-  known_keys.check(hf, known_keys.CONFIG, str(file))
+  if told := aliases.telling(hf):
+    warnings.warn(f'{folder}: {told}', stacklevel=2)
+  known_keys.check(aliases.as_family(hf), known_keys.CONFIG, str(file))
   backbone = tables.config_from_hf(hf)
   names = Fields(hf, str(file)).texts('architectures') or ['']
   last = names[0].endswith('ForCausalLM') and hf.get('is_causal', True)
   cfg = ModelConfig(
       backbone=backbone, attention=tables.attention_from_hf(hf), normalize=False,
-      pooling=PoolingConfig(kind='last' if last else 'mean'),
+      pooling=PoolingConfig(kind=aliases.pooling(hf) or ('last' if last else 'mean')),
       max_length=max_length(folder, backbone.max_positions))
-  return Found(cfg, (Part(folder, tables.backbone_table(backbone)),), folder, hf)
+  table = tables.backbone_table(backbone)
+  table = dataclasses.replace(table, ignored=(*table.ignored, *aliases.ignored(hf)))
+  return Found(cfg, (Part(folder, table),), folder, hf)
 
 
 def _nv_embed(folder: pathlib.Path) -> Found:

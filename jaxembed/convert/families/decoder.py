@@ -8,7 +8,9 @@ from jaxembed.convert.families import rope, sizes
 from jaxembed.convert.fields import Fields
 from jaxembed.convert.rows import LAYERS, Row, linear, norm
 
-PREFIXES = ('model.',)
+# Also where the decoder is a part of a larger model, of either layout of names:
+# 'language_model.model.layers' and 'model.language_model.layers'.
+PREFIXES = ('model.', 'language_model.', 'model.')
 IGNORED = (r'^lm_head\.', r'^score\.', r'rotary_emb\.inv_freq$')
 
 

@@ -89,7 +89,9 @@ GEMMA2 = Family(
         'attn_logit_softcapping': 2.0}})
 GEMMA3_TEXT = dataclasses.replace(
     GEMMA2, architecture='Gemma3TextModel', read=_read_gemma3, write=_write_gemma3,
-    defaults={'num_key_value_heads': 4},
+    # Multimodal checkpoints leave these out.
+    defaults={'vocab_size': 262208, 'num_attention_heads': 8, 'num_key_value_heads': 4,
+              'max_position_embeddings': 131072},
     cases={
         'EmbeddingGemma': SMALL_WIDE_HEADS | {
             'sliding_window': 12, 'layer_types': windows.SLIDING,
