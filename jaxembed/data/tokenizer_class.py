@@ -22,7 +22,8 @@ from jaxembed.files.known_keys import UnsupportedModel
 _BY_MODEL_TYPE = {
     'bert': 'BertTokenizer', 'mpnet': 'MPNetTokenizer', 'roberta': 'RobertaTokenizer',
     'xlm-roberta': 'XLMRobertaTokenizer', 'qwen3': 'Qwen2Tokenizer',
-    'gemma2': 'GemmaTokenizer', 'gemma3_text': 'GemmaTokenizer',
+    **dict.fromkeys(('gemma', 'gemma2', 'gemma3', 'gemma3_text'), 'GemmaTokenizer'),
+    'qwen3_moe': 'Qwen2Tokenizer', 'phi': 'GPT2Tokenizer', 'olmo': 'GPTNeoXTokenizer',
     'qwen2': 'Qwen2Tokenizer', 'camembert': 'CamembertTokenizer',
     'distilbert': 'BertTokenizer', 'electra': 'BertTokenizer',
     'nomic_bert': 'BertTokenizer', 't5': 'T5Tokenizer', 'mt5': 'T5Tokenizer',
@@ -31,7 +32,8 @@ _BY_MODEL_TYPE = {
 _ALWAYS = ('qwen2',)
 # Types whose tokenizer.json is read as it stands, whatever class is named; the code of
 # NV-Embed is of transformers 4, which does so with all.
-_AS_IT_STANDS = ('mistral', 'ministral', 'modernbert', 'nvembed', 'phi3', 'umt5',
+_AS_IT_STANDS = ('mistral', 'ministral', 'ministral3', 'mistral3', 'mixtral', 'granite',
+                 'olmo2', 'olmo3', 'modernbert', 'nvembed', 'phi3', 'umt5',
                  'xlm-roberta-xl')
 _QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
          r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+')
@@ -194,6 +196,13 @@ def _bytes(fast, settings) -> None:
       add_prefix_space=settings.get('add_prefix_space') is True)
 
 
+def _neox(fast, settings) -> None:
+  _bytes(fast, settings)
+  fast.normalizer = normalizers.NFC()
+  # No token around a text: add_bos_token is left out where there is a tokenizer.json.
+  fast.post_processor = processors.TemplateProcessing(single='$A', special_tokens=[])
+
+
 def _qwen(fast, settings) -> None:
   fast.normalizer = normalizers.NFC()
   fast.pre_tokenizer = pre_tokenizers.Sequence([
@@ -305,6 +314,10 @@ CLASSES = {
     'GPT2Tokenizer': TokenizerClass(
         models.BPE, _BPE, _bytes, (),
         {'bos_token': _END, 'eos_token': _END, 'unk_token': _END}),
+    'GPTNeoXTokenizer': TokenizerClass(
+        models.BPE, _BPE, _neox, (),
+        {'bos_token': _END, 'eos_token': _END, 'unk_token': _END,
+         'pad_token': '<|padding|>'}),
     'Qwen2Tokenizer': TokenizerClass(
         models.BPE, _BPE, _qwen, (),
         {'eos_token': _END, 'unk_token': _END, 'pad_token': _END}),
@@ -320,7 +333,7 @@ CLASSES = {
 _OTHERS = frozenset(f'{name}Tokenizer' for name in (
     'Barthez', 'BigBird', 'Blenderbot', 'Bloom', 'CLIP',
     'CodeGen', 'CodeLlama', 'Cohere', 'ConvBert', 'DPRContextEncoder',
-    'DPRQuestionEncoder', 'DPRReader', 'Deberta', 'Funnel', 'GPTNeoX',
+    'DPRQuestionEncoder', 'DPRReader', 'Deberta', 'Funnel',
     'Herbert', 'LayoutLMv2', 'LayoutLMv3', 'LayoutXLM', 'MBart', 'MBart50', 'MLuke',
     'Nllb', 'OpenAIGPT', 'Pegasus', 'Reformer', 'RemBert', 'RoFormer',
     'Seamless', 'Splinter', 'Whisper', 'XGLM', 'XLNet'))
