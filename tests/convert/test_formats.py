@@ -73,6 +73,17 @@ def test_static_arrays_are_model2vecs(small, tmp_path):
   np.testing.assert_allclose(ours, theirs.embedding, rtol=2e-3, atol=1e-7)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('family', ['mistral', 'qwen3', 'modernbert', 'gemma3_text',
+                                    'mpnet', 'distilbert'])
+def test_graphs_of_other_families_compute_the_same(family, minilm, tmp_path):
+  pytest.importorskip('onnxscript')
+  (tmp_path / 'model').mkdir()
+  tiny_run.write_model(tmp_path / 'model', minilm, family)
+  report = exporters.export(bundle.open(tmp_path / 'model'), tmp_path / 'out', 'onnx')
+  assert report['onnx']['max_difference'] <= 1e-4
+
+
 @pytest.mark.thorough
 def test_a_graph_computes_the_whole_model(model, tmp_path):
   onnxruntime = pytest.importorskip('onnxruntime')
@@ -95,9 +106,8 @@ def test_a_graph_computes_the_whole_model(model, tmp_path):
   assert report['onnx']['int8_least_cosine'] > 0.9
 
 
-@pytest.mark.parametrize('format', [
-    'huggingface', pytest.param('sentence-transformers-new',
-                                marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize('format', ['huggingface', 'sentence-transformers-new'])
 def test_other_layouts_open_as_the_same_model(model, tmp_path, format):
   pytest.importorskip('sentence_transformers')
   report = exporters.export(model, tmp_path / 'out', format)

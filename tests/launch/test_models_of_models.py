@@ -36,6 +36,7 @@ def test_a_model_merged_with_itself_is_written_as_it_is(folder, tmp_path):
     assert told in ended.error and not (tmp_path / 'x').exists()
 
 
+@pytest.mark.thorough
 def test_a_position_is_learned_on_rows_of_files(folder, tmp_path):
   rows = tiny_run.write_rows(tmp_path / 'rows.jsonl')
   moved = bundle.open(folder)

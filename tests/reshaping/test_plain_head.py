@@ -38,6 +38,7 @@ def test_a_head_that_is_the_mean_becomes_it(model):
     plain_head.fit(fitted.model, TEXTS)
 
 
+@pytest.mark.thorough
 def test_what_a_plain_head_costs_is_measured_on_other_texts(model):
   rng = np.random.default_rng(0)
   head = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32),
