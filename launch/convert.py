@@ -34,6 +34,8 @@ _TARGET = flags.DEFINE_string('target', None, 'Folder to make.')
 _FORMAT = flags.DEFINE_enum(
     'format', 'sentence-transformers', list(exporters.FORMATS), 'Layout of the folder.')
 _BASE = flags.DEFINE_string('base', '', 'Of peft: the weights beneath the adapters.')
+_DTYPE = flags.DEFINE_enum('dtype', None, ['float32', 'bfloat16', 'float16'],
+                           "Of the weights; none: a run's own, float32 of folders.")
 _DIMS = flags.DEFINE_integer('dims', None, 'Of static: numbers of a vector.')
 _INT8 = flags.DEFINE_bool('int8', None, 'Of onnx: write an 8-bit form too.')
 _LICENSE = flags.DEFINE_string('license', '', "Of the card; '': the base model's.")
@@ -55,7 +57,7 @@ def main():
   options = {name: flag.value for name, flag in (('dims', _DIMS), ('int8', _INT8))
              if flag.value is not None}
   report = exporters.export(
-      bundle.open(cli.given(_SOURCE), step=_STEP()), cli.given(_TARGET),
+      bundle.open(cli.given(_SOURCE), step=_STEP(), dtype=_DTYPE.value), cli.given(_TARGET),
       _FORMAT.value or 'sentence-transformers', _BASE.value or '', facts=facts,
       **options)
   print(f'{_TARGET.value}: {report["told"]}')

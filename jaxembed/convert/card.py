@@ -61,9 +61,12 @@ def read_results(files: Sequence[str]) -> tuple[Mapping[str, Any], ...]:
 
 def write(folder: pathlib.Path, name: str, format: str, model: Bundle,
           report: Mapping[str, Any], facts: Facts = NOTHING) -> None:
-  """Writes README.md for the folder that will be called `name`."""
+  """Writes README.md for the folder that will be called `name`.
+
+  Who gives facts, and no licence where none is known, is told.
+  """
   header = _header(name, model, facts)
-  if 'license' not in header:
+  if facts is not NOTHING and 'license' not in header:
     warnings.warn('no licence of the model or of what it was made from is known; the '
                   'card has none. Name it (--license)', stacklevel=3)
   story = model_card.Story(

@@ -80,7 +80,7 @@ def test_examples_in_a_card_are_python(model, tmp_path):
 def test_no_licence_is_told(model, tmp_path):
   bare = dataclasses.replace(model, card={'base_model': '/home/me/model'})
   with pytest.warns(UserWarning, match='--license'):
-    head, _ = _written(bare, tmp_path)
+    head, _ = _written(bare, tmp_path, facts=card.Facts())
   assert 'license' not in head and 'base_model' not in head
 
 
