@@ -57,9 +57,9 @@ def main():
   options = {name: flag.value for name, flag in (('dims', _DIMS), ('int8', _INT8))
              if flag.value is not None}
   report = exporters.export(
-      bundle.open(cli.given(_SOURCE), step=_STEP(), dtype=_DTYPE.value), cli.given(_TARGET),
-      _FORMAT.value or 'sentence-transformers', _BASE.value or '', facts=facts,
-      **options)
+      bundle.open(cli.given(_SOURCE), step=_STEP(), dtype=_DTYPE.value),
+      cli.given(_TARGET), _FORMAT.value or 'sentence-transformers', _BASE.value or '',
+      facts=facts, **options)
   print(f'{_TARGET.value}: {report["told"]}')
   if _PUSH.value and _DRY_RUN.value:
     for name, size in push.files(cli.given(_TARGET)):
