@@ -27,13 +27,13 @@ def test_a_model_merged_with_itself_is_written_as_it_is(folder, tmp_path):
   assert ended.code == 0 and '2 models, slerp' in ended.out
   assert _bits(tmp_path / 'run') == _bits(folder)
   again = launcher.run('merge', f'--source={folder}', f'--target={tmp_path}/run')
-  assert 'exists; choose another' in again.error
+  assert 'exists; choose another' in again.err
   for flags, told in ((['--weights=a'], 'are not numbers'),
                       (['--method=ties'], '--base'),
                       (['--method=position', f'--base={folder}'], '--probe')):
     ended = launcher.run('merge', f'--source={folder}', f'--target={tmp_path}/x',
                          *flags)
-    assert told in ended.error and not (tmp_path / 'x').exists()
+    assert told in ended.err and not (tmp_path / 'x').exists()
 
 
 @pytest.mark.thorough
