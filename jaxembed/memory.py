@@ -19,7 +19,7 @@ import numpy as np
 from jaxembed import types
 from jaxembed.config import ModelConfig
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.attention import SHORT, blockwise
+from jaxembed.kernels.attention import SHORT, blockwise, distant
 from jaxembed.mesh import BATCH, SEQUENCE
 
 _GIB = 2**30
@@ -152,6 +152,8 @@ def _token_bytes(cfg: ModelConfig, mesh) -> int:
         SHORT, cfg.max_length)
     attention = max(attention, 2 * 4 * length * b.num_heads // split
                     + item * (2 * queries + keys))
+  if _distant(cfg):  # queries thrice, keys thrice, and their float32 products
+    attention += item * (4 * queries + 2 * keys)
   feed_forward = item * (3 if b.gated else 2) * b.ff_dim // split
   return (3 * item + 4) * b.dim + max(attention, feed_forward)
 
@@ -161,7 +163,13 @@ def _fixed_bytes(cfg: ModelConfig, platform: str) -> int:
 
   Library kernels keep theirs out of the device's memory.
   """
+  if _distant(cfg):
+    return 6 * 4 * (distant.CPU_SCORES if platform == 'cpu' else distant.DEVICE_SCORES)
   if platform == 'cpu':
     return 4 * 4 * blockwise.CPU_SCORES
   tiled = cfg.attention_impl == 'blockwise' or cfg.backbone.relative_buckets
   return 4 * 4 * blockwise.DEVICE_SCORES if tiled else 0
+
+
+def _distant(cfg: ModelConfig) -> bool:
+  return cfg.length is not None and cfg.length.method == 'self_extend'

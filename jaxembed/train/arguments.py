@@ -25,6 +25,7 @@ from jaxembed.config import (
 )
 from jaxembed.data import given, sources
 from jaxembed.embedder import Embedder
+from jaxembed.models import length
 from jaxembed.train import model_spec, start
 
 # Where nothing is said: tokens of a text, for memory grows with the longest, and hard
@@ -150,10 +151,16 @@ def _of_embedder(model: Embedder) -> dict[str, Any]:
                      f'start from at {source or "no folder"!r}; save it and give that '
                      'folder: model.save(FOLDER)')
   stored = start.describe(ModelSpec(source=source))
-  fields = {name: value for name in model_spec.PLAIN
-            if (value := getattr(now.cfg, name)) != getattr(stored.cfg, name)}
+  fields: dict[str, Any] = {}
+  if now.cfg.length is not None and stored.cfg.length is None:  # Embedder.load(length=)
+    fields['length'] = now.cfg.length
+    stored = dataclasses.replace(
+        stored, cfg=length.configure(stored.cfg, now.cfg.length))
+  fields |= {name: value for name in model_spec.PLAIN
+             if (value := getattr(now.cfg, name)) != getattr(stored.cfg, name)}
+  plain = {name: x for name, x in fields.items() if name != 'length'}
   if now.cfg != dataclasses.replace(
-      stored.cfg, **fields, normalize=now.cfg.normalize):
+      stored.cfg, **plain, normalize=now.cfg.normalize):
     raise ValueError(f"the Embedder's cfg is not the one of {source!r}, where training "
                      'starts; save it and give that folder: model.save(FOLDER)')
   for name, value in now.settings.items():

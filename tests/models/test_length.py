@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,8 +22,9 @@ from jaxembed.models import (
   presets,
   rope,
 )
+from jaxembed.models.layers import Embedding
 from jaxembed.similarity import unit
-from jaxembed.train import start
+from jaxembed.train import arguments, start
 from jaxembed.types import Tokens
 from tests.helpers import tiny_run
 from tests.helpers.tiers import after
@@ -114,7 +116,8 @@ def test_clex_solves_its_equation():
   """At scale 1 it is plain RoPE; without V the base grows; with V as a loop says."""
   width, theta, e = 16, 10000.0, np.arange(0, 16, 2)
   params = clex.init(jax.random.key(0), width)
-  grid = np.asarray(clex.frequencies(params, width, theta, 4))
+  run = jax.jit(lambda p: clex.frequencies(p, width, theta, 4))
+  grid = np.asarray(run(params))
   np.testing.assert_array_equal(grid[0], rope.frequencies(width, theta))
   for t in (2, 3, 4):
     base = theta * (2 * t - 1) ** (width / (width - 2))
@@ -132,14 +135,14 @@ def test_clex_solves_its_equation():
   for i in range(2000):  # the midpoint method, ten times as fine
     t = 1 + i * h
     z = z + h * slope(t + h / 2, z + h / 2 * slope(t, z))
-  np.testing.assert_allclose(clex.frequencies(params, width, theta, 3)[2], np.exp(z),
-                             rtol=1e-4)
+  np.testing.assert_allclose(run(params)[2], np.exp(z), rtol=1e-4)
 
 
 def test_clex_draws_places_of_a_longer_text():
   index = np.broadcast_to(np.arange(12, dtype=np.int32), (64, 12))
   count = np.broadcast_to(np.array([12] * 32 + [7] * 32, np.int32)[:, None], (64, 12))
-  scale, ids = map(np.asarray, clex.draw(jax.random.key(0), index, count, 4))
+  draw = jax.jit(clex.draw, static_argnums=3)
+  scale, ids = map(np.asarray, draw(jax.random.key(0), index, count, 4))
   assert set(scale[:, 0]) == {1, 2, 3, 4}
   for row, n, t in zip(ids, count[:, 0], scale[:, 0]):
     assert row[0] == 0 and row[n - 1] == n * t - 1
@@ -147,31 +150,31 @@ def test_clex_draws_places_of_a_longer_text():
   assert len(np.unique(ids[scale[:, 0] == 4, 1])) > 2
 
 
-IDENTITY = [('bert', 'interpolate', {}), ('bert', 'grouped', {}),
-            ('mistral', 'self_extend', {'window': 4}), ('bert', 'recurrent', {}),
+IDENTITY = [('bert', 'grouped', {}), ('mistral', 'self_extend', {'window': 4}),
+            ('bert', 'interpolate', {}), ('bert', 'recurrent', {}),
             ('mistral', 'dynamic_ntk', {}), ('roberta', 'interpolate', {}),
             ('mistral', 'ntk', {'texts': 'long'}), ('modernbert', 'self_extend', {}),
             ('mistral', 'interpolate', {'texts': 'long'}),
             ('mistral', 'dprope', {'texts': 'long'}),
             ('mistral', 'theta', {'texts': 'long'}), ('roberta', 'grouped', {}),
             ('bert', 'windows', {}), ('mistral', 'clex', {}),
-            ('mpnet', 'none', {'temperature': True})]
+            ('mistral', 'none', {'temperature': True})]
 
 
-@pytest.mark.parametrize('family,method,options', after(3, IDENTITY))
+@pytest.mark.parametrize('family,method,options', after(2, IDENTITY))
 def test_texts_of_the_original_length_keep_their_vectors(family, method, options):
   """And longer ones get others than without the method, where that can read them."""
   cfg, params = _model(family)
   changed, wide = _extended(family, method, **options)
-  short = _tokens([O, O - 1, 3], O)
+  long = _tokens([T, O, O + 1])
+  mask = np.arange(O)[None] < np.array([O - 1, O, 3])[:, None]
+  short = Tokens(long.ids[:, :O], mask, mask)
   want = encode(params, cfg, short)
   np.testing.assert_allclose(encode(wide, changed, short), want, atol=1e-6)
   if method == 'windows':
     return
-  long = _tokens([T, O, O + 1])
   got = encode(wide, changed, long)
-  alone = encode(params, cfg, jax.tree.map(lambda x: x[1:2, :O], long))
-  np.testing.assert_allclose(got[1], alone[0], atol=1e-6)  # beside longer ones too
+  np.testing.assert_allclose(got[1], want[1], atol=1e-6)  # beside longer ones too
   assert np.isfinite(got).all()
   if length.longest(cfg) is None:
     other = encode(params, cfg, long)
@@ -189,10 +192,10 @@ def test_rows_of_a_table(family, method, ids):
     assert found[0].tolist() == [ids(i, n) for i in range(n)]
 
 
-@pytest.mark.parametrize('family', after(1, ['roberta', 'bert']))
-def test_an_interpolated_table_keeps_its_rows_and_trains_the_others(family):
+@pytest.mark.parametrize('family', ['bert', 'roberta'])
+def test_an_interpolated_table_keeps_its_rows(family):
   cfg, params = _model(family)
-  changed, wide = _extended(family, 'interpolate')
+  _, wide = _extended(family, 'interpolate')
   first, old = cfg.backbone.position_offset, params['backbone']['embed']['position']
   new = wide['backbone']['embed']['position']
   assert new.shape == (first + T, old.shape[1])
@@ -202,14 +205,21 @@ def test_an_interpolated_table_keeps_its_rows_and_trains_the_others(family):
       first + 2], atol=1e-6)
   np.testing.assert_array_equal(new[-1], old[-1])
 
-  def moved(cfg):
-    loss = lambda p: encoder.encode(p, cfg, _tokens([T, O]))[:, 0].sum()
-    grad = jax.jit(jax.grad(loss))(wide)['backbone']['embed']['position']
-    return np.abs(np.asarray(grad)).max(1)[first:] > 0
 
-  assert moved(changed).reshape(-1, 4).tolist() == [[False] + [True] * 3] * O
-  trained = dataclasses.replace(changed, length=dataclasses.replace(
-      changed.length, frozen=False))
+@pytest.mark.parametrize('family', after(1, ['roberta', 'bert']))
+def test_the_rows_that_a_table_had_are_not_trained(family):
+  cfg, wide = _extended(family, 'interpolate')
+
+  def moved(cfg):
+    model = Embedding(cfg.backbone, 'float32', length.frozen_rows(cfg))
+    ids = np.arange(T)[None]
+    loss = lambda p: jnp.square(model.apply({'params': p}, ids, ids)).sum()
+    grad = jax.grad(loss)(wide['backbone']['embed'])['position']
+    return np.abs(np.asarray(grad)).max(1)[cfg.backbone.position_offset:] > 0
+
+  assert moved(cfg).reshape(-1, 4).tolist() == [[False] + [True] * 3] * O
+  trained = dataclasses.replace(cfg, length=dataclasses.replace(
+      cfg.length, frozen=False))
   assert moved(trained).all()
 
 
@@ -217,7 +227,7 @@ def test_an_interpolated_table_keeps_its_rows_and_trains_the_others(family):
 def test_self_extend_is_the_loop(mode, monkeypatch):
   """Pair by pair in float64, over tiles, one key head for two query heads."""
   from jaxembed.kernels.attention import distant, pattern
-  monkeypatch.setattr(distant, '_CPU_SCORES', 8 * 2 * 2 * 40)
+  monkeypatch.setattr(distant, 'CPU_SCORES', 8 * 2 * 2 * 40)
   n, w, g, width = 40, 6, 4, 8
   q, k, v = (np.asarray(jax.random.normal(jax.random.key(i), (2, n, heads, width)))
              for i, heads in enumerate((2, 1, 1)))
@@ -257,7 +267,7 @@ def test_self_extend_is_the_loop(mode, monkeypatch):
         np.testing.assert_allclose(got[b, i, h], want, atol=2e-5)
 
 
-@pytest.mark.parametrize('family,method', after(2, [
+@pytest.mark.parametrize('family,method', after(1, [
     ('mistral', 'self_extend'), ('bert', 'grouped'), ('bert', 'interpolate'),
     ('mistral', 'dynamic_ntk'), ('modernbert', 'self_extend')]))
 def test_texts_that_share_rows_are_read_by_their_own_length(family, method):
@@ -376,7 +386,7 @@ def test_a_run_keeps_its_method(tiny, tmp_path):
   spec = config.ModelSpec(source=str(tiny), length=wanted)
   assert any("'interpolate'; the source reads 64" in line
              for line in start.changes(spec))
-  mesh = sharding.make_mesh((2, 2, 1), jax.devices()[:4])
+  mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
   model = start.start(spec, 0, mesh)
   bundle.save_model(tmp_path, model)
   checkpoint.save_params(tmp_path / 'checkpoints', 1, model.params)
@@ -387,6 +397,9 @@ def test_a_run_keeps_its_method(tiny, tmp_path):
   plain = Embedder.load(tiny, length=None)
   np.testing.assert_allclose(found.encode(text), plain.encode(text), atol=2e-6)
   assert found.vector_fingerprint() != plain.vector_fingerprint()
+  asked = arguments.experiment(arguments.Arguments(
+      model=Embedder.load(tiny, length=wanted), data=[('a', 'b'), ('c', 'd')]))
+  assert asked.cfg.model.length == found.cfg.length
   with pytest.raises(ValueError, match="'interpolate' with texts='long' has no place"):
     found.save(tmp_path / 'export')
   assert not (tmp_path / 'export').exists()
@@ -394,8 +407,8 @@ def test_a_run_keeps_its_method(tiny, tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize('family,method,options', [
-    ('bert', 'interpolate', {'texts': 'all'}), ('mistral', 'yarn', {}),
-    ('mistral', 'ntk', {}), ('mistral', 'dprope', {}), ('mistral', 'interpolate', {})])
+    ('bert', 'interpolate', {'texts': 'all'}), ('llama', 'yarn', {}),
+    ('llama', 'ntk', {}), ('llama', 'dprope', {}), ('llama', 'interpolate', {})])
 def test_an_export_is_the_same_in_torch(family, method, options, minilm, tmp_path):
   st = pytest.importorskip('sentence_transformers')
   (tmp_path / 'plain').mkdir()
@@ -410,6 +423,6 @@ def test_an_export_is_the_same_in_torch(family, method, options, minilm, tmp_pat
   again = Embedder.load(tmp_path / 'export')
   np.testing.assert_allclose(ours.encode(texts), again.encode(texts), atol=2e-6)
   plain = Embedder.load(folder)
-  if family == 'mistral':
+  if family == 'llama':
     plain.max_seq_length = 256
     assert np.abs(plain.encode(texts[0]) - ours.encode(texts[0])).max() > 1e-4

@@ -19,7 +19,7 @@ from jaxembed.kernels.attention.reference import MASKED
 from jaxembed.types import Array
 
 # Scores of a tile, of which three sets are alive at a time.
-_CPU_SCORES, _DEVICE_SCORES = 2**21, 2**26
+CPU_SCORES, DEVICE_SCORES = 2**21, 2**26
 
 
 class Distant(NamedTuple):
@@ -40,7 +40,7 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, distant: Distant, *,
   """
   batch, length, heads, width = q.shape
   groups = k.shape[2]
-  room = (_CPU_SCORES if cpu else _DEVICE_SCORES) // (batch * heads * length)
+  room = (CPU_SCORES if cpu else DEVICE_SCORES) // (batch * heads * length)
   side = min(max(room // 8 * 8, 8), -(-length // 8) * 8)
   tiles = -(-length // side)
 
