@@ -58,7 +58,8 @@ def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
   Args:
     source: folder of a Hugging Face model, a sentence-transformers model or a PEFT
       adapter (its base model is loaded too, the adapter on top), a hub id
-      ('org/name'), or 'package:NAME/FOLDER' inside a Python package.
+      ('org/name', or 'org/name/folder' for one of its folders, such as one of several
+      adapters), or 'package:NAME/FOLDER' inside a Python package.
     dtype: float32, bfloat16 or float16: of the parameters, whatever the file has.
     mesh: lays every parameter out by sharding.RULES, reading each device's part
       only; None: the default device.
@@ -83,9 +84,10 @@ def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
 
 def _load(source, dtype, mesh, progress, weights: bool) -> Loaded:
   folder = locate(source)
-  if peft.is_adapter(folder):
-    base = _load(peft.base(folder), dtype, mesh, progress, weights)
-    return _adapted(folder, base, mesh, weights)
+  home = modules.home(folder)
+  if peft.is_adapter(home):
+    base = _load(peft.base(home), dtype, mesh, progress, weights)
+    return _adapted(folder, home, base, mesh, weights)
   found = modules.read(folder)
   cfg = dataclasses.replace(found.cfg, dtype=jnp.dtype(dtype).name)
   shapes = tables.flatten(encoder.param_shapes(cfg, dtype))
@@ -117,7 +119,8 @@ def base_of(source: str | os.PathLike) -> str:
   path = pathlib.Path(source).expanduser()
   if path.is_dir() or str(source).startswith('package:'):
     path = locate(source)
-    return peft.base(path) if peft.is_adapter(path) else base_name(source, path)
+    home = modules.home(path)
+    return peft.base(home) if peft.is_adapter(home) else base_name(source, path)
   return str(source)
 
 
@@ -145,19 +148,20 @@ def _abstract(shapes, mesh):
   return tables.flatten(sharding.abstract(tables.unflatten(shapes), mesh))
 
 
-def _adapted(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loaded:
-  """`base` with the adapter of `folder`, and whatever else that folder brings."""
+def _adapted(folder: pathlib.Path, home: pathlib.Path, base: Loaded, mesh,
+             weights: bool) -> Loaded:
+  """`base` with the adapter of `home`, and whatever else `folder` brings."""
   if (folder / 'modules.json').is_file():
     base = _with_head(folder, base, mesh, weights)
-  params, cfg = peft.read(folder, base.params, base.cfg)
+  params, cfg = peft.read(home, base.params, base.cfg)
   if not weights:
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
   if mesh is not None:
     params = (sharding.place if weights else sharding.abstract)(params, mesh)
-  own = {field: folder for field, file in (
-      ('tokenizer_folder', 'tokenizer.json'),
-      ('settings_folder', _SETTINGS))
-         if (folder / file).is_file()}
+  own = {field: place for field, file, places in (
+      ('tokenizer_folder', 'tokenizer.json', (folder, home)),
+      ('settings_folder', _SETTINGS, (folder,)))
+         for place in places if (place / file).is_file()}
   return dataclasses.replace(base, params=params, cfg=cfg, adapter_folder=folder, **own)
 
 
@@ -182,19 +186,24 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
     return path
   if str(source).startswith('package:'):
     return _in_package(str(source).removeprefix('package:'))
-  if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)?', str(source)):
+  if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*){0,2}', str(source)):
     raise FileNotFoundError(
         f'{short(str(source))[1:-1]} is no folder here, and no hub id (org/name)')
   import huggingface_hub  # slow to import, and needed for hub ids alone
 
+  org, name, below = [*str(source).split('/'), '', ''][:3]
   try:
-    return pathlib.Path(huggingface_hub.snapshot_download(
-        str(source), allow_patterns=[*_HUB_FILES, *(f'*/{p}' for p in _HUB_FILES)]))
+    found = pathlib.Path(huggingface_hub.snapshot_download(
+        f'{org}/{name}'.rstrip('/'),
+        allow_patterns=[*_HUB_FILES, *(f'*/{p}' for p in _HUB_FILES)]))
   except Exception as e:  # the hub raises many kinds, offline others again
     raise FileNotFoundError(
         f'{source} is no folder here, and the Hugging Face hub did not give it '
         f'({type(e).__name__}: {_first_line(e)}). Check the name and the '
         'connection, or pass the folder of a local copy.') from e
+  if below and not (found / below).is_dir():
+    raise FileNotFoundError(f'{org}/{name} has no folder {below!r}')
+  return found / below
 
 
 def _in_package(place: str) -> pathlib.Path:

@@ -54,10 +54,17 @@ def read(folder: pathlib.Path) -> Found:
     found = _plain(folder)
     return dataclasses.replace(
         found, cfg=dataclasses.replace(found.cfg, normalize=True), is_plain=True)
-  home = inside(folder, head_modules.entries(folder)[0]['path'])
-  found = _plain(home)
+  found = _plain(home(folder))
   cfg, parts = after_backbone(folder, found.cfg)
   return dataclasses.replace(found, cfg=cfg, parts=(*found.parts, *parts))
+
+
+def home(folder: pathlib.Path) -> pathlib.Path:
+  """Where the backbone of a model folder lies: itself, or the folder of the module
+  that its modules.json names first."""
+  if not (folder / 'modules.json').is_file() or nv_embed.is_nv_embed(folder):
+    return folder
+  return inside(folder, head_modules.entries(folder)[0]['path'])
 
 
 def after_backbone(folder: pathlib.Path, cfg: ModelConfig

@@ -1,4 +1,4 @@
-"""LoRA adapters in the files of the PEFT library, both ways.
+"""Adapters in the files of the PEFT library: LoRA written, LoRA and its kin read.
 
 adapter_config.json and adapter_model.safetensors, with the tensors named after
 the base model's modules: base_model.model.<module>.lora_A.weight [R,in] and
@@ -10,22 +10,23 @@ import json
 import os
 import pathlib
 import re
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import LoraConfig, ModelConfig
-from jaxembed.convert import tables, tensor_files
-from jaxembed.convert.fields import Fields
+from jaxembed.convert import peft_settings, peft_tensors, tables, tensor_files
 from jaxembed.convert.tensor_files import BadCheckpoint
-from jaxembed.files import carried, checked_json, known_keys
+from jaxembed.files import carried, checked_json
 from jaxembed.files.folder import short
 from jaxembed.types import Params
 
 CONFIG = 'adapter_config.json'
 WEIGHTS = 'adapter_model.safetensors'
-_PREFIX = 'base_model.model.'
-_MOST_RANKS = 2**14
+# Of a whole model; an adapter beside one may be in it already, or not.
+_WHOLE = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin',
+          'pytorch_model.bin.index.json')
 # More than a name of the hub has, and than a path that a system opens.
 _LONGEST_NAME = 1000
 
@@ -60,7 +61,7 @@ def write(target: str | os.PathLike, params: Params, cfg: ModelConfig,
                        'here, each with its own adapter; merge the adapters instead')
     module = row.name.removesuffix('.weight')
     modules.add(module)
-    name = _PREFIX + module.format(l=layer)
+    name = peft_tensors.PREFIX + module.format(l=layer)
     tensors[f'{name}.lora_A.weight'] = np.asarray(flat[f'{paths[0]}lora_a'][layer]).T
     tensors[f'{name}.lora_B.weight'] = np.asarray(flat[f'{paths[0]}lora_b'][layer]).T
   target = pathlib.Path(target)
@@ -85,8 +86,27 @@ def _config(cfg: LoraConfig, modules: set[str], base: str) -> dict:
 
 
 def is_adapter(folder: pathlib.Path) -> bool:
-  """Whether the folder holds an adapter, and no model of its own."""
-  return (folder / CONFIG).is_file() and not (folder / 'config.json').is_file()
+  """Whether the folder holds an adapter; its config.json, if any, is the base's.
+
+  Raises:
+    BadCheckpoint: it holds a whole model as well, or only folders of adapters.
+  """
+  here = (folder / CONFIG).is_file()
+  others = [p.parent.name for p in sorted(folder.glob(f'*/{CONFIG}'))]
+  whole = [name for name in _WHOLE if (folder / name).is_file()]
+  if here and whole and (folder / WEIGHTS).is_file():
+    raise BadCheckpoint(f'{folder} holds both a model ({whole[0]}) and an adapter '
+                        f'({WEIGHTS}), and nothing says whether the one is part of the '
+                        'other; take one of them out')
+  if others and not here and not (folder / 'config.json').is_file() and not (
+      folder / 'modules.json').is_file():
+    raise BadCheckpoint(
+        f'{folder} holds several adapters, each in a folder of its own: '
+        f'{", ".join(others)}; open one, such as {folder / others[0]}')
+  if here and others:
+    warnings.warn(f'{folder}: its own adapter is read; beside it lie '
+                  f'{", ".join(others)}, which open as folders', stacklevel=2)
+  return here and not whole
 
 
 def base(folder: pathlib.Path) -> str:
@@ -116,7 +136,9 @@ def base(folder: pathlib.Path) -> str:
 
 def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
          ) -> tuple[Params, ModelConfig]:
-  """`params` and `cfg` of the base model, with the adapters of `folder` on top.
+  """`params` and `cfg` of the base model, with the adapters of `folder` on top: beside
+  its kernels where one rank and scale say it all, else merged into them, which a line
+  tells.
 
   Raises:
     BadCheckpoint: a broken file, or tensors that do not fit this model, all
@@ -124,71 +146,73 @@ def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
     UnsupportedModel: a kind of adapter that would compute something else.
   """
   folder = pathlib.Path(folder)
-  adapter = _read_config(folder / CONFIG)
+  settings = peft_settings.read(folder / CONFIG)
   if not (folder / WEIGHTS).is_file() and (folder / 'adapter_model.bin').is_file():
     raise BadCheckpoint(f'{folder} holds a pickled adapter, which may run code when '
                         "read; save it with PEFT's save_pretrained, which writes "
                         f'{WEIGHTS}')
-  tensors = tensor_files.read_header(folder / WEIGHTS)
-  left = {_strip(n, cfg): t for n, t in tensors.items()}
+  table = tables.backbone_table(cfg.backbone)
+  modules = peft_tensors.by_module(tensor_files.read_header(folder / WEIGHTS), table)
   flat = dict(tables.flatten(params))
-  layers, problems = cfg.backbone.num_layers, []
-  adapted: dict[str, list] = {}
-  for row, layer in tables.expand(tables.backbone_table(cfg.backbone).rows, layers):
-    if not row.name.endswith('.weight') or layer is None:
-      continue
+  layers, some = cfg.backbone.num_layers, bool(modules)
+  apart = settings.plain and _same_in_all_layers(modules, table.rows, layers)
+  add = _beside if apart else peft_tensors.fold
+  changed, problems = add(modules, settings, table.rows, flat, layers)
+  problems += [f'{short(name)[1:-1]} fits no module'
+               for name in peft_tensors.left(modules)]
+  if problems or not some:
+    raise BadCheckpoint(
+        f'{folder} is an adapter of another model than this {cfg.backbone.family}: '
+        + '; '.join(problems[:20] or ['it has no tensors']))
+  params = tables.unflatten(flat | changed)
+  if not apart:
+    warnings.warn(
+        f'{folder} is more than one low-rank update of one scale in all layers, so it '
+        'was merged into its base: it can be trained on with the whole model, and '
+        'exported with it', stacklevel=2)
+    return params, cfg
+  names = '|'.join(sorted({p.removeprefix(tables.LAYERS).rpartition('/')[0]
+                           for p in changed}))
+  return params, dataclasses.replace(cfg, lora=dataclasses.replace(
+      settings.lora, targets=f'layers/({names})$'))
+
+
+def _same_in_all_layers(modules, rows, layers: int) -> bool:
+  """Whether there are low-rank updates alone, each of a matrix in all its layers."""
+  with_pair = {name for name, module in modules.items()
+               if set(module.parts) == {'lora_A.weight', 'lora_B.weight'}}
+  for row in rows:
+    names = {row.name.format(l=layer).removesuffix('.weight')
+             for _, layer in tables.expand((row,), layers)}
+    if names & set(modules) and not ('{l}' in row.name and names <= with_pair):
+      return not row.name.endswith('.weight')
+  return True
+
+
+def _beside(modules, settings: peft_settings.Settings, rows, flat, layers: int
+            ) -> tuple[dict, list[str]]:
+  """The parameters of adapters beside their kernels, and what does not fit."""
+  problems, adapted = [], {}
+  for row, layer in tables.expand(rows, layers):
     module = row.name.removesuffix('.weight').format(l=layer)
-    a, b = (left.pop(f'{module}.lora_{x}.weight', None) for x in 'AB')
-    if a is None and b is None:
+    if module not in modules or not row.name.endswith('.weight'):
       continue
+    a, b = (modules[module].parts.pop(f'lora_{x}.weight') for x in 'AB')
     shapes = [tables.matrix_shape(flat[p].shape[1:], row) for p in row.paths]
-    wide = sum(s[0] for s in shapes)
-    if (a is None or b is None or a.shape != (adapter.rank, shapes[0][1])
-        or b.shape != (wide, adapter.rank)):
-      problems.append(f'{module} wants A [{adapter.rank}, {shapes[0][1]}] and B '
-                      f'[{wide}, {adapter.rank}], got '
-                      f'{a and list(a.shape)} and {b and list(b.shape)}')
+    wide, rank = sum(s[0] for s in shapes), settings.rank
+    if a.shape != (rank, shapes[0][1]) or b.shape != (wide, rank):
+      problems.append(
+          f'{module} wants A [{rank}, {shapes[0][1]}] and B [{wide}, {rank}], got '
+          f'{list(a.shape)} and {list(b.shape)}')
       continue
     at = 0
     for path, shape in zip(row.paths, shapes):
       part = b.read(at, at + shape[0]).T
-      adapted.setdefault(path, [None] * layers)[layer] = (a.read().T, part)
+      adapted.setdefault(path, []).append((a.read().T, part))
       at += shape[0]
-  problems += [f'{path} has adapters in some layers only'
-               for path, slots in adapted.items() if None in slots]
-  problems += [f'{short(name)[1:-1]} fits no module' for name in sorted(left)]
-  if problems or not adapted:
-    raise BadCheckpoint(
-        f'{folder} is an adapter of another model than this {cfg.backbone.family}: '
-        + '; '.join(problems[:20] or ['it has no tensors']))
-  for path, slots in adapted.items():
+  changed = {}
+  for path, pairs in adapted.items():
     here, dtype = path.removesuffix('kernel'), flat[path].dtype
-    flat[f'{here}lora_a'] = jnp.asarray(np.stack([a for a, _ in slots]), dtype)
-    flat[f'{here}lora_b'] = jnp.asarray(np.stack([b for _, b in slots]), dtype)
-  names = '|'.join(sorted(p.removesuffix('/kernel').removeprefix(tables.LAYERS)
-                          for p in adapted))
-  adapter = dataclasses.replace(adapter, targets=f'layers/({names})$')
-  return tables.unflatten(flat), dataclasses.replace(cfg, lora=adapter)
-
-
-def _read_config(file: pathlib.Path) -> LoraConfig:
-  """The adapters' shape; which modules have them is told by the tensors."""
-  data = checked_json.read(file)
-  known_keys.check(data, known_keys.ADAPTER, str(file))
-  lacking = [key for key in ('r', 'lora_alpha') if data.get(key) is None]
-  if lacking:
-    raise BadCheckpoint(f'{file} is no configuration of a LoRA adapter: it lacks '
-                        f'{" and ".join(lacking)}')
-  fields = Fields(data, str(file))
-  return LoraConfig(
-      rank=fields.whole('r', low=1, high=_MOST_RANKS),
-      alpha=fields.number('lora_alpha'), targets='',
-      dropout=fields.share('lora_dropout', 0.0),
-      rslora=fields.flag('use_rslora', False))
-
-
-def _strip(name: str, cfg: ModelConfig) -> str:
-  name = name.removeprefix(_PREFIX)
-  for prefix in tables.backbone_table(cfg.backbone).prefixes:
-    name = name.removeprefix(prefix)
-  return name
+    for name, parts in zip(('lora_a', 'lora_b'), zip(*pairs)):
+      changed[here + name] = jnp.asarray(np.stack(parts), dtype)
+  return changed, problems

@@ -168,16 +168,19 @@ _BASE_CHANGED = (
     'this start changes the base model too; save the adapter as plain LoRA, with '
     'save_pretrained(path_initial_model_for_weight_conversion=...)')
 ADAPTER = {  # adapter_config.json
-    **dict.fromkeys(('base_model_name_or_path', 'r', 'lora_alpha', 'lora_dropout',
-                     'use_rslora'), APPLIED),
-    # Which modules have adapters is told by the names of the tensors.
     **dict.fromkeys((
-        'target_modules', 'exclude_modules', 'layers_to_transform', 'layers_pattern',
+        'base_model_name_or_path', 'r', 'lora_alpha', 'lora_dropout', 'use_rslora',
+        'use_dora', 'rank_pattern', 'alpha_pattern'), APPLIED),
+    # Which modules have adapters, biases or values of their own is told by the names of
+    # the tensors.
+    **dict.fromkeys((
+        'target_modules', 'exclude_modules', 'bias', 'modules_to_save', 'lora_bias',
+        'layers_to_transform', 'layers_pattern',
         'task_type', 'inference_mode', 'peft_version', 'auto_mapping', 'loftq_config',
         'eva_config', 'corda_config', 'lora_ga_config', 'megatron_config',
         'megatron_core', 'qalora_group_size', 'runtime_config',
         'ensure_weight_tying'), HARMLESS),
-    'peft_type': Only(('LORA',)), 'bias': Only(('none',)),
+    'peft_type': Only(('LORA',)),
     'init_lora_weights': Only((True, False, 'gaussian', 'eva', 'orthogonal'),
                               _BASE_CHANGED),
     'revision': Only(('main',), 'name the folder of that version as the base'),

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from jaxembed import config, sharding
 from jaxembed.config import LoraConfig
-from jaxembed.convert import from_hf, parity_families, peft
-from jaxembed.convert.configs import UnsupportedModel
+from jaxembed.convert import from_hf, parity_families, peft, tables
 from jaxembed.convert.tensor_files import BadCheckpoint
 from jaxembed.models import encoder, lora
 from jaxembed.train import optim
+from tests.helpers.tiers import thorough
 
 states = jax.jit(encoder.hidden_states, static_argnums=1)
 
@@ -149,6 +149,97 @@ def test_peft_adapters_of_fused_matrices_are_read(tmp_path):
     peft.write(tmp_path / 'again', params, cfg)
 
 
+_QV = {'target_modules': ['q_proj', 'v_proj']}
+
+
+@pytest.mark.parametrize(('base', 'settings'), [
+    # Ranks and scales by module, biases, and modules saved whole, in one.
+    ('Llama, biases', _QV | {
+        'rank_pattern': {'q_proj': 2, r'layers\.1\.self_attn.v_proj': 3},
+        'alpha_pattern': {'^layers.0.self_attn.v_proj': 32}, 'bias': 'all',
+        'modules_to_save': ['norm', 'embed_tokens', 'down_proj']}),
+    thorough('Phi-3', {'target_modules': ['qkv_proj', 'down_proj'], 'use_dora': True}),
+    thorough('Llama, biases', _QV | {'use_rslora': True, 'rank_pattern': {
+        r'layers\.(0|1)\..*q_proj': 2}}),
+    thorough('Llama, biases', _QV | {'lora_bias': True}),
+    thorough('Llama, biases', _QV | {'bias': 'lora_only'}),
+    thorough('Llama, biases', {'target_modules': ['q_proj', 'embed_tokens']}),
+    thorough('Llama, biases', _QV | {'layers_to_transform': [1],
+                                     'layers_pattern': 'layers'}),
+    thorough('BERT', {'target_modules': ['query'], 'modules_to_save': ['LayerNorm']})])
+def test_more_than_one_update_of_one_scale_is_merged_as_peft_does(
+    tmp_path, base, settings):
+  library = pytest.importorskip('peft')
+  import torch
+  import transformers
+
+  loaded = _base(tmp_path / 'base', base)
+  torch.manual_seed(1)
+  model = library.get_peft_model(
+      transformers.AutoModel.from_pretrained(tmp_path / 'base'),
+      library.LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, **settings))
+  with torch.no_grad():
+    for p in model.parameters():
+      if p.requires_grad:
+        p.add_(torch.randn_like(p) * 0.05)
+  model.save_pretrained(tmp_path / 'adapter')
+  want = model.merge_and_unload().state_dict()
+  with pytest.warns(UserWarning, match='it was merged into its base'):
+    params, cfg = peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
+  assert cfg == loaded.cfg
+  before, after = (tables.to_hf(p, cfg) for p in (loaded.params, params))
+  assert any((before[name] != after[name]).any() for name in after)
+  for name, ours in after.items():
+    theirs = want[name].numpy()
+    assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max(), name
+  with pytest.warns(UserWarning, match='merged'):  # the shapes alone
+    shapes, _ = peft.read(tmp_path / 'adapter', jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loaded.params), loaded.cfg)
+  assert jax.tree.structure(shapes) == jax.tree.structure(params)
+
+
+def test_one_of_several_adapters_is_chosen_by_its_folder(adapter, tmp_path):
+  folder = tmp_path / 'both'
+  for name in ('a', 'b'):
+    shutil.copytree(adapter, folder / name)
+  with pytest.raises(BadCheckpoint, match='several adapters.*: a, b; open one'):
+    from_hf.load(folder)
+  jax.tree.map(np.testing.assert_array_equal, from_hf.load(folder / 'b').params,
+               from_hf.load(adapter).params)
+  shutil.copytree(adapter, folder, dirs_exist_ok=True)
+  with pytest.warns(UserWarning, match='its own adapter is read; beside it lie a, b'):
+    from_hf.load(folder, weights=False)
+
+
+def test_an_adapter_beside_a_whole_model_is_refused(adapter, mistral, tmp_path):
+  folder = tmp_path / 'both'
+  shutil.copytree(adapter, folder)
+  shutil.copy(mistral[0] / 'config.json', folder)  # of the base: it changes nothing
+  jax.tree.map(np.testing.assert_array_equal, from_hf.load(folder).params,
+               from_hf.load(adapter).params)
+  shutil.copy(mistral[0] / 'model.safetensors', folder)
+  with pytest.raises(BadCheckpoint, match='both a model .* and an adapter'):
+    from_hf.load(folder)
+
+
+def test_an_adapter_in_the_folder_of_a_module(adapter, tmp_path):
+  """sentence-transformers may keep its Transformer module in a folder of its own."""
+  folder = tmp_path / 'whole'
+  shutil.copytree(adapter, folder / '0_Transformer')
+  (folder / '1_Pooling').mkdir()
+  (folder / '1_Pooling' / 'config.json').write_text(json.dumps(
+      {'word_embedding_dimension': 32, 'pooling_mode_cls_token': True,
+       'pooling_mode_mean_tokens': False}))
+  kind = 'sentence_transformers.models.'
+  (folder / 'modules.json').write_text(json.dumps([
+      {'idx': i, 'name': str(i), 'path': path, 'type': kind + path[2:]}
+      for i, path in enumerate(('0_Transformer', '1_Pooling'))]))
+  found, want = from_hf.load(folder), from_hf.load(adapter)
+  assert found.cfg.pooling.kind == 'cls' and found.cfg.lora == want.cfg.lora
+  assert not found.is_plain
+  jax.tree.map(np.testing.assert_array_equal, found.params, want.params)
+
+
 def test_an_adapter_of_another_model_is_refused(mistral, tmp_path):
   _, loaded = mistral
   params, cfg = _train(loaded, r'attn/q$', steps=1)
@@ -164,7 +255,7 @@ def test_an_adapter_of_another_model_is_refused(mistral, tmp_path):
   with pytest.raises(BadCheckpoint, match=r'wants A \[5, 32\]'):
     peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
   file.write_text(json.dumps(data | {'use_dora': True}))
-  with pytest.raises(UnsupportedModel, match='use_dora=True'):
+  with pytest.raises(BadCheckpoint, match='q_proj lacks its lora_magnitude_vector'):
     peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
 
 
@@ -192,9 +283,11 @@ def _edited(adapter, tmp_path, **fields):
     ('init_lora_weights', 'pissa'), ('init_lora_weights', 'pissa_niter_4'),
     ('init_lora_weights', 'olora'), ('init_lora_weights', 'corda'),
     ('init_lora_weights', 'loftq'), ('init_lora_weights', 'lora_ga'),
-    ('peft_type', 'LOHA'), ('peft_type', ['LORA']), ('use_dora', True),
-    ('rank_pattern', {'q': 4}), ('alpha_pattern', {'q': 4}), ('bias', 'lora_only'),
-    ('modules_to_save', ['embed']), ('trainable_token_indices', [1]),
+    ('peft_type', 'LOHA'), ('peft_type', ['LORA']), ('use_dora', 'yes'),
+    ('rank_pattern', {'q': 0}), ('rank_pattern', {'(q+)+$': 4}),
+    ('rank_pattern', ['q']),
+    ('rank_pattern', {'q(': 4}), ('alpha_pattern', {'q': -4}),
+    ('alpha_pattern', {'.*.*.*q': 4}), ('trainable_token_indices', [1]),
     ('target_parameters', ['w']), ('fan_in_fan_out', True), ('revision', 'v2'),
     ('a_key_of_tomorrow', 1)])
 def test_settings_that_mean_other_numbers_are_refused(adapter, tmp_path, key, value):
@@ -204,6 +297,7 @@ def test_settings_that_mean_other_numbers_are_refused(adapter, tmp_path, key, va
 
 @pytest.mark.parametrize(('key', 'value'), [
     ('init_lora_weights', 'gaussian'), ('modules_to_save', []), ('use_dora', None),
+    ('bias', 'lora_only'), ('rank_pattern', {}),
     ('auto_mapping', {'base_model_class': 'system', 'parent_library': 'os'}),
     ('target_modules', '(a+)+' * 20 + '$')])
 def test_settings_that_change_nothing_pass(adapter, tmp_path, key, value):
