@@ -1,5 +1,7 @@
 """Upload of an exported folder to the Hugging Face hub."""
 
+from collections.abc import Iterator
+import contextlib
 import os
 import pathlib
 import re
@@ -62,15 +64,25 @@ def push(folder: str | os.PathLike, repo: str, *, token: str | None = None,
 
   found = check(repo, token)
   api = api or huggingface_hub.HfApi(token=found)
-  try:
+  with _told(repo):
     api.create_repo(repo, private=private, exist_ok=True)
     there = set(api.list_repo_files(repo)) - _EMPTY
-    if there and not overwrite:
-      raise FileExistsError(f'{repo} on the hub holds {min(there)} and '
-                            f'{len(there) - 1} more files; pass --overwrite to add a '
-                            'commit, or choose another name')
+  if there and not overwrite:
+    raise FileExistsError(f'{repo} on the hub holds {min(there)} and '
+                          f'{len(there) - 1} more files; pass --overwrite to add a '
+                          'commit, or choose another name')
+  with _told(repo):
     api.upload_folder(repo_id=repo, folder_path=os.fspath(folder),
                       commit_message='Upload of a model exported with jaxembed')
-  except huggingface_hub.errors.HfHubHTTPError as e:
-    raise OSError(f'the hub refused {repo}: {str(e).strip().splitlines()[0]}') from e
   return f'https://huggingface.co/{repo}'
+
+
+@contextlib.contextmanager
+def _told(repo: str) -> Iterator[None]:
+  """Errors of the hub and of the net, of which there are many kinds, in one line."""
+  try:
+    yield
+  except Exception as e:
+    first = (str(e).strip().splitlines() or [type(e).__name__])[0]
+    raise OSError(f'the hub did not take {repo} ({type(e).__name__}: {first}); the '
+                  'export is whole: push it again') from e
