@@ -85,4 +85,4 @@ def _told(repo: str) -> Iterator[None]:
   except Exception as e:
     first = (str(e).strip().splitlines() or [type(e).__name__])[0]
     raise OSError(f'the hub did not take {repo} ({type(e).__name__}: {first}); the '
-                  'export is whole: push it again') from e
+                  f'export is whole: `hf upload {repo} FOLDER` sends it') from e

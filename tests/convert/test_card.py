@@ -132,7 +132,7 @@ def test_a_push_is_one_commit_and_replaces_nothing_unasked(tmp_path):
   assert [c[0] for c in full.calls] == ['create']
   push.push(tmp_path, 'org/name', token='t', overwrite=True, api=full)
   hub.upload_folder = lambda **_: 1 / 0
-  with pytest.raises(OSError, match='ZeroDivisionError.*push it again'):
+  with pytest.raises(OSError, match='ZeroDivisionError.*hf upload'):
     push.push(tmp_path, 'org/name', token='t', api=hub)
   for name in ('name', 'a/b/c', '/x', 'a/b.git', 'a/' + 'b' * 100, 'a/-b', 'a/b..c'):
     with pytest.raises(ValueError, match='no name on the hub'):
