@@ -101,6 +101,9 @@ def check(folder: pathlib.Path, model: Bundle, cases: list[parity.Case]
     cosine = _least_cosine(folder, theirs)
     report['onnx']['int8_least_cosine'] = cosine
     told += f', its int8 form has cosines of at least {cosine:.4f} with it'
+  if model.cfg.prompt_pooling != 'include':
+    told += ("; the graph's own vector counts the tokens of prompts, which "
+             'sentence-transformers leaves out')
   report['told'] = told
   to_sentence_transformers.write_json(folder / 'parity.json', report)
   return report
