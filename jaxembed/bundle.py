@@ -21,7 +21,7 @@ from jaxembed.config import LengthConfig, ModelConfig
 from jaxembed.convert import from_hf
 from jaxembed.convert.tensor_files import BadCheckpoint, read_json
 from jaxembed.data.tokenise import Tokenizer
-from jaxembed.files import front_matter
+from jaxembed.files import front_matter, place, url
 from jaxembed.models import encoder, length
 from jaxembed.types import Params
 
@@ -136,7 +136,8 @@ def open(source: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
 
   Args:
     source: a jaxembed workdir; the folder of a sentence-transformers model, a Hugging
-      Face model or a PEFT adapter; a hub id ('org/name'); or 'package:NAME/FOLDER'.
+      Face model or a PEFT adapter; the gs:// or s3:// URL of one of these; a hub id
+      ('org/name'); or 'package:NAME/FOLDER'.
     mesh: parameters are laid out on it by sharding.RULES; None: the default device.
     dtype: float32, bfloat16 or float16, of parameters and activations. None keeps a
       workdir's own, and means float32 elsewhere.
@@ -151,14 +152,17 @@ def open(source: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
     BadCheckpoint: broken files, or tensors that do not fit the configuration.
     ValueError: settings that mean nothing.
   """
+  named, source = source, _here(source, step, weights)
   if workdir.is_workdir(source):
-    return _workdir(pathlib.Path(source).absolute(), mesh, dtype, weights, step)
+    found = _workdir(pathlib.Path(source).absolute(), mesh, dtype, weights,
+                     None if source is not named and step == 'best' else step)
+    return dataclasses.replace(found, source=str(named)) if url.of(named) else found
   if step is not None:
     raise ValueError(f'step={step} names a checkpoint of a workdir, and {source} is '
                      'none; leave it out')
   loaded = from_hf.load(source, dtype=dtype or 'float32', mesh=mesh, weights=weights)
   return Bundle(
-      params=loaded.params, cfg=loaded.cfg, source=str(source), base=loaded.base,
+      params=loaded.params, cfg=loaded.cfg, source=str(named), base=loaded.base,
       original=loaded.adapter_folder or loaded.folder,
       tokenizer_folder=loaded.tokenizer_folder, config_folder=loaded.backbone_folder,
       card=_card(loaded),
@@ -174,12 +178,24 @@ def _card(loaded: from_hf.Loaded) -> dict[str, Any]:
   return {key: value for head in (*found, known) for key, value in head.items()}
 
 
+def _here(source: str | os.PathLike, step: checkpoint.Step, weights: bool
+          ) -> str | os.PathLike:
+  """`source`, copied to this machine if it is a URL."""
+  where = url.of(source)
+  if where is None:
+    return source
+  if workdir.is_workdir(where):
+    return workdir.fetched(where, step, weights=weights)
+  return place.fetched(where)
+
+
 def locate(source: str | os.PathLike) -> pathlib.Path:
-  """The folder of `source`, fetched if it is a hub id.
+  """The folder of `source`, fetched if it is a hub id or a URL.
 
   Raises:
     FileNotFoundError: there is none.
   """
+  source = _here(source, None, False)
   if workdir.is_workdir(source):
     return pathlib.Path(source)
   return from_hf.locate(source)

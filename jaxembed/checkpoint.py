@@ -21,7 +21,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxembed import former, paths, types
-from jaxembed.files import checked_json, damage, whole_json
+from jaxembed.files import checked_json, damage, url, whole_json
 from jaxembed.files.damage import Damaged
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Checkpoints:
   """The checkpoints under a folder. A context manager: leaving waits for saves."""
 
   def __init__(self, folder: str | pathlib.Path, *, keep: int = 2):
-    self.folder = pathlib.Path(folder).absolute()
+    self.folder = url.local(folder).absolute()
     self._kept = _Kept(keep, (best(self.folder) or {}).get('step'))
     # Orbax would do so in a thread that may outlive the program, and then complains.
     if jax.process_index() == 0:
@@ -313,13 +313,13 @@ def _fingerprint(leaves):
 
 def steps(folder: str | pathlib.Path) -> list[int]:
   """Steps of the checkpoints under `folder`, ascending."""
-  return sorted(int(p.name) for p in pathlib.Path(folder).glob('*')
+  return sorted(int(p.name) for p in url.local(folder).glob('*')
                 if p.name.isdigit())
 
 
 def best(folder: str | pathlib.Path) -> dict[str, Any] | None:
   """{'step', 'metric', 'score'} of the checkpoint that scored best, if it is there."""
-  file = pathlib.Path(folder) / _BEST
+  file = url.local(folder) / _BEST
   if not file.is_file():
     return None
   found = checked_json.read(file, finite=False)
@@ -353,7 +353,7 @@ def save_params(folder: str | pathlib.Path, step: int, params: types.Params) -> 
     FileExistsError: that step is there.
     FloatingPointError: a parameter is not finite.
   """
-  target = pathlib.Path(folder).absolute() / str(step)
+  target = url.local(folder).absolute() / str(step)
   if target.exists():
     raise FileExistsError(f'{target} is there; choose another folder')
   marks, finite = _inspect({'params': params})
@@ -375,7 +375,7 @@ def load_params(folder: str | pathlib.Path, step: Step = None
     Damaged: it is not what was saved.
     OSError: it cannot be read now.
   """
-  folder = pathlib.Path(folder).absolute()
+  folder = url.local(folder).absolute()
   step = resolve(folder, step)
   target = folder / str(step)
   one = jax.sharding.SingleDeviceSharding(jax.devices()[0])

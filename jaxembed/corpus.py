@@ -18,7 +18,7 @@ from tqdm import tqdm
 from jaxembed import store
 from jaxembed.data import text_rows
 from jaxembed.embedder import Embedder
-from jaxembed.files import vector_file
+from jaxembed.files import place, vector_file
 from jaxembed.store import codes
 
 _PART = 16384  # rows between two notes of progress
@@ -26,6 +26,7 @@ _PART = 16384  # rows between two notes of progress
 _FILES = ('.npz', '.bin', '.pt', '.safetensors', '.h5', '.csv', '.txt', '.jsonl')
 
 
+@place.remote(reads=('source',), writes=('target',))
 def encode_file(embedder: Embedder, source: str | os.PathLike,
                 target: str | os.PathLike, *, field: str = 'text',
                 id_field: str | None = None,

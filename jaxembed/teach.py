@@ -10,6 +10,7 @@ from jaxembed import corpus
 from jaxembed.data import teacher
 from jaxembed.data.records import Example
 from jaxembed.embedder import Embedder
+from jaxembed.files import place
 
 # The prompts of a model, by name, that the sides take where none is given.
 _PROMPTS = {'queries': ('query',), 'passages': ('document', 'passage', 'corpus')}
@@ -25,6 +26,7 @@ def texts(sources: Iterable[Sequence[Example]]) -> dict[str, list[str]]:
   return {side: list(own) for side, own in found.items()}
 
 
+@place.remote(writes=('target',))
 def encode(embedder: Embedder, texts: Mapping[str, Sequence[str]],
            target: str | os.PathLike, *,
            prompts: Mapping[str, str | None] | None = None, batch_size: int = 32,

@@ -9,10 +9,10 @@
     metrics.jsonl  tensorboard/  report.png  report.html  profile/
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import fcntl
+import json
 import os
 import pathlib
 from typing import Any
@@ -21,7 +21,16 @@ import jax
 from jax.experimental import multihost_utils
 
 from jaxembed import checkpoint, config, data, types
-from jaxembed.files import carried, checked_json, whole_json
+from jaxembed.files import (
+  alone as alone_lib,
+  carried,
+  checked_json,
+  mirror,
+  place,
+  url as url_lib,
+  whole_json,
+)
+from jaxembed.files.url import Objects
 
 
 @contextlib.contextmanager
@@ -41,18 +50,14 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
   except FileExistsError:
     raise NotADirectoryError(f'{folder} is a file; choose another --workdir') from None
-  place = os.open(folder, os.O_RDONLY)
-  try:
+  with contextlib.ExitStack() as held:
     try:
-      fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise ValueError(f'another run is under way in {folder}; wait until it has '
-                       'ended, or choose another --workdir') from None
-    except OSError:
-      pass  # a file system without locks
+      held.enter_context(alone_lib.alone(folder / 'run.lock', 'it', ''))
+    except alone_lib.Held as e:
+      raise ValueError(
+          f'another run is under way in {folder}; wait until process {e.process} on '
+          f'host {e.host} has ended, or choose another --workdir') from None
     yield
-  finally:
-    os.close(place)
 
 
 def check_free(folder: pathlib.Path) -> None:
@@ -71,8 +76,51 @@ def check_free(folder: pathlib.Path) -> None:
                        'over it; choose another --workdir')
 
 
+def steps(path: str | os.PathLike) -> list[int]:
+  """Steps of the checkpoints of a run, in a folder or at a URL, ascending."""
+  if (url := url_lib.of(path)) is None:
+    return checkpoint.steps(pathlib.Path(path) / 'checkpoints')
+  return _steps(Objects(url).names())
+
+
+def _steps(names: Iterable[str]) -> list[int]:
+  return sorted(int(unit.rpartition('/')[2]) for unit in mirror.marked(names))
+
+
+def fetched(url: str, step: checkpoint.Step = None, *, weights: bool = True
+            ) -> pathlib.Path:
+  """A copy on this machine of a run at a URL, with one of its checkpoints.
+
+  Raises:
+    FileNotFoundError: no run is there, or not with that checkpoint.
+    OSError: the store cannot be reached.
+  """
+  objects = Objects(url)
+  there = objects.names()
+  if 'model/model_config.json' not in there:
+    raise FileNotFoundError(f'{url} is no jaxembed workdir: '
+                            'model/model_config.json is missing')
+  steps = _steps(there)
+  if weights and step == 'best' and 'checkpoints/best.json' in there:
+    step = json.loads(objects.read('checkpoints/best.json')).get('step', step)
+  chosen = steps[-1] if step is None and steps else step
+  if weights and chosen not in steps:
+    raise FileNotFoundError(f'no checkpoint {"" if step is None else step} under '
+                            f'{url}; there are: {steps or "none"}')
+  target = place.staging(url, f'step {chosen}' if weights else 'settings')
+  unit = f'checkpoints/{chosen}' if weights else None
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with alone_lib.alone(target.with_name('fetch.lock'), url, 'read it later', wait=True):
+    mirror.Mirror(objects, target).pull(
+        lambda name: mirror.unit_of(name) == unit if 'checkpoints/' in name
+        else name.startswith('model/') or '/' not in name)
+  return target
+
+
 def is_workdir(path: str | os.PathLike) -> bool:
-  """Whether `path` is the folder of a run whose model is written."""
+  """Whether `path` is the folder, or the URL, of a run whose model is written."""
+  if (url := url_lib.of(path)) is not None:
+    return Objects(url).head('model/model_config.json') is not None
   return (pathlib.Path(path) / 'model' / 'model_config.json').is_file()
 
 
@@ -121,11 +169,14 @@ def load(path: str | pathlib.Path, step: checkpoint.Step = None
          ) -> tuple[types.Params, config.ModelConfig, pathlib.Path, int]:
   """(params, model config, folder of tokenizer and prompts, step) of a run.
 
+  path: a folder or a URL.
   step: which checkpoint; 'best': the one that scored best; None: the newest.
 
   Raises:
     FileNotFoundError: no model, or no checkpoint, under `path`.
   """
+  if (url := url_lib.of(path)) is not None:
+    path, step = fetched(url, step), None if step == 'best' else step
   path = pathlib.Path(path)
   if not is_workdir(path):
     raise FileNotFoundError(f'{path} is no jaxembed workdir: '

@@ -6,6 +6,7 @@ import pathlib
 import re
 
 from jaxembed import config
+from jaxembed.files.place import fetched
 
 # Beside this package, both in a checkout and in an installation.
 RECIPES = pathlib.Path(__file__).parents[1] / 'configs'
@@ -36,6 +37,7 @@ def experiment(given: str) -> str:
   What is neither is answered as it is given.
   """
   if given.endswith('.json'):
+    given = str(fetched(given))
     return f'{RECIPES / "repeat.py"}:{given}'
   name, colon, argument = given.partition(':')
   stem = _stem(name)

@@ -16,6 +16,8 @@ import platform
 from absl import flags
 import jax
 
+from jaxembed.files import url
+
 from . import cli, tables
 
 SUITES = tuple(sorted(
@@ -30,6 +32,7 @@ flags.mark_flag_as_required('suite')
 
 def main():
   if _OUT.value:
+    url.local(_OUT.value, 'give a local --out')
     pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
   suite = importlib.import_module(
       f'.suites.{_SUITE.value}', __package__)

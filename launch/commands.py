@@ -12,7 +12,8 @@ from . import errors
 # heading -> modules of this package, in the order in which people need them.
 COMMANDS = {
     'First use': ('demo', 'quickstart'),
-    'Models': ('train', 'evaluate', 'encode', 'convert', 'average', 'report'),
+    'Models': ('train', 'evaluate', 'encode', 'convert', 'average', 'report',
+               'status'),
     'Models out of models': ('merge', 'cut', 'vocabulary', 'plain'),
     'Vectors and data': ('search', 'mine', 'teach'),
     'Before and beside': ('plan', 'bench', 'parity', 'two_stage', 'negatives'),

@@ -1,6 +1,7 @@
 """Several hosts as one: the flags that name them, and joining."""
 
 import socket
+from typing import Any
 
 from absl import flags
 import jax
@@ -9,9 +10,12 @@ from . import errors
 
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', None, "HOST:PORT of process 0, when several hosts work together; "
-    "'auto' where the platform knows (TPU pods, Slurm).")
+    "'auto' where the platform knows (Cloud TPU, GKE, Slurm).")
 _PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes.')
 _PROCESS = flags.DEFINE_integer('process_id', None, 'Which one this is, from 0.')
+# Seconds that a host may give no sign, and that ends wait for each other's.
+_TIMES: dict[str, Any] = {
+    'heartbeat_timeout_seconds': 40, 'shutdown_timeout_seconds': 40}
 
 
 def join() -> None:
@@ -28,7 +32,13 @@ def join() -> None:
           '--num_processes and --process_id need --coordinator=HOST:PORT')
     return
   if where == 'auto':
-    jax.distributed.initialize()
+    try:
+      jax.distributed.initialize(**_TIMES)
+    except (ValueError, RuntimeError) as e:
+      raise OSError(f'--coordinator=auto found no platform that it knows (Cloud TPU, '
+                    f'TPUs and JobSets on GKE, Slurm, Open MPI): {str(e)[:200]}; give '
+                    '--coordinator=HOST:PORT, --num_processes and --process_id'
+                    ) from None
     return
   if count is None or here is None:
     raise errors.WrongCommand(
@@ -43,7 +53,7 @@ def join() -> None:
         f'--process_id is {here}; give 0 to {count - 1}, below --num_processes')
   if here == 0:
     _check_free(int(port))
-  jax.distributed.initialize(where, count, here)
+  jax.distributed.initialize(where, count, here, **_TIMES)
 
 
 def _check_free(port: int) -> None:

@@ -17,6 +17,7 @@ import pathlib
 from absl import flags
 
 from jaxembed.config import SourceConfig
+from jaxembed.files import place
 from jaxembed.mining import candidates, collection, inputs, miner, pairs
 from jaxembed.mining.rules import Rules
 
@@ -55,13 +56,17 @@ flags.mark_flag_as_required('workdir')
 
 
 def main():
+  with place.published(cli.given(_WORKDIR)) as folder:
+    _mine(folder)
+
+
+def _mine(folder: pathlib.Path):
   rules = _RULES()
-  texts = _collection(pathlib.Path(cli.given(_WORKDIR)))
+  texts = _collection(folder)
   print(f'texts      {len(texts.queries)} queries, {len(texts.documents)} documents')
   models = dict(named_models.opened_later(model) for model in _MODEL.value)
   if models:
-    prompts = miner.Prompts(query=_PROMPTS['query'].value,
-                            document=_PROMPTS['document'].value)
+    prompts = miner.Prompts(**{name: flag.value for name, flag in _PROMPTS.items()})
     miner.mine(texts, models, depth=_DEPTH.value, dtype=_DTYPE.value,
                prompts=dict.fromkeys(models, prompts), batch_size=_BATCH.value,
                memory=int(_MEMORY.value * 2**30))

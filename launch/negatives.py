@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxembed import bundle
 from jaxembed.embedder import Embedder
-from jaxembed.files import whole_json
+from jaxembed.files import url, whole_json
 from jaxembed.train import loop, start
 
 from . import cli, negatives_rows, negatives_tasks, tables
@@ -37,7 +37,8 @@ _SMALL = flags.DEFINE_bool('small', False, 'One seed, two steps, few texts.')
 
 
 def main():
-  cfg, folder, stop = _CONFIG.value, pathlib.Path(_WORKDIR.value), cli.stop_on_signals()
+  cfg, stop = _CONFIG.value, cli.stop_on_signals()
+  folder = url.local(_WORKDIR.value, 'give a local --workdir')
   if _SMALL.value:
     folder = folder / 'small'
     cfg.stages[0].steps, cfg.stages[0].optim.warmup_steps = 2, 0

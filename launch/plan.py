@@ -4,12 +4,11 @@
   jaxembed plan --config=quickstart --check
 
 Prints candidates and texts per step, parameters, memory per chip, FLOPs, collectives,
-the least time of a step and the share of padding. A configuration that does not fit is
-refused (exit 1), with a change that does if one is found. The weights are not needed,
-only their shape: of a source that cannot be opened here it is the preset's under the
-source's published name, or the one that --preset names. --check compiles nothing: it
-reads the data of every stage, as far as the configuration has it checked, and counts
-padding.
+the least time of a step, padding. A configuration that does not fit is refused (exit
+1), with a change that does if one is found. The weights are not needed, only their
+shape: of a source that cannot be opened here it is the preset's under the source's
+published name, or the one that --preset names. --check compiles nothing: it reads the
+data of every stage, as far as the configuration has it checked, and counts padding.
 """
 
 import dataclasses
@@ -19,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxembed import config, data, losses, sharding
+from jaxembed.files import place
 from jaxembed.models import presets
 from jaxembed.train import plan, stages, start
 
@@ -93,7 +93,7 @@ def _shape(spec: config.ModelSpec) -> config.ModelConfig:
 
 
 def _read(path: str) -> str:
-  return open(path).read() if path else ''
+  return place.fetched(path).read_text() if path else ''
 
 
 if __name__ == '__main__':

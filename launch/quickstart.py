@@ -7,7 +7,6 @@ nothing that is finished.
 """
 
 import json
-import pathlib
 import sys
 import time
 
@@ -18,6 +17,7 @@ from jaxembed import bundle, config, search
 from jaxembed.convert import exporters
 from jaxembed.data import sources
 from jaxembed.embedder import Embedder
+from jaxembed.files import url
 from jaxembed.train import fit, metrics, report_page, stages
 
 from . import cli, tables
@@ -41,7 +41,7 @@ Ctrl-C saves; the same command continues."""
 
 def main():
   begun = time.perf_counter()
-  cfg, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+  cfg, folder = _CONFIG.value, url.local(_WORKDIR.value, 'give a local --workdir')
   stop = cli.stop_on_signals()
   steps = sum(stage.steps for stage in cfg.stages)
   print(_WHAT_COMES.format(steps=steps, held_out=cfg.eval.limit,

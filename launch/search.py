@@ -17,7 +17,7 @@ from absl import flags
 
 from jaxembed import embedder, search, sharding, store
 from jaxembed.data import text_rows
-from jaxembed.files import whole_file
+from jaxembed.files import place, whole_file
 from jaxembed.similarity import NAMES, unit
 
 from . import cli, step_flag
@@ -42,7 +42,11 @@ flags.mark_flags_as_required(['store', 'out'])
 
 
 def main():
-  out = pathlib.Path(cli.given(_OUT))
+  with place.published(cli.given(_OUT)) as out:
+    _search(out)
+
+
+def _search(out: pathlib.Path):
   whole_file.refuse_existing(out, _OVERWRITE.value,
                              'pass --overwrite or another --out')
   mesh = sharding.mesh_of_several()
@@ -79,7 +83,7 @@ def _asked(found: store.VectorStore, mesh):
   if made_by and made_by != model.vector_fingerprint():
     raise ValueError(f'{found.path} was made by another model than {_MODEL.value}; '
                      'encode the queries with the model that made it')
-  source = pathlib.Path(cli.given(_QUERIES))
+  source = place.fetched(cli.given(_QUERIES))
   rows = list(text_rows.rows(source, _FIELD.value,
                              id_field=text_rows.id_field(source, None)))
   vectors = model.encode_query([row.text for row in rows], truncate_dim=found.width)

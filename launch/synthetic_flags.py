@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 import os
-import pathlib
 
 from absl import flags
 
 from jaxembed.embedder import Embedder
+from jaxembed.files import place
 from jaxembed.mining import errors, language_model, synthetic
 from jaxembed.mining.candidates import Table
 from jaxembed.mining.collection import Collection
@@ -38,7 +38,7 @@ def run(texts: Collection, table: Table, models: Mapping[str, Callable[[], Embed
   requests, answers = _ERRORS.value, _ANSWERS.value
   if _ENDPOINT.value and not (requests and answers):
     raise ValueError('--endpoint needs --export_errors (the requests) and --answers')
-  if _ERRORS.value and not (_ANSWERS.value and pathlib.Path(_ERRORS.value).exists()):
+  if _ERRORS.value and not (_ANSWERS.value and place.fetched(_ERRORS.value).exists()):
     if not _LLM.value:
       raise ValueError('--export_errors needs --llm, the name of the language model')
     count = errors.export(texts, table, _ERRORS.value, model=_LLM.value,

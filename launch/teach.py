@@ -10,7 +10,6 @@ by scores. The same command continues where it was killed; with texts that are n
 takes --overwrite, and encodes all of them again.
 """
 
-import pathlib
 
 from absl import flags
 from ml_collections import config_flags
@@ -44,7 +43,7 @@ def main():
             if not _SOURCES.value or name in _SOURCES.value]
   texts = teach.texts(data_sources.load(s) for s in chosen)
   found = teach.encode(
-      Embedder.load(cli.given(_TEACHER)), texts, pathlib.Path(cli.given(_TARGET)),
+      Embedder.load(cli.given(_TEACHER)), texts, cli.given(_TARGET),
       prompts={'queries': _QUERY.value, 'passages': _PASSAGE.value},
       batch_size=_BATCH.value, dtype=_DTYPE.value, overwrite=_OVERWRITE.value)
   for side, count in found.items():

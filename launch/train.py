@@ -25,10 +25,10 @@ from ml_collections import config_flags
 
 from jaxembed.train import data_check, fit, stages
 
-from . import cli, errors, hosts, wandb_log
+from . import cli, errors, hosts, json_log, wandb_log
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file or recipe.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder or URL of the run.')
 _PROFILE = flags.DEFINE_string('profile_steps', None, 'A:B, first and last to trace.')
 _EXTEND = flags.DEFINE_bool(
     'extend', False, 'Go on with what the experiment changes of the stage under way.')
@@ -47,8 +47,9 @@ def main():
   cfg, stop = _CONFIG.value, cli.stop_on_signals()
   state, _ = fit.run(
       cfg, cli.given(_WORKDIR), should_stop=stop, extend=_EXTEND.value,
-      profile=_steps(_PROFILE.value),
-      on_metrics=wandb_log.on_metrics(_WANDB.value, cfg, cli.given(_WORKDIR)))
+      profile=_steps(_PROFILE.value), log=json_log.log(),
+      on_metrics=json_log.with_metrics(
+          wandb_log.on_metrics(_WANDB.value, cfg, cli.given(_WORKDIR))))
   if int(state.step) < stages.stages(cfg)[-1].last:
     sys.exit(stop())
 

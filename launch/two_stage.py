@@ -19,7 +19,7 @@ import jax
 from ml_collections import config_flags
 
 from jaxembed import bundle, config, embedder, sharding
-from jaxembed.files import whole_json
+from jaxembed.files import url, whole_json
 from jaxembed.train import loop, start
 
 from . import cli, tables
@@ -34,7 +34,7 @@ POOLINGS = ('mean', 'latent_attention')
 
 
 def main():
-  cfg, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+  cfg, folder = _CONFIG.value, url.local(_WORKDIR.value, 'give a local --workdir')
   if _SMALL.value:
     folder = folder / 'small'
     for stage in cfg.stages:

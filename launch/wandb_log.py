@@ -6,6 +6,7 @@ import pathlib
 import jax
 
 from jaxembed import config
+from jaxembed.files import url
 from jaxembed.train import metrics
 
 
@@ -25,7 +26,7 @@ def on_metrics(project: str | None, cfg: config.Config, workdir: str
   except ImportError as e:
     raise ValueError("--wandb_project needs the package wandb: pip install "
                      "'jaxembed[wandb]'; or leave the flag out") from e
-  path = str(pathlib.Path(workdir).absolute())
+  path = url.of(workdir) or str(pathlib.Path(workdir).absolute())
   run = wandb.init(
       project=project, name=cfg.name, config=config.to_dict(cfg), resume='allow',
       id=hashlib.sha256(path.encode()).hexdigest()[:16])

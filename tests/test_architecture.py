@@ -66,6 +66,7 @@ FENCES = {
               'jaxembed.reshaping.plain_head'),
     'absl': ('launch',),
     'ml_collections': ('launch', 'configs'),
+    'obstore': ('jaxembed.files',),
     'tensorflow': (),
     'pickle': (),
 }

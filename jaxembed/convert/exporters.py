@@ -31,7 +31,7 @@ from jaxembed.convert import (
   to_sentence_transformers,
   to_static,
 )
-from jaxembed.files import carried, checked_json, whole_json
+from jaxembed.files import carried, checked_json, place, whole_json
 from jaxembed.models import length, lora
 from jaxembed.pooling import heads
 
@@ -58,6 +58,7 @@ class Format:
   size: float = 1.0  # bytes on disk, relative to those of the parameters; at least
 
 
+@place.remote(writes=('target',))
 def export(model: Bundle, target: str | os.PathLike,
            format: str = 'sentence-transformers', base: str = '', *,
            facts: card.Facts = card.NOTHING, **options: Any) -> Report:

@@ -23,6 +23,7 @@ from jaxembed import sharding
 from jaxembed.config import ModelConfig
 from jaxembed.convert import modules, peft, tables
 from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, is_float, open_folder
+from jaxembed.files import place, url
 from jaxembed.files.folder import inside, short
 from jaxembed.models import encoder
 from jaxembed.types import Params
@@ -180,7 +181,9 @@ def _with_head(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loade
 
 
 def locate(source: str | os.PathLike) -> pathlib.Path:
-  """The local folder of `source`, fetched from the hub if it is a hub id."""
+  """The local folder of `source`, fetched if it is a hub id or a URL."""
+  if url.of(source):
+    return place.fetched(source)
   path = pathlib.Path(source).expanduser()
   if path.is_dir():
     return path

@@ -8,6 +8,7 @@ import pathlib
 from jaxembed.data import files, qrels
 from jaxembed.data.beir_texts import TextRows
 from jaxembed.data.records import BadRow, labelled
+from jaxembed.files import place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +46,13 @@ class Paths:
   qrels: pathlib.Path
 
 
+@place.remote(reads=('folder',))
 def is_folder(folder: str | os.PathLike) -> bool:
   """Whether a folder has judgements, as BEIR's have."""
   return (pathlib.Path(folder) / 'qrels').is_dir()
 
 
+@place.remote(reads=('folder',))
 def paths(folder: str | os.PathLike, split: str) -> Paths:
   """Where a split's files are.
 
@@ -66,6 +69,7 @@ def paths(folder: str | os.PathLike, split: str) -> Paths:
   return Paths(_need(folder, 'corpus.jsonl', 'corpus.tsv'), queries, judged)
 
 
+@place.remote(reads=('folder',))
 def load(folder: str | os.PathLike, split: str = 'test') -> Retrieval:
   """Reads the corpus, the queries and qrels/SPLIT of a BEIR folder.
 
@@ -92,6 +96,7 @@ def load(folder: str | os.PathLike, split: str = 'test') -> Retrieval:
   return Retrieval(corpus, {q: queries[q] for q in found}, found)
 
 
+@place.remote(reads=('path',))
 def load_scored(path: str | os.PathLike) -> ScoredPairs:
   """Reads a TSV (plain or .gz) with columns score, sentence1 and sentence2.
 
@@ -117,6 +122,7 @@ def load_scored(path: str | os.PathLike) -> ScoredPairs:
   return pairs
 
 
+@place.remote(reads=('folder',))
 def load_labelled(folder: str | os.PathLike, split: str) -> LabelledTexts:
   """Reads SPLIT.jsonl (plain or .gz) of a folder: rows of text and label.
 

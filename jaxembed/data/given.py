@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
 from jaxembed.config import SourceConfig
 from jaxembed.config.source import FILES, kind_of
 from jaxembed.data import beir, hub_datasets
+from jaxembed.files import place
 
 _SPLITS = {'train', 'test', 'validation', 'valid', 'dev', 'eval'}
 _SIDES = {'query': 'query_prompt', 'document': 'passage_prompt',
@@ -97,7 +97,7 @@ def _kind(path: str, name: str) -> str:
   Raises:
     ValueError: nothing there is called so.
   """
-  here = pathlib.Path(path)
+  here = place.fetched(path)
   if beir.is_folder(here):
     return 'beir'
   if hub_datasets.is_saved(here):

@@ -26,10 +26,12 @@ import tensorflow_datasets as tfds
 from jaxembed.config import SourceConfig
 from jaxembed.config.source import FILES, kind_of
 from jaxembed.data import readers, records
+from jaxembed.files import place
 
 _SPLITS = ('train', 'validation', 'test')
 
 
+@place.remote(reads=('folder',))
 def build(folder: str | os.PathLike, data_dir: str | os.PathLike) -> None:
   """Makes the set of a folder of rows in `data_dir`, without TensorFlow.
 

@@ -6,8 +6,10 @@ import pathlib
 
 from jaxembed.data import files
 from jaxembed.data.fields import BadRow
+from jaxembed.files import place
 
 
+@place.remote(reads=('folder',))
 def open_rows(folder: str | os.PathLike) -> Sequence:
   """The rows that rules made last, each (row, 'file:line').
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxembed.config import SourceConfig
 from jaxembed.data import beir, sources
+from jaxembed.files import place
 
 # A run of so many words that two texts share is hardly by chance; a shorter text
 # counts as a whole.
@@ -34,6 +35,7 @@ class Overlap:
     return bool((self._grams[at] == grams).any())
 
 
+@place.remote(reads=('path',))
 def evaluation_texts(path: str | os.PathLike, split: str = 'test') -> list[str]:
   """Queries and their right answers of a BEIR folder, or of a file of rows.
 

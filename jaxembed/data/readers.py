@@ -1,6 +1,7 @@
 """Readers of rows: what a SourceConfig names, opened as it stands there."""
 
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 import warnings
 
@@ -17,6 +18,7 @@ from jaxembed.data import (
     tfds_source,
 )
 from jaxembed.data.fields import BadRow
+from jaxembed.files import place, url
 
 
 def open_rows(cfg: SourceConfig, given: memory.Rows | None = None) -> Sequence:
@@ -33,6 +35,7 @@ def open_rows(cfg: SourceConfig, given: memory.Rows | None = None) -> Sequence:
   """
   if cfg.kind == 'memory':
     return memory.of(given, cfg.name)
+  cfg = _here(cfg)
   if cfg.kind == 'tfds':
     return tfds_source.TfdsRows(cfg.path, cfg.split, cfg.data_dir)
   if cfg.kind == 'datasets':
@@ -42,6 +45,17 @@ def open_rows(cfg: SourceConfig, given: memory.Rows | None = None) -> Sequence:
   if cfg.kind == 'beir':
     return beir_rows.BeirRows(cfg.path, cfg.split, cfg.min_score, cfg.cache_dir)
   return files.Joined([_file(path, cfg) for path in paths(cfg)])
+
+
+def _here(cfg: SourceConfig) -> SourceConfig:
+  """The source with copies of its files on this machine in the place of URLs."""
+  url.local(cfg.data_dir, 'copy the prepared dataset to a local data_dir')
+  url.local(cfg.cache_dir, 'give a local cache_dir')
+  if not any(url.of(path) for path in (cfg.path, *cfg.paths)):
+    return cfg
+  path, *more = (str(place.fetched(path)) if url.of(path) else path
+                 for path in (cfg.path, *cfg.paths))
+  return dataclasses.replace(cfg, path=path, paths=tuple(more))
 
 
 def paths(cfg: SourceConfig) -> list[pathlib.Path]:

@@ -8,6 +8,7 @@ import zlib
 
 from jaxembed import texts
 from jaxembed.data import fields, files
+from jaxembed.files import place
 
 _BOM = b'\xef\xbb\xbf'
 _JSON = ('.jsonl', '.ndjson')
@@ -26,6 +27,7 @@ class Text:
   where: str  # 'file:line'
 
 
+@place.remote(reads=('source',))
 def rows(source: pathlib.Path, field: str, digest=None, id_field: str = '', *,
          titles: bool = False) -> Iterator[Text]:
   """Every row of a .txt or .jsonl file; its bytes go into `digest`.
@@ -55,6 +57,7 @@ def rows(source: pathlib.Path, field: str, digest=None, id_field: str = '', *,
       yield _from_json(text, field, id_field, where, titles)
 
 
+@place.remote(reads=('source',))
 def id_field(source: pathlib.Path, asked: str | None) -> str:
   """The JSON field that holds ids; '' for none."""
   if asked is not None or _kind(source) not in _JSON:

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import pathlib
 import warnings
 
 import numpy as np
@@ -18,13 +17,13 @@ import tokenizers
 
 from jaxembed import config, types
 from jaxembed.data import (
-    fast_truncation,
-    tokenizer_class,
-    tokenizer_file,
-    tokenizer_settings,
+  fast_truncation,
+  tokenizer_class,
+  tokenizer_file,
+  tokenizer_settings,
 )
 from jaxembed.data.ragged import Ragged, pad, starts_of
-from jaxembed.files import known_keys
+from jaxembed.files import known_keys, place
 from jaxembed.files.folder import short
 
 # Whether the tokens of a prompt count in the embedding:
@@ -128,7 +127,7 @@ class Tokenizer:
       UnsupportedModel: settings that change the tokens and are not computed.
       ValueError: no usable pad token.
     """
-    folder = pathlib.Path(folder)
+    folder = place.fetched(folder)
     file = folder / 'tokenizer.json'
     if not file.is_file():
       raise FileNotFoundError(

@@ -8,9 +8,20 @@ import os
 import pathlib
 import socket
 
+from jaxembed.files import url
+
+
+class Held(BlockingIOError):
+  """Another process holds a lock: `process` on `host`."""
+
+  def __init__(self, host: str, process: int | str, message: str):
+    super().__init__(message)
+    self.host, self.process = host, process
+
 
 @contextlib.contextmanager
-def alone(lock: pathlib.Path, what: str, remedy: str) -> Iterator[None]:
+def alone(lock: pathlib.Path, what: str, remedy: str, *, wait: bool = False
+          ) -> Iterator[None]:
   """Holds `lock`, which is made, and removes it at the end.
 
   The end of the process, of any kind, leaves it too: what a killed process left
@@ -19,12 +30,14 @@ def alone(lock: pathlib.Path, what: str, remedy: str) -> Iterator[None]:
   Args:
     what: is written, for the message.
     remedy: instead of waiting.
+    wait: for the other process, instead of an error.
 
   Raises:
     BlockingIOError: another process holds it; its host and number are named.
   """
+  url.local(lock, 'give a local folder, and copy it there')
   lock.parent.mkdir(parents=True, exist_ok=True)
-  file = _taken(lock, what, remedy)
+  file = _taken(lock, what, remedy, wait)
   try:
     yield
   finally:
@@ -45,11 +58,14 @@ def refuse_held(lock: pathlib.Path, what: str, remedy: str) -> None:
     os.close(file)
 
 
-def _taken(lock: pathlib.Path, what: str, remedy: str) -> int:
+def _taken(lock: pathlib.Path, what: str, remedy: str, wait: bool = False) -> int:
   """The open file, once it is ours and still the one of that name."""
   while True:
     file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
+      if wait:
+        with contextlib.suppress(OSError):  # a file system without locks
+          fcntl.flock(file, fcntl.LOCK_EX)
       _lock(file, lock, what, remedy)
       if _same(file, lock):  # a holder that ended meanwhile has removed it
         holder = {'host': socket.gethostname(), 'process': os.getpid()}
@@ -70,13 +86,13 @@ def _lock(file: int, lock: pathlib.Path, what: str, remedy: str) -> None:
     holder, more = _holder(file), ''
   except OSError:  # a file system without locks: the name in the file must do
     holder = _holder(file)
-    if not holder or _gone(*holder):
+    if not holder or gone(*holder):
       return
     more = f', or remove {lock} if that process is gone'
   host, process = holder or ('unknown', 'unknown')
-  raise BlockingIOError(
-      f'{what} is being written by process {process} on host {host}; wait until it has '
-      f'ended, or {remedy}{more}')
+  raise Held(
+      host, process, f'{what} is being written by process {process} on host {host}; '
+      f'wait until it has ended, or {remedy}{more}')
 
 
 def _holder(file: int) -> tuple[str, int] | None:
@@ -88,8 +104,8 @@ def _holder(file: int) -> tuple[str, int] | None:
     return None
 
 
-def _gone(host: str, process: int) -> bool:
-  """Whether a process is known to have ended, or to be this one."""
+def gone(host: str, process: int) -> bool:
+  """Whether a process is known to have ended."""
   if host != socket.gethostname():
     return False
   try:

@@ -20,7 +20,7 @@ import warnings
 
 import numpy as np
 
-from jaxembed.files import whole_json
+from jaxembed.files import url, whole_json
 
 
 class VectorFile:
@@ -36,6 +36,7 @@ class VectorFile:
   def __init__(self, target: pathlib.Path, work: dict[str, Any],
                shape: tuple[int, ...], dtype: np.dtype | str):
     """`work`: plain data that says what is computed; other work is not continued."""
+    url.local(target, 'write it to a local folder, and copy it there')
     self.target, self.rows, self.done = target, shape[0], 0
     self.note: Any = None
     self._work = work

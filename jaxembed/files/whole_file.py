@@ -5,6 +5,10 @@ import contextlib
 import pathlib
 from typing import IO, Any, Literal
 
+from jaxembed.files import url
+
+_NOT_THERE = 'write it to a local folder, and copy it there'
+
 
 @contextlib.contextmanager
 def opened(target: pathlib.Path, mode: Literal['w', 'wb'] = 'w') -> Iterator[IO[Any]]:
@@ -12,6 +16,7 @@ def opened(target: pathlib.Path, mode: Literal['w', 'wb'] = 'w') -> Iterator[IO[
 
   After an error `target` is as it was, and what was written lies in TARGET.tmp.
   """
+  url.local(target, _NOT_THERE)
   part = target.with_name(target.name + '.tmp')
   with part.open(mode, encoding='utf-8' if mode == 'w' else None) as file:
     yield file

@@ -21,11 +21,13 @@ import numpy as np
 
 from jaxembed.data import files
 from jaxembed.data.records import Example
-from jaxembed.files import whole_json
+from jaxembed.files import url, whole_json
 from jaxembed.files.alone import alone
 from jaxembed.files.vector_file import refuse_other
 
 _DONE = 'collection.json'
+_WITH_LAUNCHER = ('mine into a local folder and copy it, or use jaxembed mine, whose '
+                  '--workdir may be a URL')
 _NO_LETTER = re.compile(r'[\W_]+')
 
 
@@ -75,7 +77,7 @@ def collect(folder: str | os.PathLike, examples: Iterable[Example],
   Raises:
     ValueError: the folder holds other texts, or there is no row.
   """
-  folder = pathlib.Path(folder)
+  folder = url.local(folder, _WITH_LAUNCHER)
   if (folder / _DONE).is_file():
     found = json.loads((folder / _DONE).read_bytes())
     if found['source'] != source:
@@ -134,7 +136,7 @@ def load(folder: str | os.PathLike) -> Collection:
   Raises:
     FileNotFoundError: there are none.
   """
-  folder = pathlib.Path(folder)
+  folder = url.local(folder, _WITH_LAUNCHER)
   if not (folder / _DONE).is_file():
     raise FileNotFoundError(f'{folder} is no folder of a mining run ({_DONE}); begin '
                             'one with launch.mine --data=ROWS --model=MODEL')

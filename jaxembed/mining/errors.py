@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxembed.files import whole_file
+from jaxembed.files import place, whole_file
 from jaxembed.mining import collection
 from jaxembed.mining.candidates import Table
 from jaxembed.mining.collection import Collection
@@ -69,6 +69,7 @@ def find(texts: Collection, table: Table, rank: int = 1) -> Iterator[Error]:
       yield Error(query, int(answers[right.argmax()]), rows[above], int(above.sum()))
 
 
+@place.remote(writes=('target',))
 def export(texts: Collection, table: Table, target: str | os.PathLike, *, model: str,
            rank: int = 1, pairs: int = 3, shown: int = 3, overwrite: bool = False
            ) -> int:

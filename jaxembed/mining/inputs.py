@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 import hashlib
 import os
-import pathlib
 
 from jaxembed.config import SourceConfig
 from jaxembed.data import sources, text_rows
 from jaxembed.data.fingerprint import fingerprint
+from jaxembed.files import place
 from jaxembed.mining import collection
 
 
@@ -31,7 +31,7 @@ def collect(folder: str | os.PathLike, rows: SourceConfig,
 
 
 def _documents(corpus: str | os.PathLike, field: str) -> Iterator[str]:
-  for row in text_rows.rows(pathlib.Path(corpus), field, titles=True):
+  for row in text_rows.rows(place.fetched(corpus), field, titles=True):
     if row.text.strip():
       yield row.text
 
@@ -39,5 +39,5 @@ def _documents(corpus: str | os.PathLike, field: str) -> Iterator[str]:
 def _digest(file: str | os.PathLike | None) -> str:
   if file is None:
     return ''
-  with pathlib.Path(file).open('rb') as opened:
+  with place.fetched(file).open('rb') as opened:
     return hashlib.file_digest(opened, 'sha256').hexdigest()

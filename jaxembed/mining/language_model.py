@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 
 from jaxembed.data import files
+from jaxembed.files import place
 from jaxembed.files.alone import alone
 
 _ATTEMPTS = 5
@@ -22,6 +23,7 @@ _PASSING = (408, 409, 429, 500, 502, 503, 504)
 _LONGEST = 1 << 24  # bytes of an answer
 
 
+@place.remote(reads=('requests',), writes=('target',))
 def ask(requests: str | os.PathLike, endpoint: str, target: str | os.PathLike, *,
         key: str = '', timeout: float = 120.0, wait: float = 2.0,
         say: Callable[[str], None] = print) -> tuple[int, int]:
@@ -68,6 +70,7 @@ def ask(requests: str | os.PathLike, endpoint: str, target: str | os.PathLike, *
   return answered, failed
 
 
+@place.remote(reads=('answers',))
 def contents(answers: str | os.PathLike) -> Iterator[tuple[str, str, str]]:
   """(custom_id, text of the answer, 'file:line') of every answer.
 

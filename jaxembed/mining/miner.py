@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxembed import corpus, search, store
 from jaxembed.embedder import Embedder
-from jaxembed.files import whole_file, whole_json
+from jaxembed.files import place, whole_file, whole_json
 from jaxembed.files.alone import alone
 from jaxembed.mining import candidates, collection, report, select
 from jaxembed.mining.rules import Rules
@@ -102,6 +102,7 @@ def mine(texts: collection.Collection, embedders: Mapping[str, Callable[[], Embe
   return candidates.Table.load(texts)
 
 
+@place.remote(writes=('target',))
 def write_rows(texts: collection.Collection, table: candidates.Table, rules: Rules,
                target: str | os.PathLike | None = None, *, written: str = '',
                overwrite: bool = False, say: Callable[[str], None] = lambda _: None

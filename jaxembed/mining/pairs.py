@@ -8,13 +8,14 @@ import pathlib
 import numpy as np
 
 from jaxembed.data import fields, files
-from jaxembed.files import whole_file, whole_json
+from jaxembed.files import place, whole_file, whole_json
 from jaxembed.files.alone import alone
 from jaxembed.mining import candidates
 from jaxembed.mining.candidates import Table
 from jaxembed.mining.collection import Collection
 
 
+@place.remote(writes=('target',))
 def export(texts: Collection, table: Table, target: str | os.PathLike, *,
            overwrite: bool = False) -> int:
   """Writes each query with each of its candidates and positives; returns how many.
@@ -41,6 +42,7 @@ def export(texts: Collection, table: Table, target: str | os.PathLike, *,
   return count
 
 
+@place.remote(reads=('source',))
 def read_scores(texts: Collection, teacher: str, source: str | os.PathLike) -> None:
   """Takes scores of all exported pairs in as a teacher's.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxembed import corpus, search, similarity, store
 from jaxembed.embedder import Embedder
-from jaxembed.files import whole_file
+from jaxembed.files import place, whole_file
 from jaxembed.mining import collection, language_model
 from jaxembed.mining.collection import Collection
 
@@ -60,6 +60,7 @@ def parse(answer: str) -> list[Pair]:
   return pairs
 
 
+@place.remote(reads=('answers',), writes=('target',))
 def take(texts: Collection, embedder: Embedder, teacher: str,
          answers: str | os.PathLike, target: str | os.PathLike, *, top: int = 10,
          batch_size: int = 32, overwrite: bool = False) -> Count:

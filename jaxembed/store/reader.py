@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxembed.files import place
 from jaxembed.files.vector_file import checksum
 from jaxembed.store import codes, names
 
 
+@place.remote(reads=('path',))
 def open(path: str | os.PathLike) -> 'VectorStore':
   """The vectors of a store's folder, or of a single .npy matrix.
 

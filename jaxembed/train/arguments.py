@@ -8,13 +8,12 @@ import copy
 import dataclasses
 import math
 import os
-import pathlib
 import re
 from typing import Any
 
 import jax
 
-from jaxembed import checkpoint, config, losses
+from jaxembed import config, losses, workdir
 from jaxembed.config import (
   Config,
   DataConfig,
@@ -144,8 +143,7 @@ def _of_embedder(model: Embedder) -> dict[str, Any]:
     ValueError: the Embedder is no longer that.
   """
   now, source = model.to_bundle(), model.bundle.source
-  newest = [now.step] if now.step is None else checkpoint.steps(
-      pathlib.Path(source) / 'checkpoints')[-1:]
+  newest = [now.step] if now.step is None else workdir.steps(source)[-1:]
   if not source or now.params is not model.bundle.params or [now.step] != newest:
     raise ValueError("the Embedder's parameters are not those that training would "
                      f'start from at {source or "no folder"!r}; save it and give that '

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxembed import bundle, checkpoint, paths, types
+from jaxembed.files import place
 
 
 def mean(trees: Iterable[types.Params]) -> types.Params:
@@ -35,6 +36,7 @@ def mean(trees: Iterable[types.Params]) -> types.Params:
   return jax.tree.map(lambda t, x: (t / count).astype(x.dtype), total, first)
 
 
+@place.remote(writes=('target',))
 def average(runs: Sequence[str | pathlib.Path], target: str | pathlib.Path,
             last: int = 1) -> list[tuple[pathlib.Path, int]]:
   """Writes the mean of the last `last` checkpoints of every run as a workdir.
@@ -46,7 +48,7 @@ def average(runs: Sequence[str | pathlib.Path], target: str | pathlib.Path,
     FileExistsError: `target` is there.
     ValueError: the models differ, or a run has fewer checkpoints.
   """
-  runs, target = [pathlib.Path(r) for r in runs], pathlib.Path(target)
+  runs, target = [place.fetched(r) for r in runs], pathlib.Path(target)
   if target.exists():
     raise FileExistsError(f'{target} is there; choose another folder')
   parts = [(run, step) for run in runs for step in _last(run, last)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxembed import config
 from jaxembed.data import data_report, examine, overlap
+from jaxembed.files import url
 from jaxembed.train import stages, start
 
 
@@ -23,6 +24,7 @@ def run(cfg: config.Config, folder: str, against: Sequence[str] = (),
   Raises:
     ValueError: rows cannot be used, and a run would end at them.
   """
+  url.local(folder, 'give a local --workdir, beside which the picture is drawn')
   cfg, told = stages.with_epochs(config.validate(cfg), rows)
   for line in told:
     log(line)

@@ -14,6 +14,7 @@ import jax
 from jaxembed import config as config_lib, drop_in, losses, sharding, types
 from jaxembed.embedder import Embedder
 from jaxembed.evaluation import held_out
+from jaxembed.files import url
 from jaxembed.train import arguments, loop, metrics, report
 
 # What other trainers call the arguments of `fit`.
@@ -33,11 +34,11 @@ class Run:
   """A run of training that has ended, or stopped: its folder, model and metrics.
 
   Attributes:
-    workdir: the folder, which `Embedder.load` and every launcher open too.
+    workdir: the folder or URL, which `Embedder.load` and every launcher open too.
     config: the experiment.
   """
 
-  workdir: pathlib.Path
+  workdir: pathlib.Path | str
   config: config_lib.Config
 
   @functools.cached_property
@@ -94,7 +95,7 @@ def run(cfg: config_lib.Config, workdir: str | os.PathLike, *,
     options: those of loop.train.
   """
   return loop.train(
-      cfg, pathlib.Path(workdir),
+      cfg, workdir,
       evaluate=held_out.scorer(cfg.eval, cfg.stages, eval_rows), **options)
 
 
@@ -132,7 +133,8 @@ def fit(model: str | os.PathLike | Embedder | config_lib.ModelSpec | None = None
       a datasets.Dataset, a table or a dict of columns); the path of a file or folder
       (jsonl, tsv); a SourceConfig; several of these by name; or a Config. Rows have
       the shapes of data.records: sentence-transformers' columns are read as they are.
-    workdir: the folder of the run; None: a temporary one, which is told.
+    workdir: the folder of the run, or its URL (gs://, s3://); None: a temporary folder,
+      which is told.
     steps, epochs: how long; without either every row is seen once.
     batch_size: queries a step, over all devices; None: 64, or as many as there are.
     learning_rate: the highest, after warming up; None: 2e-5.
@@ -174,7 +176,8 @@ def fit(model: str | os.PathLike | Embedder | config_lib.ModelSpec | None = None
       loss=loss, temperature=temperature, prompts=prompts, eval_data=eval_data,
       lora=lora, pooling=pooling, columns=columns, max_length=max_length, seed=seed,
       config=config, replace=replace))
-  folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix='jaxembed-')).absolute()
+  folder: pathlib.Path | str = url.of(workdir) or pathlib.Path(
+      workdir or tempfile.mkdtemp(prefix='jaxembed-')).absolute()
   if workdir is None:
     log(f'workdir    {folder}, a temporary folder; give workdir= to keep the run and '
         'to go on with it')
@@ -184,6 +187,6 @@ def fit(model: str | os.PathLike | Embedder | config_lib.ModelSpec | None = None
   except BaseException:
     if workdir is None:
       with contextlib.suppress(OSError):  # it holds something
-        folder.rmdir()
+        pathlib.Path(folder).rmdir()
     raise
   return Run(folder, found.cfg)

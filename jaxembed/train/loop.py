@@ -9,7 +9,9 @@ for bit.
 from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
+import os
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -25,19 +27,24 @@ from jaxembed import (
     types,
     workdir,
 )
+from jaxembed.files import url
 from jaxembed.train import (
     best,
     changes,
     checks,
     chips,
+    compiled,
     cost,
     forecast,
+    hosts,
     manifest,
     meter,
     metrics,
     profiler,
     progress,
+    pulse,
     remine,
+    remote_run,
     report,
     start,
     step,
@@ -51,7 +58,7 @@ _KEPT_RANK = 0.25
 
 
 @former.keywords(say='log', stop='should_stop', watch='on_metrics')
-def train(cfg: config.Config, folder: str | pathlib.Path, *,
+def train(cfg: config.Config, folder: str | os.PathLike, *,
           evaluate: Evaluate | None = None, log: Callable[[str], None] = print,
           should_stop: Callable[[], bool | int] = lambda: False,
           profile: tuple[int, int] | None = None,
@@ -59,20 +66,18 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
           loss: losses.Loss | None = None, extend: bool = False,
           rows: Mapping[str, Any] | None = None
           ) -> tuple[types.TrainState, config.ModelConfig]:
-  """Runs, or resumes, the experiment in `folder`; returns the final state.
+  """Runs, or resumes, the experiment in `folder`, which may be a URL (gs://, s3://);
+  returns the final state.
 
   `evaluate` scores the parameters before, during (config.eval.every) and after; the
   checkpoint that is best by config.checkpoint.best is kept, and config.eval.patience
   ends the run early. Once `should_stop()` is true (a preemption notice), the state is
-  saved after the step in flight, and the run returns early. `profile` are the first
-  and the last step to trace into folder/profile. `on_metrics` is told every record of
-  metrics as well. `loss`, a losses.Loss of the caller's own, takes the place of the
-  one that StageConfig.loss.name names, in every stage. `extend`: go on from the newest
-  checkpoint with what `cfg` changes of the stage under way (train/changes.py).
-  `rows` are the rows of sources of kind 'memory' by their names: lists of dicts, a
-  datasets.Dataset, a pandas frame (data/memory.py).
-
-  An error or Ctrl-C saves what was trained before it is raised.
+  saved after the step in flight, and the run returns. `profile`: the first and the last
+  step to trace into folder/profile. `on_metrics` is told every record of metrics.
+  `loss`, a losses.Loss of your own, takes the place of what StageConfig.loss.name
+  names, in every stage. `extend`: go on from the newest checkpoint with what `cfg`
+  changes of the stage under way (train/changes.py). `rows` are those of sources of kind
+  'memory' by their names (data/memory.py). An error or Ctrl-C saves what was trained.
 
   Raises:
     ValueError: the configuration, the data or the folder do not fit; before any
@@ -86,26 +91,36 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
     log(line)
   mesh = sharding.make_mesh(cfg.mesh.sizes)
   checks.stages_fit(cfg, mesh)
+  if url.of(folder):
+    with remote_run.opened(folder, log) as run:
+      return train(cfg, run.folder, evaluate=evaluate, log=log,
+                   should_stop=lambda: should_stop() or run.failed, profile=profile,
+                   on_metrics=on_metrics, loss=loss, extend=extend, rows=rows)
   folder = pathlib.Path(folder).absolute()
   if not workdir.is_workdir(folder):
     workdir.check_free(folder)
     # What is wrong with the model is told before a folder is made.
     checks.model_fits(cfg, start.resolve(cfg.model).cfg)
-  with (jax.set_mesh(mesh), workdir.alone(folder), checkpoint.Checkpoints(
-      folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
+  names = hosts.compare('configuration, versions and devices',
+                        lambda: manifest.facts(cfg, folder, mesh))
+  with (hosts.watched(names), jax.set_mesh(mesh), workdir.alone(folder),
+        compiled.kept(folder), checkpoint.Checkpoints(
+            folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
     initial, state, mixtures = _open(cfg, folder, saved, mesh, log, extend, loss, rows)
     done, last = int(state.step) if state else 0, stages(cfg)[-1].last
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()
     writer = metrics.Writer(folder, done if state else -1, on_metrics)
     trace = profiler.Profiler(folder / 'profile', profile)
+    signs = pulse.Pulse(folder, done, last, log)
     run = _Run(cfg, folder, initial.model, saved, evaluate, tokenizer, mesh, log,
                should_stop, trace, loss, writer, best.of_records(
-                   cfg.checkpoint.best, metrics.read(folder)), rows)
+                   cfg.checkpoint.best, metrics.read(folder)), rows, signs)
     patience = cfg.eval.patience
     try:
       if state is not None:
         run.catch_up(state)
       if state is not None and (done == last or run.best.ended(patience)):
+        signs.phase('ended')
         if jax.process_index() == 0 and not (folder / 'report.html').exists():
           report.write(folder, cfg.name)
         log(f'finished   {done} steps were done before; nothing to train. Give more '
@@ -128,13 +143,18 @@ def train(cfg: config.Config, folder: str | pathlib.Path, *,
               f'were no better than the best')
           break
         if done < stage.last:
+          signs.phase('stopped')
           log(f'stopped    after step {done}, saved; the same command continues')
           return state, initial.model
+    except BaseException:
+      signs.phase('failed')
+      raise
     finally:
       trace.close()
       writer.close()
     assert state is not None  # a stage had a step left
     saved.trim()
+    signs.phase('ended')
     if run.best.step is not None:
       log(f'best       {run.best}')
     if jax.process_index() == 0:
@@ -162,6 +182,7 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   mixtures, notes = [], []
   if unfinished:
     mixtures = data.open_stages(cfg.stages, rows)
+    hosts.compare('data', lambda: manifest.fingerprints(cfg, mixtures))
     tokenizer = found.load_tokenizer() if resumed else start.tokenizer(cfg.model)
     checks.data_fits(cfg, mixtures, tokenizer, loss)
     notes = list(checks.notes(cfg, found.model, mixtures, loss))  # or a refusal
@@ -214,6 +235,7 @@ class _Run:
   writer: metrics.Writer
   best: best.Best
   rows: Mapping[str, Any] | None
+  signs: pulse.Pulse
 
   def catch_up(self, state: types.TrainState):
     """What a kill left undone: the evaluation that was due, the mark of the best."""
@@ -253,10 +275,12 @@ class _Run:
     try:
       if start_step == 0:
         self._score(0, state, stage, bar.write)
-      for now, (batch, info) in batches:
+      self.signs.phase('training', stage.cfg.name)
+      for now, (batch, info) in self.signs.waits(batches):
         self.trace.before(now)
         state, values = update(state, sharding.to_global(self.mesh, batch))
         self.trace.after(now, state)
+        self.signs.done(now)
         stats.read(now, values, batch, _counts(info))
         stopping = self.should_stop()
         if stopping or self._due(now, stage, self.cfg.checkpoint.every):
@@ -264,6 +288,10 @@ class _Run:
           if stopping or now == stage.last or not stats.in_a_row:
             self.saved.save(now, state)
         if stopping:
+          asked = time.perf_counter()
+          self.saved.wait()
+          self.log(f'saved      step {now}, {time.perf_counter() - asked:.1f} s after '
+                   'the notice')
           break
         if self._due(now, stage, self.cfg.eval.every):
           stats.flush()
@@ -346,7 +374,8 @@ class _Run:
     """Evaluates; keeps the state that is the best so far."""
     if not self.evaluate:
       return
-    scores = self.evaluate(state.averaged, self.model, self.tokenizer, self.mesh)
+    with self.signs.during('evaluating'):
+      scores = self.evaluate(state.averaged, self.model, self.tokenizer, self.mesh)
     self.writer.write(now, scores)
     shown = {k: v for k, v in scores.items() if not k.startswith('ci95/')}
     log(f'step {now}: ' + '  '.join(f'{k} {v:.4f}' for k, v in shown.items()))

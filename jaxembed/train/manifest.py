@@ -3,7 +3,8 @@
     config   the resolved experiment, as at the first start
     data     stages[I]/SOURCE -> rows and sha256, of what is trained on now
     starts   one record per start and resume: versions, code, mesh, machines; what this
-             start changed, with what was before; and the error that ended it, if any
+             start changed, with what was before; `topology`, where devices, mesh or
+             processes are others from this step on; the error that ended it, if any
 
 config never changes once a step is done; starts grows. launch/train.py takes the file
 as its --config.
@@ -19,7 +20,7 @@ from typing import Any
 import jax
 
 from jaxembed import config, data
-from jaxembed.files import checked_json, whole_json
+from jaxembed.files import checked_json, place, whole_json
 from jaxembed.train import changes
 from jaxembed.train.stages import stages
 
@@ -47,7 +48,7 @@ def record(folder: pathlib.Path, cfg: config.Config, mesh: jax.sharding.Mesh, st
   if before is None and not cfg.repeats:
     kept = {'config': config.to_dict(cfg), 'data': found, 'starts': []}
   else:
-    earlier = pathlib.Path(cfg.repeats) if before is None else path
+    earlier = place.fetched(cfg.repeats) if before is None else path
     kept = before or _read(earlier)
     if kept is None:
       raise FileNotFoundError(f'config.repeats={cfg.repeats!r} is no file; give the '
@@ -58,9 +59,13 @@ def record(folder: pathlib.Path, cfg: config.Config, mesh: jax.sharding.Mesh, st
     if told and step:
       now['changes'] = list(told)
     last = {k: v for k, v in kept['starts'][-1].items()
-            if k not in ('changes', 'stopped')}
+            if k not in ('changes', 'stopped', 'topology')}
+    if step and (moved := [str(c) for c in changes.differences(
+        _topology(last), _topology(now), 'start')]):
+      now['topology'] = moved
     told += map(str, changes.differences(
-        last | {'step': step}, {k: v for k, v in now.items() if k != 'changes'},
+        last | {'step': step}, {k: v for k, v in now.items()
+                                if k not in ('changes', 'topology')},
         'start'))
     told += [f'the run of {earlier} was changed at step {s["step"]}, which is not '
              f'repeated: {line}' for s in kept['starts'] if before is None
@@ -71,6 +76,14 @@ def record(folder: pathlib.Path, cfg: config.Config, mesh: jax.sharding.Mesh, st
   if jax.process_index() == 0:
     whole_json.write(path, kept | {'starts': [*kept['starts'], now]})
   return told
+
+
+def facts(cfg: config.Config, folder: pathlib.Path, mesh: jax.sharding.Mesh
+          ) -> dict[str, Any]:
+  """What must be the same in all processes of a run, as plain data."""
+  found = {k: v for k, v in _start(mesh, 0).items() if k != 'step'}
+  return {'config': config.to_dict(cfg), 'workdir': str(folder), **found,
+          'devices of a process': jax.local_device_count()}
 
 
 def stopped(folder: pathlib.Path, step: int, why: str, error: BaseException) -> None:
@@ -151,6 +164,10 @@ def _start(mesh, step: int) -> dict[str, Any]:
       'mesh': dict(mesh.shape),
       'devices': f'{mesh.size} x {jax.devices()[0].device_kind}',
       'processes': jax.process_count()}
+
+
+def _topology(start: dict[str, Any]) -> dict[str, Any]:
+  return {k: start.get(k) for k in ('mesh', 'devices', 'processes')}
 
 
 def _version(package: str) -> str | None:

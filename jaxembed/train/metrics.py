@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import tensorboardX
 
-from jaxembed.files import whole_file
+from jaxembed.files import place, url, whole_file
 
 # on_metrics(step, values): told every record.
 OnMetrics = Callable[[int, dict[str, float]], None]
@@ -73,6 +73,11 @@ def read(workdir: str | pathlib.Path) -> list[dict]:
   Such as a last one that was cut short by a kill.
   """
   path = pathlib.Path(workdir) / 'metrics.jsonl'
+  if where := url.of(path):
+    try:
+      path = place.fetched(where)
+    except FileNotFoundError:
+      return []
   text = path.read_text('utf-8', 'replace') if path.exists() else ''
   records = []
   for line in text.split('\n'):

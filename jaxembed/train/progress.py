@@ -59,7 +59,11 @@ class Progress:
 
   def write(self, text: str) -> None:
     """A line on standard output, beside the progress."""
-    if not self._silent:
+    if self._silent:
+      return
+    if self._bar is None:
+      self._log(text)
+    else:
       tqdm.tqdm.write(text)
 
   def close(self) -> None:

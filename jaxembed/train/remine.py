@@ -18,6 +18,7 @@ import jax
 
 from jaxembed import bundle, data, store, types
 from jaxembed.embedder import Embedder
+from jaxembed.files import place
 from jaxembed.mining import candidates, collection, miner, refresh
 from jaxembed.mining.rules import Rules
 from jaxembed.train.stages import Stage
@@ -57,7 +58,7 @@ def mixture(stage: Stage, mined: int, folder: pathlib.Path, params: types.Params
     if source.kind == 'mined':
       target = folder / 'mined' / source.name / f'step-{mined}'
       if not (target / 'mined.json').exists():
-        _mine(pathlib.Path(source.path).expanduser(), target, stage, embedder, log)
+        _mine(place.fetched(source.path).expanduser(), target, stage, embedder, log)
       source = dataclasses.replace(source, path=str(target))
     sources.append(source)
   return data.open_mixture(

@@ -1,11 +1,31 @@
 """Report of a run: report.png, and report.html, a page that needs no other file."""
 
+import functools
 import pathlib
 
-from jaxembed.files import checked_json
+from jaxembed import workdir as workdir_lib
+from jaxembed.files import checked_json, url
+from jaxembed.files.url import Objects
 from jaxembed.train import curves, metrics, report_page
 
 
+def _at_url(draw):
+  """`draw(workdir, ...)` for URLs too: what it reads is brought, and the page sent."""
+  @functools.wraps(draw)
+  def drawn(workdir, *args, **kwargs):
+    where = url.of(workdir)
+    if where is None:
+      return draw(workdir, *args, **kwargs)
+    here = workdir_lib.fetched(where, weights=False)
+    found = draw(here, *args, **kwargs)
+    for name in ('report.png', 'report.html'):
+      if (here / name).exists():
+        Objects(where).write(name, here / name)
+    return found
+  return drawn
+
+
+@_at_url
 def plot(workdir: str | pathlib.Path, title: str = '') -> pathlib.Path:
   """Draws training loss and evaluation scores over steps; returns the PNG."""
   path = pathlib.Path(workdir) / 'report.png'
@@ -13,6 +33,7 @@ def plot(workdir: str | pathlib.Path, title: str = '') -> pathlib.Path:
   return path
 
 
+@_at_url
 def write(workdir: str | pathlib.Path, title: str = '') -> pathlib.Path:
   """Writes report.png and report.html of a run, finished or not; returns the page.
 
