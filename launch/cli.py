@@ -1,23 +1,37 @@
 """Entry point shared by the launchers: flags, help, warnings and errors in one line."""
 
 from collections.abc import Callable
+import contextlib
 import io
+import pathlib
 import sys
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 import warnings
 
 from absl import app, flags, logging
+
+from jaxembed.files import place
 
 from . import arguments, errors, parsing, usage
 from .signals import stop_on_signals as stop_on_signals
 
 _T = TypeVar('_T')
+_WRITTEN = contextlib.ExitStack()  # closed when `main` ends
 
 
 def given(flag: flags.FlagHolder[_T | None]) -> _T:
   """The value of a flag that is marked as required."""
   assert flag.value is not None, flag.name
   return flag.value
+
+
+def written(flag: flags.FlagHolder[str | None]) -> pathlib.Path:
+  """Where to write what a flag names; to a URL it is sent once `main` has ended well.
+
+  None, where the flag is not given.
+  """
+  found: Any = flag.value and _WRITTEN.enter_context(place.published(flag.value))
+  return found
 
 
 def run(main: Callable[[], None], recipe: str = '') -> NoReturn:
@@ -45,7 +59,8 @@ def _guarded(main: Callable[[], None]) -> None:
   with warnings.catch_warnings():
     warnings.showwarning = _note
     try:
-      main()
+      with _WRITTEN:
+        main()
     except BrokenPipeError:
       errors.reader_left()
     except Exception as e:

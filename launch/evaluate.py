@@ -15,10 +15,8 @@ FILLER.txt, of passkey or needle, is any text; F.png shows scores by length and 
 Texts stand behind the model's own prompts unless others are named.
 """
 
-import contextlib
 import json
 import math
-import pathlib
 import time
 from typing import Any
 
@@ -26,7 +24,7 @@ from absl import flags
 
 from jaxembed import embedder, sharding
 from jaxembed.evaluation import metrics, tasks
-from jaxembed.files import place, whole_file
+from jaxembed.files import whole_file
 
 from . import cli, length_flags, length_grid, step_flag
 
@@ -59,12 +57,7 @@ flags.mark_flags_as_required(['model', 'task', 'data'])
 
 
 def main():
-  with contextlib.ExitStack() as written:
-    out = written.enter_context(place.published(_OUT.value)) if _OUT.value else None
-    _score(out)
-
-
-def _score(out: pathlib.Path | None):
+  out = cli.written(_OUT)
   if out:
     whole_file.refuse_existing(out, _OVERWRITE.value and not out.is_dir(),
                                'pass --overwrite or another --out')

@@ -17,7 +17,6 @@ import pathlib
 from absl import flags
 
 from jaxembed.config import SourceConfig
-from jaxembed.files import place
 from jaxembed.mining import candidates, collection, inputs, miner, pairs
 from jaxembed.mining.rules import Rules
 
@@ -56,13 +55,8 @@ flags.mark_flag_as_required('workdir')
 
 
 def main():
-  with place.published(cli.given(_WORKDIR)) as folder:
-    _mine(folder)
-
-
-def _mine(folder: pathlib.Path):
   rules = _RULES()
-  texts = _collection(folder)
+  texts = _collection(cli.written(_WORKDIR))
   print(f'texts      {len(texts.queries)} queries, {len(texts.documents)} documents')
   models = dict(named_models.opened_later(model) for model in _MODEL.value)
   if models:

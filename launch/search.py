@@ -11,7 +11,6 @@ row as floats instead. A line of --out is {"query": id, "ids": [...], "scores": 
 """
 
 import json
-import pathlib
 
 from absl import flags
 
@@ -42,11 +41,7 @@ flags.mark_flags_as_required(['store', 'out'])
 
 
 def main():
-  with place.published(cli.given(_OUT)) as out:
-    _search(out)
-
-
-def _search(out: pathlib.Path):
+  out = cli.written(_OUT)
   whole_file.refuse_existing(out, _OVERWRITE.value,
                              'pass --overwrite or another --out')
   mesh = sharding.mesh_of_several()

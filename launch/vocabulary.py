@@ -17,6 +17,7 @@ import tempfile
 from absl import flags
 
 from jaxembed import bundle
+from jaxembed.files import place
 from jaxembed.reshaping import transplant, vocabulary
 
 from . import cli, step_flag
@@ -57,7 +58,7 @@ def _made(model: bundle.Bundle, folder: pathlib.Path) -> bundle.Bundle:
                        'sts=[STS]')
     return vocabulary.for_tasks(model, {name: token for name, _, token in pairs},
                                 folder)
-  lines = pathlib.Path(_TOKENS.value or '').read_text('utf-8').splitlines()
+  lines = place.fetched(_TOKENS.value or '').read_text('utf-8').splitlines()
   return vocabulary.add(model, [line for line in lines if line], folder,
                         _INIT.value or 'pieces', special=bool(_SPECIAL.value))
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxembed import paths
 from jaxembed.bundle import Bundle
 from jaxembed.data import added_tokens
-from jaxembed.files import carried
+from jaxembed.files import carried, url
 from jaxembed.reshaping import vocabulary
 
 # Tokens that are approximated together: bounds the memory of their products.
@@ -63,7 +63,7 @@ def transplant(model: Bundle, donor: Bundle, folder: str | os.PathLike,
                           theirs[places].astype(np.float64), atoms)
   for i, at, w in zip(own, found, weights):
     rows[i] = w @ here[at]
-  pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+  url.local(folder).mkdir(parents=True, exist_ok=True)
   carried.copy(folders[1], folder)
   return vocabulary.with_rows(model, rows, max(rows) + 1, pathlib.Path(folder))
 

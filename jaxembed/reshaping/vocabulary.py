@@ -11,6 +11,7 @@ import numpy as np
 from jaxembed import paths
 from jaxembed.bundle import Bundle
 from jaxembed.data import added_tokens
+from jaxembed.files import url
 
 TABLE = 'backbone/embed/token'
 INITS = ('pieces', 'mean', 'hull')
@@ -44,7 +45,7 @@ def add(model: Bundle, tokens: Sequence[str], folder: str | os.PathLike,
   source = _tokenizer(model)
   known = sorted(set(added_tokens.vocabulary(source).values()))
   pieces = added_tokens.pieces(source, tokens)
-  pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+  url.local(folder).mkdir(parents=True, exist_ok=True)
   ids = added_tokens.add(source, folder, tokens, special)
   table = np.asarray(jax.device_get(paths.flatten(model.params)[TABLE]))
   known = [i for i in known if i < len(table)]

@@ -108,7 +108,8 @@ def _hosts(hosts: list[dict[str, Any]]) -> list[str]:
   waits = [h.get('data_seconds') or 0.0 for h in hosts]
   lines = []
   for host, wait in zip(hosts, waits):
-    slow = len(hosts) > 1 and wait == max(waits) > 2 * sorted(waits)[(len(waits) - 1) // 2]
+    usual = sorted(waits)[(len(waits) - 1) // 2]
+    slow = len(hosts) > 1 and wait == max(waits) > 2 * usual
     memory = [m for m in host.get('memory', ()) if m]
     lines.append(
         f'host {host["number"]:<6}{host["host"]} (process {host["process"]}): step '
