@@ -7,8 +7,15 @@ import json
 import os
 import pathlib
 import socket
+import threading
+import time
+import warnings
 
 from jaxembed.files import url
+
+# Seconds between two signs of a holder, and without one after which it has ended, on
+# file systems that know no locks.
+BEAT, STALE = 10.0, 60.0
 
 
 class Held(BlockingIOError):
@@ -37,10 +44,14 @@ def alone(lock: pathlib.Path, what: str, remedy: str, *, wait: bool = False
   """
   url.local(lock, 'give a local folder, and copy it there')
   lock.parent.mkdir(parents=True, exist_ok=True)
-  file = _taken(lock, what, remedy, wait)
+  file, by_system = _taken(lock, what, remedy, wait)
+  end = threading.Event()
+  if not by_system:
+    threading.Thread(target=_beat, args=(lock, end), daemon=True).start()
   try:
     yield
   finally:
+    end.set()
     with contextlib.suppress(FileNotFoundError):
       lock.unlink()
     os.close(file)
@@ -58,36 +69,38 @@ def refuse_held(lock: pathlib.Path, what: str, remedy: str) -> None:
     os.close(file)
 
 
-def _taken(lock: pathlib.Path, what: str, remedy: str, wait: bool = False) -> int:
-  """The open file, once it is ours and still the one of that name."""
+def _taken(lock: pathlib.Path, what: str, remedy: str, wait: bool
+           ) -> tuple[int, bool]:
+  """The open file, once it is ours and still the one of that name; see `_lock`."""
   while True:
     file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
       if wait:
         with contextlib.suppress(OSError):  # a file system without locks
           fcntl.flock(file, fcntl.LOCK_EX)
-      _lock(file, lock, what, remedy)
+      by_system = _lock(file, lock, what, remedy)
       if _same(file, lock):  # a holder that ended meanwhile has removed it
         holder = {'host': socket.gethostname(), 'process': os.getpid()}
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps(holder).encode(), 0)
-        return file
+        return file, by_system
     except BaseException:
       os.close(file)
       raise
     os.close(file)
 
 
-def _lock(file: int, lock: pathlib.Path, what: str, remedy: str) -> None:
+def _lock(file: int, lock: pathlib.Path, what: str, remedy: str) -> bool:
+  """Whether the system holds the lock for us; False: our name in the file does."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return
+    return True
   except BlockingIOError:
     holder, more = _holder(file), ''
   except OSError:  # a file system without locks: the name in the file must do
     holder = _holder(file)
-    if not holder or gone(*holder):
-      return
+    if not holder or gone(*holder) or _silent(lock, holder[0]):
+      return False
     more = f', or remove {lock} if that process is gone'
   host, process = holder or ('unknown', 'unknown')
   raise Held(
@@ -101,6 +114,34 @@ def _holder(file: int) -> tuple[str, int] | None:
     found = json.loads(os.pread(file, 4096, 0))
     return str(found['host']), int(found['process'])
   except (ValueError, KeyError, TypeError):
+    return None
+
+
+def _beat(lock: pathlib.Path, end: threading.Event) -> None:
+  """Touches a lock file now and then, for those who watch it from other hosts."""
+  while not end.wait(BEAT):
+    with contextlib.suppress(OSError):
+      os.utime(lock)
+
+
+def _silent(lock: pathlib.Path, host: str) -> bool:
+  """Whether a holder on another host gives no sign for `STALE` seconds."""
+  if host == socket.gethostname():
+    return False
+  warnings.warn(f'{lock} is held on host {host}; waiting {STALE:.0f} s to see whether '
+                'it lives', stacklevel=2)
+  first, end = _touched(lock), time.monotonic() + STALE
+  while time.monotonic() < end:
+    time.sleep(STALE / 60)
+    if _touched(lock) != first:
+      return False
+  return True
+
+
+def _touched(lock: pathlib.Path) -> int | None:
+  try:
+    return lock.stat().st_mtime_ns
+  except FileNotFoundError:
     return None
 
 

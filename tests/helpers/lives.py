@@ -23,7 +23,7 @@ if len(sys.argv) > 4:
   jax.distributed.initialize(sys.argv[4], int(sys.argv[5]), int(sys.argv[6]),
                              heartbeat_timeout_seconds=40, shutdown_timeout_seconds=40)
 from jaxembed import config, data
-from jaxembed.train import loop
+from jaxembed.train import fit
 from launch import cli
 
 drawn = data.batches
@@ -38,8 +38,8 @@ def logged(*args, **kw):
       yield batch, info
 
 data.batches = logged
-loop.train(config.from_dict(config.Config, json.load(open(sys.argv[1]))), sys.argv[2],
-           should_stop=cli.stop_on_signals())
+fit.run(config.from_dict(config.Config, json.load(open(sys.argv[1]))), sys.argv[2],
+        should_stop=cli.stop_on_signals())
 """
 
 
