@@ -95,12 +95,13 @@ class _Watch:
     self.thread = threading.Thread(target=self._watch, daemon=True)
     self.thread.start()
 
-  def leave(self) -> None:
-    """No more signs are given, and none are missed."""
+  def leave(self, well: bool) -> None:
+    """No more signs are given. After an error others are to miss them, and to end."""
     self._end.set()
     self.thread.join(GONE)
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-      self._say('done')
+    if well:
+      with contextlib.suppress(jax.errors.JaxRuntimeError):
+        self._say('done')
 
   def _say(self, sign: str) -> None:
     self._store.key_value_set(f'{self._prefix}{jax.process_index()}', sign,
@@ -151,11 +152,12 @@ def watched(names: list[str]) -> Iterator[None]:
   if len(names) == 1:
     yield
     return
-  watch = _Watch(names)
+  watch, well = _Watch(names), False
   try:
     yield
+    well = True
   except _LOST:
     watch.thread.join(GONE + 3 * BEAT)
     raise
   finally:
-    watch.leave()
+    watch.leave(well)
