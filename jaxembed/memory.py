@@ -154,7 +154,8 @@ def _token_bytes(cfg: ModelConfig, mesh) -> int:
                     + item * (2 * queries + keys))
   if _distant(cfg):  # queries thrice, keys thrice, and their float32 products
     attention += item * (4 * queries + 2 * keys)
-  feed_forward = item * (3 if b.gated else 2) * b.ff_dim // split
+  width = b.ff_dim * (b.experts_used if b.experts else 1)
+  feed_forward = item * (3 if b.gated else 2) * width // split
   return (3 * item + 4) * b.dim + max(attention, feed_forward)
 
 

@@ -55,6 +55,11 @@ def is_kernel(path: str) -> bool:
   return path.rpartition('/')[2] == 'kernel'
 
 
+def is_expert(path: str) -> bool:
+  """Whether the parameter holds a matrix of each expert."""
+  return path.endswith(('mlp/gate_kernel', 'mlp/up_kernel', 'mlp/down_kernel'))
+
+
 def is_adapter(path: str) -> bool:
   """Whether the parameter is a matrix of LoRA."""
   return path.rpartition('/')[2] in ADAPTERS

@@ -33,6 +33,9 @@ RULES = (
     (r'layers/(attn/[qkv]|mlp/(up|gate))/bias$', P('tensor')),
     (r'layers/(attn/o|mlp/down)/kernel$', P('tensor', 'fsdp')),
     (r'layers/(attn/o|mlp/down)/bias$', P()),
+    (r'layers/mlp/(up|gate)_kernel$', P(None, 'fsdp', 'tensor')),  # of all experts
+    (r'layers/mlp/down_kernel$', P(None, 'tensor', 'fsdp')),
+    (r'layers/mlp/router_kernel$', P()),
     (r'layers/(attn/[qkv]|mlp/(up|gate))/lora_a$', P('fsdp', None)),
     (r'layers/(attn/[qkv]|mlp/(up|gate))/lora_b$', P(None, 'tensor')),
     (r'layers/(attn/o|mlp/down)/lora_a$', P('tensor', None)),

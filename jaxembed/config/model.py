@@ -131,6 +131,9 @@ class BackboneConfig:
   activation: str = 'silu'  # silu | gelu | gelu_tanh | relu
   gated: bool = True  # GLU: activation(gate) * up
   ff_bias: bool = False  # of the feed-forward's projections
+  experts: int = 0  # feed-forwards of width ff_dim that a router chooses from; 0: one
+  experts_used: int = 1  # by each token
+  experts_normed: bool = True  # the shares of those used sum to 1
   down_bias: bool | None = None  # of the last of them; None: as the others
 
   def __post_init__(self):
@@ -142,6 +145,10 @@ class BackboneConfig:
             'two_way_window', 'relative_buckets', 'relative_distance')
     between(self, 0, self.head_dim, 'rope_dim')
     between(self, 1, _IDS, 'query_growth_every')
+    between(self, 0, _PARTS, 'experts')
+    between(self, 1, max(self.experts, 1), 'experts_used')
+    require(self, 'experts', not self.experts or (self.gated and not self.ff_bias),
+            '0 where feed-forwards have biases or no gate')
     positive(self, 'norm_eps', 'embed_scale', 'residual_scale', 'rope_theta')
     for name in ('local_rope_theta', 'query_scale', 'query_growth', 'qkv_clip',
                  'softcap'):

@@ -252,7 +252,7 @@ def _match(part: modules.Part, tensors: Mapping[str, Tensor], shapes,
   missing, misshaped = [], []
   for row, layer in tables.expand(table.rows, layers):
     name = row.name.format(l=layer)
-    wanted = [_file_shape(shapes[path], row, layer) for path in row.paths]
+    wanted = [tables.part_shape(shapes[path].shape, row, layer) for path in row.paths]
     total = (sum(s[0] for s in wanted), *wanted[0][1:]) if wanted[0] else ()
     tensor = left.pop(name, None)
     if tensor is None:
@@ -265,16 +265,14 @@ def _match(part: modules.Part, tensors: Mapping[str, Tensor], shapes,
       at = 0
       for path, shape in zip(row.paths, wanted):
         piece = _Piece(tensor, row, at, at + shape[0])
-        slots = pieces.setdefault(path, [None] * (1 if layer is None else layers))
-        slots[layer or 0] = piece
+        each = 1 if row.expert is None else shapes[path].shape[1]
+        slots = pieces.setdefault(
+            path, [None] * (1 if layer is None else layers * each))
+        slots[(layer or 0) * each + (row.expert or 0)] = piece
         at += shape[0]
   extra = [n for n in left if not any(re.search(p, n) for p in table.ignored)]
   _refuse(part.folder, missing, misshaped, extra)
   return pieces
-
-
-def _file_shape(leaf, row: tables.Row, layer: int | None) -> tuple[int, ...]:
-  return tables.matrix_shape(leaf.shape if layer is None else leaf.shape[1:], row)
 
 
 def _refuse(folder, missing, misshaped, extra) -> None:
@@ -319,6 +317,12 @@ def _assemble(pieces, shape, index: tuple[slice, ...]) -> np.ndarray:
   out = _aligned(tuple(s.stop - s.start for s in index), shape.dtype)
   if '{l}' not in next(p for p in pieces if p).row.name:
     out[...] = _one(pieces[0], shape.shape, index)
+    return out
+  if any(p.row.expert is not None for p in pieces if p):  # [L,E,...]: a layer at a time
+    count = shape.shape[1]
+    for i, layer in enumerate(range(index[0].start, index[0].stop)):
+      for j, expert in enumerate(range(index[1].start, index[1].stop)):
+        out[i, j] = _one(pieces[layer * count + expert], shape.shape[2:], index[2:])
     return out
   for i, layer in enumerate(range(index[0].start, index[0].stop)):
     piece = pieces[layer]

@@ -184,7 +184,8 @@ def _same_in_all_layers(modules, rows, layers: int) -> bool:
   for row in rows:
     names = {row.name.format(l=layer).removesuffix('.weight')
              for _, layer in tables.expand((row,), layers)}
-    if names & set(modules) and not ('{l}' in row.name and names <= with_pair):
+    apart = '{l}' in row.name and row.paths[0].endswith('/kernel')
+    if names & set(modules) and not (apart and names <= with_pair):
       return not row.name.endswith('.weight')
   return True
 
@@ -198,7 +199,7 @@ def _beside(modules, settings: peft_settings.Settings, rows, flat, layers: int
     if module not in modules or not row.name.endswith('.weight'):
       continue
     a, b = (modules[module].parts.pop(f'lora_{x}.weight') for x in 'AB')
-    shapes = [tables.matrix_shape(flat[p].shape[1:], row) for p in row.paths]
+    shapes = [tables.part_shape(flat[p].shape, row, layer) for p in row.paths]
     wide, rank = sum(s[0] for s in shapes), settings.rank
     if a.shape != (rank, shapes[0][1]) or b.shape != (wide, rank):
       problems.append(

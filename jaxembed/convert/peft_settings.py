@@ -26,6 +26,7 @@ class Settings:
   Attributes:
     ranks, alphas: pattern of module names -> rank or alpha in the place of the usual.
     dora: rows of a matrix are scaled to a learned length (arXiv 2402.09353).
+    tokens: end of an embedding's name -> its rows that have values of their own.
   """
 
   rank: int
@@ -35,11 +36,12 @@ class Settings:
   dora: bool
   ranks: Mapping[str, int]
   alphas: Mapping[str, float]
+  tokens: Mapping[str, tuple[int, ...]]
 
   @property
   def plain(self) -> bool:
     """Whether one LoraConfig says it all."""
-    return not (self.dora or self.ranks or self.alphas)
+    return not (self.dora or self.ranks or self.alphas or self.tokens)
 
   @property
   def lora(self) -> LoraConfig:
@@ -76,7 +78,17 @@ def read(file: pathlib.Path) -> Settings:
       rslora=fields.flag('use_rslora', False), dora=fields.flag('use_dora', False),
       ranks={_pattern(key, ranks.file): ranks.whole(key, None, 1, _MOST_RANKS)
              for key in ranks.data},
-      alphas={_pattern(key, alphas.file): alphas.number(key) for key in alphas.data})
+      alphas={_pattern(key, alphas.file): alphas.number(key) for key in alphas.data},
+      tokens=_tokens(data.get('trainable_token_indices'), str(file)))
+
+
+def _tokens(given: Any, file: str) -> dict[str, tuple[int, ...]]:
+  by_name = given if isinstance(given, dict) else {'': given or []}
+  if not all(isinstance(rows, list) and all(type(i) is int and i >= 0 for i in rows)
+             for rows in by_name.values()):
+    raise UnsupportedModel(f'{file}: trainable_token_indices is {short(given)}; it '
+                           'must be a list of token ids, or such lists by name')
+  return {name: tuple(rows) for name, rows in by_name.items() if rows}
 
 
 def _pattern(key: str, where: str) -> str:

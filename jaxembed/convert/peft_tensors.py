@@ -21,7 +21,8 @@ from jaxembed.convert.tensor_files import Tensor
 PREFIX = 'base_model.model.'
 # Behind the name of a module; `weight` and `bias` are of modules that are saved whole.
 _PARTS = re.compile(r'\.(lora_[AB]\.weight|lora_B\.bias|lora_embedding_[AB]'
-                    r'|lora_magnitude_vector|weight|bias)$')
+                    r'|lora_magnitude_vector|token_adapter\.trainable_tokens_delta'
+                    r'|weight|bias)$')
 # What PEFT puts between a module and the names of its tensors.
 _WRAPPERS = re.compile(r'\.(base_layer|modules_to_save)$')
 _PAIRS = {'lora_A.weight': 'lora_B.weight', 'lora_embedding_A': 'lora_embedding_B'}
@@ -77,8 +78,7 @@ def fold(modules: Mapping[str, Module], settings: Settings, rows, flat: dict[str
     base, _, kind = row.name.format(l=layer).rpartition('.')
     if base not in modules:
       continue
-    shapes = [flat[p].shape if layer is None else flat[p].shape[1:] for p in row.paths]
-    sizes = [tables.matrix_shape(shape, row) for shape in shapes]
+    sizes = [tables.part_shape(flat[p].shape, row, layer) for p in row.paths]
     total = (sum(size[0] for size in sizes), *sizes[0][1:])
     try:
       change = (_weight if kind == 'weight' else _bias)(modules[base], total, settings)
@@ -90,11 +90,11 @@ def fold(modules: Mapping[str, Module], settings: Settings, rows, flat: dict[str
     for path in row.paths:
       if path not in changed:
         changed[path] = np.array(flat[path], np.float32)
-    at = [slice(None) if layer is None else layer] * len(row.paths)
-    old = [_turned(changed[p][i], row) for p, i in zip(row.paths, at)]
-    new = np.split(change(np.concatenate(old)), np.cumsum([s[0] for s in sizes])[:-1])
-    for path, i, x in zip(row.paths, at, new):
-      changed[path][i] = _turned(x, row)
+    held = [tables.part(changed[path], row, layer) for path in row.paths]
+    new = change(np.concatenate([_turned(x, row) for x in held]))
+    ends = np.cumsum([size[0] for size in sizes])[:-1]
+    for x, y in zip(held, np.split(new, ends)):
+      x[...] = _turned(y, row)
   return {path: jnp.asarray(x, flat[path].dtype) for path, x in changed.items()
           }, problems
 
@@ -129,6 +129,9 @@ def _weight(module: Module, size: tuple[int, ...], settings: Settings):
   whole = parts.pop('weight', None)
   if whole is not None:
     _fits('a weight', whole, size)
+  rows = parts.pop('token_adapter.trainable_tokens_delta', None)
+  if rows is not None:
+    return _rows(module, rows, size, settings)
   found = [(kind, parts.pop(kind, None), parts.pop(other, None))
            for kind, other in _PAIRS.items() if {kind, other} & set(parts)]
   magnitude = parts.pop('lora_magnitude_vector', None) if settings.dora else None
@@ -155,6 +158,23 @@ def _weight(module: Module, size: tuple[int, ...], settings: Settings):
       return x
     length = np.linalg.norm(x, axis=1)
     return (_read(magnitude) / length)[:, None] * x
+
+  return change
+
+
+def _rows(module: Module, rows: Tensor, size: tuple[int, ...], settings: Settings):
+  """Function of an embedding of which some rows have values of their own."""
+  ids = next((ids for name, ids in settings.tokens.items()
+              if module.name.endswith(name)), ())
+  _fits('trainable tokens', rows, (len(ids), size[1]))
+  if max(ids, default=0) >= size[0]:
+    raise _Misfit(f'has {size[0]} rows, and trainable_token_indices names row '
+                  f'{max(ids)}; add its tokens to the base model first')
+
+  def change(x):
+    x = x.copy()
+    x[list(ids)] = _read(rows)
+    return x
 
   return change
 

@@ -27,6 +27,7 @@ class Row:
   transpose: bool = False
   out_axes: int = 1  # of a transposed kernel: how many axes form `out`
   skip_layers: tuple[int, ...] = ()  # layers that have no such tensor
+  expert: int | None = None  # whose it is, of a parameter [L,E,...] of all experts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,25 @@ def linear(name: str, bias: bool, *paths: str) -> Iterator[Row]:
   yield Row(f'{name}.weight', tuple(f'{p}/kernel' for p in paths), transpose=True)
   if bias:
     yield Row(f'{name}.bias', tuple(f'{p}/bias' for p in paths))
+
+
+def experts(name: str, path: str, count: int) -> Iterator[Row]:
+  """Rows of one matrix of each expert; `{e}` in the name stands for its number."""
+  for number in range(count):
+    yield Row(name.replace('{e}', str(number)), (path,), transpose=True, expert=number)
+
+
+def part(x, row: Row, layer: int | None):
+  """What of a parameter is in one tensor of the file: a layer, and an expert's."""
+  x = x if layer is None else x[layer]
+  return x if row.expert is None else x[row.expert]
+
+
+def part_shape(shape: tuple[int, ...], row: Row, layer: int | None
+               ) -> tuple[int, ...]:
+  """Shape, in the file, of `part` of a parameter of the given shape."""
+  first = (layer is not None) + (row.expert is not None)
+  return matrix_shape(shape[first:], row)
 
 
 def expand(rows: tuple[Row, ...], layers: int) -> Iterator[tuple[Row, int | None]]:

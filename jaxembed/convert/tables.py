@@ -14,7 +14,16 @@ import numpy as np
 from jaxembed.config import BackboneConfig, DenseConfig, ModelConfig, PoolingConfig
 from jaxembed.convert.configs import attention_from_hf, config_from_hf, config_to_hf
 from jaxembed.convert.families import FAMILIES
-from jaxembed.convert.rows import LAYERS, Row, Table, expand, linear, matrix_shape
+from jaxembed.convert.rows import (
+  LAYERS,
+  Row,
+  Table,
+  expand,
+  linear,
+  matrix_shape,
+  part,
+  part_shape,
+)
 from jaxembed.models import presets
 from jaxembed.paths import flatten, unflatten
 from jaxembed.pooling import heads
@@ -22,10 +31,29 @@ from jaxembed.pooling.head import Head
 from jaxembed.types import Params
 
 __all__ = [
-    'LAYERS', 'Lazy', 'Row', 'Table', 'attention_from_hf', 'backbone_table',
-    'base_names', 'config_from_hf', 'config_to_hf', 'dense_table', 'expand', 'flatten',
-    'has_pooler', 'head_table', 'is_decoder', 'iter_hf', 'lazy', 'matrix_shape',
-    'older_keys', 'to_hf', 'unflatten',
+  'LAYERS',
+  'Lazy',
+  'Row',
+  'Table',
+  'attention_from_hf',
+  'backbone_table',
+  'base_names',
+  'config_from_hf',
+  'config_to_hf',
+  'dense_table',
+  'expand',
+  'flatten',
+  'has_pooler',
+  'head_table',
+  'is_decoder',
+  'iter_hf',
+  'lazy',
+  'matrix_shape',
+  'older_keys',
+  'part',
+  'part_shape',
+  'to_hf',
+  'unflatten',
 ]
 
 _OLD_NAMES = {'LayerNorm.gamma': 'LayerNorm.weight', 'LayerNorm.beta': 'LayerNorm.bias'}
@@ -118,8 +146,7 @@ def lazy(params: Params, cfg: ModelConfig, rows: tuple[Row, ...] | None = None
   flat, found = flatten(params), {}
   for row, layer in expand(rows, cfg.backbone.num_layers):
     leaves = [flat[path] for path in row.paths]
-    parts = [matrix_shape(leaf.shape if layer is None else leaf.shape[1:], row)
-             for leaf in leaves]
+    parts = [part_shape(leaf.shape, row, layer) for leaf in leaves]
     shape = (sum(p[0] for p in parts), *parts[0][1:]) if parts[0] else ()
     found[row.name.format(l=layer)] = Lazy(
         np.dtype(leaves[0].dtype), shape,
@@ -135,7 +162,7 @@ def _read(leaves, row: Row, layer: int | None) -> np.ndarray:
 def _to_file(leaf, row: Row, layer: int | None) -> np.ndarray:
   if isinstance(leaf, jax.Array) and [d.platform for d in leaf.devices()] == ['cpu']:
     leaf = np.asarray(leaf)  # as it lies there; a slice on the device would be a copy
-  x = np.asarray(leaf if layer is None else leaf[layer])
+  x = np.asarray(part(leaf, row, layer))
   if not row.transpose:
     return x
   return x.reshape(matrix_shape(x.shape, row)[::-1]).T

@@ -170,7 +170,8 @@ _BASE_CHANGED = (
 ADAPTER = {  # adapter_config.json
     **dict.fromkeys((
         'base_model_name_or_path', 'r', 'lora_alpha', 'lora_dropout', 'use_rslora',
-        'use_dora', 'rank_pattern', 'alpha_pattern'), APPLIED),
+        'use_dora', 'rank_pattern', 'alpha_pattern', 'trainable_token_indices',
+    ), APPLIED),
     # Which modules have adapters, biases or values of their own is told by the names of
     # the tensors.
     **dict.fromkeys((

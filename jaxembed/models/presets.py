@@ -52,7 +52,8 @@ _DECODERS = {
     'olmo': {'norm': 'layer', 'norm_scale': False}, 'olmo2': _OLMO2,
     'olmo3': _OLMO2 | {'rope_theta': 5e5, 'local_rope_theta': 5e5},
     'smollm3': {'norm_eps': 1e-6, 'rope_theta': 2e6},
-    'qwen2': _QWEN2, 'qwen3': _QWEN3,
+    'qwen2': _QWEN2, 'qwen3': _QWEN3, 'qwen3_moe': _QWEN3,
+    'mixtral': {'rope_theta': 1e6},
     'gemma': _GEMMA, 'gemma2': _GEMMA2, 'gemma3_text': _GEMMA3,
 }
 # Pre-trained to see both directions.
@@ -99,6 +100,8 @@ _TINY_EXTRAS = {
     'ministral3': {'query_growth': 0.1, 'query_growth_every': 8},
     'olmo3': _TINY_WINDOW | {'windowed_layers': (True, True, False)},
     'phi': {'rope_dim': 4},
+    'mixtral': {'experts': 4, 'experts_used': 2},
+    'qwen3_moe': {'experts': 6, 'experts_used': 2, 'experts_normed': False},
     'smollm3': {'rope_layers': (True, False, True)},
     'gemma2': _TINY_WINDOW | {
         'windowed_layers': (True, False, True), 'softcap': 50.0,

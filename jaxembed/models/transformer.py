@@ -15,6 +15,7 @@ from jaxembed.kernels.attention import ATTENTION, pattern
 from jaxembed.mesh import reshard, split_tokens
 from jaxembed.models import length, positions
 from jaxembed.models.attention import Attention, Rotations, alibi, relative_bias
+from jaxembed.models.experts import Experts
 from jaxembed.models.layers import Embedding, FeedForward, Norm
 from jaxembed.models.length_rule import ALL_NEAR, Distant, Layout, Rotation
 from jaxembed.pooling import heads
@@ -45,7 +46,8 @@ class Block(nn.Module):
       x = jnp.where(shared['placeholder'] & layer['prepend'],
                     _last_state(x, shared['mask']), x)
     attn = Attention(cfg, lora, self.cfg.attention_impl, name='attn')
-    mlp = FeedForward(cfg, lora, name='mlp')
+    mlp = (Experts(cfg, name='mlp') if cfg.experts
+           else FeedForward(cfg, lora, name='mlp'))
 
     def norm(name):
       return Norm(cfg, name=name)

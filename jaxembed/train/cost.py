@@ -61,9 +61,12 @@ def _kernels(model: config.ModelConfig, freeze: str) -> tuple[int, int]:
   """Sizes of the backbone's kernels: (frozen, trainable)."""
   shapes = encoder.param_shapes(model)
   moves = jax.tree.leaves(optim.trainable(shapes, config.OptimConfig(freeze=freeze)))
-  kernels = [(x.size, move) for (path, x), move in zip(
+  b = model.backbone
+  kernels = [(x.size * b.experts_used // b.experts if paths.is_expert(path) else x.size,
+              move) for (path, x), move in zip(
       paths.flatten(shapes).items(), moves, strict=True) if paths.in_backbone(path)
-             and (paths.is_kernel(path) or paths.is_adapter(path))]
+             and any(of(path) for of in (paths.is_kernel, paths.is_adapter,
+                                         paths.is_expert))]
   frozen, trainable = (sum(size for size, move in kernels if move == wanted)
                        for wanted in (False, True))
   return frozen, trainable

@@ -195,7 +195,7 @@ def norms(grads: types.Params) -> types.Metrics:
 
 def _is_matrix(path) -> bool:
   """A stacked kernel [L,in,out] of the layers: what Muon is made for."""
-  return bool(re.search(r'^backbone/layers/.*kernel$', paths.join(path)))
+  return bool(re.search(r'^backbone/layers/.*/kernel$', paths.join(path)))
 
 
 def _decays(params: types.Params):

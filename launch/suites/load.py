@@ -53,8 +53,8 @@ def _write(folder: pathlib.Path, cfg: ModelConfig) -> int:
   names = {}
   for row, layer in tables.expand(tables.backbone_table(cfg.backbone).rows,
                                   cfg.backbone.num_layers):
-    shape = shapes[row.paths[0]].shape[0 if layer is None else 1:]
-    names[row.name.format(l=layer)] = (dtype, tables.matrix_shape(shape, row))
+    names[row.name.format(l=layer)] = (
+        dtype, tables.part_shape(shapes[row.paths[0]].shape, row, layer))
   sizes = {n: 2 * int(np.prod(s)) for n, (_, s) in names.items()}
   shards = tensor_files.split(sizes.items(), _SHARD)
   rng, weight_map = np.random.default_rng(0), {}

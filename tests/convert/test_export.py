@@ -72,7 +72,15 @@ def _export(target, source, params, cfg, **options):
     ('mean', 'mistral', 'causal'), ('cls', 'bert', 'bidirectional'),
     ('cls', 'mistral', 'bidirectional'), ('cls', 'mistral', 'causal'),
     ('last', 'bert', 'bidirectional'), ('last', 'mistral', 'bidirectional'),
-    ('latent', 'bert', 'bidirectional'), ('latent', 'mistral', 'causal')]))
+    ('latent', 'bert', 'bidirectional'), ('latent', 'mistral', 'causal'),
+    ('mean', 'gemma', 'bidirectional'), ('last', 'gemma', 'causal'),
+    ('mean', 'granite', 'bidirectional'), ('last', 'granite', 'causal'),
+    ('mean', 'olmo', 'bidirectional'), ('last', 'olmo2', 'causal'),
+    ('cls', 'olmo3', 'bidirectional'), ('last', 'olmo3', 'causal'),
+    ('mean', 'smollm3', 'bidirectional'), ('last', 'smollm3', 'causal'),
+    ('latent', 'phi', 'bidirectional'), ('last', 'phi', 'causal'),
+    ('mean', 'ministral3', 'bidirectional'), ('last', 'ministral3', 'causal'),
+    ('mean', 'mixtral', 'bidirectional'), ('last', 'qwen3_moe', 'causal')]))
 def test_torch_computes_the_same(tmp_path, source, family, attention, pooling):
   pooling = _LATENT if pooling == 'latent' else config.PoolingConfig(kind=pooling)
   params, cfg = _model(family, pooling, attention=attention)

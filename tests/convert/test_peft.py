@@ -163,6 +163,7 @@ _QV = {'target_modules': ['q_proj', 'v_proj']}
         r'layers\.(0|1)\..*q_proj': 2}}),
     thorough('Llama, biases', _QV | {'lora_bias': True}),
     thorough('Llama, biases', _QV | {'bias': 'lora_only'}),
+    thorough('Llama, biases', _QV | {'trainable_token_indices': [3, 1]}),
     thorough('Llama, biases', {'target_modules': ['q_proj', 'embed_tokens']}),
     thorough('Llama, biases', _QV | {'layers_to_transform': [1],
                                      'layers_pattern': 'layers'}),
@@ -198,14 +199,24 @@ def test_more_than_one_update_of_one_scale_is_merged_as_peft_does(
   assert jax.tree.structure(shapes) == jax.tree.structure(params)
 
 
-def test_one_of_several_adapters_is_chosen_by_its_folder(adapter, tmp_path):
+def test_one_of_several_adapters_is_chosen_by_its_folder(
+    adapter, tmp_path, monkeypatch):
   folder = tmp_path / 'both'
   for name in ('a', 'b'):
     shutil.copytree(adapter, folder / name)
   with pytest.raises(BadCheckpoint, match='several adapters.*: a, b; open one'):
     from_hf.load(folder)
-  jax.tree.map(np.testing.assert_array_equal, from_hf.load(folder / 'b').params,
-               from_hf.load(adapter).params)
+  import huggingface_hub
+
+  asked = []
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download',
+                      lambda repo, **_: asked.append(repo) or str(folder))
+  for source in (folder / 'b', 'org/name/b'):
+    jax.tree.map(np.testing.assert_array_equal, from_hf.load(source).params,
+                 from_hf.load(adapter).params)
+  with pytest.raises(FileNotFoundError, match="org/name has no folder 'c'"):
+    from_hf.load('org/name/c')
+  assert asked == ['org/name'] * 2
   shutil.copytree(adapter, folder, dirs_exist_ok=True)
   with pytest.warns(UserWarning, match='its own adapter is read; beside it lie a, b'):
     from_hf.load(folder, weights=False)
@@ -287,7 +298,7 @@ def _edited(adapter, tmp_path, **fields):
     ('rank_pattern', {'q': 0}), ('rank_pattern', {'(q+)+$': 4}),
     ('rank_pattern', ['q']),
     ('rank_pattern', {'q(': 4}), ('alpha_pattern', {'q': -4}),
-    ('alpha_pattern', {'.*.*.*q': 4}), ('trainable_token_indices', [1]),
+    ('alpha_pattern', {'.*.*.*q': 4}), ('trainable_token_indices', [-1]),
     ('target_parameters', ['w']), ('fan_in_fan_out', True), ('revision', 'v2'),
     ('a_key_of_tomorrow', 1)])
 def test_settings_that_mean_other_numbers_are_refused(adapter, tmp_path, key, value):

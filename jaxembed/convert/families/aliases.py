@@ -40,13 +40,23 @@ COMPOSITES = {'gemma3': Composite(('gemma3_text',)),
               'mistral3': Composite(('mistral', 'ministral3'))}
 
 
+# Known by name, and not computed: why.
+_OTHER_LAYERS = 'its layers are of two shapes, attention of two widths'
+REFUSED = {'embedding_gemma2': _OTHER_LAYERS, 'embedding_gemma2_text': _OTHER_LAYERS,
+           'lfm2': 'its layers are of two kinds, convolutions and attention'}
+
+
 def as_family(config: Mapping[str, Any]) -> Mapping[str, Any]:
   """`config` (a parsed config.json) in a family's words; a family's own as it is.
 
   Raises:
-    UnsupportedModel: a text part that is missing, or is not what such models have.
+    UnsupportedModel: a text part that is missing, or is not what such models have; a
+      model that is known not to be computed.
   """
   kind = Fields(config).family
+  if kind in REFUSED:
+    raise UnsupportedModel(f'config.json: model_type {kind!r} is not supported: '
+                           f'{REFUSED[kind]}')
   if kind in TWO_WAY:
     return _two_way(config, TWO_WAY[kind])
   if kind not in COMPOSITES:
