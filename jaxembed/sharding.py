@@ -29,6 +29,8 @@ from jaxembed.pooling import heads
 # feed-forward channels are on, over 'fsdp' on the other.
 RULES = (
     (r'embed/(token|position|type)$', P(None, 'fsdp')),
+    (r'embed/project/kernel$', P(None, 'fsdp')),
+    (r'embed/project/bias$', P()),
     (r'layers/(attn/[qkv]|mlp/(up|gate))/kernel$', P('fsdp', 'tensor')),
     (r'layers/(attn/[qkv]|mlp/(up|gate))/bias$', P('tensor')),
     (r'layers/(attn/o|mlp/down)/kernel$', P('tensor', 'fsdp')),

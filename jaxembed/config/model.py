@@ -77,12 +77,17 @@ class BackboneConfig:
   vocab_size: int  # rows of the embedding table
   dim: int  # width of token states
   ff_dim: int  # width inside the feed-forward
-  num_layers: int  # blocks
+  num_layers: int  # blocks that states pass through
   num_heads: int  # query heads
   num_kv_heads: int  # key and value heads, shared by groups of queries
   head_dim: int  # width of a head
   max_positions: int  # the longest text in tokens
   norm_eps: float = 1e-5  # added to the variance
+
+  ## Sharing
+  # Blocks with parameters of their own, each passed num_layers/own_layers times in a
+  # row (ALBERT); 0: all.
+  own_layers: int = 0
 
   ## Norms
   norm: str = 'rms'  # rms | layer
@@ -92,12 +97,15 @@ class BackboneConfig:
   # Where norms stand in a layer: before its two parts, behind their sums, around the
   # parts, behind the parts; parallel: one norm before both, which are summed.
   block: str = 'pre'  # pre | post | sandwich | behind | parallel
+  # Of post: the layer's input is added and normed once more behind its first part.
+  added_twice: bool = False
   residual_scale: float = 1.0  # a part is multiplied by it before it is added
   final_norm: bool = True  # a norm after the last layer
   first_norm: bool = True  # false: layer 0 has no norm before attention
   embed_norm: bool = False  # a norm after the embeddings
 
   ## Embeddings and positions
+  embed_dim: int = 0  # width of embeddings, projected to dim; 0: dim, not projected
   embed_scale: float = 1.0  # embeddings are multiplied by it
   type_vocab_size: int = 0  # BERT's token types; kind 0 is used
   position: str = 'rope'  # rope | learned | alibi | none (relative_buckets alone)
@@ -144,6 +152,10 @@ class BackboneConfig:
     between(self, 0, _IDS, 'type_vocab_size', 'position_offset', 'window',
             'two_way_window', 'relative_buckets', 'relative_distance')
     between(self, 0, self.head_dim, 'rope_dim')
+    between(self, 0, _WIDTH, 'embed_dim')
+    between(self, 0, self.num_layers, 'own_layers')
+    require(self, 'own_layers', self.num_layers % self.stacked_layers == 0,
+            f'a divisor of num_layers {self.num_layers}')
     between(self, 1, _IDS, 'query_growth_every')
     between(self, 0, _PARTS, 'experts')
     between(self, 1, max(self.experts, 1), 'experts_used')
@@ -169,6 +181,11 @@ class BackboneConfig:
       if listed and len(listed) != self.num_layers:
         raise ValueError(f'{name} has {len(listed)} entries for {self.num_layers} '
                          'layers')
+
+  @property
+  def stacked_layers(self) -> int:
+    """Blocks with parameters of their own: the first axis of those below layers/."""
+    return self.own_layers or self.num_layers
 
   def _check_rope(self):
     """Rotations are of pairs of channels, each with a frequency of its own."""

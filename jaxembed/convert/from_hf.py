@@ -94,7 +94,8 @@ def _load(source, dtype, mesh, progress, weights: bool) -> Loaded:
   shapes = tables.flatten(encoder.param_shapes(cfg, dtype))
   params = _abstract(shapes, mesh)
   if weights:
-    params = _read(found.parts, folder, shapes, cfg.backbone.num_layers, mesh, progress)
+    params = _read(found.parts, folder, shapes, cfg.backbone.stacked_layers, mesh,
+                   progress)
   return Loaded(tables.unflatten(params), cfg, folder, found.backbone_folder,
                 found.hf_config, found.backbone_folder,
                 None if found.is_plain else folder, base_name(source, folder),
@@ -175,7 +176,7 @@ def _with_head(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loade
             if not path.startswith('backbone/')}
   head = _abstract(shapes, mesh)
   if weights:
-    head = _read(parts, folder, shapes, cfg.backbone.num_layers, mesh, False)
+    head = _read(parts, folder, shapes, cfg.backbone.stacked_layers, mesh, False)
   params = {'backbone': base.params['backbone'], **tables.unflatten(head)}
   return dataclasses.replace(base, params=params, cfg=cfg, is_plain=False)
 

@@ -52,7 +52,7 @@ def write(target: str | os.PathLike, params: Params, cfg: ModelConfig,
   flat = tables.flatten(params)
   tensors, modules = {}, set()
   for row, layer in tables.expand(tables.backbone_table(cfg.backbone).rows,
-                                  cfg.backbone.num_layers):
+                                  cfg.backbone.stacked_layers):
     paths = [p.removesuffix('kernel') for p in row.paths if p.endswith('/kernel')]
     if not any(f'{p}lora_a' in flat for p in paths):
       continue
@@ -154,7 +154,7 @@ def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
   table = tables.backbone_table(cfg.backbone)
   modules = peft_tensors.by_module(tensor_files.read_header(folder / WEIGHTS), table)
   flat = dict(tables.flatten(params))
-  layers, some = cfg.backbone.num_layers, bool(modules)
+  layers, some = cfg.backbone.stacked_layers, bool(modules)
   apart = settings.plain and _same_in_all_layers(modules, table.rows, layers)
   add = _beside if apart else peft_tensors.fold
   changed, problems = add(modules, settings, table.rows, flat, layers)

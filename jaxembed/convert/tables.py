@@ -45,6 +45,7 @@ __all__ = [
   'flatten',
   'has_pooler',
   'head_table',
+  'in_transformers',
   'is_decoder',
   'iter_hf',
   'lazy',
@@ -73,6 +74,11 @@ def is_decoder(cfg: BackboneConfig) -> bool:
 def has_pooler(cfg: BackboneConfig) -> bool:
   """Whether transformers gives the family a pooler, which no embedding uses."""
   return FAMILIES[cfg.family].pooler
+
+
+def in_transformers(cfg: BackboneConfig) -> bool:
+  """Whether transformers itself has the family, without code of a folder."""
+  return bool(FAMILIES[cfg.family].architecture)
 
 
 def older_keys(cfg: BackboneConfig) -> tuple[str, ...]:
@@ -144,7 +150,7 @@ def lazy(params: Params, cfg: ModelConfig, rows: tuple[Row, ...] | None = None
   """
   rows = backbone_table(cfg.backbone).rows if rows is None else rows
   flat, found = flatten(params), {}
-  for row, layer in expand(rows, cfg.backbone.num_layers):
+  for row, layer in expand(rows, cfg.backbone.stacked_layers):
     leaves = [flat[path] for path in row.paths]
     parts = [part_shape(leaf.shape, row, layer) for leaf in leaves]
     shape = (sum(p[0] for p in parts), *parts[0][1:]) if parts[0] else ()

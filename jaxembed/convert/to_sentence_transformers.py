@@ -33,6 +33,11 @@ def refuse(model: Bundle) -> None:
   """Raises ValueError for a model that the layout cannot hold."""
   if model.cfg.lora is not None:
     raise ValueError('the model has LoRA adapters; merge them before exporting')
+  if not tables.in_transformers(model.cfg.backbone):
+    raise ValueError(
+        f'transformers has no {model.cfg.backbone.family}: its code lies in the '
+        'folders of its models and is never run here, so nobody could check the '
+        "export; keep the run, or export the adapters of LoRA (format 'peft')")
   found = heads.of(model.cfg.pooling)
   missing = [f'{head.kind} pooling{" beside others" if head.twin else ""}'
              for head in found if not head.mode and (len(found) > 1 or not head.twin)]

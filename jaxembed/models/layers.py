@@ -42,14 +42,15 @@ class Linear(nn.Module):
   """
 
   features: int
-  split: str  # 'in' | 'out'
+  split: str  # 'in' | 'out' | 'none'
   bias: bool = False
   lora: LoraConfig | None = None
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     width = x.shape[-1]
-    rows, cols = ('tensor', None) if self.split == 'in' else (None, 'tensor')
+    rows, cols = {'in': ('tensor', None), 'out': (None, 'tensor'),
+                  'none': (None, None)}[self.split]
     kernel = self.param('kernel', _INIT, (width, self.features))
     kernel = reshard(kernel, rows, cols).astype(x.dtype)  # all-gather over fsdp
     y = jnp.einsum('...D,DF->...F', x, kernel,
@@ -137,7 +138,7 @@ class Embedding(nn.Module):
     cfg = self.cfg
 
     def table(name, rows):
-      return self.param(name, _INIT, (rows, cfg.dim))
+      return self.param(name, _INIT, (rows, cfg.embed_dim or cfg.dim))
 
     x = _lookup(table('token', cfg.vocab_size), ids, self.dtype)
     if cfg.embed_scale != 1.0:
@@ -150,7 +151,9 @@ class Embedding(nn.Module):
     if cfg.type_vocab_size:
       kind = table('type', cfg.type_vocab_size)
       x += along_last(reshard(kind, None, None)[0].astype(self.dtype), x)
-    return Norm(cfg, name='norm')(x) if cfg.embed_norm else x
+    if cfg.embed_norm:
+      x = Norm(cfg, name='norm')(x)
+    return Linear(cfg.dim, 'none', True, name='project')(x) if cfg.embed_dim else x
 
 
 def _with_frozen(table: Array, first: int, count: int, step: int) -> Array:

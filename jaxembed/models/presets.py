@@ -60,7 +60,9 @@ _DECODERS = {
 _ENCODERS = {
     'bert': _BERT, 'roberta': _ROBERTA, 'xlm-roberta': _ROBERTA,
     'camembert': _ROBERTA, 'distilbert': _BERT | {'type_vocab_size': 0},
-    'electra': _BERT,
+    'electra': _BERT, 'albert': _BERT | {'activation': 'gelu_tanh'},
+    'jina_bert': _BERT | {'position': 'alibi', 'positions': 'mask', 'ff_bias': False,
+                          'down_bias': True, 'gated': True},
     'mpnet': _MPNET, 'modernbert': _MODERNBERT,
     'xlm-roberta-xl': _ROBERTA | {'block': 'pre', 'embed_norm': False,
                                   'final_norm': True},
@@ -95,6 +97,7 @@ def tiny(family: str, **fields) -> BackboneConfig:
 
 _TINY_WINDOW = {'window': 6, 'two_way_window': 7}
 _TINY_EXTRAS = {
+    'albert': {'embed_dim': 16, 'own_layers': 1},
     'gemma': {'embed_scale': 32**0.5},
     'granite': {'embed_scale': 12.0, 'query_scale': 0.2, 'residual_scale': 0.2},
     'ministral3': {'query_growth': 0.1, 'query_growth_every': 8},

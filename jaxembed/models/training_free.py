@@ -41,10 +41,16 @@ def at_layer(params: Params, cfg: ModelConfig, layer: int
       return params, cfg
     raise ValueError(f'layer {layer} does not exist; choose 1 to {count}, or -1 for '
                      'the whole model')
+  uses = count // cfg.backbone.stacked_layers
+  own = -(-end // uses)
+  if own > 1 and end % uses:
+    raise ValueError(f'layer {layer} lies between layers that share their parameters; '
+                     f'choose a multiple of {uses}')
   backbone = {k: v for k, v in params['backbone'].items() if k != 'norm'}
-  backbone['layers'] = jax.tree.map(lambda x: x[:end], backbone['layers'])
+  backbone['layers'] = jax.tree.map(lambda x: x[:own], backbone['layers'])
   shape = dataclasses.replace(
       cfg.backbone, num_layers=end, final_norm=False,
+      own_layers=own if cfg.backbone.own_layers else 0,
       **{name: getattr(cfg.backbone, name)[:end] for name in PER_LAYER})
   return ({**params, 'backbone': backbone},
           dataclasses.replace(cfg, backbone=shape))

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxembed.config import BackboneConfig, ModelConfig
 from jaxembed.kernels.attention import ATTENTION, pattern
-from jaxembed.mesh import reshard, split_tokens
+from jaxembed.mesh import BATCH, reshard, spec, split_tokens
 from jaxembed.models import length, positions
 from jaxembed.models.attention import Attention, Rotations, alibi, relative_bias
 from jaxembed.models.experts import Experts
@@ -38,8 +38,19 @@ class Block(nn.Module):
 
   cfg: ModelConfig
 
-  @nn.compact
   def __call__(self, x: Array, layer: dict, shared: dict) -> tuple[Array, Array | None]:
+    """As often in a row as the parameters are used; `layer` then has an axis more."""
+    cfg = self.cfg.backbone
+    if not cfg.own_layers:
+      return self.once(x, layer, shared)
+    again = nn.scan(
+        lambda block, x, layer: block.once(x, layer, shared),
+        variable_broadcast='params', split_rngs={'params': False, 'dropout': True},
+        length=cfg.num_layers // cfg.own_layers)
+    return again(self, x, layer)
+
+  @nn.compact
+  def once(self, x: Array, layer: dict, shared: dict) -> tuple[Array, Array | None]:
     cfg, lora = self.cfg.backbone, self.cfg.lora
     seen, rotations = _of_layer(layer, shared)
     if self.cfg.prepend is not None:
@@ -63,9 +74,11 @@ class Block(nn.Module):
     out = attn(h, seen, rotations, shared['bias'])
     if cfg.block == 'parallel':
       return self._out(added(x, out + mlp(h), ''), shared)
-    x = added(x, out, 'attn_post_norm')
+    entered, x = x, added(x, out, 'attn_post_norm')
     if cfg.block == 'post':
       x = norm('attn_norm')(x)
+    if cfg.added_twice:
+      x = norm('attn_post_norm')(_residual(entered + x))
     h = x if cfg.block in ('post', 'behind') else norm('mlp_norm')(x)
     x = added(x, mlp(h), 'mlp_post_norm')
     return self._out(norm('mlp_norm')(x) if cfg.block == 'post' else x, shared)
@@ -105,12 +118,17 @@ class Backbone(nn.Module):
       shared['bias'] = reshard(bias, 'tensor', None)
     block = Block
     if self.cfg.remat != 'none':
-      block = nn.remat(Block, policy=REMAT[self.cfg.remat], prevent_cse=False)
+      block = nn.remat(Block, policy=REMAT[self.cfg.remat], prevent_cse=False,
+                       methods=['once'])
     in_axes: Any = (0, nn.broadcast)  # flax's annotation has one number
     layers = nn.scan(
         block, variable_axes={'params': 0}, in_axes=in_axes,
-        split_rngs={'params': True, 'dropout': True}, length=cfg.num_layers)
+        split_rngs={'params': True, 'dropout': True}, length=cfg.stacked_layers)
     x, layer_outputs = layers(self.cfg, name='layers')(x, _per_layer(self.cfg), shared)
+    if layer_outputs is not None and cfg.own_layers:
+      layer_outputs = jax.lax.reshape(
+          layer_outputs, (cfg.num_layers, *layer_outputs.shape[2:]),
+          out_sharding=spec(None, BATCH, None))
     if not cfg.final_norm:
       return x, layer_outputs
     x = Norm(cfg, name='norm')(x)
@@ -126,7 +144,8 @@ def _residual(x: Array) -> Array:
 
 
 def _per_layer(model: ModelConfig) -> dict[str, Array]:
-  """What differs between layers, stacked [L]."""
+  """What differs between layers, stacked [L]; [own layers, L/own layers] where some
+  share parameters."""
   cfg, layer = model.backbone, {}
   if model.prepend is not None:
     at = np.arange(cfg.num_layers)
@@ -137,6 +156,8 @@ def _per_layer(model: ModelConfig) -> dict[str, Array]:
     layer['turned'] = np.array(cfg.rope_layers)
   if not cfg.first_norm:
     layer['first'] = np.arange(cfg.num_layers) == 0
+  if cfg.own_layers:
+    layer = {name: x.reshape(cfg.own_layers, -1) for name, x in layer.items()}
   return layer
 
 

@@ -267,7 +267,7 @@ def test_every_tensor_that_does_not_fit_is_listed_at_once(folder):
 
 
 @pytest.mark.parametrize(('fields', 'message'), [
-    ({'model_type': 'mamba'}, "model_type 'mamba' is not supported; known: bert"),
+    ({'model_type': 'mamba'}, "model_type 'mamba' is not supported; known: albert"),
     ({'quantization_config': {'bits': 4}}, 'quantization_config'),
     ({'rope_parameters': {'rope_type': 'dynamic'}}, "rope_type 'dynamic'"),
     ({'hidden_act': 'xielu'}, "activation 'xielu'"),

@@ -4,6 +4,7 @@ To add one: its file here, its line in FAMILIES, its row in models.presets.FEATU
 """
 
 from jaxembed.convert.families import (
+  albert,
   bert,
   distilbert,
   electra,
@@ -11,6 +12,7 @@ from jaxembed.convert.families import (
   gemma,
   granite,
   gte,
+  jina_bert,
   jina_v3,
   llama,
   mistral,
@@ -53,6 +55,8 @@ FAMILIES: dict[str, Family] = {
     'camembert': roberta.CAMEMBERT,
     'distilbert': distilbert.DISTILBERT,
     'electra': electra.ELECTRA,
+    'albert': albert.ALBERT,
+    'jina_bert': jina_bert.JINA_BERT,
     'mpnet': mpnet.MPNET,
     'modernbert': modernbert.MODERNBERT,
     'xlm-roberta-xl': roberta.XLM_ROBERTA_XL,

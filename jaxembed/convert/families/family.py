@@ -27,7 +27,8 @@ class Family:
   What its layers are made of is its row of models.presets.FEATURES.
 
   Attributes:
-    architecture: transformers' class of the base model, as config.json names it.
+    architecture: transformers' class of the base model, as config.json names it; '' for
+      a family that it lacks, whose code lies in the folders of its models.
     read: config.json -> fields of BackboneConfig that are not the family's features.
       Raises UnsupportedModel for values that would change the numbers.
     write: its inverse, every key but architectures and model_type; the second

@@ -19,6 +19,8 @@ ALIASES = {
 def family_of(config: Mapping[str, Any]) -> str:
   """The family of a parsed config.json; any text where it is none that is known."""
   name = str(config.get('model_type'))
+  if name == 'bert' and config.get('position_embedding_type') == 'alibi':
+    return 'jina_bert'
   return ALIASES.get(name, name)
 
 
