@@ -44,7 +44,7 @@ RULES = (
     (r'layers/(attn/o|mlp/down)/lora_b$', P(None, 'fsdp')),
     (r'backbone/relative$|attn/relative$', P()),
     (r'backbone/.*norm/(scale|bias)$', P()),
-    (r'dense/\d+/(kernel|bias|residual)$', P()),
+    (r'dense/\d+/(kernel|bias|residual|scale)$', P()),
     (r'length/(up|down)$', P()),
     (r'loss/(log_scale|projection/(kernel|bias)|pair_head/.*)$', P()),
 )

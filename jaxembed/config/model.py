@@ -77,7 +77,7 @@ class BackboneConfig:
   vocab_size: int  # rows of the embedding table
   dim: int  # width of token states
   ff_dim: int  # width inside the feed-forward
-  num_layers: int  # blocks that states pass through
+  num_layers: int  # blocks that states pass through; 0: embeddings alone
   num_heads: int  # query heads
   num_kv_heads: int  # key and value heads, shared by groups of queries
   head_dim: int  # width of a head
@@ -148,13 +148,14 @@ class BackboneConfig:
     typed(self)
     between(self, 1, _IDS, 'vocab_size', 'max_positions')
     between(self, 1, _WIDTH, 'dim', 'ff_dim', 'head_dim')
-    between(self, 1, _PARTS, 'num_layers', 'num_heads', 'num_kv_heads')
+    between(self, 1, _PARTS, 'num_heads', 'num_kv_heads')
+    between(self, 0, _PARTS, 'num_layers')
     between(self, 0, _IDS, 'type_vocab_size', 'position_offset', 'window',
             'two_way_window', 'relative_buckets', 'relative_distance')
     between(self, 0, self.head_dim, 'rope_dim')
     between(self, 0, _WIDTH, 'embed_dim')
     between(self, 0, self.num_layers, 'own_layers')
-    require(self, 'own_layers', self.num_layers % self.stacked_layers == 0,
+    require(self, 'own_layers', self.num_layers % (self.own_layers or 1) == 0,
             f'a divisor of num_layers {self.num_layers}')
     between(self, 1, _IDS, 'query_growth_every')
     between(self, 0, _PARTS, 'experts')
@@ -239,16 +240,20 @@ class PoolingConfig:
     return tuple(self.kind.split('+'))
 
 
-DENSE_ACTIVATIONS = ('identity', 'tanh', 'relu', 'gelu', 'silu', 'sigmoid',
-                     'leaky_relu', 'elu', 'selu', 'softplus', 'softsign', 'mish')
+DENSE_ACTIVATIONS = (
+    'identity', 'tanh', 'relu', 'gelu', 'silu', 'sigmoid', 'leaky_relu', 'elu', 'selu',
+    'softplus', 'softsign', 'mish', 'celu', 'relu6', 'rrelu', 'hard_sigmoid',
+    'hard_silu', 'hard_tanh', 'log_sigmoid', 'tanh_shrink', 'soft_shrink',
+    'hard_shrink', 'softmax', 'softmin', 'log_softmax')
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseConfig:
-  """One projection after pooling: activation(W v + b), with `residual` plus v itself,
-  or plus a second projection of v where the widths differ."""
+  """One step after pooling: activation(W v + b), with `residual` plus v itself, or plus
+  a second projection of v where the widths differ; or the LayerNorm of v."""
 
   features: int  # width of what comes out
+  kind: str = 'dense'  # dense | layer_norm, which reads features and normalize_input
   bias: bool = True  # whether b is added
   activation: str = 'identity'  # one of DENSE_ACTIVATIONS
   residual: bool = False  # whether v is added
@@ -258,6 +263,12 @@ class DenseConfig:
     typed(self)
     between(self, 1, _WIDTH, 'features')
     one_of(self, 'activation', DENSE_ACTIVATIONS)
+    one_of(self, 'kind', ('dense', 'layer_norm'))
+
+  @property
+  def by_column(self) -> bool:
+    """Whether each number that comes out depends on a column of its own alone."""
+    return self.kind == 'dense' and 'softm' not in self.activation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +344,7 @@ class ModelConfig:
   prompt_pooling: str = 'include'  # include | exclude | nv_embed
   eos_text: str = ''  # put behind every text, lost where one is cut (NV-Embed)
   lower_case: bool = False  # texts are put in lower case, whatever the tokenizer does
+  bare_tokenizer: bool = False  # tokenizer.json alone, no special tokens around texts
   length: LengthConfig | None = None  # how longer texts are read; None: as they are
 
   def __post_init__(self):

@@ -22,7 +22,7 @@ import tqdm
 from jaxembed import sharding
 from jaxembed.config import ModelConfig
 from jaxembed.convert import modules, peft, tables
-from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, is_float, open_folder
+from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, is_float
 from jaxembed.files import place, url
 from jaxembed.files.folder import inside, short
 from jaxembed.models import encoder
@@ -137,7 +137,7 @@ def _read(parts, folder, shapes, layers: int, mesh, progress) -> dict[str, jax.A
   """Every parameter, by path."""
   pieces = {}
   for part in parts:
-    pieces |= _match(part, open_folder(part.folder), shapes, layers)
+    pieces |= _match(part, part.open(part.folder), shapes, layers)
   absent = sorted(set(shapes) - set(pieces))
   if absent:
     raise BadCheckpoint(f'{folder}: no table row gives {absent}')

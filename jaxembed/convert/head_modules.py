@@ -10,9 +10,9 @@ import pathlib
 from typing import Any
 
 from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
-from jaxembed.convert import tables
+from jaxembed.convert import static_embedding, tables
 from jaxembed.convert.fields import Fields, UnsupportedModel
-from jaxembed.convert.tensor_files import inside, read_json
+from jaxembed.convert.tensor_files import Tensor, inside, open_folder, read_json
 from jaxembed.files import known_keys
 from jaxembed.files.folder import short
 from jaxembed.models import training_free
@@ -33,23 +33,31 @@ ACTIVATIONS = {
     'relu': _IN_TORCH + 'ReLU', 'gelu': _IN_TORCH + 'GELU', 'silu': _IN_TORCH + 'SiLU',
     'sigmoid': _IN_TORCH + 'Sigmoid', 'leaky_relu': _IN_TORCH + 'LeakyReLU',
     'elu': _IN_TORCH + 'ELU', 'selu': _IN_TORCH + 'SELU', 'mish': _IN_TORCH + 'Mish',
-    'softplus': _IN_TORCH + 'Softplus', 'softsign': _IN_TORCH + 'Softsign'}
+    'softplus': _IN_TORCH + 'Softplus', 'softsign': _IN_TORCH + 'Softsign',
+    'celu': _IN_TORCH + 'CELU', 'relu6': _IN_TORCH + 'ReLU6',
+    'rrelu': _IN_TORCH + 'RReLU', 'hard_sigmoid': _IN_TORCH + 'Hardsigmoid',
+    'hard_silu': _IN_TORCH + 'Hardswish', 'hard_tanh': _IN_TORCH + 'Hardtanh',
+    'log_sigmoid': _IN_TORCH + 'LogSigmoid', 'tanh_shrink': _IN_TORCH + 'Tanhshrink',
+    'soft_shrink': _IN_TORCH + 'Softshrink', 'hard_shrink': _IN_TORCH + 'Hardshrink',
+    'softmax': _IN_TORCH + 'Softmax', 'softmin': _IN_TORCH + 'Softmin',
+    'log_softmax': _IN_TORCH + 'LogSoftmax'}
 _LIBRARY = 'sentence_transformers.'
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """Some of the parameters: a folder of weights and its table."""
+  """Some of the parameters: a folder of weights, its table, and how it is opened."""
 
   folder: pathlib.Path
   table: tables.Table
+  open: Callable[[pathlib.Path], Mapping[str, Tensor]] = open_folder
 
 
 def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """The modules that modules.json lists, the Transformer first.
+  """The modules that modules.json lists, one of FIRST before the others.
 
   Raises:
-    UnsupportedModel: it does not begin with a Transformer, or an entry is of a class
+    UnsupportedModel: it does not begin with one of them, or an entry is of a class
       that is not computed: another module, or code of the folder's own.
   """
   file = folder / 'modules.json'
@@ -65,8 +73,9 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
     raise UnsupportedModel(f'{file}: two modules have the name {short(twice[0])}, of '
                            'which sentence-transformers keeps one; number them')
   kinds = [kind(entry) for entry in found]
-  if not found or kinds[0] not in ('Transformer', training_free.TWIN.type):
-    raise UnsupportedModel(f'{file} does not begin with a Transformer')
+  if not found or kinds[0] not in FIRST:
+    raise UnsupportedModel(f'{file} does not begin with a Transformer or '
+                           f'{static_embedding.TYPE}{_instead(found, kinds)}')
   readers = _readers()
   for entry, name in zip(found[1:], kinds[1:]):
     if name not in readers:
@@ -75,10 +84,24 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
       raise UnsupportedModel(
           f'{file}: module {short(entry["type"])} is not supported{own}; known: '
           f'Transformer, {", ".join(readers)}')
-  if sum(name == 'Pooling' or name not in _OF_THE_LIBRARY for name in kinds[1:]) != 1:
+  pooling = sum(name == 'Pooling' or name not in _OF_THE_LIBRARY for name in kinds[1:])
+  if pooling != (kinds[0] != static_embedding.TYPE):
+    wanted = ('exactly one has to pool' if kinds[0] != static_embedding.TYPE else
+              f'{static_embedding.TYPE} has pooled already')
     raise UnsupportedModel(f'{file}: modules {short(", ".join(kinds))} are not '
-                           'supported; exactly one has to pool')
+                           f'supported; {wanted}')
   return found
+
+
+def _instead(found: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:
+  """What modules.json begins with, and what can be done about it."""
+  if not found:
+    return ''
+  told = f', but with {short(found[0]["type"])}, which is not computed'
+  if kinds[0] in ('Router', 'Asym'):
+    told += ('; its towers are models of their own: save each as one, '
+             "SentenceTransformer(modules=[*model[0].sub_modules['query']]).save(FOLDER)")
+  return told
 
 
 def kind(entry: Mapping[str, Any]) -> str:
@@ -103,10 +126,11 @@ def read(folder: pathlib.Path, after: Sequence[Mapping[str, Any]], cfg: ModelCon
     UnsupportedModel: a key, a value or an order that would not be computed exactly.
   """
   cfg = dataclasses.replace(cfg, dense=(), normalize=False)
-  parts, pooled, readers = [], False, _readers()
+  parts, readers = [], _readers()
+  pooled = cfg.backbone.family == static_embedding.FAMILY
   for entry in after:
     name, place = kind(entry), inside(folder, entry['path'])
-    if not pooled and name in ('Dense', 'Normalize'):
+    if not pooled and name in ('Dense', 'LayerNorm', 'Normalize'):
       raise UnsupportedModel(f'{folder}/modules.json: {name} stands before Pooling; '
                              'only modules of the pooled vector are computed')
     pooled = True
@@ -217,8 +241,20 @@ def _dense(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, Part]:
   return dataclasses.replace(cfg, dense=(*cfg.dense, layer), normalize=False), part
 
 
+def _layer_norm(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, Part]:
+  fields = Fields(_config(folder, known_keys.LAYER_NORM), f'{folder}/config.json')
+  width = cfg.embedding_dim
+  if fields.size('dimension') != width:
+    raise UnsupportedModel(f'{fields.file}: dimension={fields.size("dimension")}, but '
+                           f'the vectors that come in have {width}')
+  step = DenseConfig(kind='layer_norm', features=width, normalize_input=cfg.normalize)
+  part = Part(folder, tables.dense_table(len(cfg.dense), step, width))
+  return dataclasses.replace(cfg, dense=(*cfg.dense, step), normalize=False), part
+
+
+FIRST = ('Transformer', static_embedding.TYPE, training_free.TWIN.type)
 _OF_THE_LIBRARY = {'Pooling': _pooling, 'Dense': _dense, 'Normalize': _normalize,
-                   'Dropout': _dropout}
+                   'Dropout': _dropout, 'LayerNorm': _layer_norm}
 
 
 def _readers() -> dict[str, Callable]:

@@ -11,7 +11,7 @@ from typing import Any
 import warnings
 
 from jaxembed.config import ModelConfig, PoolingConfig, PrependConfig
-from jaxembed.convert import head_modules, nv_embed, tables
+from jaxembed.convert import head_modules, nv_embed, static_embedding, tables
 from jaxembed.convert.families import aliases
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.head_modules import Part
@@ -54,7 +54,9 @@ def read(folder: pathlib.Path) -> Found:
     found = _plain(folder)
     return dataclasses.replace(
         found, cfg=dataclasses.replace(found.cfg, normalize=True), is_plain=True)
-  found = _plain(home(folder))
+  first = head_modules.entries(folder)[0]
+  is_static = head_modules.kind(first) == static_embedding.TYPE
+  found = _static(home(folder)) if is_static else _plain(home(folder))
   cfg, parts = after_backbone(folder, found.cfg)
   return dataclasses.replace(found, cfg=cfg, parts=(*found.parts, *parts))
 
@@ -86,8 +88,9 @@ def after_backbone(folder: pathlib.Path, cfg: ModelConfig
   file = folder / 'config_sentence_transformers.json'
   if file.is_file():
     known_keys.check(read_json(file), known_keys.SETTINGS, str(file))
-  prepends = head_modules.kind(first) == training_free.TWIN.type
-  cfg = _with_settings(inside(folder, first['path']), cfg, prepends)
+  if cfg.backbone.family != static_embedding.FAMILY:
+    prepends = head_modules.kind(first) == training_free.TWIN.type
+    cfg = _with_settings(inside(folder, first['path']), cfg, prepends)
   return head_modules.read(folder, others, cfg)
 
 
@@ -166,6 +169,11 @@ def _plain(folder: pathlib.Path) -> Found:
   table = tables.backbone_table(backbone)
   table = dataclasses.replace(table, ignored=(*table.ignored, *aliases.ignored(hf)))
   return Found(cfg, (Part(folder, table),), folder, hf)
+
+
+def _static(folder: pathlib.Path) -> Found:
+  cfg, table = static_embedding.read(folder)
+  return Found(cfg, (Part(folder, table, static_embedding.tensors),), folder, {})
 
 
 def _nv_embed(folder: pathlib.Path) -> Found:

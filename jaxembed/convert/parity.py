@@ -219,7 +219,8 @@ def twin_file(twin: Twin) -> pathlib.Path:
 
 
 def _torch_vectors(model, texts, prompt: str, side: str) -> np.ndarray:
-  model.tokenizer.padding_side = side
+  if hasattr(model.tokenizer, 'padding_side'):  # StaticEmbedding pads nothing
+    model.tokenizer.padding_side = side
   # One batch: under left padding, models that count positions from the row's
   # start see how wide it is.
   return model.encode(texts, prompt=prompt, batch_size=len(texts),

@@ -179,6 +179,10 @@ def _to_file(leaf, row: Row, layer: int | None) -> np.ndarray:
 
 def dense_table(index: int, cfg: DenseConfig, width: int) -> Table:
   """One Dense module of sentence-transformers, for vectors of `width`."""
+  if cfg.kind == 'layer_norm':
+    return Table(tuple(Row(f'norm.{theirs}', (f'dense/{index}/{ours}',))
+                       for theirs, ours in (('weight', 'scale'), ('bias', 'bias'))),
+                 prefixes=())
   rows = tuple(linear('linear', cfg.bias, f'dense/{index}'))
   if cfg.residual and width != cfg.features:
     rows += (Row('residual.weight', (f'dense/{index}/residual',), transpose=True),)

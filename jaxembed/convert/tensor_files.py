@@ -76,6 +76,10 @@ class Tensor:
     row = self.nbytes // max(self.shape[0], 1)
     return self._read(self.start + first * row, (last - first, *self.shape[1:]))
 
+  def read_numbers(self) -> np.ndarray:
+    """The whole tensor, of integers too.  Raises BadCheckpoint as `read`."""
+    return self._read(self.start, self.shape)
+
   def _read(self, at: int, shape: tuple[int, ...]) -> np.ndarray:
     out = np.empty(shape, self.dtype)
     view = out.reshape(-1).view(np.uint8).data

@@ -15,7 +15,13 @@ from typing import Any
 
 from jaxembed import data
 from jaxembed.bundle import Bundle
-from jaxembed.convert import head_modules, parity, tables, tensor_files
+from jaxembed.convert import (
+  head_modules,
+  parity,
+  static_embedding,
+  tables,
+  tensor_files,
+)
 from jaxembed.files import carried, checked_json
 from jaxembed.models import training_free
 from jaxembed.pooling import heads
@@ -26,14 +32,23 @@ _NEW = {
     'Transformer': 'sentence_transformers.base.modules.transformer.Transformer',
     'Pooling': 'sentence_transformers.sentence_transformer.modules.pooling.Pooling',
     'Normalize': 'sentence_transformers.base.modules.normalize.Normalize',
-    'Dense': 'sentence_transformers.base.modules.dense.Dense'}
+    'Dense': 'sentence_transformers.base.modules.dense.Dense',
+    'LayerNorm': 'sentence_transformers.sentence_transformer.modules.layer_norm.'
+                 'LayerNorm',
+    static_embedding.TYPE: 'sentence_transformers.sentence_transformer.modules.'
+                           'static_embedding.StaticEmbedding'}
 
 
 def refuse(model: Bundle) -> None:
   """Raises ValueError for a model that the layout cannot hold."""
   if model.cfg.lora is not None:
     raise ValueError('the model has LoRA adapters; merge them before exporting')
-  if not tables.in_transformers(model.cfg.backbone):
+  if _is_static(model):
+    if model.cfg.pooling.kind != 'mean' or model.cfg.prompt_pooling != 'include':
+      raise ValueError(f'{static_embedding.TYPE} has the mean of all tokens, prompts '
+                       f'included, not {model.cfg.pooling.kind} pooling with prompts '
+                       f'{model.cfg.prompt_pooling}d; keep the run')
+  elif not tables.in_transformers(model.cfg.backbone):
     raise ValueError(
         f'transformers has no {model.cfg.backbone.family}: its code lies in the '
         'folders of its models and is never run here, so nobody could check the '
@@ -90,6 +105,8 @@ def write_new(folder: pathlib.Path, model: Bundle) -> None:
       write_json(file, {'module_input_name': 'sentence_embedding',
                         'module_output_name': 'sentence_embedding'})
   write_json(folder / 'modules.json', modules)
+  if _is_static(model):
+    return
   file = folder / 'sentence_bert_config.json'
   settings = checked_json.read(file)
   del settings['max_seq_length']
@@ -106,7 +123,12 @@ def write_backbone(folder: pathlib.Path, model: Bundle) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   weights = tables.lazy(model.params, model.cfg)
   save_weights(folder, weights)
-  write_json(folder / 'config.json', _hf_config(model, weights))
+  if not _is_static(model):
+    write_json(folder / 'config.json', _hf_config(model, weights))
+
+
+def _is_static(model: Bundle) -> bool:
+  return model.cfg.backbone.family == static_embedding.FAMILY
 
 
 def write_tokenizer(folder: pathlib.Path, model: Bundle) -> None:
@@ -124,6 +146,11 @@ def write_text_rules(folder: pathlib.Path, model: Bundle) -> None:
   """Writes tokenizer, prompts, similarity and the length of texts."""
   cfg = model.cfg
   write_tokenizer(folder, model)
+  write_json(folder / 'config_sentence_transformers.json', {
+      'model_type': 'SentenceTransformer', '__version__': parity.versions(),
+      **model.settings})
+  if _is_static(model):
+    return
   settings = {'max_seq_length': cfg.max_length, 'do_lower_case': cfg.lower_case}
   if tables.has_pooler(cfg.backbone):  # unused here; torch would draw one
     settings['model_args'] = {'add_pooling_layer': False}
@@ -132,9 +159,6 @@ def write_text_rules(folder: pathlib.Path, model: Bundle) -> None:
                  for key, name in training_free.TWIN.keys}
     settings['append_text'] = cfg.eos_text
   write_json(folder / 'sentence_bert_config.json', settings)
-  write_json(folder / 'config_sentence_transformers.json', {
-      'model_type': 'SentenceTransformer', '__version__': parity.versions(),
-      **model.settings})
 
 
 def write_modules(folder: pathlib.Path, model: Bundle) -> None:
@@ -143,8 +167,11 @@ def write_modules(folder: pathlib.Path, model: Bundle) -> None:
   first = _MODULES + 'Transformer'
   if cfg.prepend is not None:
     first = _copy_code(folder, training_free.TWIN)
-  parts = [('', first), _pooling(
-      folder, params, cfg, cfg.prompt_pooling == 'include')]
+  if _is_static(model):
+    parts = [('', _MODULES + static_embedding.TYPE)]
+  else:
+    parts = [('', first), _pooling(
+        folder, params, cfg, cfg.prompt_pooling == 'include')]
   for i, layer in enumerate(cfg.dense):
     if layer.normalize_input:
       parts.append(_normalize(folder, len(parts)))
@@ -231,10 +258,16 @@ def _normalize(folder, place: int):
 
 
 def _dense(folder, params, cfg, index: int, place: int):
-  layer, path = cfg.dense[index], f'{place}_Dense'
+  layer = cfg.dense[index]
+  kind = 'Dense' if layer.kind == 'dense' else 'LayerNorm'
+  path = f'{place}_{kind}'
   (folder / path).mkdir()
   rows = tables.dense_table(index, layer, cfg.widths[index]).rows
   weights = tables.lazy(params, cfg, rows)
+  if kind == 'LayerNorm':
+    write_json(folder / path / 'config.json', {'dimension': layer.features})
+    save_weights(folder / path, weights)
+    return path, _MODULES + kind
   width, features = weights['linear.weight'].shape[::-1]
   write_json(folder / path / 'config.json', {
       'in_features': width, 'out_features': features, 'bias': layer.bias,
@@ -300,6 +333,8 @@ def _copy_tokenizer(model: Bundle, folder: pathlib.Path):
   source = model.tokenizer_folder
   if source is not None:
     carried.copy(source, folder)
+  if _is_static(model):
+    return
   file = folder / 'tokenizer_config.json'
   if not (folder / 'tokenizer.json').is_file() or not file.is_file():
     raise FileNotFoundError(

@@ -101,7 +101,7 @@ class Tokenizer:
     tokenizer = cls.load(
         folder, table_size=cfg.backbone.vocab_size, padding_side=side,
         prompt_pooling=cfg.prompt_pooling, eos_text=cfg.eos_text,
-        lower_case=cfg.lower_case,
+        lower_case=cfg.lower_case, bare=cfg.bare_tokenizer,
         placeholder=cfg.prepend and (cfg.prepend.text, cfg.prepend.token_id))
     if cfg.backbone.type_vocab_size and tokenizer.has_types:
       raise known_keys.UnsupportedModel(
@@ -112,7 +112,8 @@ class Tokenizer:
   @classmethod
   def load(cls, folder: str | os.PathLike, *, table_size: int | None = None,
            prompt_pooling: str = 'include', eos_text: str = '',
-           lower_case: bool = False, padding_side: str | None = None,
+           lower_case: bool = False, bare: bool = False,
+           padding_side: str | None = None,
            placeholder: tuple[str, int] | None = None) -> 'Tokenizer':
     """Reads tokenizer.json and the two files of settings beside it.
 
@@ -120,6 +121,7 @@ class Tokenizer:
       folder: a model folder as Hugging Face writes it.
       table_size: rows of the model's token table; see `check_table`.
       lower_case: texts are put in lower case, whatever the tokenizer does.
+      bare: tokenizer.json alone is read, and puts no special tokens around texts.
       padding_side: left or right; None: what the folder says.
 
     Raises:
@@ -134,9 +136,14 @@ class Tokenizer:
           f'{file} does not exist; a folder with a fast tokenizer is needed '
           '(AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes one)')
     fast = tokenizer_file.read(file)
-    settings = tokenizer_settings.read(folder, fast)
-    pad_id = _pad_id(fast, settings, folder)
-    cut = tokenizer_settings.apply(fast, settings, folder, lower_case)
+    if bare:
+      settings, pad_id = {}, 0  # padding is masked, and there is no word for it
+      cut = (fast.truncation or {}).get('direction', 'right')
+      fast.post_processor = None
+    else:
+      settings = tokenizer_settings.read(folder, fast)
+      pad_id = _pad_id(fast, settings, folder)
+      cut = tokenizer_settings.apply(fast, settings, folder, lower_case)
     longest = tokenizer_file.max_length(settings, folder / 'tokenizer_config.json')
     tokenizer = cls(
         fast, pad_id=pad_id, truncation_side=cut,

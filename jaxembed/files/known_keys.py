@@ -116,6 +116,7 @@ DENSE = {
 }
 NORMALIZE = {'module_input_name': _VECTOR, 'module_output_name': _VECTOR}
 DROPOUT = {'dropout': HARMLESS}
+LAYER_NORM = {'dimension': APPLIED}
 
 # Arguments for the hub and for memory, which every from_pretrained takes.
 _LOADING: dict[str, Any] = dict.fromkeys((

@@ -15,10 +15,9 @@ from jax.sharding import NamedSharding
 import numpy as np
 
 from jaxembed import precision, sharding
-from jaxembed.config import DenseConfig, ModelConfig
-from jaxembed.functional import ACTIVATIONS
-from jaxembed.mesh import BATCH, along_last, reshard, sequence_devices, spec
-from jaxembed.models import clex, length, length_rule, lora
+from jaxembed.config import ModelConfig
+from jaxembed.mesh import BATCH, reshard, sequence_devices, spec
+from jaxembed.models import after_pooling, clex, length, length_rule, lora
 from jaxembed.models.transformer import Backbone
 from jaxembed.pooling import heads
 from jaxembed.pooling.head import States, Vectors
@@ -29,11 +28,6 @@ from jaxembed.types import Array, Params, Tokens
 _NORM_EPS = 1e-12
 # Folded into the key of a step for what length methods draw.
 _POSITIONS = 2**31 - 2
-# Of dense layers, named as torch.nn has them with their default settings.
-_ACTIVATIONS = ACTIVATIONS | {
-    'sigmoid': jax.nn.sigmoid, 'leaky_relu': jax.nn.leaky_relu, 'elu': jax.nn.elu,
-    'selu': jax.nn.selu, 'softplus': jax.nn.softplus, 'softsign': jax.nn.soft_sign,
-    'mish': jax.nn.mish}
 
 
 def init_params(cfg: ModelConfig, key: Array, dtype: Any = jnp.float32) -> Params:
@@ -112,7 +106,8 @@ def _finished(params, cfg: ModelConfig, found: Any) -> jax.Array:
                      'call encode_vectors')
   v = _texts_in_rows(found)
   for i, layer in enumerate(cfg.dense):
-    v = _dense(params['dense'][str(i)], layer, unit(v) if layer.normalize_input else v)
+    v = unit(v) if layer.normalize_input else v
+    v = after_pooling.apply(params['dense'][str(i)], layer, v)
   return unit(v) if cfg.normalize else v
 
 
@@ -283,23 +278,6 @@ def unit(v: jax.Array) -> jax.Array:
   return v * jax.lax.rsqrt(jnp.maximum(square, _NORM_EPS**2))
 
 
-def _dense(p: Params, cfg: DenseConfig, v: jax.Array) -> jax.Array:
-  """v [B,D] -> [B,E] float32."""
-  out = _project(p['kernel'], v)
-  if cfg.bias:
-    out += along_last(reshard(p['bias'], None).astype(jnp.float32), out)
-  out = _ACTIVATIONS[cfg.activation](out)
-  if cfg.residual:
-    out += _project(p['residual'], v) if 'residual' in p else v
-  return out
-
-
-def _project(kernel: Array, v: Array) -> jax.Array:
-  """kernel [D,E], v [B,D] -> [B,E] float32."""
-  kernel = reshard(kernel, None, None).astype(jnp.float32)
-  return jnp.einsum('BD,DE->BE', v, kernel, out_sharding=spec(BATCH, None))
-
-
 def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   keys = jax.random.split(key, 4)
   rows, width = sharding.batch_devices(), sequence_devices()
@@ -315,13 +293,7 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
     params['pooling'] = head
   for i, (layer, width, k) in enumerate(
       zip(cfg.dense, cfg.widths, jax.random.split(keys[2], max(len(cfg.dense), 1)))):
-    p = {'kernel': jax.random.normal(k, (width, layer.features)) * width**-0.5}
-    if layer.bias:
-      p['bias'] = jnp.zeros(layer.features)
-    if layer.residual and width != layer.features:
-      k = jax.random.fold_in(k, 1)
-      p['residual'] = jax.random.normal(k, (width, layer.features)) * width**-0.5
-    params.setdefault('dense', {})[str(i)] = p
+    params.setdefault('dense', {})[str(i)] = after_pooling.init(layer, width, k)
   if cfg.length is not None and cfg.length.method == 'clex':
     params['length'] = clex.init(jax.random.fold_in(key, _POSITIONS),
                                  cfg.backbone.rope_dim or cfg.backbone.head_dim)

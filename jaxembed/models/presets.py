@@ -66,6 +66,7 @@ _ENCODERS = {
     'mpnet': _MPNET, 'modernbert': _MODERNBERT,
     'xlm-roberta-xl': _ROBERTA | {'block': 'pre', 'embed_norm': False,
                                   'final_norm': True},
+    'static': {'position': 'none', 'final_norm': False},
     't5': _T5, 'mt5': _MT5, 'umt5': _MT5 | {'relative_per_layer': True},
     'nomic_bert': _NOMIC_BERT, 'gte': _GTE, 'eurobert': _LLAMA,
     'jina_embeddings_v3': _JINA_V3,
@@ -98,6 +99,8 @@ def tiny(family: str, **fields) -> BackboneConfig:
 _TINY_WINDOW = {'window': 6, 'two_way_window': 7}
 _TINY_EXTRAS = {
     'albert': {'embed_dim': 16, 'own_layers': 1},
+    'static': {'num_layers': 0, 'ff_dim': 1, 'num_heads': 1, 'num_kv_heads': 1,
+               'head_dim': 1},
     'gemma': {'embed_scale': 32**0.5},
     'granite': {'embed_scale': 12.0, 'query_scale': 0.2, 'residual_scale': 0.2},
     'ministral3': {'query_growth': 0.1, 'query_growth_every': 8},

@@ -116,6 +116,20 @@ class Backbone(nn.Module):
     if cfg.position == 'alibi':
       bias = jnp.asarray(alibi(cfg.num_heads, tokens.ids.shape[1]))
       shared['bias'] = reshard(bias, 'tensor', None)
+    x, layer_outputs = self._layers(x, shared)
+    if not cfg.final_norm:
+      return x, layer_outputs
+    x = Norm(cfg, name='norm')(x)
+    if layer_outputs is not None:  # the last layer's states are those after the norm
+      last = _layer_output(self.cfg, x, shared)
+      layer_outputs = layer_outputs.at[-1].set(last)
+    return x, layer_outputs
+
+  def _layers(self, x: Array, shared: dict) -> tuple[Array, Array | None]:
+    """States behind the layers, and what the pooling keeps of each."""
+    cfg = self.cfg.backbone
+    if not cfg.num_layers:
+      return x, None
     block = Block
     if self.cfg.remat != 'none':
       block = nn.remat(Block, policy=REMAT[self.cfg.remat], prevent_cse=False,
@@ -129,12 +143,6 @@ class Backbone(nn.Module):
       layer_outputs = jax.lax.reshape(
           layer_outputs, (cfg.num_layers, *layer_outputs.shape[2:]),
           out_sharding=spec(None, BATCH, None))
-    if not cfg.final_norm:
-      return x, layer_outputs
-    x = Norm(cfg, name='norm')(x)
-    if layer_outputs is not None:  # the last layer's states are those after the norm
-      last = _layer_output(self.cfg, x, shared)
-      layer_outputs = layer_outputs.at[-1].set(last)
     return x, layer_outputs
 
 

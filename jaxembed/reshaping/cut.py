@@ -30,6 +30,9 @@ def layers(model: Bundle, keep: Sequence[int]) -> Bundle:
   """
   backbone = model.cfg.backbone
   count, keep = backbone.num_layers, list(keep)
+  if backbone.own_layers:
+    raise ValueError(f'the layers of {backbone.family} share their parameters, so none '
+                     'can be taken out')
   if not keep or keep != sorted(set(keep)) or not 0 <= keep[0] <= keep[-1] < count:
     raise ValueError(f'layers {keep} must be some of 0 to {count - 1}, ascending')
   if keep[0] and any(row.skip_layers for row in tables.backbone_table(backbone).rows):
@@ -67,7 +70,7 @@ def width(model: Bundle, dims: int) -> Bundle:
     raise ValueError(f'width {dims} must be 1 to {cfg.embedding_dim - 1}: vectors have '
                      f'{cfg.embedding_dim} numbers')
   params = {**model.params, 'dense': dict(model.params.get('dense', {}))}
-  if cfg.dense:
+  if cfg.dense and cfg.dense[-1].by_column:
     at, layer = len(cfg.dense) - 1, cfg.dense[-1]
     params['dense'][str(at)] = _columns(params['dense'][str(at)], dims)
     if layer.residual and layer.features == cfg.widths[at]:  # v itself was added
@@ -77,8 +80,9 @@ def width(model: Bundle, dims: int) -> Bundle:
     dense = (*cfg.dense[:-1], dataclasses.replace(layer, features=dims))
   else:
     dtype = params['backbone']['embed']['token'].dtype
-    params['dense']['0'] = {'kernel': np.eye(cfg.embedding_dim, dims, dtype=dtype)}
-    dense = (DenseConfig(features=dims, bias=False),)
+    kernel = np.eye(cfg.embedding_dim, dims, dtype=dtype)
+    params['dense'][str(len(cfg.dense))] = {'kernel': kernel}
+    dense = (*cfg.dense, DenseConfig(features=dims, bias=False))
   found = _checked(model, params, dataclasses.replace(cfg, dense=dense))
   kept = model.truncate_dim
   return dataclasses.replace(

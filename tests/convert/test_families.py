@@ -102,7 +102,8 @@ def test_a_key_left_out_means_what_transformers_takes(family):
   assert read > 5
 
 
-@pytest.mark.parametrize('family', sorted(FAMILIES))
+# static is described by its tensors, not by a config.json of anybody's.
+@pytest.mark.parametrize('family', sorted(set(FAMILIES) - {'static'}))
 def test_any_value_of_a_key_is_read_or_refused_in_one_sentence(family):
   whole = tables.config_to_hf(presets.tiny(family)) | dict.fromkeys(_OLDER_KEYS)
   refused = 0

@@ -45,11 +45,17 @@ def _pick(rng, options):
 
 def _modules(rng, width):
   from sentence_transformers.base.modules import Dense, Normalize
+  from sentence_transformers.sentence_transformer.modules import LayerNorm
 
   out = []
   for _ in range(int(rng.integers(0, 4))):
     if rng.random() < 0.5:
       out.append(Normalize())
+      continue
+    if rng.random() < 0.2:
+      out.append(LayerNorm(width))
+      for p in out[-1].parameters():
+        p.data += 0.1 * torch.randn_like(p)
       continue
     features = _pick(rng, (width, 12))
     out.append(Dense(width, features, bias=bool(rng.random() < 0.5),
@@ -258,7 +264,11 @@ def test_code_of_a_folder_is_told_of(folder, tmp_path, file, key):
     (['Transformer', 'Dense', 'Pooling'], 'Dense stands before Pooling'),
     (['Transformer', 'Pooling', 'Pooling'], 'exactly one has to pool'),
     (['Transformer', 'WeightedLayerPooling', 'Pooling'], 'WeightedLayerPooling'),
-    (['Router', 'Pooling'], 'does not begin with a Transformer'),
+    (['Router', 'Pooling'], "does not begin with a Transformer.*sub_modules..'query'"),
+    (['BoW'], 'does not begin with .*models.BoW.*not computed'),
+    (['WordEmbeddings', 'CNN', 'Pooling'], 'begin with .*WordEmbeddings'),
+    (['Transformer', 'CNN', 'Pooling'], 'CNN. is not supported'),
+    (['Transformer', 'LSTM', 'Pooling'], 'LSTM. is not supported'),
     (['Transformer', 'Pooling', '!mine.Normalize'], 'mine.Normalize.*never run')])
 def test_modules_that_are_not_computed_are_named(folder, tmp_path, types, message):
   copy = _copy(folder, tmp_path)
@@ -327,3 +337,23 @@ def test_short_names_of_activations_and_default_prompts_of_every_model(folder,
   edit(_module(copy, 'Dense') / 'config.json', activation_function='torch.nn.GELU')
   edit(copy / 'config_sentence_transformers.json', default_prompt_name='document')
   _agree(copy, TEXTS)
+
+
+_TORCH = ('CELU', 'ReLU6', 'RReLU', 'Hardsigmoid', 'Hardswish', 'Hardtanh',
+          'LogSigmoid', 'Tanhshrink', 'Softshrink', 'Hardshrink', 'Softmax', 'Softmin',
+          'LogSoftmax', 'Mish', 'SELU', 'ELU', 'Softplus', 'Softsign', 'Sigmoid')
+
+
+def test_every_activation_of_torch_without_parameters():
+  from jaxembed.convert import head_modules
+  from jaxembed.models import after_pooling
+
+  x = np.linspace(-4, 4, 60, dtype=np.float32).reshape(5, 12)
+  names = {path.rpartition('.')[2]: ours
+           for ours, path in head_modules.ACTIVATIONS.items()}
+  assert sorted(names.values()) == sorted(config.model.DENSE_ACTIVATIONS)
+  for name in _TORCH:
+    want = getattr(torch.nn, name)().eval()(torch.from_numpy(x)).numpy()
+    cfg = config.DenseConfig(features=12, bias=False, activation=names[name])
+    got = after_pooling.apply({'kernel': np.eye(12, dtype=np.float32)}, cfg, x)
+    np.testing.assert_allclose(got, want, atol=1e-6, err_msg=name)

@@ -26,6 +26,7 @@ from jaxembed.convert.families import (
   qwen,
   roberta,
   smollm3,
+  static,
   t5,
 )
 from jaxembed.convert.families.family import Family
@@ -60,6 +61,7 @@ FAMILIES: dict[str, Family] = {
     'mpnet': mpnet.MPNET,
     'modernbert': modernbert.MODERNBERT,
     'xlm-roberta-xl': roberta.XLM_ROBERTA_XL,
+    'static': static.STATIC,
     't5': t5.T5,
     'mt5': t5.MT5,
     'umt5': t5.UMT5,
