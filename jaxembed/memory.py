@@ -148,8 +148,8 @@ def _token_bytes(cfg: ModelConfig, mesh) -> int:
   # Queries, keys, values and the output, each once more with heads before tokens.
   attention = 2 * item * (2 * queries + keys) + 4 * queries
   if cfg.attention_impl in ('auto', 'dense'):  # scores and weights of short rows
-    length = cfg.max_length if cfg.attention_impl == 'dense' else min(
-        SHORT, cfg.max_length)
+    all_at_once = cfg.attention_impl == 'dense' or b.disentangled
+    length = cfg.max_length if all_at_once else min(SHORT, cfg.max_length)
     attention = max(attention, 2 * 4 * length * b.num_heads // split
                     + item * (2 * queries + keys))
   if _distant(cfg):  # queries thrice, keys thrice, and their float32 products

@@ -134,6 +134,12 @@ class BackboneConfig:
   relative_buckets: int = 0  # T5's bias, shared by the layers; 0: none
   relative_per_layer: bool = False  # every layer has a bias of its own (UMT5)
   relative_distance: int = 128  # from here on, distances share a bucket
+  # DeBERTa: instead of a bias, products of contents with vectors of distances, of which
+  # there are 2 relative_buckets: c2p (with queries), p2c (with keys).
+  disentangled: tuple[str, ...] = ()
+  disentangled_shared: bool = True  # distances pass the projections of contents
+  disentangled_norm: bool = True  # a norm of the vectors of distances
+  relative_log: bool = True  # false: each distance has a bucket
 
   ## Feed-forward
   activation: str = 'silu'  # silu | gelu | gelu_tanh | relu
@@ -173,6 +179,8 @@ class BackboneConfig:
     one_of(self, 'position', ('rope', 'learned', 'alibi', 'none'))
     one_of(self, 'positions', ('mask', 'index'))
     one_of(self, 'activation', ('silu', 'gelu', 'gelu_tanh', 'relu'))
+    require(self, 'disentangled', {*self.disentangled} <= {'c2p', 'p2c'},
+            'a tuple of c2p and p2c')
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
           f'num_heads {self.num_heads} is not a multiple of num_kv_heads '

@@ -22,7 +22,10 @@ import tqdm
 from jaxembed import sharding
 from jaxembed.config import ModelConfig
 from jaxembed.convert import modules, peft, tables
+from jaxembed.convert.fields import UnsupportedModel
 from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, is_float
+from jaxembed.data import converted_tokenizer
+from jaxembed.data.fields import BadFile
 from jaxembed.files import place, url
 from jaxembed.files.folder import inside, short
 from jaxembed.models import encoder
@@ -97,9 +100,18 @@ def _load(source, dtype, mesh, progress, weights: bool) -> Loaded:
     params = _read(found.parts, folder, shapes, cfg.backbone.stacked_layers, mesh,
                    progress)
   return Loaded(tables.unflatten(params), cfg, folder, found.backbone_folder,
-                found.hf_config, found.backbone_folder,
+                found.hf_config, _tokenizer(found.backbone_folder),
                 None if found.is_plain else folder, base_name(source, folder),
                 is_plain=found.is_plain)
+
+
+def _tokenizer(folder: pathlib.Path) -> pathlib.Path:
+  """Where the tokenizer of `folder` lies as tokenizer.json, made if need be."""
+  try:
+    return converted_tokenizer.folder(folder)
+  except (ImportError, UnsupportedModel, BadFile) as e:  # the model may do without
+    warnings.warn(f'no tokenizer: {e}', stacklevel=4)
+    return folder
 
 
 def _tell_plain(loaded: Loaded) -> None:

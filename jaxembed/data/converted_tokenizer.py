@@ -50,8 +50,8 @@ def folder(source: pathlib.Path) -> pathlib.Path:
   named = named.removesuffix('Fast')
   if named not in (*_NEUTRAL, *tokenizer_class.CLASSES):
     raise UnsupportedModel(
-        f'{source} has no tokenizer.json, and {vocabulary[0]} of a {named!r:.80} is not '
-        'converted; known: ' + ', '.join(sorted(tokenizer_class.CLASSES)))
+        f'{source} has no tokenizer.json, and {vocabulary[0]} of a {named!r:.80} is '
+        'not converted; known: ' + ', '.join(sorted(tokenizer_class.CLASSES)))
   digest = hashlib.sha256(json.dumps([kept, _version()]).encode())
   for name in files[1:]:
     digest.update(inside(source, name).read_bytes())
@@ -99,7 +99,7 @@ def _convert(source: pathlib.Path, files: list[str], config: dict[str, Any],
                              f'{", ".join(files)} ({type(e).__name__}: {e:.200})'
                              ) from e
     if not (pathlib.Path(place) / 'tokenizer.json').is_file():
-      raise UnsupportedModel(f'{source}: {type(tokenizer).__name__} of transformers has '
-                             'no fast form, which is needed')
+      raise UnsupportedModel(f'{source}: {type(tokenizer).__name__} of transformers '
+                             'has no fast form, which is needed')
     for name in ('tokenizer.json', 'tokenizer_config.json', 'config.json'):
       shutil.copyfile(pathlib.Path(place) / name, target / name)

@@ -24,7 +24,6 @@ from jaxembed.data import (
 )
 from jaxembed.data.ragged import Ragged, pad, starts_of
 from jaxembed.files import known_keys, place
-from jaxembed.files.folder import short
 
 # Whether the tokens of a prompt count in the embedding:
 #   include   they do (sentence-transformers' default);
@@ -127,7 +126,6 @@ class Tokenizer:
     Raises:
       FileNotFoundError: no tokenizer.json.
       UnsupportedModel: settings that change the tokens and are not computed.
-      ValueError: no usable pad token.
     """
     folder = place.fetched(folder)
     file = folder / 'tokenizer.json'
@@ -142,7 +140,7 @@ class Tokenizer:
       fast.post_processor = None
     else:
       settings = tokenizer_settings.read(folder, fast)
-      pad_id = _pad_id(fast, settings, folder)
+      pad_id = _pad_id(fast, settings)
       cut = tokenizer_settings.apply(fast, settings, folder, lower_case)
     longest = tokenizer_file.max_length(settings, folder / 'tokenizer_config.json')
     tokenizer = cls(
@@ -338,13 +336,9 @@ def _frame(fast: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
   return full[:before], full[before + len(bare):]
 
 
-def _pad_id(fast: tokenizers.Tokenizer, settings: dict, folder) -> int:
-  """The pad token's id; without a pad token EOS serves, being masked anyway."""
-  token = tokenizer_class.spelling(
-      settings.get('pad_token') or settings.get('eos_token'))
-  found = fast.token_to_id(token) if token else None
-  if found is None:
-    raise ValueError(
-        f'{folder}: pad token {short(token)} is not in the vocabulary; set pad_token '
-        'in tokenizer_config.json to a token that tokenizer.json knows')
-  return found
+def _pad_id(fast: tokenizers.Tokenizer, settings: dict) -> int:
+  """The pad token's id, or EOS's; padding is masked: without either any serves."""
+  names = (tokenizer_class.spelling(settings.get(key))
+           for key in ('pad_token', 'eos_token'))
+  ids = (fast.token_to_id(name) for name in names if name)
+  return next((number for number in ids if number is not None), 0)

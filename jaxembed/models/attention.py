@@ -1,5 +1,6 @@
 """Multi-head attention: projections around kernels.attention."""
 
+from collections.abc import Mapping
 import math
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, LoraConfig
-from jaxembed.kernels.attention import Distant, Pattern, attend
+from jaxembed.kernels.attention import Distant, Pattern, attend, by_row
 from jaxembed.mesh import BATCH, reshard, spec, tokens_axis
 from jaxembed.models import length_rule, rope
 from jaxembed.models.layers import Linear, Norm, adapters
@@ -56,6 +57,33 @@ def alibi(heads: int, length: int) -> np.ndarray:
   return -(slopes[:, None] * distance).astype(np.float32)
 
 
+def log_buckets(length: int, buckets: int, distance: int) -> np.ndarray:
+  """DeBERTa's buckets of the distances 1-length to length-1.  -> [2*length-1] int32.
+
+  He et al. 2023 (DeBERTaV3, arXiv 2111.09543): half of the `buckets` of a direction
+  exact, the others logarithmic up to `distance`. From 0, the farthest behind, to
+  2*buckets-1.
+  """
+  ahead = np.arange(1 - length, length)
+  half, gap = buckets // 2, np.abs(ahead).astype(np.float32)
+  ratio = np.log(np.maximum(gap, 1) / np.float32(half)) / np.log(
+      np.float32((distance - 1) / half))
+  far = np.ceil(ratio * np.float32(half - 1)) + half
+  return np.where(gap <= half, ahead, np.sign(ahead) * far).astype(np.int32)
+
+
+def distance_rows(cfg: BackboneConfig, length: int) -> np.ndarray:
+  """Rows of DeBERTa's table for the distances 1-length to length-1, query minus key.
+
+  -> [2*length-1] int32 from 0 to 2*relative_buckets-1.
+  """
+  count = cfg.relative_buckets
+  bucket = np.arange(1 - length, length)
+  if cfg.relative_log:
+    bucket = log_buckets(length, count, cfg.relative_distance)
+  return np.clip(bucket + count, 0, 2 * count - 1).astype(np.int32)
+
+
 class Rotations(NamedTuple):
   """What of positions a layer applies to queries and keys."""
 
@@ -73,15 +101,19 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, pattern: Pattern, rotations: Rotations,
-               bias: Array | None) -> Array:
-    """bias [N,2T-1]: of attend, where the layers share it."""
+               bias: Array | None, distances: Array | None = None) -> Array:
+    """bias [N,2T-1]: of attend, where the layers share it; distances [2S,D]: DeBERTa's
+    vectors of them."""
     cfg = self.cfg
 
     def linear(name, features, split, bias):
       return Linear(features, split, bias, adapters(self.lora, self, name), name=name)
 
+    projections = {}
+
     def heads(name, count):
-      y = linear(name, count * cfg.head_dim, 'out', cfg.qkv_bias)(x)
+      projections[name] = linear(name, count * cfg.head_dim, 'out', cfg.qkv_bias)
+      y = projections[name](x)
       if cfg.qkv_clip:
         y = jnp.clip(y, -cfg.qkv_clip, cfg.qkv_clip)
       normed = cfg.qk_norm and name != 'v'
@@ -101,11 +133,44 @@ class Attention(nn.Module):
                          (cfg.relative_buckets, cfg.num_heads))
       bias = relative_bias(cfg, table, x.shape[1])
     scale = cfg.query_scale or 1.0 / math.sqrt(cfg.head_dim)
+    pairs = None
+    if distances is not None:
+      if not cfg.disentangled_shared:
+        projections |= {x: linear(f'pos_{x}', cfg.num_heads * cfg.head_dim, 'out', True)
+                        for x, term in (('k', 'c2p'), ('q', 'p2c'))
+                        if term in cfg.disentangled}
+      pairs = _disentangled(cfg, q * scale, k * scale, distances, projections)
     out = attend(q, k, v, pattern, scale=scale, softcap=cfg.softcap, bias=bias,
-                 distant=distant, impl=self.impl)
+                 pairs=pairs, distant=distant, impl=self.impl)
     out = lax.reshape(out, (*x.shape[:2], cfg.num_heads * cfg.head_dim),
                       out_sharding=spec(BATCH, tokens_axis(), 'tensor'))
     return linear('o', cfg.dim, 'in', cfg.out_bias)(out)
+
+
+def _disentangled(cfg: BackboneConfig, q: Array, k: Array, distances: Array,
+                  projections: Mapping[str, nn.Module]) -> jax.Array:
+  """Terms of scores of contents and distances (He et al. 2021, DeBERTa, arXiv
+  2006.03654, equation 4).  q, k [B,T,N,H], distances [2S,D] -> [B,N,T,T] float32."""
+  length = q.shape[1]
+  rows = distance_rows(cfg, length)
+
+  def of_distances(name, rows):
+    y = projections[name](distances[None])[0]
+    y = lax.reshape(y, (y.shape[0], cfg.num_heads, cfg.head_dim),
+                    out_sharding=spec(None, 'tensor', None))
+    return y[rows]
+
+  def products(x, table):  # with all distances -> with those to each token
+    y = jnp.einsum('BTNH,ENH->BNTE', x, table, preferred_element_type=jnp.float32,
+                   out_sharding=spec(BATCH, 'tensor', None, None))
+    return by_row(y)
+
+  terms = jnp.zeros((), jnp.float32)
+  if 'c2p' in cfg.disentangled:  # key minus query ascends with the key
+    terms = terms + products(q, of_distances('k', rows[::-1]))
+  if 'p2c' in cfg.disentangled:  # query minus key ascends with the query
+    terms = terms + products(k, of_distances('q', rows)).swapaxes(2, 3)
+  return terms
 
 
 def _rotated(q: Array, k: Array, rotations: Rotations

@@ -33,6 +33,9 @@ _MODERNBERT = {
     'activation': 'gelu', 'rope_theta': 160000.0, 'local_rope_theta': 10000.0,
 }
 
+_DEBERTA = _BERT | {
+    'norm_eps': 1e-7, 'type_vocab_size': 0, 'position': 'none', 'positions': 'mask',
+    'relative_buckets': 256, 'relative_distance': 512, 'disentangled': ('c2p', 'p2c')}
 _T5 = {'norm_eps': 1e-6, 'position': 'none', 'relative_buckets': 32,
        'query_scale': 1.0, 'gated': False, 'activation': 'relu'}
 _MT5 = _T5 | {'gated': True, 'activation': 'gelu_tanh'}
@@ -60,7 +63,8 @@ _DECODERS = {
 _ENCODERS = {
     'bert': _BERT, 'roberta': _ROBERTA, 'xlm-roberta': _ROBERTA,
     'camembert': _ROBERTA, 'distilbert': _BERT | {'type_vocab_size': 0},
-    'electra': _BERT, 'albert': _BERT | {'activation': 'gelu_tanh'},
+    'deberta-v2': _DEBERTA, 'electra': _BERT,
+    'albert': _BERT | {'activation': 'gelu_tanh'},
     'jina_bert': _BERT | {'position': 'alibi', 'positions': 'mask', 'ff_bias': False,
                           'down_bias': True, 'gated': True},
     'mpnet': _MPNET, 'modernbert': _MODERNBERT,
@@ -99,6 +103,8 @@ def tiny(family: str, **fields) -> BackboneConfig:
 _TINY_WINDOW = {'window': 6, 'two_way_window': 7}
 _TINY_EXTRAS = {
     'albert': {'embed_dim': 16, 'own_layers': 1},
+    'deberta-v2': {'relative_buckets': 8, 'relative_distance': 16,
+                   'query_scale': 24**-0.5},
     'static': {'num_layers': 0, 'ff_dim': 1, 'num_heads': 1, 'num_kv_heads': 1,
                'head_dim': 1},
     'gemma': {'embed_scale': 32**0.5},

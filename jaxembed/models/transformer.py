@@ -51,6 +51,7 @@ class Block(nn.Module):
 
   @nn.compact
   def once(self, x: Array, layer: dict, shared: dict) -> tuple[Array, Array | None]:
+    """One pass: attention and feed-forward, and what the pooling keeps of it."""
     cfg, lora = self.cfg.backbone, self.cfg.lora
     seen, rotations = _of_layer(layer, shared)
     if self.cfg.prepend is not None:
@@ -71,7 +72,7 @@ class Block(nn.Module):
     h = x if cfg.block in ('post', 'behind') else norm('attn_norm')(x)
     if not cfg.first_norm:
       h = jnp.where(layer['first'], x, h)
-    out = attn(h, seen, rotations, shared['bias'])
+    out = attn(h, seen, rotations, shared['bias'], shared['distances'])
     if cfg.block == 'parallel':
       return self._out(added(x, out + mlp(h), ''), shared)
     entered, x = x, added(x, out, 'attn_post_norm')
@@ -109,13 +110,7 @@ class Backbone(nn.Module):
       shared |= {'mask': tokens.mask,
                  'placeholder': split_tokens(
                      _first(tokens, self.cfg.prepend.token_id))}
-    if cfg.relative_buckets and not cfg.relative_per_layer:
-      table = self.param('relative', nn.initializers.normal(0.02),
-                         (cfg.relative_buckets, cfg.num_heads))
-      shared['bias'] = relative_bias(cfg, table, tokens.ids.shape[1])
-    if cfg.position == 'alibi':
-      bias = jnp.asarray(alibi(cfg.num_heads, tokens.ids.shape[1]))
-      shared['bias'] = reshard(bias, 'tensor', None)
+    shared |= self._by_distance(tokens.ids.shape[1])
     x, layer_outputs = self._layers(x, shared)
     if not cfg.final_norm:
       return x, layer_outputs
@@ -124,6 +119,24 @@ class Backbone(nn.Module):
       last = _layer_output(self.cfg, x, shared)
       layer_outputs = layer_outputs.at[-1].set(last)
     return x, layer_outputs
+
+  def _by_distance(self, length: int) -> dict[str, Array | None]:
+    """What the layers share of scores that depend on distances."""
+    cfg, bias = self.cfg.backbone, None
+    if cfg.disentangled:
+      table = self.param('relative', nn.initializers.normal(0.02),
+                         (2 * cfg.relative_buckets, cfg.dim))
+      table = reshard(table, None, None).astype(self.cfg.dtype)
+      if cfg.disentangled_norm:
+        table = Norm(cfg, name='relative_norm')(table)
+      return {'bias': None, 'distances': table}
+    if cfg.position == 'alibi':
+      bias = reshard(jnp.asarray(alibi(cfg.num_heads, length)), 'tensor', None)
+    elif cfg.relative_buckets and not cfg.relative_per_layer:
+      table = self.param('relative', nn.initializers.normal(0.02),
+                         (cfg.relative_buckets, cfg.num_heads))
+      bias = relative_bias(cfg, table, length)
+    return {'bias': bias, 'distances': None}
 
   def _layers(self, x: Array, shared: dict) -> tuple[Array, Array | None]:
     """States behind the layers, and what the pooling keeps of each."""

@@ -32,10 +32,8 @@ def _folder(tmp_path, change=None, truncation=None, more=()):
   st.SentenceTransformer(modules=[module, *more], device='cpu').save(
       str(tmp_path / 'model'))
   if change:
-    (file,) = (tmp_path / 'model').glob('**/model.safetensors')
-    if more:
-      file = next(f for f in (tmp_path / 'model').glob('**/model.safetensors')
-                  if 'embedding.weight' in safe.load_file(f))
+    file = next(f for f in (tmp_path / 'model').glob('**/model.safetensors')
+                if 'embedding.weight' in safe.load_file(f))
     safe.save_file(change(safe.load_file(file)['embedding.weight']), file)
   return tmp_path / 'model'
 

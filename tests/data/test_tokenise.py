@@ -166,10 +166,19 @@ def test_a_tokenizer_that_does_not_fit_the_model(minilm):
 def test_a_folder_without_a_tokenizer(tmp_path, minilm):
   with pytest.raises(FileNotFoundError, match=r'tokenizer\.json does not exist'):
     Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize('settings', ['{"pad_token": "<none>"}', '{"pad_token": null}'])
+def test_without_a_pad_token_any_id_serves(tmp_path, minilm, settings):
+  """Padding is masked: the vectors cannot tell."""
   (tmp_path / 'tokenizer.json').write_bytes((minilm / 'tokenizer.json').read_bytes())
-  (tmp_path / 'tokenizer_config.json').write_text('{"pad_token": "<none>"}')
-  with pytest.raises(ValueError, match="pad token '<none>' is not in the vocabulary"):
-    Tokenizer.load(tmp_path)
+  (tmp_path / 'tokenizer_config.json').write_text(settings)
+  bare, whole = Tokenizer.load(tmp_path), Tokenizer.load(minilm)
+  texts = ['a b c', 'd']
+  got, want = (t.pad(t.encode(texts, max_length=8), 8) for t in (bare, whole))
+  np.testing.assert_array_equal(got.mask, want.mask)
+  np.testing.assert_array_equal(got.ids[got.mask], want.ids[want.mask])
+  assert 0 <= bare.pad_id < 30522
 
 
 @pytest.mark.parametrize('side', ['left', 'right'])

@@ -6,6 +6,7 @@ To add one: its file here, its line in FAMILIES, its row in models.presets.FEATU
 from jaxembed.convert.families import (
   albert,
   bert,
+  deberta_v2,
   distilbert,
   electra,
   eurobert,
@@ -57,6 +58,7 @@ FAMILIES: dict[str, Family] = {
     'distilbert': distilbert.DISTILBERT,
     'electra': electra.ELECTRA,
     'albert': albert.ALBERT,
+    'deberta-v2': deberta_v2.DEBERTA_V2,
     'jina_bert': jina_bert.JINA_BERT,
     'mpnet': mpnet.MPNET,
     'modernbert': modernbert.MODERNBERT,

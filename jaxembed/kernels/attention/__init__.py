@@ -2,7 +2,7 @@
 
 from jaxembed.kernels.attention.api import IMPLS, SHORT, Call, attend, choose
 from jaxembed.kernels.attention.distant import Distant
-from jaxembed.kernels.attention.pattern import ATTENTION, Pattern
+from jaxembed.kernels.attention.pattern import ATTENTION, Pattern, by_row
 
 __all__ = ['ATTENTION', 'IMPLS', 'SHORT', 'Call', 'Distant', 'Pattern', 'attend',
-           'choose']
+           'by_row', 'choose']

@@ -36,12 +36,14 @@ class Call(NamedTuple):
   bias: bool
   shards: int = 1  # devices that the tokens of a row are split over
   distant: bool = False  # whether distant keys have scores of their own
+  pairs: bool = False  # whether every pair of tokens has a term of its own
 
 
 def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
            softcap: float = 0.0, bias: Array | None = None,
-           distant: Distant | None = None, impl: str = 'auto') -> jax.Array:
-  """softmax(scale q k + bias) v over the keys that `pattern` lets a query see.
+           pairs: Array | None = None, distant: Distant | None = None,
+           impl: str = 'auto') -> jax.Array:
+  """softmax(scale q k + bias + pairs) v over the keys that `pattern` lets a query see.
 
   Args:
     q: [B,T,N,H].
@@ -50,6 +52,7 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
     scale: of the products q k.
     softcap: c > 0 replaces a score s by c tanh(s/c) (Gemma 2).
     bias: [N,2T-1], added to scores by distance, key minus query, from 1-T to T-1.
+    pairs: [B,N,T,T], added to scores (DeBERTa): all scores are then formed at once.
     distant: queries and keys that score keys far from a query; None: q and k do.
     impl: one of IMPLS; 'auto' is `choose`.
 
@@ -64,7 +67,7 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
       dispatch.platform(), q.shape[1], str(q.dtype), pattern.causal,
       bool(pattern.window), pattern.windowed is not None, pattern.packed,
       pattern.prefix is not None, bool(softcap), bias is not None,
-      sequence_devices(), distant is not None)
+      sequence_devices(), distant is not None, pairs is not None)
   impl = choose(call, impl)
   if distant is not None:
     return _local(
@@ -72,7 +75,8 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
             q, k, v, pattern, distant, scale=scale, softcap=softcap,
             cpu=call.platform == 'cpu'), q, k, v, pattern, distant=distant)
   if impl == 'dense':
-    return reference.attend(q, k, v, pattern, scale=scale, softcap=softcap, bias=bias)
+    return reference.attend(q, k, v, pattern, scale=scale, softcap=softcap, bias=bias,
+                            pairs=pairs)
   run = {
       'splash': lambda *a, bias, first: tpu.attend(
           *a, scale=scale, softcap=softcap, first=first),
@@ -95,30 +99,31 @@ def choose(call: Call, asked: str = 'auto') -> str:
       raise dispatch.Unsupported(
           f"attention_impl {asked!r} {why}; use 'auto' or 'blockwise'")
     return asked
-  if call.length <= SHORT and not _lacks('dense', call):
+  if (call.length <= SHORT or call.pairs) and not _lacks('dense', call):
     return 'dense'
   found = next((impl for impl in ('splash', 'cudnn', 'blockwise')
                 if not _lacks(impl, call)), '')
   if not found:
-    raise dispatch.Unsupported(
-        f"attention {_lacks('blockwise', call)}; use a mesh without 'sequence', or "
-        'another length method')
+    why = _lacks('dense' if call.pairs else 'blockwise', call)
+    raise dispatch.Unsupported(f"attention {why}; use a mesh without 'sequence', or "
+                               'another length method')
   return found
 
 
 def _lacks(impl: str, call: Call) -> str:
   """Why an implementation cannot compute a call; '': it can."""
   split = {'needs the tokens of a row on one device': call.shards > 1}
+  one = {'has no terms of pairs of tokens': call.pairs}
   apart = {'has no scores of their own for distant keys (self_extend)': call.distant}
   has = {
       'dense': split | apart,
-      'blockwise': split | {'with distant keys has no bias of scores': call.bias}
-                   if call.distant else {},
-      'splash': apart | {
+      'blockwise': one | (split | {'with distant keys has no bias of scores': call.bias}
+                          if call.distant else {}),
+      'splash': one | apart | {
           f'runs on TPUs, and this is a {call.platform}': call.platform != 'tpu',
           'has no prefix': call.prefix,
           'has no bias of scores': call.bias},
-      'cudnn': split | apart | {
+      'cudnn': one | split | apart | {
           f'runs on GPUs, and this is a {call.platform}': call.platform != 'gpu',
           f'takes 16 bits, not {call.dtype}': jnp.finfo(call.dtype).bits != 16,
           'has no prefix': call.prefix,

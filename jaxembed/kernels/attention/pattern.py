@@ -102,3 +102,14 @@ def by_distance(bias: Array, rows: int, columns: int) -> jax.Array:
   flat = jnp.broadcast_to(bias[..., None, :], (*lead, rows, width))
   flat = flat.reshape(*lead, rows * width)[..., :rows * (width - 1)]
   return flat.reshape(*lead, rows, width - 1)[..., rows - 1:]
+
+
+def by_row(x: Array) -> jax.Array:
+  """Each row of x moved by its number: place t of row r from column t-r+R-1 of it.
+
+  x [...,R,2R-1], of distances 1-R to R-1 of the row's own place -> [...,R,R].
+  """
+  rows, lead = x.shape[-2], x.shape[:-2]
+  flat = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)]).reshape(*lead, 2 * rows * rows)
+  flat = flat[..., :rows * (2 * rows - 1)].reshape(*lead, rows, 2 * rows - 1)
+  return flat[..., rows - 1:]

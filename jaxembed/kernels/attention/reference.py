@@ -15,11 +15,12 @@ MASKED = -1e30
 
 
 def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
-           softcap: float = 0.0, bias: Array | None = None) -> jax.Array:
+           softcap: float = 0.0, bias: Array | None = None,
+           pairs: Array | None = None) -> jax.Array:
   """softmax(scale q k + bias) v over the keys of `pattern`, in float32.
 
   q [B,T,N,H]; k, v [B,T,K,H], key head j serving query heads jG..jG+G-1;
-  bias [N,2T-1], of distances 1-T to T-1 -> [B,T,N,H].
+  bias [N,2T-1], of distances 1-T to T-1; pairs [B,N,T,T] -> [B,T,N,H].
   """
   batch, length, heads, width = q.shape
   groups = k.shape[2]
@@ -37,6 +38,9 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
     bias = by_distance(bias, length, length)
     scores += lax.reshape(bias, (1, *scores.shape[1:]),
                           out_sharding=spec(None, 'tensor', None, None, None))
+  if pairs is not None:
+    scores += lax.reshape(pairs, scores.shape,
+                          out_sharding=spec(BATCH, 'tensor', None, None, None))
   scores = jnp.where(_mask(pattern)[:, None, None], scores, MASKED)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
   out = jnp.einsum('BKGTS,BKSH->BKGTH', weights, v)
