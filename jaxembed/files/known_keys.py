@@ -224,7 +224,8 @@ TOKENIZER = {  # tokenizer_config.json
         'vocab_file', 'merges_file', 'vocab_type', 'init_inputs', 'remove_space',
         'sep_token_box', 'only_label_first_subword', 'return_token_type_ids',
         'model_input_names', 'bos_token_id', 'eos_token_id', 'pad_token_id',
-        'unk_id', 'unk_token_id', 'torch_dtype', 'transformers_version', '_commit_hash'),
+        'unk_id', 'unk_token_id', 'torch_dtype', 'transformers_version',
+        '_commit_hash'),
                     HARMLESS),
     'auto_map': Within({'AutoTokenizer': Told(
         'code of a folder is never run: tokenizer.json alone is read'),
