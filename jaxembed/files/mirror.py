@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import concurrent.futures
 import contextlib
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -79,28 +80,57 @@ class Mirror:
     self._each(self._send, plain)
     for name in sorted(set(single) - set(plain), key=lambda n: (-n.count('/'), n)):
       self._send(name)
-    for unit in sorted({u for n in here if (u := unit_of(n))} - self._marked):
-      files = [n for n in here if unit_of(n) == unit]
-      if all(self._each(self._send, files)):
-        sizes = {n[len(unit) + 1:]: self._known[n][1] for n in files}
-        self.objects.write(f'{unit}/{MARK}', json.dumps({'files': sizes}).encode())
-        self._marked.add(unit)
+    while (unit := max(self._unsent(), key=_number, default=None)) is not None:
+      if not self._send_unit(unit):
+        break
     self._remove_gone()
     whole_json.write(self._index, self._known)
 
   def unsent(self) -> bool:
     """Whether the folder has a unit that the URL has not."""
-    return any(unit_of(f'checkpoints/{p.name}/') and
-               f'checkpoints/{p.name}' not in self._marked
-               for p in (self.folder / 'checkpoints').glob('*'))
+    return bool(self._unsent())
+
+  def _units(self) -> set[str]:
+    """The units that are here."""
+    return {unit for path in (self.folder / 'checkpoints').glob('*')
+            if (unit := unit_of(f'checkpoints/{path.name}/'))}
+
+  def _unsent(self) -> set[str]:
+    return self._units() - self._marked
+
+  def _send_unit(self, unit: str) -> bool:
+    """Sends a unit, even if it is removed here meanwhile: by links to its files.
+
+    False: it was being removed before these were made, or cannot be read.
+    """
+    links = self.folder.with_name(f'{self.folder.name}.sending')
+    shutil.rmtree(links, ignore_errors=True)
+    try:
+      shutil.copytree(self.folder / unit, links / unit, copy_function=_link)
+    except (FileNotFoundError, shutil.Error):
+      return False
+    names = [p.relative_to(links).as_posix() for p in links.rglob('*') if p.is_file()]
+    self._each(lambda name: self._send(name, links), names)
+    sizes = {name[len(unit) + 1:]: self._known[name][1] for name in names}
+    self.objects.write(f'{unit}/{MARK}', json.dumps({'files': sizes}).encode())
+    self._marked.add(unit)
+    shutil.rmtree(links)
+    return True
 
   def _remove_gone(self) -> None:
-    gone = [n for n in self._known if not (self.folder / n).exists()]
-    for unit in {u for n in gone if (u := unit_of(n))} & self._marked:
+    """Removes there what is no longer here. What is still to be followed by a newer
+    unit stays until that one is there."""
+    gone = self._marked - self._units()
+    newest = max(self._marked, key=_number, default='')
+    if newest in gone and any(_number(u) > _number(newest) for u in self._units()):
+      gone.discard(newest)
+    for unit in gone:
       self.objects.remove(f'{unit}/{MARK}')
       self._marked.discard(unit)
-    self._each(self.objects.remove, gone)
-    for name in gone:
+    names = [n for n in self._known if not (self.folder / n).exists()
+             and unit_of(n) not in self._marked]
+    self._each(self.objects.remove, names)
+    for name in names:
       self._known.pop(name)
 
   def _here(self) -> list[str]:
@@ -123,12 +153,12 @@ class Mirror:
     self.objects.fetch(name, target, found.size)
     self._known[name] = [found.tag, *_state(target)]
 
-  def _send(self, name: str) -> bool:
+  def _send(self, name: str, folder: pathlib.Path | None = None) -> bool:
     """Whether the file was there to be sent, and stayed as it was."""
-    path = self.folder / name
+    path = (folder or self.folder) / name
     try:
       before = _state(path)
-      if self._same(name):
+      if self._known.get(name, [''])[1:] == before:
         return True
       sent = self.objects.write(name, path)
       if _state(path) != before:
@@ -151,6 +181,19 @@ class Mirror:
       if path.is_dir() and unit_of(name) and not any(
           p.is_file() for p in path.rglob('*')):
         shutil.rmtree(path)
+
+
+def _link(source: str, target: str) -> None:
+  try:
+    os.link(source, target)
+  except FileNotFoundError:
+    raise
+  except OSError:  # a file system without links
+    shutil.copy2(source, target)
+
+
+def _number(unit: str) -> int:
+  return int(unit.rpartition('/')[2])
 
 
 def unit_of(name: str) -> str | None:

@@ -18,7 +18,7 @@ from jaxembed.files.folder import short
 SCHEMES = ('gs', 's3')
 PATIENCE = 600.0  # seconds
 _PAUSE = 0.2, 10.0  # seconds between attempts: the first, and the longest
-_CHUNK = 32 << 20  # bytes of one request: a cut connection costs no more
+_CHUNK = 8 << 20  # bytes of one request: a cut connection costs no more
 _URL = re.compile(r'([A-Za-z][A-Za-z0-9+.-]+)://(.*)', re.DOTALL)
 # What pathlib makes of the URLs that people have: one slash is left.
 _FLAT = re.compile(

@@ -53,6 +53,8 @@ class RemoteRun:
           'and was not sent')
     try:
       self._mirror.push()
+      if self._mirror.unsent():
+        raise OSError(f'{where}: a checkpoint cannot be read here')
     except OSError as e:
       raise OSError(f'{e}. What was trained since the last checkpoint there lies in '
                     f'{self.folder}; the same command goes on from the last one in '

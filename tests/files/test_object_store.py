@@ -30,14 +30,14 @@ def _contents(folder):
 
 
 def test_what_goes_through_faults_comes_back_equal(server, tmp_path, monkeypatch):
-  faults = _behind(monkeypatch, server, refuse=0.1, wait=0.05, cut=0.05)
+  faults = _behind(monkeypatch, server, refuse=0.1, wait=0.05, cut=0.01)
   there, here = url.Objects('s3://bucket/run'), tmp_path / 'here'
   for step in range(3, 18, 3):
     for i in range(8):
       file = here / f'checkpoints/{step}/{i}'
       file.parent.mkdir(parents=True, exist_ok=True)
       file.write_bytes(os.urandom(100_000 + i))
-  (here / 'large').write_bytes(os.urandom(20 << 20))  # sent in parts
+  (here / 'large').write_bytes(os.urandom(9 << 20))  # sent and fetched in parts
   (here / 'config.json').write_text('{}')
   with remote_lock.held(there, 'run.lock', 'the run', 'wait'):
     mirror.Mirror(there, here).push()

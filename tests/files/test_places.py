@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import types
 
 import numpy as np
@@ -176,3 +177,35 @@ def test_a_checkpoint_without_its_mark_does_not_count(buckets, tmp_path):
   (tmp_path / 'two/checkpoints/3').rename(tmp_path / 'two/checkpoints/9')
   two.push()
   assert workdir.steps('s3://b/run') == [9]
+
+
+def test_a_checkpoint_that_goes_while_it_is_sent_is_sent_all_the_same(
+    buckets, tmp_path, monkeypatch):
+  there, here = url.Objects('s3://b/run'), tmp_path / 'here' / 'checkpoints'
+
+  def save(step):
+    (here / str(step)).mkdir(parents=True)
+    (here / str(step) / 'data').write_text(str(step))
+
+  copy = mirror.Mirror(there, tmp_path / 'here')
+  save(3)
+  copy.push()
+  write = url.Objects.write
+
+  def slow(self, name, data, **options):
+    if name == 'checkpoints/6/data' and (here / '3').exists():  # training goes on
+      shutil.rmtree(here / '3')
+      shutil.rmtree(here / '6')
+      save(9)
+    if name == 'checkpoints/9/data':  # until something newer is there
+      assert workdir.steps('s3://b/run') == [3, 6]
+    return write(self, name, data, **options)
+
+  monkeypatch.setattr(url.Objects, 'write', slow)
+  save(6)
+  copy.push()
+  assert workdir.steps('s3://b/run') == [9]
+  (here / '9').rename(here / 'diverged-9')  # set aside: it must not be gone on from
+  save(6)
+  copy.push()
+  assert workdir.steps('s3://b/run') == [6]

@@ -377,12 +377,12 @@ def test_packed_batches_resume_to_the_same_bits(finished, tiny, rows, tmp_path):
   np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-def test_a_collapse_is_told(tiny, rows, tmp_path, capsys):
-  ranks = iter([8.0, 7.0, 1.5])
+def test_a_collapse_is_told(tiny, rows, tmp_path):
+  ranks, said = iter([8.0, 7.0, 1.5]), []
   cfg = tiny_run.experiment(tiny, rows)
   cfg.eval = config.EvalConfig(every=3)
-  loop.train(cfg, tmp_path, log=lambda _: None,
+  loop.train(cfg, tmp_path, log=said.append,
              evaluate=lambda *_: {'eval/effective_rank': next(ranks)})
-  told = ''.join(capsys.readouterr())
+  told = '\n'.join(said)
   assert told.count('effective rank fell from 8.0 to 1.5') == 1
   assert told.count('fell from') == 1
