@@ -76,7 +76,7 @@ def _check(cfg: config.Config):
 
 
 def _padding(cfg: config.Config, mixture: data.Mixture | None, devices: int):
-  tokenizer = start.resolve(cfg.model).load_tokenizer()
+  tokenizer = start.tokenizer(cfg.model)
   share = plan.padding(mixture, tokenizer, cfg.seed, devices)
   print(f'  padding          {share:.1%} of the first batches')
 
