@@ -10,6 +10,7 @@ import pytest
 
 from jaxembed import corpus
 from jaxembed.data import text_rows
+from tests.helpers.tiers import after
 
 ROWS = 9
 # Batches of other neighbours: only the order of sums differs.
@@ -215,7 +216,7 @@ def _edit(change):
   return write
 
 
-@pytest.mark.parametrize('damage, outcome', [
+@pytest.mark.parametrize('damage, outcome', after(3, [
     (lambda p, g: p.write_bytes(p.read_bytes()[:128 + 1536 * 4]), '2 rows|3 rows'),
     (lambda p, g: os.truncate(p, 128), '6 rows'), (lambda p, g: p.unlink(), '6 rows'),
     (lambda p, g: p.write_bytes(b'x' * 9 + p.read_bytes()[9:]), '6 rows'),
@@ -226,7 +227,7 @@ def _edit(change):
     (_edit(lambda d: d | {'done': 99}), ValueError),
     (_edit(lambda d: d | {'parts': [[-3, '']]}), ValueError),
     (_edit(lambda d: d | {'parts': [[99, 'a']]}), '99 rows'),
-], ids=range(10))
+]), ids=range(10))
 def test_damaged_work_is_computed_again_or_refused(
     embedder, unfinished, request, damage, outcome):
   make, whole = unfinished

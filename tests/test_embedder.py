@@ -94,6 +94,7 @@ def test_neighbours_and_order_do_not_matter(embedder):
       together[7], embedder.encode(texts[7]), atol=ROUNDING)
 
 
+@pytest.mark.thorough
 def test_chunks_keep_the_order(embedder, monkeypatch):
   texts = _sentences(50, 20)
   whole = embedder.encode(texts)
@@ -102,6 +103,7 @@ def test_chunks_keep_the_order(embedder, monkeypatch):
   assert embedder.report.texts == 50
 
 
+@pytest.mark.thorough
 def test_devices_share_the_rows(minilm, embedder):
   texts = _sentences(30, 30)
   sharded = Embedder.load(minilm, mesh=sharding.make_mesh((4, 2, 1)))
@@ -238,6 +240,7 @@ def test_similarities_are_sentence_transformers(embedder, name, monkeypatch):
       embedder.similarity_pairwise(a, b[:5]), pairwise.numpy(), atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_workdir_is_read_like_a_folder(minilm, embedder, tmp_path):
   bundle.save_model(tmp_path, embedder.bundle)
   state = types.TrainState(

@@ -8,6 +8,7 @@ import pytest
 
 from jaxembed.data.length_batches import length_batches, padding_share, round_up
 from jaxembed.data.tokenise import Tokenizer
+from tests.helpers.tiers import after
 
 LENGTHS = {
     'one': [7],
@@ -44,11 +45,11 @@ def test_the_same_texts_give_the_same_batches():
     assert b == d
 
 
-@pytest.mark.parametrize('file, field', [
+@pytest.mark.parametrize('file, field', after(2, [
     ('sts/stsb/test.tsv', 1), ('classification/banking77/test.jsonl', 'text'),
     ('classification/imdb_cad/train.jsonl', 'text'),
     ('retrieval/scifact/corpus.jsonl.gz', 'text'),
-    ('train/wordnet_definition_word.jsonl.gz', 'query')])
+    ('train/wordnet_definition_word.jsonl.gz', 'query')]))
 @pytest.mark.parametrize('batch_size', [32, 64])
 def test_padding_on_real_text_is_at_most_a_tenth(
     shared_data, minilm, file, field, batch_size):

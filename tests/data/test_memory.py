@@ -93,6 +93,7 @@ def test_rows_that_vanish_are_noticed():
     found[5]
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_with_the_same_rows_alone(tmp_path, minilm):
   """Trains as from a file; resuming knows its rows by what they say."""
   stored = tiny_run.in_folder(tmp_path, minilm, steps=2)

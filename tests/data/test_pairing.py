@@ -12,6 +12,7 @@ from jaxembed import config, data, types
 from jaxembed.config import DataConfig, SourceConfig
 from jaxembed.data.text_ids import text_ids
 from jaxembed.losses import masks
+from tests.helpers.tiers import after
 
 # Texts that are one to the tokenizer, in several spellings, and others.
 TEXTS = ('Rice', 'rice', ' rice  ', 'caf\u00e9', 'cafe\u0301', 'CAFE', 'old red cat',
@@ -72,7 +73,7 @@ def test_answers_in_more_rows_than_there_is_room_for_are_told(tmp_path, tokenize
 
 @pytest.mark.parametrize('hosts', [1, 2, 4])
 @pytest.mark.parametrize('prompt', ['', 'ask: '])
-@pytest.mark.parametrize('seed', range(8))
+@pytest.mark.parametrize('seed', after(2, range(8)))
 def test_no_known_positive_of_a_row_is_its_negative(
     tmp_path, tokenizer, seed, prompt, hosts):
   rng = np.random.default_rng(seed)

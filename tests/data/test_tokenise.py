@@ -10,6 +10,7 @@ import tokenizers
 
 from jaxembed.data import fast_truncation, tokenise
 from jaxembed.data.tokenise import Tokenizer
+from tests.helpers.tiers import after, thorough
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +47,7 @@ def test_nv_embed_masks_equal_the_original(shared_fixtures):
       np.testing.assert_array_equal(got, want, err_msg=f"{case['case']} {side}")
 
 
-@pytest.mark.parametrize('max_length', [3, 8, 256])
+@pytest.mark.parametrize('max_length', [8, thorough(3), thorough(256)])
 @pytest.mark.parametrize('side', ['left', 'right'])
 def test_equals_transformers(minilm, sentences, max_length, side):
   theirs = pytest.importorskip('transformers').AutoTokenizer.from_pretrained(
@@ -110,8 +111,8 @@ def test_no_cut_where_tokens_may_cross_words(shared_fixtures):
   assert not fast_truncation.can_cut(tokenizers.Tokenizer(tokenizers.models.BPE()))
 
 
-@pytest.mark.parametrize('text', ['the quick brown fox ' * 50_000, 'a' * 10**6,
-                                  ' ' * 10**6, '東京' * 500_000],
+@pytest.mark.parametrize('text', after(1, ['the quick brown fox ' * 50_000, 'a' * 10**6,
+                                           ' ' * 10**6, '東京' * 500_000]),
                          ids=['words', 'one letter', 'spaces', 'kanji'])
 def test_a_million_characters(minilm, shared_fixtures, text):
   for folder in (minilm, shared_fixtures / 'nv_embed_tiny'):

@@ -37,7 +37,7 @@ GRID += [Case(128, 128, 4096, masks=MASKS, dtype=t) for t in ('float32', 'bfloat
 
 
 @pytest.mark.parametrize('case', SMALL, ids=str)
-@pytest.mark.parametrize('impl', ['reference', 'blockwise'])
+@pytest.mark.parametrize('impl', ['blockwise', thorough('reference')])
 def test_equals_float64(case, impl):
   # Tiles of 64 x 64: several both ways, with ragged ends.
   check(case, impl, tile_bytes=4 * 64 * 64)
@@ -50,6 +50,7 @@ def test_tpu_interpreted(case):
   check(case, 'tpu', tile_bytes=4 * 128 * 256, interpret=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('case', after(1, [
     Case(256, 256, 128, masks=MASKS, dtype='bfloat16'),
     Case(256, 128, 64, dtype='bfloat16', directions=('row',)),

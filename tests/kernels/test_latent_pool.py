@@ -242,7 +242,7 @@ def test_folding_once_is_folding_always():
 # points, so float32 differs by the order of sums alone. 600 tokens are two chunks.
 CASES = [('tpu', 5, 22, 1, 'float32'), ('tpu', 2, 600, 1, 'float32'),
          ('tpu', 5, 40, 3, 'float32'), ('tpu', 5, 40, 3, 'bfloat16'),
-         ('gpu', 3, 40, 3, 'bfloat16'),
+         thorough('gpu', 3, 40, 3, 'bfloat16'),
          thorough('gpu', 1, 300, 1, 'bfloat16')]
 
 

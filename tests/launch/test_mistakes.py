@@ -11,6 +11,7 @@ import pytest
 from jaxembed import config
 from launch import commands, errors, remedies
 from tests.helpers import launcher, tiny_run
+from tests.helpers.tiers import thorough
 
 RECIPE = '--config=quickstart'
 SOURCE = ("from jaxembed import config\n\n\ndef get_config():\n  return config.Config("
@@ -136,7 +137,8 @@ def test_a_port_in_use_is_told_before_any_work(folder):
   assert ended.code == 1
 
 
-@pytest.mark.parametrize('signum,code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize('signum,code', [
+    (signal.SIGINT, 130), thorough(signal.SIGTERM, 143)])
 def test_a_signal_saves_the_step_in_flight(tmp_path, minilm, monkeypatch, signum, code):
   cfg = tiny_run.in_folder(tmp_path, minilm, steps=6)
   (tmp_path / 'run.json').write_text(json.dumps(config.to_dict(cfg)))

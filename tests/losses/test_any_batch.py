@@ -139,6 +139,7 @@ def test_any_batch_has_the_loss_of_the_loops_or_names_the_row(batch, i):
       assert np.abs(x - y).max() <= 2e-3 * size + 1e-5, (x, y)
 
 
+@pytest.mark.thorough
 def test_a_padding_passage_may_hold_anything():
   rng = np.random.default_rng(0)
   q, p = (rng.normal(size=(n, E)).astype(np.float32) for n in (Q, C))

@@ -10,7 +10,7 @@ import torch
 from jaxembed import config, losses, sharding
 from tests.helpers import score_loops, tiny_step
 from tests.helpers.score_loops import scored, value_and_slopes
-from tests.helpers.tiers import thorough
+from tests.helpers.tiers import after, thorough
 
 CASES = {
     'margin_mse': {'temperature': 0.2, 'teacher_temperature': 2.0},
@@ -31,7 +31,7 @@ def assert_slopes(grads, slopes, exact=1e-5):
     assert np.abs(got - slope).max() <= exact * np.abs(slope).max()
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', after(2, CASES))
 def test_equals_loops_on_any_mesh(name):
   q, p, pair = scored()
   cfg = config.LossConfig(name=name, **CASES[name])

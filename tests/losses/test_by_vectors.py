@@ -114,7 +114,7 @@ def test_embedding_matching_equals_embed_distill_loss(distance):
 
 @pytest.mark.parametrize('guide, fields', [
     ('absolute', {'terms': ('qd', 'qq', 'dd', 'dq')}),
-    ('relative', {'negatives': 'own'}), thorough('relative', {})], ids=str)
+    thorough('relative', {'negatives': 'own'}), thorough('relative', {})], ids=str)
 def test_a_guide_leaves_out_what_the_teacher_puts_near(guide, fields):
   q, p, pair = taught(near=1.0)
   cfg = config.LossConfig(temperature=0.3, impl='blockwise', tile_bytes=4096, options=(
@@ -168,6 +168,7 @@ def test_equals_gist_embed_loss(monkeypatch, strategy, margin):
   assert_slopes(tangent(grads, q, p), slopes)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('fields', [{}, thorough({'negatives': 'own'})], ids=str)
 def test_mixed_negatives_equal_loops(monkeypatch, fields):
   """One of all, and two of two halves where every row has two hard negatives."""
@@ -181,6 +182,7 @@ def test_mixed_negatives_equal_loops(monkeypatch, fields):
       q, p, pair, cfg, halves=2).mean(), q, p, pair)
 
 
+@pytest.mark.thorough
 def test_what_is_no_negative_is_never_mixed_and_draws_differ():
   q, p, pair = taught(missing=0)
   cfg = config.LossConfig(temperature=0.2, options=(('mix_pairs', 4),
@@ -202,7 +204,7 @@ def test_what_is_no_negative_is_never_mixed_and_draws_differ():
   assert run(p, pair, SEED).value == out.value != run(p, pair, SEED + 1).value
 
 
-@pytest.mark.parametrize('progress', [0.3, 0.9])
+@pytest.mark.parametrize('progress', [0.3, thorough(0.9)])
 def test_weights_follow_the_steps(progress):
   q, p, pair = taught(missing=0)
   cfg = config.LossConfig(temperature=0.2, focal_gamma=0.8, options=(

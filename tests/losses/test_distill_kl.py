@@ -73,6 +73,7 @@ def test_equals_sentence_transformers():
     np.testing.assert_allclose(got * 0.05**2, slope, atol=1e-5 * slope.abs().max())
 
 
+@pytest.mark.thorough
 def test_a_step_learns_the_teachers_order():
   """In one piece and in chunks (GradCache), on one device and on four."""
   model, (batch,) = tiny_step.model(), tiny_step.batches(1, negatives=3)

@@ -380,6 +380,7 @@ def test_other_libraries_are_told_or_the_export_is_refused(method):
     np.testing.assert_array_equal(_rule(told, n).freqs, _rule(cfg, n).freqs)
 
 
+@pytest.mark.thorough
 def test_a_run_keeps_its_method(tiny, tmp_path):
   """From an experiment's field to what is opened of its folder."""
   wanted = LengthConfig(method='interpolate', target=256)

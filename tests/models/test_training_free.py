@@ -15,6 +15,7 @@ from jaxembed.models import encoder, presets, training_free
 from jaxembed.train import start
 from jaxembed.types import Tokens
 from tests.helpers import tiny_run
+from tests.helpers.tiers import thorough
 
 CFG = ModelConfig(backbone=presets.tiny('mistral', num_layers=4), attention='causal',
                   pooling=PoolingConfig(kind='last'))
@@ -106,7 +107,7 @@ def test_an_empty_band_changes_nothing(params):
     training_free.prepend(params, CFG, jax.random.key(1), 3, 9)
 
 
-@pytest.mark.parametrize('reads', ['layers_last', 'layers_mean'])
+@pytest.mark.parametrize('reads', ['layers_last', thorough('layers_mean')])
 def test_every_layer_is_pooled_inside_the_scan(params, reads):
   """What the head reads is what pooling each hidden state gives; [L,B,T,D] is
   nowhere in the program."""
@@ -126,6 +127,7 @@ def test_every_layer_is_pooled_inside_the_scan(params, reads):
   assert '4x3x8x32xf32' not in text
 
 
+@pytest.mark.thorough
 def test_one_field_of_an_experiment_prepends_a_token(minilm, tmp_path):
   cfg = tiny_run.in_folder(tmp_path, minilm, steps=2)
   cfg.model.prepend, cfg.model.eos_text = (1, 2), ' means in one word'

@@ -66,6 +66,7 @@ def _flat(tree):
   return {k: np.asarray(v) for k, v in tables.flatten(tree).items()}
 
 
+@pytest.mark.thorough
 def test_evaluation_and_the_finished_model_take_the_means(runs, tmp_path):
   cfg, run = runs
   seen = {}

@@ -87,6 +87,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(finished, tiny, rows, tmp_p
   refused(tmp_path / 'run', r'checkpoints of the steps \[4, 6\], but .* is missing')
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_with_more_steps_stages_and_another_rate(tiny, rows, tmp_path):
   """More steps in the end are the steps of a longer run, bit for bit; data that lies
   elsewhere is the same data; --extend is recorded and keeps the optimiser's state."""
@@ -129,6 +130,7 @@ def test_other_data_for_the_stage_under_way_is_asked_for(
   assert any('48 rows' in c for c in start['changes'])
 
 
+@pytest.mark.thorough
 def test_a_run_that_met_a_bad_row_goes_on_once_it_is_mended(tiny, tmp_path):
   """With no step lost, and to the bits of a run that never met it."""
   path = tiny_run.write_rows(tmp_path / 'rows.jsonl', 40)
@@ -154,6 +156,7 @@ def test_a_run_that_met_a_bad_row_goes_on_once_it_is_mended(tiny, tmp_path):
   assert tiny_run.bits(tmp_path / 'run') == tiny_run.bits(tmp_path / 'whole')
 
 
+@pytest.mark.thorough
 def test_a_state_that_leads_to_nan_is_set_aside_and_a_lower_rate_goes_on(
     finished, tiny, rows, tmp_path):
   """The loss of step 1 is finite, its update far too large, the loss of step 2 NaN."""
@@ -176,6 +179,7 @@ def test_a_state_that_leads_to_nan_is_set_aside_and_a_lower_rate_goes_on(
   assert tiny_run.bits(tmp_path) == tiny_run.bits(finished)
 
 
+@pytest.mark.thorough
 def test_an_update_that_ruins_the_parameters_is_never_saved(
     finished, tiny, rows, tmp_path, monkeypatch):
   """Whatever lies between a finite loss and a state that is not."""
@@ -201,6 +205,7 @@ def test_an_update_that_ruins_the_parameters_is_never_saved(
   assert tiny_run.bits(tmp_path) == tiny_run.bits(finished)
 
 
+@pytest.mark.thorough
 def test_the_best_is_kept_patience_ends_a_run_and_a_kill_loses_no_score(
     tiny, rows, tmp_path):
   scores = iter([0.5, 0.3, 0.9, 0.6, KeyboardInterrupt(), 0.4, 0.7, 0.95])
@@ -257,6 +262,7 @@ def test_an_interrupt_saves_what_was_done(finished, tiny, rows, tmp_path):
   assert tiny_run.bits(tmp_path) == tiny_run.bits(finished)
 
 
+@pytest.mark.thorough
 def test_a_damaged_last_checkpoint_costs_only_its_steps(
     finished, tiny, rows, tmp_path):
   shutil.copytree(finished, tmp_path / 'run')
@@ -271,6 +277,7 @@ def test_a_damaged_last_checkpoint_costs_only_its_steps(
   assert [r['step'] for r in metrics.read(tmp_path / 'run')] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.thorough
 def test_a_preemption_notice_saves_and_the_run_goes_on(
     finished, tiny, rows, tmp_path):
   notices = iter([False, False, True])
@@ -377,6 +384,7 @@ def test_packed_batches_resume_to_the_same_bits(finished, tiny, rows, tmp_path):
   np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_collapse_is_told(tiny, rows, tmp_path):
   ranks, said = iter([8.0, 7.0, 1.5]), []
   cfg = tiny_run.experiment(tiny, rows)

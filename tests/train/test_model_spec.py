@@ -172,6 +172,7 @@ def headed(tmp_path_factory, minilm):
   return run
 
 
+@pytest.mark.thorough
 def test_a_trained_head_goes_on_and_another_is_drawn_anew(headed):
   mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
   own = bundle.open(headed)

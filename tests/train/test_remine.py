@@ -37,6 +37,7 @@ def experiment(minilm, tmp_path_factory):
           stage.data, sources=[source], num_negatives=2))])
 
 
+@pytest.mark.thorough
 def test_rows_are_those_of_full_mining_and_resuming_makes_the_same(
     experiment, tmp_path):
   told = []

@@ -61,7 +61,7 @@ _zero.defvjp(lambda x, slope: (jnp.zeros(()), (x, slope)),
 
 @pytest.mark.parametrize('name, shape, bad', [
     ('adamw', (4, 2, 1), 'gradient'), thorough('muon', (1, 1, 1), 'gradient'),
-    ('adafactor', (1, 1, 1), 'loss')])
+    thorough('adafactor', (1, 1, 1), 'loss')])
 def test_an_update_that_is_not_finite_leaves_the_state_as_it_was(name, shape, bad):
   model, where = tiny_step.model(), tiny_step.mesh(shape)
   stage = dataclasses.replace(tiny_step.STAGE, optim=config.OptimConfig(
@@ -98,6 +98,7 @@ def test_an_update_that_is_not_finite_leaves_the_state_as_it_was(name, shape, ba
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
+@pytest.mark.thorough
 def test_a_text_whose_embedding_is_not_finite_is_noticed_whatever_the_loss_says():
   model, batch = tiny_step.model(), tiny_step.batches(1)[0]
   params = encoder.init_params(model, jax.random.key(1))
@@ -120,6 +121,7 @@ def test_a_text_whose_embedding_is_not_finite_is_noticed_whatever_the_loss_says(
   assert finite(ruined, hidden)  # places that no row fills do not count
 
 
+@pytest.mark.thorough
 def test_a_chunk_that_keeps_its_sums_computes_less_again():
   model = tiny_step.model()
   params, tokens = encoder.init_params(model, jax.random.key(1)), (
@@ -155,6 +157,7 @@ def test_the_whole_recipe_is_the_same_on_any_mesh():
     np.testing.assert_allclose(spread, alone, atol=1e-5, rtol=0, err_msg=str(shape))
 
 
+@pytest.mark.thorough
 def test_training_learns_one_batch_by_heart():
   model, mesh = tiny_step.model(), tiny_step.mesh((1, 1, 1))
   with jax.set_mesh(mesh):
