@@ -21,7 +21,7 @@ import tqdm
 
 from jaxembed import sharding
 from jaxembed.config import ModelConfig
-from jaxembed.convert import modules, peft, tables
+from jaxembed.convert import modules, peft, tables, task_adapters
 from jaxembed.convert.fields import UnsupportedModel
 from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, is_float
 from jaxembed.data import converted_tokenizer
@@ -63,7 +63,8 @@ def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
     source: folder of a Hugging Face model, a sentence-transformers model or a PEFT
       adapter (its base model is loaded too, the adapter on top), a hub id
       ('org/name', or 'org/name/folder' for one of its folders, such as one of several
-      adapters), or 'package:NAME/FOLDER' inside a Python package.
+      adapters), or 'package:NAME/FOLDER' inside a Python package. '#TASK' behind it
+      merges the adapter of a task (jina-embeddings-v3).
     dtype: float32, bfloat16 or float16: of the parameters, whatever the file has.
     mesh: lays every parameter out by sharding.RULES, reading each device's part
       only; None: the default device.
@@ -87,12 +88,14 @@ def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
 
 
 def _load(source, dtype, mesh, progress, weights: bool) -> Loaded:
-  folder = locate(source)
+  folder, task = locate(source), task_adapters.split(source)[1]
   home = modules.home(folder)
   if peft.is_adapter(home):
     base = _load(peft.base(home), dtype, mesh, progress, weights)
     return _adapted(folder, home, base, mesh, weights)
-  found = modules.read(folder)
+  found = modules.read(folder, task)
+  if task and task not in task_adapters.tasks(found.hf_config):
+    raise UnsupportedModel(f'{folder} has no adapters of tasks, none of {task!r:.80}')
   cfg = dataclasses.replace(found.cfg, dtype=jnp.dtype(dtype).name)
   shapes = tables.flatten(encoder.param_shapes(cfg, dtype))
   params = _abstract(shapes, mesh)
@@ -197,6 +200,7 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
   """The local folder of `source`, fetched if it is a hub id or a URL."""
   if url.of(source):
     return place.fetched(source)
+  source, _ = task_adapters.split(source)
   path = pathlib.Path(source).expanduser()
   if path.is_dir():
     return path

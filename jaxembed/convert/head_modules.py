@@ -10,7 +10,7 @@ import pathlib
 from typing import Any
 
 from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
-from jaxembed.convert import static_embedding, tables
+from jaxembed.convert import static_embedding, tables, task_adapters
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.tensor_files import Tensor, inside, open_folder, read_json
 from jaxembed.files import known_keys
@@ -67,6 +67,8 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
             and isinstance(entry.get('path'), str)):
       raise UnsupportedModel(f'{file}: module {i} is {short(entry)}, and needs a type '
                              'and a path')
+    if i == 0 and _has_task_adapters(folder, entry):
+      found[0] = entry = {'path': entry['path'], 'type': _LIBRARY + 'Transformer'}
     known_keys.check(entry, known_keys.MODULES_ENTRY, f'{file}: module {i}')
   names = [entry['name'] for entry in found if 'name' in entry]
   if twice := [n for n in names if names.count(n) > 1]:
@@ -91,6 +93,13 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
     raise UnsupportedModel(f'{file}: modules {short(", ".join(kinds))} are not '
                            f'supported; {wanted}')
   return found
+
+
+def _has_task_adapters(folder: pathlib.Path, entry: Mapping[str, Any]) -> bool:
+  """Whether it is the Transformer of jina-embeddings-v3, whose code picks adapters."""
+  file = inside(folder, entry['path']) / 'config.json'
+  return (entry['type'] == task_adapters.MODULE and file.is_file()
+          and bool(task_adapters.tasks(read_json(file), str(file))))
 
 
 def _instead(found: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:

@@ -11,7 +11,13 @@ from typing import Any
 import warnings
 
 from jaxembed.config import ModelConfig, PoolingConfig, PrependConfig
-from jaxembed.convert import head_modules, nv_embed, static_embedding, tables
+from jaxembed.convert import (
+  head_modules,
+  nv_embed,
+  static_embedding,
+  tables,
+  task_adapters,
+)
 from jaxembed.convert.families import aliases
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.head_modules import Part
@@ -40,7 +46,7 @@ class Found:
   is_plain: bool = False  # its author has not said how tokens become a vector
 
 
-def read(folder: pathlib.Path) -> Found:
+def read(folder: pathlib.Path, task: str = '') -> Found:
   """Describes the model in `folder`; reads no weights.
 
   Raises:
@@ -51,12 +57,12 @@ def read(folder: pathlib.Path) -> Found:
   if nv_embed.is_nv_embed(folder):  # its modules.json tells half of the story
     return _nv_embed(folder)
   if not (folder / 'modules.json').is_file():
-    found = _plain(folder)
+    found = _plain(folder, task)
     return dataclasses.replace(
         found, cfg=dataclasses.replace(found.cfg, normalize=True), is_plain=True)
   first = head_modules.entries(folder)[0]
   is_static = head_modules.kind(first) == static_embedding.TYPE
-  found = _static(home(folder)) if is_static else _plain(home(folder))
+  found = _static(home(folder)) if is_static else _plain(home(folder), task)
   cfg, parts = after_backbone(folder, found.cfg)
   return dataclasses.replace(found, cfg=cfg, parts=(*found.parts, *parts))
 
@@ -146,7 +152,7 @@ def _prepended(data: Mapping[str, Any], cfg: ModelConfig, prepends: bool, file: 
   return found
 
 
-def _plain(folder: pathlib.Path) -> Found:
+def _plain(folder: pathlib.Path, task: str) -> Found:
   """A backbone's folder, and the pooling that sentence-transformers gives it.
 
   The mean of the tokens, or the last token where config.json names a causal language
@@ -168,7 +174,8 @@ def _plain(folder: pathlib.Path) -> Found:
       max_length=max_length(folder, backbone.max_positions))
   table = tables.backbone_table(backbone)
   table = dataclasses.replace(table, ignored=(*table.ignored, *aliases.ignored(hf)))
-  return Found(cfg, (Part(folder, table),), folder, hf)
+  part = Part(folder, table, task_adapters.opener(hf, task, str(file)))
+  return Found(cfg, (part,), folder, hf)
 
 
 def _static(folder: pathlib.Path) -> Found:

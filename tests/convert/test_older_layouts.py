@@ -101,3 +101,64 @@ def test_of_a_t5_with_a_decoder_the_encoder_is_read(tmp_path, kind):
 def test_the_nearest_known_family_is_named(name, nearest):
   with pytest.raises(UnsupportedModel, match=f'nearest that is: {nearest};'):
     tables.config_from_hf({'model_type': name})
+
+
+_TASKS = ['retrieval.query', 'separation', 'text-matching']
+
+
+def _jina_v3(folder, task):
+  """A folder as the code of jina-embeddings-v3 writes it, and the model of a task."""
+  import safetensors.torch as safe
+
+  parity_families.build(folder / 'plain', 'jina_embeddings_v3', _SIZES)
+  tensors = safe.load_file(folder / 'plain/model.safetensors')
+  merged, stored, rank, alpha = {}, {}, 2, 3
+  for name, x in tensors.items():
+    merged[name] = x
+    if x.ndim != 2:  # norms and biases have no adapters
+      stored[f'roberta.{name}'] = x
+      continue
+    at = f'roberta.{name.removesuffix(".weight")}.parametrizations.weight.'
+    narrow = [torch.randn(3, x.shape[0], rank) * 0.3, torch.randn(3, rank, x.shape[1])]
+    stored[f'{at}original'] = x
+    for letter, part in zip('AB' if 'embeddings' in name else 'BA', narrow):
+      stored[f'{at}0.lora_{letter}'] = part
+    if task is not None:
+      merged[name] = x + narrow[0][task] @ narrow[1][task] * (alpha / rank)
+  safe.save_file(stored, folder / 'model.safetensors')
+  safe.save_file(merged, folder / 'plain/model.safetensors', {'format': 'pt'})
+  (folder / 'config.json').write_text(json.dumps(_SIZES | {
+      'model_type': 'xlm-roberta', 'architectures': ['XLMRobertaModel'],
+      'position_embedding_type': 'rotary', 'rotary_emb_base': 20000.0,
+      'type_vocab_size': 1, 'layer_norm_eps': 1e-5, 'hidden_act': 'gelu',
+      'lora_adaptations': _TASKS, 'lora_rank': rank, 'lora_alpha': alpha,
+      'use_flash_attn': True, 'emb_pooler': 'mean', 'pad_token_id': 1}))
+  (folder / 'modules.json').write_text(json.dumps([
+      {'idx': 0, 'name': 'transformer', 'path': '', 'type': 'custom_st.Transformer',
+       'kwargs': ['task']},
+      {'idx': 1, 'name': 'pooler', 'path': '1_Pooling',
+       'type': 'sentence_transformers.models.Pooling'}]))
+  (folder / '1_Pooling').mkdir()
+  (folder / '1_Pooling/config.json').write_text(json.dumps({
+      'word_embedding_dimension': 32, 'pooling_mode_mean_tokens': True}))
+  return transformers.JinaEmbeddingsV3Model.from_pretrained(folder / 'plain')
+
+
+@pytest.mark.filterwarnings('ignore:.*adapters of its tasks are left out')
+@pytest.mark.parametrize('task', [None, 2])
+def test_the_adapters_of_a_task_are_merged_by_choice(tmp_path, task):
+  model = _jina_v3(tmp_path, task)
+  _agree(f'{tmp_path}#{_TASKS[task]}' if task else tmp_path, model)
+
+
+def test_a_task_that_the_model_lacks_is_refused(tmp_path):
+  _jina_v3(tmp_path, None)
+  with pytest.raises(UnsupportedModel, match="'sorting' is unknown; known: retrieval"):
+    from_hf.load(f'{tmp_path}#sorting', weights=False)
+  with pytest.raises(UnsupportedModel, match='it has no adapters of tasks'):
+    from_hf.load(f'{tmp_path}/plain#separation', weights=False)
+  with pytest.warns(UserWarning, match='left out.*SOURCE#TASK.*: retrieval.query, sep'):
+    from_hf.load(tmp_path, weights=False)
+  edit(tmp_path / 'config.json', lora_rank=3)
+  with pytest.raises(ValueError, match='3 tasks of rank 3 and a matrix'):
+    from_hf.load(f'{tmp_path}#separation')

@@ -16,7 +16,8 @@ WIDTH, LENGTH = 32, 24
 FAMILIES = {
     'bert': {}, 'roberta': {'type_vocab_size': 1}, 'mpnet': {}, 'xlm-roberta': {},
     'modernbert': {'local_attention': 8}, 'mistral': {'sliding_window': 6},
-    'qwen2': {}, 'gemma3_text': {'head_dim': 16, 'sliding_window': 6}, 'llama': {}}
+    'qwen2': {}, 'gemma3_text': {'head_dim': 16, 'sliding_window': 6}, 'llama': {},
+    't5': {'d_ff': 48, 'd_kv': 8}, 'nomic_bert': {}, 'albert': {'embedding_size': 16}}
 
 
 def words(single: str, **settings):

@@ -7,13 +7,15 @@ from typing import Any
 
 from jaxembed.config import BackboneConfig
 from jaxembed.convert.families import bert, rope
+from jaxembed.convert.families.family import ONLY
 from jaxembed.convert.families.sizes import SMALL
 from jaxembed.convert.fields import Fields
 from jaxembed.convert.rows import LAYERS, Row, linear, norm
 
 
 def _read(hf: Fields) -> dict[str, Any]:
-  return bert.read(hf) | rope.read(hf, hf.data, theta=20000.0) | {
+  theta = float(hf.number('rotary_emb_base', 20000.0))  # as its own code calls it
+  return bert.read(hf) | rope.read(hf, hf.data, theta=theta) | {
       'norm_eps': hf.get('layer_norm_eps', 1e-5),
       'type_vocab_size': hf.get('type_vocab_size', 1)}
 
@@ -36,4 +38,7 @@ def _rows(cfg: BackboneConfig) -> Iterator[Row]:
 
 JINA_V3 = dataclasses.replace(
     bert.BERT, architecture='JinaEmbeddingsV3Model', read=_read, write=_write,
-    rows=_rows, prefixes=('roberta.',), cases={'jina-embeddings-v3': SMALL})
+    rows=_rows, prefixes=('roberta.',),
+    older_keys=('lora_adaptations', 'rotary_emb_base'),
+    only={**ONLY, 'position_embedding_type': 'rotary'},
+    cases={'jina-embeddings-v3': SMALL})

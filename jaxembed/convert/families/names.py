@@ -21,6 +21,8 @@ def family_of(config: Mapping[str, Any]) -> str:
   name = str(config.get('model_type'))
   if name == 'bert' and config.get('position_embedding_type') == 'alibi':
     return 'jina_bert'
+  if name == 'xlm-roberta' and config.get('position_embedding_type') == 'rotary':
+    return 'jina_embeddings_v3'
   return ALIASES.get(name, name)
 
 
