@@ -18,7 +18,7 @@ from jaxembed.convert import (
   tables,
   task_adapters,
 )
-from jaxembed.convert.families import aliases
+from jaxembed.convert.families import aliases, names
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.head_modules import Part
 from jaxembed.convert.tensor_files import inside, read_json
@@ -162,12 +162,14 @@ def _plain(folder: pathlib.Path, task: str) -> Found:
   if not file.is_file():
     raise FileNotFoundError(f'{file} is missing; a model folder needs it')
   hf = read_json(file)
-  if told := aliases.telling(hf):
+  checked = aliases.as_family(hf)
+  if told := aliases.telling(hf) or names.telling(hf):
     warnings.warn(f'{folder}: {told}', stacklevel=2)
-  known_keys.check(aliases.as_family(hf), known_keys.CONFIG, str(file))
+    checked = {key: value for key, value in checked.items() if key != 'auto_map'}
+  known_keys.check(checked, known_keys.CONFIG, str(file))
   backbone = tables.config_from_hf(hf)
-  names = Fields(hf, str(file)).texts('architectures') or ['']
-  last = names[0].endswith('ForCausalLM') and hf.get('is_causal', True)
+  classes = Fields(hf, str(file)).texts('architectures') or ['']
+  last = classes[0].endswith('ForCausalLM') and hf.get('is_causal', True)
   cfg = ModelConfig(
       backbone=backbone, attention=tables.attention_from_hf(hf), normalize=False,
       pooling=PoolingConfig(kind=aliases.pooling(hf) or ('last' if last else 'mean')),

@@ -119,7 +119,7 @@ def _write(folder, normed, **fields):
   return tensors
 
 
-@pytest.mark.filterwarnings('ignore:.*auto_map.AutoModel')
+@pytest.mark.filterwarnings('ignore:.*published code is computed here')
 @pytest.mark.parametrize('normed', [False, True])
 def test_states_are_those_of_a_loop_over_texts(tmp_path, normed):
   tensors = _write(tmp_path, normed)
@@ -138,7 +138,7 @@ def test_states_are_those_of_a_loop_over_texts(tmp_path, normed):
   assert tables.config_from_hf(hf) == loaded.cfg.backbone
 
 
-@pytest.mark.filterwarnings('ignore:.*auto_map.AutoModel')
+@pytest.mark.filterwarnings('ignore:.*published code is computed here')
 def test_what_nobody_could_check_is_no_export(tmp_path):
   source = tmp_path / 'source'
   source.mkdir()

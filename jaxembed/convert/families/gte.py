@@ -62,4 +62,4 @@ GTE = Family(
     prefixes=('new.', 'gte.'), ignored=bert.IGNORED,
     only={**ONLY, 'position_embedding_type': 'rope', 'logn_attention_scale': False,
           'layer_norm_type': 'layer_norm'},
-    cases={'GTE': SMALL})
+    cases={'GTE': SMALL}, older_keys=('pack_qkv', 'rope_scaling'))

@@ -26,6 +26,15 @@ def family_of(config: Mapping[str, Any]) -> str:
   return ALIASES.get(name, name)
 
 
+def telling(config: Mapping[str, Any]) -> str:
+  """That what the code of a folder computes is computed without it; '' of others."""
+  name, family = str(config.get('model_type')), family_of(config)
+  if not config.get('auto_map') or (name == family and 'n_embd' not in config):
+    return ''
+  return (f'config.json: the {family} of its published code is computed here; no code '
+          'of a folder is run')
+
+
 def unknown(name: Any, known: Iterable[str]) -> str:
   """That a model_type is not supported, the nearest one that is, and all of them."""
   known = sorted({*known, *ALIASES})
