@@ -96,7 +96,7 @@ def test_of_a_t5_with_a_decoder_the_encoder_is_read(tmp_path, kind):
 
 
 @pytest.mark.parametrize(('name', 'nearest'), [
-    ('nomic_bertt', 'nomic_bert'), ('deberta', 'bert'), ('T5', 't5'),
+    ('nomic_bertt', 'nomic_bert'), ('deberta', 'deberta-v2'), ('T5', 't5'),
     ('llama4', 'llama'), ('xlm_roberta', 'xlm-roberta')])
 def test_the_nearest_known_family_is_named(name, nearest):
   with pytest.raises(UnsupportedModel, match=f'nearest that is: {nearest};'):
