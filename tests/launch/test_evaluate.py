@@ -68,6 +68,26 @@ def test_sts(minilm, tmp_path):
 
 
 @pytest.mark.thorough
+def test_passkeys_are_a_table_and_a_picture(minilm, tmp_path):
+  (tmp_path / 'filler.txt').write_text('The grass is green. The sky is blue. ' * 40)
+  done = _launch(
+      'evaluate', f'--model={minilm}', '--task=passkey',
+      f'--data={tmp_path / "filler.txt"}', '--length=grouped:target=1024',
+      '--lengths=64,600', '--documents=4', '--queries=4', '--depths=2',
+      f'--out={tmp_path / "scores.json"}')
+  assert done.returncode == 0, done.stderr
+  lines = [line.split() for line in done.stdout.splitlines()]
+  assert ['tokens', '0%', '100%', 'all', 'cut'] in lines
+  assert any(line[:1] == ['600'] and line[-1] == '0%' for line in lines)
+  scores = json.loads((tmp_path / 'scores.json').read_text())['scores']
+  assert scores.keys() == {'accuracy@64', 'accuracy@600', 'mean'}
+  assert (tmp_path / 'scores.png').read_bytes()[:4] == b'\x89PNG'
+  refused = _launch('evaluate', f'--model={minilm}', '--task=passkey', '--length=ntk:'
+                    'target=1024', f'--data={tmp_path / "filler.txt"}')
+  assert refused.returncode == 1 and 'choose interpolate, grouped' in refused.stderr
+
+
+@pytest.mark.thorough
 def test_classification_and_clustering(minilm, tmp_path):
   pytest.importorskip('sklearn')
   things = {'animal': ('cat', 'dog', 'horse', 'cow'),
