@@ -300,8 +300,8 @@ def _hf_config(model: Bundle, weights) -> dict[str, Any]:
   """config.json of the base model, the source's own where there is one."""
   cfg = model.cfg
   derived = tables.config_to_hf(cfg.backbone, cfg.attention)
-  hf = derived if model.config_folder is None else carried.without_code(
-      checked_json.read(model.config_folder / 'config.json', absent=derived))
+  hf = dict(derived) if model.config_folder is None else carried.without_code(
+      checked_json.read(model.config_folder / 'config.json', absent=dict(derived)))
   older = tables.older_keys(cfg.backbone)
   if hf.get('model_type') != derived['model_type'] or any(key in hf for key in older):
     hf = dict(derived)  # a wrapper such as NV-Embed's, or what transformers cannot read
