@@ -38,7 +38,8 @@ ACCEPTED = {
             'precision', 'remat', 'attention_impl', 'prompt_pooling', 'eos_text',
             'append_token', 'lora_targets')}),
     config.StageConfig: dict(
-        remine_every={0}, token_budget={0}, epochs={0.0}, name={''}),
+        remine_every={0}, remine_margin={INF}, token_budget={0}, epochs={0.0},
+        name={''}),
     config.MeshConfig: {},
     config.EvalConfig: dict(every={0}, limit={0}, patience={0}),
     config.CheckpointConfig: dict(every={0}, best={''}),

@@ -201,8 +201,11 @@ class StageConfig:
   # steps as they are.
   epochs: float = 0.0
   # Steps after which sources of kind 'mined' get new negatives, by the weights as they
-  # are and the rules that made the old ones; 0: never.
+  # are and the rules that made the old ones; 0: never. In one process.
   remine_every: int = 0
+  # A document that is not encoded again is taken to have moved at most so many times as
+  # far as the furthest of those that were; inf: all are, and nothing is taken on trust.
+  remine_margin: float = 1.5
   # GradCache: the most tokens per device encoded at a time. 0: the whole batch.
   token_budget: int = 0
   # Within a token_budget, what of a chunk is computed again: full | residual | dots, as
@@ -221,6 +224,7 @@ class StageConfig:
       raise ValueError(
           f'StageConfig.remine_every is {self.remine_every}, but no source is of kind '
           "'mined'; mine rows first (launch.mine), and name the folder as path")
+    require(self, 'remine_margin', self.remine_margin >= 1, '1 or more, or inf')
     require(self, 'epochs', 0 <= self.epochs < math.inf, 'a number above 0, or 0')
     row = self.data.row
     if 0 < self.token_budget < row:

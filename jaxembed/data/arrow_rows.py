@@ -1,6 +1,6 @@
 """Rows of Parquet and Arrow files, memory-mapped and read when they are asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import hashlib
 import itertools
 import os
@@ -86,7 +86,7 @@ class ArrowRows(Sequence):
     import pyarrow as pa
 
     def make(folder: pathlib.Path) -> None:
-      parts = iter(read())
+      parts = _whole(read)
       first = next(parts, None)
       if first is None:
         (folder / 'rows.arrow').touch()
@@ -98,6 +98,15 @@ class ArrowRows(Sequence):
 
     file = cache.folder(self.path, 'rows', make, cache_dir) / 'rows.arrow'
     return list(_batches(file, _FILE)) if file.stat().st_size else []
+
+
+def _whole(read: Callable[[], Iterator]) -> Iterator:
+  """What `read` yields; an error is one of what is read, and not of the cache."""
+  import pyarrow as pa
+  try:
+    yield from read()
+  except OSError as error:
+    raise pa.ArrowInvalid(str(error)) from error
 
 
 def _batches(path: pathlib.Path, head: bytes) -> Iterator:

@@ -90,6 +90,29 @@ def plain(value: Any) -> Any:
   return value.item() if isinstance(value, np.generic) else value
 
 
+def row(value: Any, where: str) -> Any:
+  """A row as `plain` has it.
+
+  Raises:
+    BadRow: bytes that are not UTF-8, with the field that holds them.
+  """
+  try:
+    return plain(value)
+  except UnicodeDecodeError as error:
+    cells = value.items() if isinstance(value, dict) else enumerate(value)
+    name = next(name for name, cell in cells if not _is_text(cell))
+    raise BadRow(f'{where}: field {name!r} is not UTF-8 ({error}); correct the text, '
+                 'or remove the row') from error
+
+
+def _is_text(cell: Any) -> bool:
+  try:
+    plain(cell)
+  except UnicodeDecodeError:
+    return False
+  return True
+
+
 def kind(value: Any) -> str:
   """A value's type and beginning, for messages."""
   return f'{type(value).__name__} {short(value)}'

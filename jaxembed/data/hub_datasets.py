@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-from jaxembed.data import fields
+from jaxembed.data import cache, fields
 from jaxembed.data.fields import BadRow
 
 _SAVED = ('state.json', 'dataset_dict.json')  # what save_to_disk writes
@@ -19,6 +19,7 @@ class DatasetRows(Sequence):
   Raises:
     ImportError: the package datasets is not installed.
     FileNotFoundError: there is no such folder, hub id, configuration or split.
+    BadFile: a file that is read changed after it was opened, or is gone.
   """
 
   def __init__(self, path: str, subset: str = '', split: str = 'train'):
@@ -29,6 +30,8 @@ class DatasetRows(Sequence):
                         'jaxembed[datasets]') from error
     self._rows = _load(datasets, path, subset, split)
     self._where = f'{path}[{split}]'
+    self._were = [(file['filename'], cache.state(file['filename']))
+                  for file in self._rows.cache_files]
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -36,11 +39,14 @@ class DatasetRows(Sequence):
   def __getitem__(self, i: int) -> tuple[dict[str, Any], str]:
     if not 0 <= i < len(self):
       raise IndexError(i)
+    if self._were:  # one file a row, in turns
+      cache.check(*self._were[i % len(self._were)])
     where = f'{self._where}:{i}'
     try:
-      return fields.plain(self._rows[i]), where
+      found = self._rows[i]
     except UnicodeDecodeError as error:
       raise BadRow(f'{where}: not UTF-8 ({error})') from error
+    return fields.row(found, where), where
 
 
 def is_saved(folder: pathlib.Path) -> bool:

@@ -143,26 +143,32 @@ def _byte(path: pathlib.Path, data: np.ndarray, at: int, where: int) -> int:
 def _records(path: pathlib.Path, first: int, cells: Cells) -> Index:
   """Rows that are CSV's records, some of several lines."""
   starts, sizes, numbers = array.array('q'), array.array('q'), array.array('q')
-  end, begun = first, 1
+  start, begun = end, line_number = first, 0
   with path.open('rb') as file:
     file.seek(first)
 
     def lines() -> Iterator[str]:
-      nonlocal end
+      nonlocal end, line_number
       for line in file:
-        end += len(line)
+        end, line_number = end + len(line), line_number + 1
         yield line.decode('latin-1')  # marks and delimiters are ASCII in UTF-8 too
 
-    reader, start = cells.reader(lines()), first
-    try:
-      for row in reader:
-        if row:
-          starts.append(start)
-          sizes.append(min(end - start, LONGEST + 1))
-          numbers.append(begun)
-        start, begun = end, reader.line_num + 1
-    except csv.Error as error:
-      raise BadRow(f'{path}:{begun}: {complaint(error)}') from error
+    source = lines()
+    reader = cells.reader(source)
+    while True:
+      try:
+        row = next(reader, None)
+      except csv.Error as error:
+        if line_number > begun + 1 or end - start <= LONGEST:
+          raise BadRow(f'{path}:{begun + 1}: {complaint(error)}') from error
+        row, reader = True, cells.reader(source)  # a line that is too long to read
+      if row is None:
+        break
+      if row:
+        starts.append(start)
+        sizes.append(min(end - start, LONGEST + 1))
+        numbers.append(begun + 1)
+      start, begun = end, line_number
   return _index(np.array(starts, np.int64), np.array(sizes, np.uint32),
                 np.array(numbers, np.uint32))
 

@@ -34,7 +34,7 @@ class MemoryRows(Sequence):
       raise IndexError(i)
     where = f'{self._name}[{i}]'
     try:
-      return fields.plain(self._get(i)), where
+      return fields.row(self._get(i), where), where
     except (IndexError, KeyError) as error:
       raise BadRow(f'{where}: the row is gone ({error!r:.80}); rows must stay as they '
                    'are while a run reads them') from error

@@ -34,9 +34,9 @@ class TfdsRows(Sequence):
     return len(self._rows)
 
   def __getitem__(self, i: int) -> tuple[dict[str, Any], str]:
-    row = fields.plain(self._rows[i])
-    return ({name: _listed(value) for name, value in row.items()},
-            f'{self._where}:{i}')
+    where = f'{self._where}:{i}'
+    row = fields.row(self._rows[i], where)
+    return {name: _listed(value) for name, value in row.items()}, where
 
 
 def _listed(value: Any) -> Any:

@@ -3,13 +3,16 @@
     WORKDIR/mined/SOURCE/step-N/   vectors, candidates and mined.jsonl of step N
 
 The first time all texts are encoded, later those that can have moved among a query's
-candidates (mining/refresh.py). Rules are those that made the source's rows. A resumed
-run reads the rows of the step that it goes on from, or makes the same again.
+candidates, by a bound that is seen and not proven (mining/refresh.py), or, with an
+infinite StageConfig.remine_margin, all of them again. Rules are those that made the
+source's rows. A resumed run reads the rows of the step that it goes on from, or makes
+the same again.
 """
 
 from collections.abc import Iterator, Mapping
 import dataclasses
 import json
+import math
 import pathlib
 import shutil
 from typing import Any
@@ -17,6 +20,7 @@ from typing import Any
 import jax
 
 from jaxembed import bundle, data, store, types
+from jaxembed.config import StageConfig
 from jaxembed.embedder import Embedder
 from jaxembed.files import place
 from jaxembed.mining import candidates, collection, miner, refresh
@@ -38,6 +42,25 @@ def spans(stage: Stage, done: int) -> Iterator[tuple[int, int, int]]:
     done = min(mined + every, stage.last)
 
 
+def check(stage: StageConfig) -> None:
+  """Raises ValueError where a stage that mines anew cannot: there are several
+  processes, or a source's rules compare scores of other teachers."""
+  if not stage.remine_every:
+    return
+  if jax.process_count() > 1:
+    raise ValueError('StageConfig.remine_every works in one process, and there are '
+                     f'{jax.process_count()}; set it to 0, and mine between two runs')
+  for source in stage.data.sources:
+    if source.kind == 'mined':
+      base = pathlib.Path(source.path).expanduser()
+      found = candidates.Table.load(collection.load(base)).teacher
+      if (asked := _rules(base).teacher) not in ('', found):
+        raise ValueError(
+            f'source {source.name!r}: the rules of {base} compare scores of {asked!r}; '
+            f'mining anew has those of the run alone. Apply rules by {found!r}, or set '
+            'remine_every to 0')
+
+
 def mixture(stage: Stage, mined: int, folder: pathlib.Path, params: types.Params,
             tokenizer: data.Tokenizer, mesh: jax.sharding.Mesh, log,
             rows: Mapping[str, Any] | None = None) -> data.Mixture:
@@ -46,11 +69,7 @@ def mixture(stage: Stage, mined: int, folder: pathlib.Path, params: types.Params
   params: the weights of that step, where its rows are not there yet. rows: of sources
   of kind 'memory', as in loop.train.
 
-  Raises:
-    ValueError: several processes, or rules that ask for other teachers.
   """
-  if jax.process_count() > 1:
-    raise ValueError('remine_every works in one process; mine between two runs instead')
   model = dataclasses.replace(bundle.open(folder, weights=False), params=params)
   embedder = Embedder(model, mesh=mesh, tokenizer=tokenizer)
   sources = []
@@ -71,11 +90,10 @@ def _mine(base: pathlib.Path, target: pathlib.Path, stage: Stage, embedder: Embe
   texts = collection.load(base)
   rules = _rules(base)
   table = candidates.Table.load(texts)
-  if rules.teacher not in ('', table.teacher):
-    raise ValueError(f'{base}: its rules compare scores of {rules.teacher!r}; mining '
-                     f'anew has those of the run alone. Apply rules by {table.teacher}')
   here = dataclasses.replace(texts, folder=target)
-  before = _before(target)
+  before, products = _before(target), embedder.similarity_fn_name in ('dot', 'cosine')
+  if not products or math.isinf(stage.cfg.remine_margin):
+    before = None  # no bound, or none that is to be trusted
   if target.exists():
     shutil.rmtree(target)  # what a kill left, perhaps of other weights
   depth = table.rows.shape[1]
@@ -88,10 +106,12 @@ def _mine(base: pathlib.Path, target: pathlib.Path, stage: Stage, embedder: Embe
   else:
     found = refresh.refresh(
         texts, embedder, store.open(before / 'queries'),
-        store.open(before / 'documents'), target / 'vectors' / _TEACHER, depth=depth)
+        store.open(before / 'documents'), target / 'vectors' / _TEACHER, depth=depth,
+        margin=stage.cfg.remine_margin)
     queries, documents = found.queries, found.documents
-    told = (f'{found.encoded} of {len(documents)} documents encoded, the others moved '
-            f'by at most {found.bound:.4f}')
+    told = f'{found.encoded} of {len(documents)} documents encoded' + (
+        f', the others taken to have moved by at most {found.bound:.4f} (those by '
+        f'{found.moved:.4f})' if found.encoded < len(documents) else '')
   candidates.find(here, _TEACHER, queries, documents, depth,
                   embedder.similarity_fn_name,
                   mesh=None if jax.default_backend() == 'cpu' else embedder.mesh)

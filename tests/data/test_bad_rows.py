@@ -1,5 +1,6 @@
 """Malformed rows of every kind: named by file, line and field, or skipped."""
 
+import dataclasses
 import gzip
 import itertools
 import json
@@ -128,6 +129,76 @@ def test_damage_of_csv_is_named_by_the_line_where_a_record_begins(
     data.load(SourceConfig(name='s', path=str(file)), 9)
 
 
+def test_a_line_of_csv_that_is_too_long_is_one_bad_row(tmp_path, monkeypatch):
+  from jaxembed.data import line_index
+  monkeypatch.setattr(line_index, 'LONGEST', 1000)
+  file, long = tmp_path / 'a.csv', 'x' * 3000
+  for cell in (long, f'"{long}"', f'"{long}', f'"a ""{long}'):
+    file.write_text(f'query,positive\n"a\nb",c\n{cell},d\ne,f\n')
+    source = SourceConfig(name='s', path=str(file))
+    with pytest.raises(BadRow, match=r'a\.csv:4: a line of more than 1000 bytes'):
+      data.load(source, 9)
+    skipping = data.load(dataclasses.replace(source, on_bad_row='skip'), 9)
+    assert [skipping[i].query for i in (0, 2)] == ['a\nb', 'e']
+  file.write_text('query,positive\n"a,b\n' + 'c,d\n' * 400)
+  with pytest.raises(BadRow, match=r'a\.csv:2: a quotation mark opens a cell'):
+    data.load(source, 9)
+
+
+def _saved(rows, path):
+  folder = path.with_suffix('')
+  pytest.importorskip('datasets').Dataset.from_list(rows).save_to_disk(folder)
+  return SourceConfig(name='s', kind='datasets', path=str(folder))
+
+
+def _parquet(rows, path):
+  from pyarrow import parquet
+  parquet.write_table(pa.Table.from_pylist(rows), path)
+  return SourceConfig(name='s', path=str(path))
+
+
+def _memory(rows, _):
+  return SourceConfig(name='s', kind='memory')
+
+
+_TABLE_ROWS = {
+    'null': ({'query': None}, "field 'query' is NoneType None, not a text"),
+    'an empty text': ({'positive': ' '}, "field 'positive' is an empty text"),
+    'no positive': ({'positive': None}, "field 'positive' is empty; a row needs"),
+    'a score that is NaN': ({'score': float('nan')}, "field 'score' is nan"),
+    'a score out of range': ({'score': 1e39}, "field 'score' is 1e.39"),
+    'invalid UTF-8': ({'extra': b'a\xff'}, "field 'extra' is not UTF-8"),
+    'half of a character': ({'query': 'a\ud800'}, "field 'query' holds half of a char"),
+    'a number': ({'query': 7}, "field 'query' is int 7, not a text"),
+}
+
+
+@pytest.mark.parametrize('kind', _TABLE_ROWS)
+@pytest.mark.parametrize('form, where', [
+    (_memory, r's\[2\]'), (_parquet, r'a\.parquet:3'), (_saved, r'a\[train\]:2')])
+def test_a_malformed_row_of_a_table_is_named_by_row_and_field(
+    tmp_path, form, where, kind):
+  changes, says = _TABLE_ROWS[kind]
+  if form is not _memory and kind in ('half of a character', 'a number'):
+    pytest.skip('a table of texts cannot hold it')
+  rows = [{'query': f'q {i}', 'positive': f'p {i}', 'score': 0.5, 'extra': b'e'}
+          for i in range(5)]
+  rows[2] |= changes
+  source = dataclasses.replace(form(rows, tmp_path / 'a.parquet'), min_score=0.1)
+  with pytest.raises(BadRow, match=rf'{where}: {says}'):
+    data.load(source, 9, given={'s': rows})
+
+
+def test_damage_inside_of_a_table_is_no_fault_of_the_cache(tmp_path):
+  source = _parquet([{'query': f'q{i * 7919 % 1000}', 'positive': f'p{i}'}
+                     for i in range(2000)], tmp_path / 'a.parquet')
+  content = bytearray((tmp_path / 'a.parquet').read_bytes())
+  content[200:260] = b'\x55' * 60
+  (tmp_path / 'a.parquet').write_bytes(bytes(content))
+  with pytest.raises(BadRow, match=r'a\.parquet: not a whole .*; copy it again'):
+    data.load(source)
+
+
 def test_damage_of_tables_is_named(tmp_path):
   from pyarrow import parquet
   table = pa.table({'query': ['a', 'b'], 'positive': pa.array(
@@ -145,13 +216,15 @@ def test_damage_of_tables_is_named(tmp_path):
       data.load(source)
 
 
-@pytest.mark.parametrize('name', ['a.csv', 'a.jsonl.gz', 'a.jsonl.zst', 'a.parquet'])
+@pytest.mark.parametrize('name', [
+    'a.csv', 'a.jsonl.gz', 'a.jsonl.zst', 'a.parquet', 'a.arrow', 'a'])
 def test_a_source_that_changes_is_noticed_whatever_was_made_of_it(tmp_path, name):
   from tests.data import test_shapes as shapes
   form = {'a.csv': 'csv', 'a.jsonl.gz': 'gzip', 'a.jsonl.zst': 'zstd',
-          'a.parquet': 'parquet'}[name]
+          'a.parquet': 'parquet', 'a.arrow': 'arrow', 'a': 'datasets'}[name]
   write, rows = shapes._FORMATS[form][1], [{'query': 'q', 'positive': 'p'}] * 3
-  source = SourceConfig(name='s', path=str(tmp_path / name), on_bad_row='skip')
+  source = SourceConfig(name='s', path=str(tmp_path / name), on_bad_row='skip',
+                        **shapes._FORMATS[form][2])
   write(tmp_path / name, rows)
   found, mark = data.load(source), data.fingerprint(source)
   assert found[2].query == 'q'

@@ -1,6 +1,7 @@
 """A teacher's vectors: written for an experiment's texts, found by them, in batches."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -69,6 +70,27 @@ def test_batches_bring_the_vectors_of_their_texts(model, rows, folder, tiny):
                               tiny_step.mesh((1, 1, 1)), found).pairing
   assert shapes.query_teacher.shape == pair.query_teacher.shape
   assert shapes.score.shape == pair.score.shape
+
+
+@pytest.mark.parametrize('pack', [0, 32])
+def test_four_hosts_bring_the_vectors_of_one(rows, folder, tiny, tmp_path, pack):
+  """Padded and packed, where one row is skipped too."""
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('\n'.join(['bad', *map(json.dumps, ROWS)]))
+  found = mixture(dataclasses.replace(
+      rows, path=str(path), teacher=(str(folder),), on_bad_row='skip'), pack=pack)
+  assert found.sizes == (7,)
+  tokenizer = data.Tokenizer.load(tiny)
+  whole, *parts = (
+      [batch.pairing for batch, _ in itertools.islice(data.batches(
+          found, tokenizer, seed=0, shards=4, local_rows=local), 3)]
+      for local in (None, [0], [1], [2], [3]))
+  for one, *four in zip(whole, *parts, strict=True):
+    for name in ('query_teacher', 'passage_teacher', 'score', 'owner'):
+      np.testing.assert_array_equal(
+          getattr(one, name), np.concatenate([getattr(p, name) for p in four]))
+    assert np.isfinite(one.passage_teacher[one.owner >= 0]).all()
+  assert sum(np.isnan(p.query_teacher).all(1).sum() for p in whole) == 2
 
 
 def test_rows_with_scores_of_their_own_keep_them(folder, rows, tiny, tmp_path):

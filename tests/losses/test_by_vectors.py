@@ -289,7 +289,7 @@ def test_parameters_of_a_loss_go_on_where_the_next_stage_has_them():
         ('guide', 'absolute'), ('mix_pairs', 2), ('mix_list', True)))],
     ids=('match', 'batch', 'guide and mix'))
 def test_steps_learn_in_one_piece_and_in_chunks(loss):
-  """GradCache, on four devices."""
+  """GradCache, on four devices; adapters alone, of padded and of packed rows."""
   model, (batch,) = tiny_step.model(), tiny_step.batches(1, negatives=3)
   rng = np.random.default_rng(0)
   pair = dataclasses.replace(batch.pairing, **{
@@ -301,3 +301,10 @@ def test_steps_learn_in_one_piece_and_in_chunks(loss):
     curves.append(tiny_step.curve(model, stage, shape, [batch] * 6)[0])
   np.testing.assert_allclose(curves[1], curves[0], rtol=2e-4)
   assert curves[0][-1] < curves[0][0]
+  adapted = dataclasses.replace(model, lora=config.LoraConfig(rank=2))
+  stage = dataclasses.replace(tiny_step.STAGE, loss=loss)
+  padded, states = zip(*(
+      tiny_step.curve(adapted, stage, (2, 2, 1), [form] * 6)
+      for form in (batch, tiny_step.packed(batch, 4, 48))))
+  np.testing.assert_allclose(padded[1], padded[0], rtol=2e-4)
+  assert padded[0][-1] < padded[0][0] and states[0].params['backbone']

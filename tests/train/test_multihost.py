@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxembed import config
+from jaxembed import config, data, teach
+from jaxembed.embedder import Embedder
 from jaxembed.train import loop, metrics
 from tests.helpers import tiny_run
 
@@ -23,14 +24,27 @@ def _free_port() -> int:
     return s.getsockname()[1]
 
 
+def _teach(cfg: config.Config, folder: pathlib.Path):
+  """Gives the run adapters, and a teacher whose vectors two added losses read."""
+  model, (source,) = Embedder.load(cfg.model.source), cfg.stages[0].data.sources
+  teach.encode(model, teach.texts([data.load(source)]), folder / 'taught')
+  source.teacher, cfg.model.lora_rank = (str(folder / 'taught'),), 2
+  cfg.stages[0].loss.options = (('guide', 'relative'),)
+  cfg.stages[0].loss.plus = [
+      config.LossConfig(name='distill_batch'), config.LossConfig(
+          name='embed_match', options=(('teacher_width', model.width()),))]
+
+
 # Processes side by side; in turns, as a torus may lay them; with `tensor` across both,
 # so that each has all rows.
 @pytest.mark.thorough
-@pytest.mark.parametrize('mesh,order,pack', [
-    ((8, 1, 1), [], 0), ((4, 2, 1), ['interleave'], 0), ((2, 4, 1), ['interleave'], 64),
-    ((4, 1, 2), ['interleave'], 64)])
-def test_two_processes_equal_one(tmp_path, minilm, mesh, order, pack):
+@pytest.mark.parametrize('mesh,order,pack,taught', [
+    ((8, 1, 1), [], 0, False), ((4, 2, 1), ['interleave'], 0, False),
+    ((2, 4, 1), ['interleave'], 64, True), ((4, 1, 2), ['interleave'], 64, False)])
+def test_two_processes_equal_one(tmp_path, minilm, mesh, order, pack, taught):
   cfg = tiny_run.in_folder(tmp_path, minilm)
+  if taught:
+    _teach(cfg, tmp_path)
   cfg.mesh = config.MeshConfig(data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
   cfg.stages[0].data.pack = pack
   file = tmp_path / 'config.json'

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -86,6 +88,39 @@ def test_spans(experiment, done, wanted):
   stage = stages(dataclasses.replace(experiment, stages=[dataclasses.replace(
       experiment.stages[0], steps=10, remine_every=4)]))[0]
   assert list(remine.spans(stage, done)) == wanted
+
+
+def test_what_cannot_be_mined_anew_is_refused_before_a_run(
+    experiment, tmp_path, monkeypatch):
+  (stage,) = experiment.stages
+  path = pathlib.Path(stage.data.sources[0].path)
+  shutil.copytree(path, tmp_path / 'other')
+  texts = collection.load(tmp_path / 'other')
+  table = candidates.Table.load(texts)
+  miner.write_rows(texts, table, dataclasses.replace(RULES, teacher='every'),
+                   overwrite=True)
+  other = dataclasses.replace(stage, data=dataclasses.replace(stage.data, sources=[
+      SourceConfig(name='rows', rows='mined', path=str(tmp_path / 'other'))]))
+  with pytest.raises(ValueError, match="'rows': .* scores of 'every'.*remine_every"):
+    loop.train(dataclasses.replace(experiment, stages=[other]), tmp_path / 'run')
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(ValueError, match='remine_every works in one process, .* are 2'):
+    remine.check(stage)
+
+
+def test_an_infinite_margin_encodes_everything_again(experiment, tmp_path):
+  told, (stage,) = [], stages(experiment)
+  embedder = Embedder(bundle.open(pathlib.Path(
+      experiment.stages[0].data.sources[0].path).parent / 'model'))
+  whole = dataclasses.replace(stage, cfg=dataclasses.replace(
+      stage.cfg, remine_margin=float('inf')))
+  base = pathlib.Path(experiment.stages[0].data.sources[0].path)
+  for step in (2, 4):
+    remine._mine(base, tmp_path / f'mined/rows/step-{step}', whole, embedder,
+                 told.append)
+  assert all('all ' in line and 'documents encoded;' in line for line in told)
+  remine._mine(base, tmp_path / 'mined/rows/step-6', stage, embedder, told.append)
+  assert 'documents encoded' in told[-1] and ': all ' not in told[-1]
 
 
 def test_nothing_to_mine_anew_is_refused():
