@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import itertools
 import json
+import shutil
 
 import pyarrow as pa
 import pytest
@@ -229,10 +230,10 @@ def test_a_source_that_changes_is_noticed_whatever_was_made_of_it(tmp_path, name
   found, mark = data.load(source), data.fingerprint(source)
   assert found[2].query == 'q'
   write(tmp_path / name, rows * 2)
-  with pytest.raises(BadFile, match=rf'{name}: the file changed'):
+  with pytest.raises(BadFile, match=rf'/{name}(/.*)?: the file changed'):
     found[2]
   assert len(data.load(source)) == 6 and data.fingerprint(source) != mark
-  (tmp_path / name).unlink()
+  shutil.rmtree(tmp_path / name) if name == 'a' else (tmp_path / name).unlink()
   with pytest.raises((BadFile, FileNotFoundError), match=rf'{name}'):
     data.load(source)[0]
 

@@ -107,23 +107,27 @@ _FORMATS = {
     'compressed arrow': ('a.feather', lambda p, r: _arrow(p, r * 1, compression='zstd'),
                          {}),
     'datasets': ('a', _saved, {'kind': 'datasets'}),
+    'memory': ('', None, {'kind': 'memory'}),
 }
 _TABLES = ('csv', 'csv with semicolons', 'quoted tsv')
 # Of cells that are lists a table without types has none, and Arrow no lists as rows.
 _READ = [(f, s) for f, s in itertools.product(_FORMATS, _SHAPES) if not (
     (f in _TABLES and s not in ('sentence-transformers', 'columns of another order'))
-    or (f not in ('jsonl', 'gzip', 'zstd') and s == 'embedding-training-data'))]
+    or (f not in ('jsonl', 'gzip', 'zstd', 'memory')
+        and s == 'embedding-training-data'))]
 
 
 @pytest.mark.parametrize('form, shape', _READ)
 def test_every_shape_in_every_format_is_the_same_examples(tmp_path, form, shape):
   name, write, rules = _FORMATS[form]
-  write(tmp_path / name, [_SHAPES[shape](*t) for t in _TRIPLETS])
-  rows = data.load(SourceConfig(name='s', path=str(tmp_path / name), **rules), 9)
+  given = [_SHAPES[shape](*t) for t in _TRIPLETS]
+  if name:
+    write(tmp_path / name, given)
+  source = SourceConfig(name='s', path=str(tmp_path / name) if name else '', **rules)
+  rows = data.load(source, 9, given={'s': given})
   assert [rows[i] for i in (2, 0, 1)] == [_want()[i] for i in (2, 0, 1)]
   assert len(rows) == 3
-  assert data.fingerprint(SourceConfig(
-      name='s', path=str(tmp_path / name), **rules))['rows'] == 3
+  assert data.fingerprint(source, given={'s': given})['rows'] == 3
 
 
 def test_a_beir_folder_gives_rows_of_its_judgements(tmp_path):
