@@ -178,8 +178,7 @@ def _open(cfg: config.Config, folder: pathlib.Path, saved: checkpoint.Checkpoint
   found = (start.resume(folder, mesh) if resumed  # without weights, either way
            else start.resolve(cfg.model, tokenizer=False))
   checks.model_fits(cfg, found.model)
-  for stage in cfg.stages:
-    remine.check(stage)
+  remine.check(cfg.stages)
   unfinished = newest < stages(cfg)[-1].last
   mixtures, notes = [], []
   if unfinished:

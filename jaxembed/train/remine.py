@@ -9,7 +9,7 @@ source's rows. A resumed run reads the rows of the step that it goes on from, or
 the same again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import json
 import math
@@ -42,15 +42,14 @@ def spans(stage: Stage, done: int) -> Iterator[tuple[int, int, int]]:
     done = min(mined + every, stage.last)
 
 
-def check(stage: StageConfig) -> None:
-  """Raises ValueError where a stage that mines anew cannot: there are several
-  processes, or a source's rules compare scores of other teachers."""
-  if not stage.remine_every:
-    return
-  if jax.process_count() > 1:
+def check(stages: Sequence[StageConfig]) -> None:
+  """Raises ValueError where one that mines anew cannot: there are several processes,
+  or a source's rules compare scores of other teachers."""
+  anew = [stage for stage in stages if stage.remine_every]
+  if anew and jax.process_count() > 1:
     raise ValueError('StageConfig.remine_every works in one process, and there are '
                      f'{jax.process_count()}; set it to 0, and mine between two runs')
-  for source in stage.data.sources:
+  for source in (s for stage in anew for s in stage.data.sources):
     if source.kind == 'mined':
       base = pathlib.Path(source.path).expanduser()
       found = candidates.Table.load(collection.load(base)).teacher

@@ -105,7 +105,7 @@ def test_what_cannot_be_mined_anew_is_refused_before_a_run(
     loop.train(dataclasses.replace(experiment, stages=[other]), tmp_path / 'run')
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   with pytest.raises(ValueError, match='remine_every works in one process, .* are 2'):
-    remine.check(stage)
+    remine.check([stage])
 
 
 def test_an_infinite_margin_encodes_everything_again(experiment, tmp_path):
