@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxembed.bundle import Bundle
 from jaxembed.convert import parity, to_sentence_transformers
+from jaxembed.files import checked_json
 
 FILE = 'onnx/model.onnx'
 INT8 = 'onnx/model_int8.onnx'
@@ -40,6 +41,10 @@ def write(folder: pathlib.Path, model: Bundle, int8: bool = False) -> None:
     raise ValueError('a prepended token moves states between layers by hooks, which '
                      'no graph records; write sentence-transformers')
   to_sentence_transformers.write(folder, model)
+  file = folder / 'sentence_bert_config.json'
+  settings = checked_json.read(file)
+  settings.pop('model_args', None)  # of torch's classes; optimum's take none of them
+  to_sentence_transformers.write_json(file, settings)
   graph(folder)
   if int8:
     _quantize(folder)

@@ -124,7 +124,8 @@ def add(source: str | os.PathLike, target: str | os.PathLike, tokens: Sequence[s
            for t in tokens]
   (fast.add_special_tokens if special else fast.add_tokens)(added)
   (target / 'tokenizer.json').write_text(fast.to_str(pretty=True), 'utf-8')
-  found = {t: fast.token_to_id(t) for t in tokens}
+  ids = fast.get_vocab()
+  found = {t: ids[t] for t in tokens}
   _tell_settings(target, found, special)
   return found
 

@@ -81,7 +81,9 @@ class Method:
 def weighted(tensors: Sequence[np.ndarray], base: np.ndarray | None,
              weights: np.ndarray) -> np.ndarray:
   """base + sum_i weights[i] (tensors[i] - base); without a base the sum alone."""
-  total = sum(w * x for w, x in zip(weights, tensors))
+  total = np.zeros_like(tensors[0])
+  for weight, x in zip(weights, tensors):
+    total = total + weight * x
   rest = 1 - weights.sum()
   if base is None or abs(rest) < _ROUNDING:
     return total

@@ -17,7 +17,7 @@ from jaxembed.types import Array
 SMALLEST_ANGLE = 1e-3
 
 
-def coefficients(gram: Array, shares: Sequence[float] | Array, xp: Any = np) -> Array:
+def coefficients(gram: Array, shares: Sequence[float] | Array, xp: Any = np) -> Any:
   """Weights [n] of `u_n`, where u_1 = v_1 and u_k = slerp(u_{k-1}, v_k; shares[k-2]).
 
   slerp(a, b; t) = sin((1-t)O)/sin O a + sin(tO)/sin O b, O the angle between a and b

@@ -42,12 +42,12 @@ def transplant(model: Bundle, donor: Bundle, folder: str | os.PathLike,
       token, which would be another.
     FileNotFoundError: one of them has no tokenizer.
   """
-  folders = [m.tokenizer_folder for m in (model, donor)]
-  if None in folders:
+  folders = [f for m in (model, donor) if (f := m.tokenizer_folder) is not None]
+  if len(folders) < 2:
     raise FileNotFoundError('a transplant needs the tokenizers of both models')
   ours, theirs = (np.asarray(jax.device_get(paths.flatten(m.params)[vocabulary.TABLE]))
                   for m in (model, donor))
-  known, wanted = (added_tokens.spellings(f) for f in folders if f)
+  known, wanted = (added_tokens.spellings(f) for f in folders)
   known = {key: i for i, key in sorted(known.items(), reverse=True) if i < len(ours)}
   wanted = {i: key for i, key in wanted.items() if i < len(theirs)}
   _check_padding(model, donor)

@@ -95,13 +95,13 @@ def _speed(folder: pathlib.Path, repeats: int, small: bool):
 def _in_onnx(session, theirs, texts: list[str]) -> np.ndarray:
   """Vectors in the order of `texts`."""
   order = np.argsort([len(t) for t in texts])
-  out = None
+  parts = np.empty(0)
   for at in range(0, len(texts), _BATCH):
     rows = order[at:at + _BATCH]
     found = to_onnx.run(session, to_onnx.tokenized(theirs, [texts[i] for i in rows]))[1]
-    out = np.zeros((len(texts), found.shape[1]), np.float32) if out is None else out
-    out[rows] = found
-  return out
+    parts = parts if at else np.zeros((len(texts), found.shape[1]), np.float32)
+    parts[rows] = found
+  return parts
 
 
 def _texts(count: int) -> list[str]:

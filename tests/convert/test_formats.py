@@ -103,6 +103,8 @@ def test_a_graph_computes_the_whole_model(model, tmp_path):
       x.name: given[x.name] for x in session.get_inputs()})[0]
   np.testing.assert_allclose(found, Embedder(model).encode(TEXTS), atol=1e-5)
   assert (tmp_path / 'out/onnx/model_int8.onnx').is_file()
+  assert 'model_args' not in json.loads(  # optimum's classes refuse them
+      (tmp_path / 'out/sentence_bert_config.json').read_text())
   assert report['onnx']['int8_least_cosine'] > 0.9
 
 
