@@ -1,12 +1,10 @@
 """Checkpoints of a run (Orbax): asynchronous, sharded, verified when read.
 
-The only place that imports Orbax. A checkpoint is one folder per step with the
-parts `params`, `opt_state`, `step` and, if kept, `ema` apart from each other, so
-that a reader of the model does not pay for the optimiser. Orbax writes into a
-temporary folder and renames it, so what is listed is complete; a sum over the bits
-of every part is stored beside it, and compared whenever the part is read. Proven
-damage sets a checkpoint aside; an error that may pass (too many open files) never
-does. No state with a number that is not finite is saved.
+The only place that imports Orbax. A folder per step has `params`, `opt_state`, `step`
+and maybe `ema`, apart, so that a reader of the model does not pay for the optimiser.
+Orbax renames it once it is complete; a sum over the bits of every part is stored, and
+compared whenever it is read. Proven damage sets a checkpoint aside, an error that may
+pass does not. No state with a number that is not finite is saved.
 """
 
 from collections.abc import Callable
@@ -48,21 +46,26 @@ class _Kept:
 
   keep: int
   best: int | None = None
+  may_drop: Callable[[int], bool] = lambda step: True
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     del context
     newest = {c.step for c in checkpoints[-max(self.keep, 2):]}
-    return [c.step in newest | {self.best} for c in checkpoints]
+    return [c.step in newest | {self.best} or not self.may_drop(c.step)
+            for c in checkpoints]
 
 
 class Checkpoints:
-  """The checkpoints under a folder. A context manager: leaving waits for saves."""
+  """The checkpoints under a folder. A context manager: leaving waits for saves.
 
-  def __init__(self, folder: str | pathlib.Path, *, keep: int = 2):
+  may_drop(step): asked before one is removed.
+  """
+
+  def __init__(self, folder: str | pathlib.Path, *, keep: int = 2,
+               may_drop: Callable[[int], bool] = lambda step: True):
     self.folder = url.local(folder).absolute()
-    self._kept = _Kept(keep, (best(self.folder) or {}).get('step'))
-    # Orbax would do so in a thread that may outlive the program, and then complains.
-    if jax.process_index() == 0:
+    self._kept = _Kept(keep, (best(self.folder) or {}).get('step'), may_drop)
+    if jax.process_index() == 0:  # Orbax's own thread may outlive the program
       for left in self.folder.glob('*.orbax-checkpoint-tmp*'):
         shutil.rmtree(left, ignore_errors=True)
     self._aside: list[str] = []  # what to tell of it
@@ -85,12 +88,9 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind, *_):
-    if kind is None:
-      with self._explained():
-        self._ckptr.close()
-    else:  # what went wrong before is what should be read
-      with contextlib.suppress(Exception):
-        self._ckptr.close()
+    # After an error that one is what should be read.
+    with self._explained() if kind is None else contextlib.suppress(Exception):
+      self._ckptr.close()
 
   def steps(self) -> list[int]:
     """Steps with a complete checkpoint, ascending."""
@@ -149,7 +149,7 @@ class Checkpoints:
     self.wait()
     kept = {*self.steps()[-self._kept.keep:], self._kept.best}
     if jax.process_index() == 0:
-      for step in set(self.steps()) - kept:
+      for step in filter(self._kept.may_drop, set(self.steps()) - kept):
         shutil.rmtree(self.folder / str(step))
     self._ckptr.reload()
 

@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import shutil
+import threading
 
 from jaxembed.files import folder as folder_lib, whole_json
 from jaxembed.files.url import Object, Objects
@@ -27,11 +28,38 @@ _UNIT = re.compile(r'(checkpoints/\d+)/')
 Wanted = Callable[[str], bool]
 
 
+class Holds:
+  """Steps whose checkpoint is being copied, or was given up: never both."""
+
+  def __init__(self):
+    self._lock, self._held = threading.Lock(), set()
+    self._dropped: set[int] = set()
+
+  def take(self, step: int) -> bool:
+    """Whether a checkpoint may be copied, until `free`."""
+    with self._lock:
+      if step not in self._dropped:
+        self._held.add(step)
+      return step in self._held
+
+  def free(self, step: int) -> None:
+    """It was copied."""
+    with self._lock:
+      self._held.discard(step)
+
+  def may_drop(self, step: int) -> bool:
+    """Whether a checkpoint may be removed."""
+    with self._lock:
+      if step not in self._held:
+        self._dropped.add(step)
+      return step in self._dropped
+
+
 class Mirror:
   """A folder here and the objects under a URL, made equal either way."""
 
   def __init__(self, objects: Objects, folder: pathlib.Path):
-    self.objects, self.folder = objects, folder
+    self.objects, self.folder, self.holds = objects, folder, Holds()
     self._index = folder.with_name(folder.name + '.index.json')
     self._known: dict[str, list] = {}  # name -> [tag, bytes, time of change here]
     self._marked: set[str] = set()
@@ -80,9 +108,10 @@ class Mirror:
     self._each(self._send, plain)
     for name in sorted(set(single) - set(plain), key=lambda n: (-n.count('/'), n)):
       self._send(name)
-    while (unit := max(self._unsent(), key=_number, default=None)) is not None:
+    skipped: set[str] = set()
+    while unit := max(self._unsent() - skipped, key=_number, default=''):
       if not self._send_unit(unit):
-        break
+        skipped.add(unit)
     self._remove_gone()
     whole_json.write(self._index, self._known)
 
@@ -105,10 +134,14 @@ class Mirror:
     """
     links = self.folder.with_name(f'{self.folder.name}.sending')
     shutil.rmtree(links, ignore_errors=True)
+    if not self.holds.take(_number(unit)):
+      return False
     try:
       shutil.copytree(self.folder / unit, links / unit, copy_function=_link)
     except (FileNotFoundError, shutil.Error):
       return False
+    finally:
+      self.holds.free(_number(unit))
     names = [p.relative_to(links).as_posix() for p in links.rglob('*') if p.is_file()]
     self._each(lambda name: self._send(name, links), names)
     sizes = {name[len(unit) + 1:]: self._known[name][1] for name in names}

@@ -105,7 +105,8 @@ def train(cfg: config.Config, folder: str | os.PathLike, *,
                         lambda: manifest.facts(cfg, folder, mesh))
   with (hosts.watched(names), jax.set_mesh(mesh), workdir.alone(folder),
         compiled.kept(folder), checkpoint.Checkpoints(
-            folder / 'checkpoints', keep=cfg.checkpoint.keep) as saved):
+            folder / 'checkpoints', keep=cfg.checkpoint.keep,
+            may_drop=remote_run.may_drop(folder)) as saved):
     initial, state, mixtures = _open(cfg, folder, saved, mesh, log, extend, loss, rows)
     done, last = int(state.step) if state else 0, stages(cfg)[-1].last
     tokenizer = bundle.open(folder, weights=False).load_tokenizer()

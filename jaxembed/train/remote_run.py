@@ -22,11 +22,22 @@ _LOOK, _SEND = 0.5, 30.0  # seconds: between looks for a checkpoint; between oth
 _REMEDY = 'choose another --workdir'
 
 
+_OPEN: dict[pathlib.Path, 'RemoteRun'] = {}  # by the folder they are worked on in
+
+
+def may_drop(folder: pathlib.Path) -> Callable[[int], bool]:
+  """Asked before a checkpoint of the run in `folder` is removed: not while it is being
+  copied, for half of one would be sent."""
+  run = _OPEN.get(folder)
+  return run.holds.may_drop if run else lambda step: True
+
+
 class RemoteRun:
   """The run at a URL. `folder`: where it is worked on."""
 
   def __init__(self, mirror: Mirror, lock: remote_lock.Lock):
     self.folder, self._mirror, self._lock = mirror.folder, mirror, lock
+    self.holds = mirror.holds
     self._error: OSError | None = None
     self._end = threading.Event()
     self._thread = threading.Thread(target=self._send, daemon=True)
@@ -96,10 +107,11 @@ def opened(path: str | pathlib.Path, log: Callable[[str], None]) -> Iterator[Rem
     mirror.pull(repair=True)
     log(f'remote     {url} is worked on in {folder}; a checkpoint counts once it is '
         'there')
-    run = RemoteRun(mirror, lock)
+    run = _OPEN[folder] = RemoteRun(mirror, lock)
     try:
       yield run
     finally:
+      del _OPEN[folder]
       begun = time.perf_counter()
       run.finish()
       log(f'remote     all is in {url}; the last of it took '

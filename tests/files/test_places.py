@@ -209,3 +209,19 @@ def test_a_checkpoint_that_goes_while_it_is_sent_is_sent_all_the_same(
   save(6)
   copy.push()
   assert workdir.steps('s3://b/run') == [6]
+
+
+def test_half_of_a_checkpoint_is_never_sent(buckets, tmp_path):
+  """What was given up is not copied, and what is being copied is not removed."""
+  there, here = url.Objects('s3://b/run'), tmp_path / 'here' / 'checkpoints'
+  copy = mirror.Mirror(there, tmp_path / 'here')
+  for step in (3, 6):
+    (here / str(step) / 'params').mkdir(parents=True)
+    (here / str(step) / 'opt_state').mkdir()
+  assert copy.holds.may_drop(6)
+  (here / '6' / 'opt_state').rmdir()  # its removal is under way
+  copy.push()
+  assert workdir.steps('s3://b/run') == [3]
+  assert copy.holds.take(3) and not copy.holds.may_drop(3)
+  copy.holds.free(3)
+  assert copy.holds.may_drop(3) and not copy.holds.take(3)

@@ -64,7 +64,7 @@ class Life:
 
   def until(self, happened):
     """Waits for `happened()`; the process must not end before."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not happened():
       assert self.process.poll() is None, self.output()
       assert time.monotonic() < deadline, self.output()
@@ -83,7 +83,11 @@ class Life:
   def end(self, sign=None) -> int:
     if sign:
       self.process.send_signal(sign)
-    code = self.process.wait(300)
+    try:
+      code = self.process.wait(600)
+    except subprocess.TimeoutExpired:
+      self.process.kill()
+      raise
     self._said.close()
     return code
 

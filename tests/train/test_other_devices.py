@@ -52,20 +52,20 @@ def test_a_run_goes_on_with_other_devices(tmp_path, minilm):
 @pytest.mark.parametrize('dies', [0, 1])
 def test_a_process_that_is_killed_ends_the_other_by_name(tmp_path, minilm, dies):
   """Within 60 seconds; and the pair, started again, goes on to the same bits."""
-  cfg = tiny_run.in_folder(tmp_path, minilm, 37, steps=30)
-  cfg.checkpoint = config.CheckpointConfig(every=3)
+  cfg = tiny_run.in_folder(tmp_path, minilm, 37, steps=12)
+  cfg.checkpoint = config.CheckpointConfig(every=2)
   file = _written(cfg, tmp_path / 'config.json')
 
   def pair(run, name):
     where = f'localhost:{object_servers.free_port()}'
-    return [Life(file, tmp_path / run, tmp_path / f'{name}{i}.log', devices=4,
+    return [Life(file, tmp_path / run, tmp_path / f'{name}{i}.log', devices=1,
                  several=(where, 2, i)) for i in range(2)]
 
   for life in pair('whole', 'whole'):
     assert life.end() == 0, life.output()
   both = pair('killed', 'first')
   for life in both:
-    life.until_step(8)
+    life.until_step(5)
   begun = time.monotonic()
   assert both[dies].end(signal.SIGKILL) == -signal.SIGKILL
   assert both[1 - dies].end() != 0
@@ -85,7 +85,7 @@ def test_processes_with_other_data_do_not_begin(tmp_path, minilm):
   cfg.stages[0].optim.peak_lr = 2e-3
   theirs = _written(cfg, tmp_path / 'other.json')
   where = f'localhost:{object_servers.free_port()}'
-  both = [Life(file, tmp_path / 'run', tmp_path / f'{i}.log', devices=4,
+  both = [Life(file, tmp_path / 'run', tmp_path / f'{i}.log', devices=1,
                several=(where, 2, i)) for i, file in enumerate((ours, theirs))]
   for life in both:
     assert life.end() != 0
