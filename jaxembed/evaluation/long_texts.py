@@ -8,7 +8,6 @@ first, by length and by how deep in it the sentence stands.
 from collections.abc import Callable, Sequence
 import dataclasses
 import os
-import pathlib
 import random
 import re
 from typing import Any
@@ -20,6 +19,7 @@ from jaxembed import search
 from jaxembed.data import beir
 from jaxembed.embedder import Embedder
 from jaxembed.evaluation import retrieval
+from jaxembed.files import place
 
 LENGTHS = tuple(256 << i for i in range(8))  # to 32,768 tokens
 TASKS = ('passkey', 'needle')
@@ -249,7 +249,8 @@ def evaluate_real(embedder: Embedder, folder: str | os.PathLike, *, split: str =
   Raises:
     FileNotFoundError: none is there.
   """
-  here = [name for name in REAL if (pathlib.Path(folder) / name).is_dir()]
+  folder = place.fetched(folder)
+  here = [name for name in REAL if (folder / name).is_dir()]
   if not here:
     raise FileNotFoundError(f'{folder} has none of the folders {", ".join(REAL)}, each '
                             "in BEIR's form")
@@ -258,7 +259,7 @@ def evaluate_real(embedder: Embedder, folder: str | os.PathLike, *, split: str =
                   stacklevel=2)
   scores = {}
   for name in here:
-    data = beir.load(pathlib.Path(folder) / name, split)
+    data = beir.load(folder / name, split)
     scores[f'{name} ndcg@10'] = retrieval.evaluate(
         embedder, data.corpus, data.queries, data.qrels, cutoffs=(10,),
         batch_size=batch_size, **options)['ndcg@10']

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import pathlib
 from typing import Any
 
 from jaxembed.data import beir, given, sources
@@ -16,6 +15,7 @@ from jaxembed.evaluation import (
   retrieval,
   sts,
 )
+from jaxembed.files import place
 
 NAMES = ('pairs', 'retrieval', 'sts', 'classification', 'clustering', 'longembed',
          *long_texts.TASKS)
@@ -138,7 +138,7 @@ def probed(task: str, embedder: Embedder, data: Any, options: Options
   """
   options.check(task)
   text = data if isinstance(data, str) and any(map(str.isspace, data)) else (
-      pathlib.Path(data).read_text('utf-8'))
+      place.fetched(data).read_text('utf-8'))
   given_ = {name: value for name in _OF_PROBES
             if (value := getattr(options, name)) is not None}
   return long_texts.evaluate(embedder, task, text, batch_size=options.batch_size,

@@ -67,24 +67,22 @@ def train(cfg: config.Config, folder: str | os.PathLike, *,
           rows: Mapping[str, Any] | None = None
           ) -> tuple[types.TrainState, config.ModelConfig]:
   """Runs, or resumes, the experiment in `folder`, which may be a URL (gs://, s3://);
-  returns the final state.
+  returns the final state. An error or Ctrl-C saves what was trained.
 
   `evaluate` scores the parameters before, during (config.eval.every) and after; the
   checkpoint that is best by config.checkpoint.best is kept, and config.eval.patience
   ends the run early. Once `should_stop()` is true (a preemption notice), the state is
   saved after the step in flight, and the run returns. `profile`: the first and the last
   step to trace into folder/profile. `on_metrics` is told every record of metrics.
-  `loss`, a losses.Loss of your own, takes the place of what StageConfig.loss.name
-  names, in every stage. `extend`: go on from the newest checkpoint with what `cfg`
-  changes of the stage under way (train/changes.py). `rows` are those of sources of kind
-  'memory' by their names (data/memory.py). An error or Ctrl-C saves what was trained.
+  `loss`, a losses.Loss, takes the place of StageConfig.loss.name in every stage.
+  `extend`: go on from the newest checkpoint with what `cfg` changes of the stage under
+  way (train/changes.py). `rows`: of sources of kind 'memory', by name (data/memory.py).
 
   Raises:
     ValueError: the configuration, the data or the folder do not fit; before any
       work is done.
     data.BadRow: a row cannot be used; once it is mended the run goes on.
-    FloatingPointError: the loss, or too many updates in a row, are not finite; step
-      and rows are named.
+    FloatingPointError: the loss, or too many updates in a row, are not finite.
   """
   cfg, told = with_epochs(config.validate(cfg), rows)
   for line in told:
@@ -292,8 +290,8 @@ class _Run:
         if stopping:
           asked = time.perf_counter()
           self.saved.wait()
-          self.log(f'saved      step {now}, {time.perf_counter() - asked:.1f} s after '
-                   'the notice')
+          took = time.perf_counter() - asked
+          self.log(f'saved      step {now}, {took:.1f} s after the notice')
           break
         if self._due(now, stage, self.cfg.eval.every):
           stats.flush()
