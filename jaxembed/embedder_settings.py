@@ -152,7 +152,8 @@ class Settings:
   def vector_fingerprint(self) -> str:
     """Digest of what the vector of a prompted text depends on."""
     cfg = dataclasses.asdict(self.cfg)
-    del cfg['attention_impl']  # how, not what; vectors stored before it was a field
+    # How, not what; vectors stored before these were fields have the same digest.
+    del cfg['attention_impl'], cfg['pooling']['impl']
     for name, plain in (('length', None),):  # nor were these fields
       if cfg[name] == plain:
         del cfg[name]

@@ -17,11 +17,13 @@ from absl import flags
 import jax
 
 from jaxembed.files import url
+from jaxembed.kernels import choices
 
 from . import cli, tables
 
 SUITES = tuple(sorted(
     p.stem for p in (pathlib.Path(__file__).parent / 'suites').glob('[a-z]*.py')))
+_OF_KERNELS = 'aot', 'contrastive', 'latent_pool'
 
 _SUITE = flags.DEFINE_enum('suite', None, SUITES, 'What to measure.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Counted repeats.', lower_bound=1)
@@ -41,6 +43,8 @@ def main():
         f'{jax.__version__}, Python {platform.python_version()}, '
         f'{_REPEATS.value} repeats\n')
   print(tables.markdown(rows))
+  if _SUITE.value in _OF_KERNELS:
+    print(f"\nimpl='auto' takes:\n\n{tables.markdown(choices.in_force())}")
   if _OUT.value:
     pathlib.Path(_OUT.value).write_text(json.dumps(rows, indent=2) + '\n')
 

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 
 from jaxembed.files import place
 
-from . import arguments, errors, parsing, usage
+from . import arguments, errors, own_kernels, parsing, usage
 from .signals import stop_on_signals as stop_on_signals
 
 _T = TypeVar('_T')
@@ -60,6 +60,7 @@ def _guarded(main: Callable[[], None]) -> None:
     warnings.showwarning = _note
     try:
       with _WRITTEN:
+        own_kernels.use()
         main()
     except BrokenPipeError:
       errors.reader_left()

@@ -16,7 +16,7 @@ COMMANDS = {
                'status'),
     'Models out of models': ('merge', 'cut', 'vocabulary', 'plain'),
     'Vectors and data': ('search', 'mine', 'teach'),
-    'Before and beside': ('plan', 'bench', 'parity', 'two_stage', 'negatives'),
+    'Before and beside': ('plan', 'bench', 'tune', 'parity', 'two_stage', 'negatives'),
 }
 
 

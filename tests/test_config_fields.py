@@ -35,8 +35,8 @@ ACCEPTED = {
     config.ModelSpec: dict(
         max_length={0}, lora_rank={0}, **{name: {''} for name in (
             'source', 'fallback', 'preset', 'tokenizer', 'attention', 'dtype',
-            'precision', 'remat', 'attention_impl', 'prompt_pooling', 'eos_text',
-            'append_token', 'lora_targets')}),
+            'precision', 'remat', 'attention_impl', 'pooling_impl', 'prompt_pooling',
+            'eos_text', 'append_token', 'lora_targets')}),
     config.StageConfig: dict(
         remine_every={0}, remine_margin={INF}, token_budget={0}, epochs={0.0},
         name={''}),

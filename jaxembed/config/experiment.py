@@ -12,6 +12,7 @@ from jaxembed.config.model import (
   ATTENTION_IMPLS,
   ATTENTIONS,
   DTYPES,
+  IMPLS,
   PRECISIONS,
   PROMPT_POOLINGS,
   READS,
@@ -78,6 +79,7 @@ class ModelSpec:
   precision: str = ''
   remat: str = ''
   attention_impl: str = ''
+  pooling_impl: str = ''  # of latent attention, PoolingConfig.impl
   prepend: Optional[tuple[int, int]] = None
   length: Optional[LengthConfig] = None
   lora: Optional[LoraConfig] = None
@@ -100,6 +102,7 @@ class ModelSpec:
     for name, allowed in (('attention', ATTENTIONS), ('dtype', DTYPES),
                           ('precision', PRECISIONS), ('remat', REMATS),
                           ('attention_impl', ATTENTION_IMPLS),
+                          ('pooling_impl', IMPLS),
                           ('prompt_pooling', PROMPT_POOLINGS)):
       one_of(self, name, ('', *allowed))
     if self.reads is not None:

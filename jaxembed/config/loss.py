@@ -1,15 +1,19 @@
 """Contrastive loss configuration: negatives, temperatures, margins, Matryoshka."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import math
 from typing import Any
 
 from jaxembed.config.check import at_least, between, one_of, require, typed
+from jaxembed.config.model import IMPLS
 
 # The highest 1/temperature (with hardness) of a constant shift by 0.27 of it: the
 # largest logit keeps 0.73 of the scale, float32 holds exp of 88.7, and sums of 4M
 # columns take 15.2 of that.
 _BOUNDED_SCALE = 100.0
+# The highest at which no cosine underflows: the least logit less the shift is -1.27 of
+# it, and float32 ends at exp(-87).
+_SAFE_SCALE = 60.0
 # From the least temperature to the highest: beyond, float32 cosines carry no digit of
 # the logits, or the logits none of the cosines.
 TEMPERATURES = 1e-6, 1e6
@@ -51,17 +55,25 @@ class Reads:
 class LossComputing:
   """How a loss is computed: time and memory, and no other loss but for rounding."""
 
-  dtype: str = 'float32'  # of the products; sums are float32 always
-  # A constant shift instead of running maxima, where the scale is in its range.
+  # Of the products: float32, bfloat16, or auto: bfloat16 where the model computes in
+  # it, else float32. Sums are float32 always.
+  dtype: str = 'auto'
+  # A constant shift instead of running maxima, where the scale is in its range. Where
+  # no logit of unit vectors can leave it, a device's kernels take it unasked.
   bounded: bool = False
   exchange: str = 'auto'  # gather | ring
   impl: str = 'auto'  # of kernels.contrastive
   tile_bytes: int = 0  # score tile; 0: the platform's default
 
+  @property
+  def operands(self) -> str:
+    """The type that vectors are rounded to; 'auto' that nobody has settled: float32."""
+    return 'float32' if self.dtype == 'auto' else self.dtype
+
   def _check_computing(self):
-    one_of(self, 'dtype', ('float32', 'bfloat16'))
+    one_of(self, 'dtype', ('auto', 'float32', 'bfloat16'))
     one_of(self, 'exchange', ('auto', 'gather', 'ring'))
-    one_of(self, 'impl', ('auto', 'reference', 'blockwise', 'tpu', 'gpu'))
+    one_of(self, 'impl', IMPLS)
     at_least(self, tile_bytes=0)
     require(self, 'dtype', self.impl != 'gpu' or self.dtype == 'bfloat16',
             "bfloat16 with impl='gpu', which multiplies nothing else")
@@ -131,6 +143,18 @@ class LossConfig(LossComputing):
     """Whether `bounded` holds: asked for, and every logit in the range of float32."""
     return self.bounded and self.highest_scale + self.hardness <= _BOUNDED_SCALE * (
         1 + 1e-6)
+
+  @property
+  def shift_is_safe(self) -> bool:
+    """Whether a constant shift loses no logit of unit vectors, whatever they are."""
+    return (self.similarity == 'cosine'
+            and self.highest_scale + self.hardness <= _SAFE_SCALE)
+
+  def of_model(self, dtype: str) -> 'LossConfig':
+    """With the dtype that 'auto' means for a model that computes in `dtype`."""
+    kind = {'auto': 'bfloat16' if dtype == 'bfloat16' else 'float32'}
+    return replace(self, dtype=kind.get(self.dtype, self.dtype),
+                   plus=[part.of_model(dtype) for part in self.plus])
 
   def notes(self, row_temperatures: bool = False) -> list[str]:
     """What is asked for and has no effect, or another one, in words.

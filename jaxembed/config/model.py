@@ -21,6 +21,7 @@ READS = ('last_token', 'tokens', 'layers_last', 'layers_mean')
 ATTENTIONS = ('bidirectional', 'causal', 'prefix')
 DTYPES = ('float32', 'bfloat16', 'float16')
 ATTENTION_IMPLS = ('auto', 'dense', 'blockwise', 'splash', 'cudnn')
+IMPLS = ('auto', 'reference', 'blockwise', 'tpu', 'gpu')  # of a kernel
 PRECISIONS = ('default', 'high', 'highest')
 REMATS = ('none', 'full', 'residual', 'dots')
 PROMPT_POOLINGS = ('include', 'exclude', 'nv_embed')
@@ -229,9 +230,13 @@ class PoolingConfig:
   head_dim: int = 0  # 0: the backbone's width, as released by NV-Embed
   ff_mult: int = 4  # width inside its feed-forward, over the backbone's
   options: tuple[tuple[str, object], ...] = ()
+  # How latent attention is computed, and no other vector but for rounding: auto |
+  # reference | blockwise | tpu | gpu (kernels.choices says what auto takes).
+  impl: str = 'auto'
 
   def __post_init__(self):
     typed(self)
+    one_of(self, 'impl', IMPLS)
     between(self, 1, _WIDTH, 'latents', 'heads', 'ff_mult')
     between(self, 0, _WIDTH, 'head_dim')
     require(self, 'kind', bool(self.kind), 'the name of a pooling')

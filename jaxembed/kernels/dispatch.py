@@ -1,7 +1,7 @@
 """Choice of a kernel's implementation by platform, and the error where none fits.
 
-A kernel's public function takes `impl`. 'auto' asks the kernel for its
-preference on this platform and may fall back; a named implementation that
+A kernel's public function takes `impl`. 'auto' is what the table of choices.py has for
+this chip and may fall back; a named implementation that
 cannot run raises `Unsupported` with the remedy, never something else instead.
 """
 

@@ -53,6 +53,6 @@ def _angles(x: scored.Scored, cfg):
   odd = theirs.shape[1] % 2
   a, b = (jnp.pad(y, ((0, 0), (0, odd))) for y in (theirs, x.passage))
   half = a.shape[1] // 2
-  product = functools.partial(vectors.products, dtype=cfg.dtype)
+  product = functools.partial(vectors.products, dtype=cfg.operands)
   sine = product(a[:, half:], b[:, :half]) - product(a[:, :half], b[:, half:])
   return jnp.abs(product(a, b) + sine) * x.of_passage

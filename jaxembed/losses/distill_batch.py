@@ -63,7 +63,7 @@ def _one_width(query, passage, pairing, cfg, params) -> Result:
     return vectors.products(a, _mean_by(lse, sharp, of_query, of_passage, b))
 
   log_t, _ = lse(of_query, of_passage, scale=sharp)
-  log_z, _ = lse(query, passage, scale=scale, dtype=cfg.dtype)
+  log_z, _ = lse(query, passage, scale=scale, dtype=cfg.operands)
   log_t, log_z = (jax.tree.map(mesh.replicate, x) for x in (log_t, log_z))
   counts = mesh.replicate(has_query) & (log_t.num_kept > 1)
   entropy = log_t.lse - sharp * expected(of_query, of_passage)

@@ -54,6 +54,6 @@ def _in_batch(x: scored.Scored, cfg):
   col = dataclasses.replace(x.lay.col, ids=(*x.lay.col.ids, x.lay.owner))
   sums, _ = contrastive.masked_lse(
       x.query, x.passage, scale=x.scale, row=row, col=col, impl=cfg.impl,
-      dtype=cfg.dtype, tile_bytes=cfg.tile_bytes, axes=x.axes, mode=x.mode)
+      dtype=cfg.operands, tile_bytes=cfg.tile_bytes, axes=x.axes, mode=x.mode)
   sums = jax.tree.map(mesh.replicate, sums)
   return jnp.maximum(sums.lse, ordered.NOTHING), sums.num_kept

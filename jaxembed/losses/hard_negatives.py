@@ -18,7 +18,7 @@ def similarities(query: jax.Array, passage: jax.Array, lay: masks.Layout,
   """
   at = jnp.clip(lay.owner, 0, lay.positive.shape[0] - 1)
   theirs = contrastive.take(query, contrastive.split_rows(at, axes), axes, mode)
-  return vectors.products(theirs, passage, cfg.dtype), at
+  return vectors.products(theirs, passage, cfg.operands), at
 
 
 def log_sum_exp(z: jax.Array, keep: jax.Array, at: jax.Array, queries: int

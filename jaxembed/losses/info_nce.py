@@ -115,7 +115,7 @@ def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
   mode = contrastive.pick(cfg.exchange, axes, passage)
   positive = contrastive.take(
       passage, contrastive.split_rows(lay.positive, axes), axes, mode)
-  score = vectors.products(query, positive, cfg.dtype)
+  score = vectors.products(query, positive, cfg.operands)
   limit = masks.thresholds(score, cfg)
   guide = teacher.guide(pairing, lay, cfg, axes, mode)
   lay = teacher.guided(lay, guide)
@@ -165,8 +165,9 @@ def _terms(query, passage, positive, lay, limit, scale, cfg, axes, mode, guide):
   terms = ('qd', 'dq') if cfg.symmetric else tuple(cfg.terms)
   by_row = scale.ndim == 1
   kernel = {
-      'bounded': cfg.shift_is_constant and not by_row, 'impl': cfg.impl,
-      'dtype': cfg.dtype, 'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode,
+      'bounded': None if cfg.shift_is_safe and not by_row and not cfg.bounded else
+      cfg.shift_is_constant and not by_row, 'impl': cfg.impl,
+      'dtype': cfg.operands, 'tile_bytes': cfg.tile_bytes, 'axes': axes, 'mode': mode,
       'hardness': (cfg.hardness if cfg.hardness_on != 'shared' else 0.0,
                    cfg.hardness if cfg.hardness_on != 'own' else 0.0)}
   row, col = _limit(lay.row, limit), lay.col
@@ -221,7 +222,7 @@ def _metrics(sums, score, scale, mean, cfg):
          'loss/kept_negatives': mean(kept),
          'loss/rows_without_negatives': mean(kept == 0)}
   # The positive above every passage that counts; hardness moves their logits apart.
-  if sums['qd'].max_logit is not None and not cfg.hardness:
+  if not cfg.hardness:
     out['loss/accuracy@1'] = mean(score * scale > sums['qd'].max_logit)
     out |= _quantiles('loss/hardest_negative', sums['qd'].max_logit / scale,
                       sums['qd'].max_logit > -jnp.inf)

@@ -47,7 +47,7 @@ def sums(query: jax.Array, passage: jax.Array, lay: masks.Layout,
     found.append(_sums_of_rows(jnp.where(keep, jnp.exp(log_c), 0), passage, at,
                                query, axes, mode))
   mixed = jnp.stack(
-      [vectors.products(query, vectors.unit(h), cfg.dtype) for h in found], 1)
+      [vectors.products(query, vectors.unit(h), cfg.operands) for h in found], 1)
   has = (count > 1)[:, None]
   z = jnp.where(has, mixed * jnp.reshape(scale, (-1, 1)), -jnp.inf)
   top = z.max(1)

@@ -27,7 +27,7 @@ def comparable(query: jax.Array, passage: jax.Array, cfg: config.LossConfig,
 
   Rows are split over `axes`. By cosine they have length 1 but for rows of zeros, which
   stay, compare as 0 with everything and take the gradient of the product. What cannot
-  be used becomes NaN, and is seen. Values are rounded as cfg.dtype asks; gradients are
+  be used becomes NaN, and is seen. Values are rounded to cfg.operands; gradients are
   not.
   """
   query, passage = contrastive.split_rows((query, passage), axes)
@@ -37,7 +37,7 @@ def comparable(query: jax.Array, passage: jax.Array, cfg: config.LossConfig,
   else:
     query, passage = (jnp.where(bad[:, None], jnp.nan, x)
                       for x, bad in zip((query, passage), broken, strict=True))
-  return (_rounded(query, cfg.dtype), _rounded(passage, cfg.dtype),
+  return (_rounded(query, cfg.operands), _rounded(passage, cfg.operands),
           sum((bad.sum() for bad in broken), jnp.int32(0)))
 
 

@@ -74,7 +74,7 @@ def init(
 
 def apply(
     params: types.Params | Folded, cfg: config.PoolingConfig, hidden: types.Array,
-    pool: types.Array, *, impl: str = 'auto',
+    pool: types.Array, *, impl: str = '',
 ) -> jax.Array:
   """Pooled states, not normalised. hidden [B,T,D], pool [B,T] -> [B,D] float32.
 
@@ -84,23 +84,23 @@ def apply(
 
   Args:
     params: tree of `init`, or `fold` of one.
-    cfg: static; the parameters' shapes say everything it would.
-    impl: 'auto' or one of kernels.dispatch.IMPLS.
+    cfg: static; the parameters' shapes say everything it would but for its `impl`.
+    impl: one of kernels.dispatch.IMPLS, in place of cfg.impl.
   """
-  del cfg
+  impl = impl or cfg.impl
   op = functools.partial(latent_pool, impl=impl)
   return _local(op, params, hidden, pool, whole=impl == 'reference')
 
 
 def apply_packed(
     params: types.Params | Folded, cfg: config.PoolingConfig, hidden: types.Array,
-    segments: types.Array, num_segments: int, *, impl: str = 'auto',
+    segments: types.Array, num_segments: int, *, impl: str = '',
 ) -> jax.Array:
   """As `apply` when a row holds S = num_segments texts. -> [B,S,D] float32.
 
   segments [B,T] int32: the text of its row a token counts for; negative: none.
   """
-  del cfg
+  impl = impl or cfg.impl
   op = functools.partial(
       latent_pool_packed, num_segments=num_segments, impl=impl)
   return _local(op, params, hidden, segments, whole=impl == 'reference')

@@ -92,6 +92,12 @@ def changes(model: ModelConfig, spec: ModelSpec) -> list[str]:
                 'vectors keep their lengths; the source gives them length 1')
   told += [f'{name} is {now!r}; the source has {was!r}' for name in PLAIN
            if (now := getattr(wanted, name)) != (was := getattr(model, name))]
+  if spec.pooling_impl and wanted.pooling.kind != 'latent_attention':
+    told.append(f'{wanted.pooling.kind} pooling is computed in one way: '
+                f'pooling_impl={spec.pooling_impl!r} changes nothing')
+  elif wanted.pooling.impl != model.pooling.impl:
+    told.append(f'pooling is computed by {wanted.pooling.impl!r}; the source has '
+                f'{model.pooling.impl!r}')
   return told
 
 
@@ -135,8 +141,8 @@ def _pooling(model: ModelConfig, spec: ModelSpec) -> PoolingConfig:
         f'which knows no {name}; set config.model.pooling=latent_attention for a new '
         'head, or leave it out')
   if _shape(wanted, model) == _shape(now, model):
-    return now
-  return wanted
+    wanted = dataclasses.replace(now, impl=wanted.impl)
+  return dataclasses.replace(wanted, impl=spec.pooling_impl or wanted.impl)
 
 
 def _lora(model: ModelConfig, spec: ModelSpec) -> LoraConfig | None:

@@ -92,7 +92,8 @@ def loss_and_metrics(params: types.Params, batch: types.Batch,
   pairing = dataclasses.replace(
       batch.pairing, progress=jnp.float32(progress),
       seed=jax.random.bits(jax.random.fold_in(key, _DRAWN_BY_LOSS)))
-  out = asked(query, passage, pairing, stage.loss, params.get('loss', {}))
+  out = asked(query, passage, pairing, stage.loss.of_model(model.dtype),
+              params.get('loss', {}))
   # By source, for the record.
   group, zeros = replicate(batch.pairing.group), jnp.zeros(
       len(stage.data.sources))

@@ -42,6 +42,22 @@ def run(repeats: int, small: bool) -> list[dict]:
   return rows
 
 
+def tuned(small: bool) -> list[tuple[int, int, str]]:
+  """(rows and columns, width, operands) that stand for the classes of `tune`."""
+  dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  sizes, widths = ((8192,), (384, 1024)) if dtype == 'float32' else (
+      (8192, 32768), (384, 1024, 4096))
+  return [(256, 64, dtype)] if small else [
+      (n, d, dtype) for n in sizes for d in widths]
+
+
+def step(impl: str, rows: int, width: int, dtype: str) -> tuple[Callable, tuple]:
+  """(value and gradient of the loss by `impl`, its arguments)."""
+  run = functools.partial(_fused, impl=impl)
+  return jax.jit(jax.value_and_grad(run, argnums=(0, 1))), _vectors(
+      rows, rows, width, dtype)
+
+
 def _variants(platform: str, b: int, n: int) -> dict[str, Callable]:
   own = [platform] if platform in ('tpu', 'gpu') else []
   variants = {}

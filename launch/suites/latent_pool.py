@@ -40,6 +40,29 @@ def run(repeats: int, small: bool) -> list[dict]:
           for row in _compare(params, tokens // length, length, dtype, repeats)]
 
 
+def tuned(small: bool) -> list[tuple[int, int, str]]:
+  """(tokens, width, states' type) that stand for the classes of `tune`."""
+  if jax.default_backend() == 'cpu':
+    return [(512, 128, 'float32')] if small else [(4096, 1024, 'float32')]
+  return [(512, 128, 'bfloat16')] if small else [
+      (16384, 1024, 'bfloat16'), (65536, 4096, 'bfloat16')]
+
+
+def step(impl: str, rows: int, width: int, dtype: str) -> tuple[Callable, tuple]:
+  """(value and gradient of the head by `impl` over `rows` tokens, its arguments)."""
+  cfg = config.PoolingConfig(kind='latent_attention', latents=512, heads=8)
+  length = min(rows, 512)
+  hidden = jax.random.normal(
+      jax.random.key(1), (rows // length, length, width), jnp.dtype(dtype))
+  args = (_params(cfg, width, jnp.dtype(dtype)), hidden,
+          jnp.ones(hidden.shape[:2], bool))
+
+  def loss(params, hidden, pool):
+    return jnp.sum(latent_pool(params, hidden, pool, impl=impl) ** 2)
+
+  return jax.jit(jax.value_and_grad(loss, (0, 1))), args
+
+
 def per_text(params: Params, hidden: Array, pool: Array) -> Array:
   """The published order of work: the latents are repeated, then projected."""
   rows = len(hidden)

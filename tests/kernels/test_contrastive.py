@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.contrastive import MaskVectors, blockwise, masked_lse
+from jaxembed.kernels.contrastive import MaskVectors, blockwise, masked_lse, tpu
 from tests.helpers.contrastive_cases import MASKS, Case, build, check, unit
 from tests.helpers.tiers import after, thorough
 
@@ -251,3 +251,29 @@ def test_double_use_vmap_and_remat():
   want = jax.vmap(jax.value_and_grad(plain))(xs)
   for a, b in zip(got, want, strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize('bounded', [False, True])
+def test_tiles_of_every_level_give_the_sums_of_all_masks(bounded, monkeypatch):
+  """Four tiles a side: some share no id, some do, some hold two groups, some end."""
+  monkeypatch.setattr(tpu, 'blocks', lambda b, n, *_: (128, 128))
+  rng = np.random.default_rng(0)
+  q, k = (jnp.asarray(unit(rng, n, 64), jnp.float32) for n in (500, 400))
+  row = MaskVectors(ids=(ids(500), ids(500) + 1000), owner=ids(500),
+                    group=(ids(500) >= 450).astype(jnp.int32))
+  col = MaskVectors(ids=(ids(400), ids(400) + 1399), owner=ids(400) - 7,
+                    group=(ids(400) >= 390).astype(jnp.int32))
+
+  def run(impl):
+    def loss(q, k):
+      rows, cols = masked_lse(
+          q, k, scale=20.0, row=row, col=col, directions=('row', 'col'), impl=impl,
+          bounded=bounded, interpret=impl == 'tpu', tile_bytes=4 * 256 * 256)
+      kept = rows.num_kept.sum(), cols.num_kept.sum()
+      return rows.lse.sum() + cols.lse.sum(), (rows, cols, kept)
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(q, k)
+
+  for got, want in zip(jax.tree.leaves(run('tpu')), jax.tree.leaves(run('reference')),
+                       strict=True):
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)

@@ -30,6 +30,7 @@ APPLIED = {
     'attention': ('bidirectional', 'attention'), 'max_length': (16, 'max_length'),
     'dtype': ('float32', 'dtype'), 'precision': ('highest', 'precision'),
     'remat': ('none', 'remat'), 'attention_impl': ('dense', 'attention_impl'),
+    'pooling_impl': ('reference', 'pooling.impl'),
     'prompt_pooling': ('include', 'prompt_pooling'),
     'eos_text': ('[CLS]', 'eos_text'), 'pooling': ('mean', 'pooling.kind'),
     'latents': (8, 'pooling.latents'), 'heads': (4, 'pooling.heads'),

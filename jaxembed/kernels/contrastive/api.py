@@ -19,7 +19,7 @@ from jax.core import Tracer
 import jax.numpy as jnp
 import numpy as np
 
-from jaxembed.kernels import dispatch
+from jaxembed.kernels import choices, dispatch
 from jaxembed.kernels.contrastive import blockwise, exchange, gpu, reference, tpu
 from jaxembed.kernels.contrastive.options import NO_MASK, MaskVectors, Options, Sums
 from jaxembed.types import Array
@@ -29,9 +29,10 @@ _IMPLS = {'reference': reference, 'blockwise': blockwise, 'tpu': tpu, 'gpu': gpu
 
 def masked_lse(q: Array, k: Array, *, scale: Array | float, row: MaskVectors = NO_MASK,
                col: MaskVectors = NO_MASK, directions: tuple[str, ...] = ('row',),
-               bounded: bool = False, hardness: tuple[float, float] = (0.0, 0.0),
-               dtype: Any = None, impl: str = 'auto', tile_bytes: int = 0,
-               axes: tuple[str, ...] = (), mode: str = 'auto', interpret: bool = False
+               bounded: bool | None = False,
+               hardness: tuple[float, float] = (0.0, 0.0), dtype: Any = None,
+               impl: str = 'auto', tile_bytes: int = 0, axes: tuple[str, ...] = (),
+               mode: str = 'auto', interpret: bool = False
                ) -> tuple[Sums | None, Sums | None]:
   """Masked log-sum-exp of scale*q@k.T over columns and/or over rows.
 
@@ -42,7 +43,8 @@ def masked_lse(q: Array, k: Array, *, scale: Array | float, row: MaskVectors = N
     columns); differentiable. row, col: masks, not differentiable.
   directions: 'row', 'col' or both; one tile serves both.
   bounded: q and k have unit rows, so a constant replaces the running maximum;
-    a row whose every logit underflows then has num_kept > 0 and lse = -inf.
+    a row whose every logit underflows then has num_kept > 0 and lse = -inf. None:
+    it would hold, and the kernels that gain by it may do so.
   hardness: alpha of scale*s + alpha*stop_gradient(s) for pairs of (equal
     owner, any other); without owners the second counts.
   impl: 'auto' or one of dispatch.IMPLS. tile_bytes: see Options.
@@ -61,8 +63,11 @@ def masked_lse(q: Array, k: Array, *, scale: Array | float, row: MaskVectors = N
   if unknown or not directions:
     raise ValueError(f"directions {directions} must be 'row', 'col' or both")
   where = dispatch.platform()
+  kind = jnp.dtype(dtype or q.dtype)
+  chosen = _pick(impl, q, k, kind, row, axes)
   opts = Options(
-      dtype=jnp.dtype(dtype or q.dtype).name, bounded=bounded,
+      dtype=kind.name,
+      bounded=chosen in ('tpu', 'gpu') if bounded is None else bounded,
       rows='row' in directions, cols='col' in directions,
       hardness=(float(hardness[0]), float(hardness[1])),
       round_dlogits=where != 'cpu' or interpret,
@@ -73,7 +78,7 @@ def masked_lse(q: Array, k: Array, *, scale: Array | float, row: MaskVectors = N
   _check_scale(scale, q, k, directions)
   if tile_bytes < 0:
     raise ValueError(f'tile_bytes is {tile_bytes}; give at least 0')
-  run = exchange.CommPlan(impl=_pick(impl), axes=tuple(axes),
+  run = exchange.CommPlan(impl=chosen, axes=tuple(axes),
                           mode=exchange.pick(mode, axes, k))
   if row.guide is not None and run.impl in ('tpu', 'gpu'):
     raise dispatch.Unsupported(f"impl {impl!r} has no masks by a guide; use "
@@ -146,13 +151,17 @@ def _own_scales(scale, row: MaskVectors, col: MaskVectors, directions):
   return row, dataclasses.replace(col, scale=scale)
 
 
-def _pick(impl: str) -> str:
-  """The implementation to run.
-
-  'auto' is blockwise everywhere: a kernel becomes the default of a chip where a
-  recorded benchmark of launch/suites/contrastive.py shows it ahead.
-  """
-  return 'blockwise' if dispatch.check_impl(impl) == 'auto' else impl
+def _pick(impl: str, q, k, dtype, row: MaskVectors, axes) -> str:
+  """The implementation to run; of 'auto' as kernels.choices has it for this chip."""
+  if dispatch.check_impl(impl) != 'auto':
+    return impl
+  if row.guide is not None or q.ndim != 2 or k.ndim != 2:
+    return 'blockwise'
+  rows = min(len(q), len(k)) // exchange.devices(axes)
+  found = choices.choose('contrastive', rows=rows, width=q.shape[1], dtype=dtype,
+                         chip=choices.chip()).impl
+  fits = found != 'gpu' or not (q.shape[1] % 64 or rows % 256)
+  return found if fits else 'blockwise'
 
 
 def _check(q, k, row: MaskVectors, col: MaskVectors):

@@ -62,29 +62,21 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
       r, c = tile.logits(
           scores(qi, kj, acc), scale, tile.as_column(ri), tile.as_row(cj), opts)
       if opts.rows:
-        rows = put_rows(rows, i, tile.add(rows_at(rows, i, bm), r, 1, opts))
+        rows = put_rows(rows, i, tile.add(
+            rows_at(rows, i, bm), r, 1, tile.side_scale(scale, ri), opts))
       if opts.cols:
-        part = tile.add(part, c, 0, opts)
+        part = tile.add(part, c, 0, tile.side_scale(scale, cj), opts)
       return rows, part
 
-    part = (tile.start((bn,), acc, tile.side_scale(scale, cj), opts)
-            if opts.cols else None)
+    part = tile.start((bn,), acc) if opts.cols else None
     rows, part = sweep(b, bm, cell, (rows, part))
     return rows, put_rows(cols, j, part) if opts.cols else None
 
-  rows, cols = start(b, n, scale, row, col, opts)
+  rows = tile.start((b,), acc) if opts.rows else None
+  cols = tile.start((n,), acc) if opts.cols else None
   rows, cols = sweep(n, bn, columns, (rows, cols))
-  return (tile.finish(rows, opts) if opts.rows else None,
-          tile.finish(cols, opts) if opts.cols else None)
-
-
-def start(b: int, n: int, scale: jax.Array, row: MaskVectors, col: MaskVectors,
-          opts: Options) -> tuple[Any, Any]:
-  """Empty running sums of all rows and of all columns (None where not asked)."""
-  def sums(size: int, side: MaskVectors):
-    return tile.start((size,), scale.dtype, tile.side_scale(scale, side), opts)
-
-  return sums(b, row) if opts.rows else None, sums(n, col) if opts.cols else None
+  return (tile.finish(rows, tile.side_scale(scale, row), opts) if opts.rows else None,
+          tile.finish(cols, tile.side_scale(scale, col), opts) if opts.cols else None)
 
 
 def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
@@ -125,7 +117,7 @@ def _one_pass(q, k, scale, rows, cols, opts, dlogits_fn):
     def cell(inner, i, bm):
       dq, dkj = inner
       qi, row = rows_at((q, rows), i, bm)
-      p = dlogits_fn(qi, kj, scale, row, col, opts)
+      p = dlogits_fn(qi, kj, scale, row, col, opts, (i, j))
       dqi = _dot(p, kj.astype(p.dtype), (1, 0), acc)
       dkj += _dot(p, qi.astype(p.dtype), (0, 0), acc)
       return put_rows(dq, i, rows_at(dq, i, bm) + dqi), dkj
@@ -148,7 +140,7 @@ def _two_passes(q, k, scale, rows, cols, opts, dlogits_fn):
     qi, row = rows_at((q, rows), i, bm)
     kj, col = rows_at((k, cols), j, bn)
     qi, kj = qi.astype(opts.dtype), kj.astype(opts.dtype)
-    p = dlogits_fn(qi, kj, scale, row, col, opts)
+    p = dlogits_fn(qi, kj, scale, row, col, opts, (i, j))
     return p, qi.astype(p.dtype), kj.astype(p.dtype)
 
   def for_rows(carry, i, bm):
@@ -173,11 +165,13 @@ def _two_passes(q, k, scale, rows, cols, opts, dlogits_fn):
   return dq, sweep(n, bn, for_columns, jnp.zeros_like(k)), total
 
 
-def _ds(q, k, scale, row, col, opts):
+def _ds(q, k, scale, row, col, opts, at):
   """dS of one tile, [M,N], in the type its products want.
 
-  row, col: a side's masks, and its tile.backward_vectors or None.
+  row, col: a side's masks, and its tile.backward_vectors or None. at: where its rows
+  and its columns begin.
   """
+  del at
   (row, row_ct), (col, col_ct) = tile.as_column(row), tile.as_row(col)
   z = tile.logits(scores(q, k, scale.dtype), scale, row, col, opts)
   p = tile.probabilities(

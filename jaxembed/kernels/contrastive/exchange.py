@@ -94,7 +94,7 @@ def forward(fn: Callable, plan: CommPlan, q: jax.Array, k: jax.Array, scale: jax
     return fn(q, k, scale, row, col, opts)
   body: Callable = _ring_forward if plan.mode == 'ring' else _gather_forward
   rows = P(plan.axes)
-  out = Sums._make((rows, rows, None if opts.bounded else rows))
+  out = Sums(rows, rows, rows)
   return jax.shard_map(
       lambda *args: body(fn, plan.axes, *args, opts),
       in_specs=(rows, rows, P(), rows, rows),
@@ -152,8 +152,7 @@ def _combine(cols: Sums, axes) -> Sums:
   top = jnp.where(jnp.isfinite(top), top, 0)
   return Sums(jnp.log(scatter(jnp.exp(cols.lse - top))) + local_slice(top),
               scatter(cols.num_kept),
-              None if cols.max_logit is None else local_slice(
-                  lax.pmax(cols.max_logit, axes)))
+              local_slice(lax.pmax(cols.max_logit, axes)))
 
 
 def _gather_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
@@ -177,13 +176,12 @@ def _hop(tree, axes):
 
 def _merge(a: Sums, b: Sums) -> Sums:
   return Sums(jnp.logaddexp(a.lse, b.lse), a.num_kept + b.num_kept,
-              None if a.max_logit is None or b.max_logit is None
-              else jnp.maximum(a.max_logit, b.max_logit))
+              jnp.maximum(a.max_logit, b.max_logit))
 
 
-def _empty_sums(size, dtype, opts) -> Sums:
+def _empty_sums(size, dtype) -> Sums:
   low = jnp.full((size,), -jnp.inf, dtype)
-  return Sums(low, jnp.zeros((size,), jnp.int32), None if opts.bounded else low)
+  return Sums(low, jnp.zeros((size,), jnp.int32), low)
 
 
 def _ring_forward(fn, axes, q, k, scale, row, col, opts):
@@ -195,8 +193,8 @@ def _ring_forward(fn, axes, q, k, scale, row, col, opts):
     cols = _hop(_merge(cols, c), axes) if opts.cols else None
     return (rows, cols, *following), None
 
-  carry = (_empty_sums(q.shape[0], scale.dtype, opts) if opts.rows else None,
-           _empty_sums(k.shape[0], scale.dtype, opts) if opts.cols else None,
+  carry = (_empty_sums(q.shape[0], scale.dtype) if opts.rows else None,
+           _empty_sums(k.shape[0], scale.dtype) if opts.cols else None,
            _narrow(k, axes, opts), col)
   # A scan, not an unrolled loop: unrolled, XLA starts every hop before the
   # first kernel and holds all blocks at once.

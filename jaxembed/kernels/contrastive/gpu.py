@@ -53,8 +53,8 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
     shapes += [jax.ShapeDtypeStruct((b // _ROWS, n), jnp.float32)] * 3
   out = _product(q, k, _scaled(q, scale, row), _scaled(k, scale, col), opts, shapes,
                  _sums)
-  return (_merge(out[:3], opts) if opts.rows else None,
-          _merge(out[-3:], opts) if opts.cols else None)
+  return (_finish(out[:3], tile.side_scale(scale, row), opts) if opts.rows else None,
+          _finish(out[-3:], scale, opts) if opts.cols else None)
 
 
 def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
@@ -68,8 +68,9 @@ def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
                             col_lse, col_ct, final=final, dlogits_fn=_ds)
 
 
-def _ds(q, k, scale, row, col, opts):
+def _ds(q, k, scale, row, col, opts, at):
   """dS of a super-tile, [B,N] bfloat16."""
+  del at
   shape = jax.ShapeDtypeStruct((q.shape[0], k.shape[0]), jnp.bfloat16)
   row, col = (_scaled(x, scale, side, vectors)
               for x, (side, vectors) in ((q, row), (k, col)))
@@ -82,12 +83,10 @@ def _scaled(x, scale, side, *vectors):
   return scale, dataclasses.replace(side, scale=None), *vectors
 
 
-def _merge(parts, opts):
-  """Sums over the tiles of a direction, each [tiles,N]."""
-  top, total, kept = parts
-  best = top.max(0)
-  total = (total * jnp.exp(top - best)).sum(0)
-  return tile.finish((best, total, kept.sum(0).astype(jnp.int32)), opts)
+def _finish(parts, scale, opts):
+  """Sums of a direction by those of its tiles, each [tiles,N]."""
+  top, total, kept = tile.merge(parts, opts)
+  return tile.finish((top, total, kept), scale, opts)
 
 
 # --- The product -------------------------------------------------------------
@@ -155,7 +154,6 @@ def _kernel(structure, num_rows, opts, epilogue, q, k, *refs):
                  for n, smem in enumerate(vector_smem)]
         epilogue(s, *jax.tree.unflatten(structure, tiles), opts, out,
                  [x.at[group] for x in out_smem],
-                 [vector_smem[n].at[group] for n in (num_rows, 0)],
                  (i * _GROUPS + group, rows, j, cols))
 
     pipeline(multiply, compute)(q.at[pl.ds(i * _BM, _BM)], k.at[:, cols],
@@ -170,7 +168,7 @@ def _no_op(*_, **__):
 # --- Epilogues ---------------------------------------------------------------
 
 
-def _sums(s, row, col, opts, out, smem, scales, place):
+def _sums(s, row, col, opts, out, smem, place):
   """Writes (maximum, sum, count) of the tile's rows and columns."""
   (scale, row), (_, col) = row, col
   i, rows, j, cols = place
@@ -180,11 +178,9 @@ def _sums(s, row, col, opts, out, smem, scales, place):
     if direction is None:
       continue
     z, keep = direction
-    if opts.bounded:
-      shift, top = (tile.shift(x, opts) for x in (scale, scales[axis][...]))
-    else:
-      top = jnp.maximum(z.max(axis), tile.FLOOR)
-      shift = lax.broadcast_in_dim(top, z.shape, [1 - axis])
+    top = jnp.maximum(z.max(axis), tile.FLOOR)
+    shift = (tile.shift(scale, opts) if opts.bounded else
+             lax.broadcast_in_dim(top, z.shape, [1 - axis]))
     total = jnp.exp(z - shift).sum(axis)
     kept = (jnp.full_like(top, z.shape[axis]) if keep is None
             else jnp.where(keep, 1.0, 0.0).sum(axis))
@@ -202,9 +198,8 @@ def _sums_scratch(opts, _):
       [plgpu.SMEM((_GROUPS, _BN), jnp.float32)] * 3 if opts.cols else [])
 
 
-def _ds_tile(s, row, col, opts, out, smem, scales, place):
+def _ds_tile(s, row, col, opts, out, smem, place):
   """Writes dS of the tile."""
-  del scales
   (scale, row, row_ct), (_, col, col_ct) = row, col
   _, rows, j, _ = place
   z = tile.logits(s, scale, row, col, opts)

@@ -44,7 +44,7 @@ class Sums(NamedTuple):
 
   lse: jax.Array  # [N] float32, -inf where every pair is masked, NaN if a kept one is
   num_kept: jax.Array  # [N] int32, pairs that were not masked
-  max_logit: jax.Array | None  # [N] float32, of those kept; None in bounded mode
+  max_logit: jax.Array  # [N] float32, of those kept; -inf where there is none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,11 +61,11 @@ def _scales(scale, row: MaskVectors, col: MaskVectors):
           scale if col.scale is None else col.scale[None, :])
 
 
-def _sums(z, keep, axis, bounded) -> Sums:
+def _sums(z, keep, axis) -> Sums:
   z = jnp.where(keep, z, -jnp.inf)
   lse = jax.nn.logsumexp(z, axis)
   return Sums(lse, keep.sum(axis, dtype=jnp.int32),
-              None if bounded else z.max(axis, initial=-jnp.inf))
+              z.max(axis, initial=-jnp.inf))
 
 
 def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
@@ -74,8 +74,8 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   q, k = _round(q, scale, opts), _round(k, scale, opts)
   zr, zc, keep_r, keep_c = _logits(_scores(q, k), scale, row, col, opts)
-  return (_sums(zr, keep_r, 1, opts.bounded) if opts.rows else None,
-          _sums(zc, keep_c, 0, opts.bounded) if opts.cols else None)
+  return (_sums(zr, keep_r, 1) if opts.rows else None,
+          _sums(zc, keep_c, 0) if opts.cols else None)
 
 
 def backward(q: jax.Array, k: jax.Array, scale: jax.Array,

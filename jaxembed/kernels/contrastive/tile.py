@@ -4,6 +4,7 @@ Row vectors arrive as [M,1], column vectors as [1,N], so that masks are formed
 by broadcasting inside the tile and only those in use are traced.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -95,21 +96,21 @@ def shift(scale: jax.Array, opts: Options) -> jax.Array:
 
 
 def probabilities(directions: tuple[Any, Any], scale: jax.Array, opts: Options,
-                  row_ct: Any, col_ct: Any) -> jax.Array:
+                  row_ct: Any, col_ct: Any, exp: Callable = jnp.exp) -> jax.Array:
   """Gradient of the log-sum-exps with respect to the raw similarities.  [M,N].
 
   row_ct, col_ct: `backward_vectors` as [M,1] and [1,N]. In bounded mode rows and
-  columns subtract one constant and can share an exponential.
+  columns subtract one constant and can share an exponential. exp: that of the logits'
+  base.
   """
   rows, cols = directions
   if opts.bounded and rows and cols and rows[0] is cols[0]:
-    e = jnp.exp(rows[0] - shift(scale, opts))
-    return e * row_ct[1] + e * col_ct[1]
+    return exp(rows[0] - shift(scale, opts)) * (row_ct[1] + col_ct[1])
   parts = []
   for direction, ct in ((rows, row_ct), (cols, col_ct)):
     if direction:
       sub = shift(scale, opts) if opts.bounded else ct[0]
-      parts.append(jnp.exp(direction[0] - sub) * ct[1])
+      parts.append(exp(direction[0] - sub) * ct[1])
   return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
@@ -125,42 +126,48 @@ def backward_vectors(lse: jax.Array, ct: jax.Array, scale: jax.Array, opts: Opti
   return (None, ct * jnp.exp(shift(scale, opts) - lse)) if opts.bounded else (lse, ct)
 
 
-def start(shape: tuple[int, ...], dtype: Any, scale: jax.Array, opts: Options
-          ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Empty running sums: maximum (the shift in bounded mode), sum, count.
-
-  scale: anything that broadcasts to `shape`.
-  """
-  top = jnp.full(shape, FLOOR, dtype)
-  if opts.bounded:
-    top = jnp.broadcast_to(jnp.asarray(shift(scale, opts), dtype), shape)
-  return top, jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
+def start(shape: tuple[int, ...], dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Empty running sums: maximum, sum, count."""
+  return jnp.full(shape, FLOOR, dtype), jnp.zeros(shape, dtype), jnp.zeros(
+      shape, jnp.int32)
 
 
 def add(running: tuple[jax.Array, jax.Array, jax.Array],
-        direction: tuple[jax.Array, jax.Array | None], axis: int, opts: Options
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Running sums with one more tile, reduced over `axis`."""
+        direction: tuple[jax.Array, jax.Array | None], axis: int, scale: jax.Array,
+        opts: Options) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Running sums with one more tile, reduced over `axis`.
+
+  scale: of the direction's logits, [] or as the running sums. In bounded mode the sum
+  is of exponentials less the constant shift, and the maximum is kept beside it.
+  """
   top, total, kept = running
   z, keep = direction
-  if opts.bounded:
-    total = total + jnp.exp(z - jnp.expand_dims(top, axis)).sum(axis)
-  else:
-    new = jnp.maximum(top, z.max(axis))
-    more = jnp.exp(z - jnp.expand_dims(new, axis)).sum(axis)
-    total = total * jnp.exp(top - new) + more
-    top = new
+  new = jnp.maximum(top, z.max(axis))
+  sub = shift(scale, opts) if opts.bounded else new
+  more = jnp.exp(z - (jnp.expand_dims(sub, axis) if sub.ndim else sub)).sum(axis)
+  total = (total if opts.bounded else total * jnp.exp(top - new)) + more
   count = z.shape[axis] if keep is None else keep.sum(axis, dtype=jnp.int32)
-  return top, total, kept + count
+  return new, total, kept + count
 
 
-def finish(running: tuple[jax.Array, jax.Array, jax.Array], opts: Options) -> Sums:
-  """Log-sum-exps of the running sums."""
+def merge(parts: tuple[jax.Array, jax.Array, jax.Array], opts: Options
+          ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Running sums of several sets of tiles, each [sets,N], as those of all."""
+  top, total, kept = parts
+  best = top.max(0)
+  if not opts.bounded:
+    total = total * jnp.exp(top - best)
+  return best, total.sum(0), kept.sum(0, dtype=jnp.int32)
+
+
+def finish(running: tuple[jax.Array, jax.Array, jax.Array], scale: jax.Array,
+           opts: Options) -> Sums:
+  """Log-sum-exps of the running sums, of logits of that scale."""
   top, total, kept = running
+  less = shift(scale, opts) if opts.bounded else top
   # A sum that is NaN is not an empty one: the test is for 0.
-  lse = jnp.where(total == 0, -jnp.inf, top + jnp.log(total))
-  best = None if opts.bounded else jnp.where(kept > 0, top, -jnp.inf)
-  return Sums(lse.astype(top.dtype), kept, best)
+  lse = jnp.where(total == 0, -jnp.inf, less + jnp.log(total))
+  return Sums(lse.astype(top.dtype), kept, jnp.where(kept > 0, top, -jnp.inf))
 
 
 def as_column(vectors: Any) -> Any:

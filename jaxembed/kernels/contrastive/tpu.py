@@ -10,15 +10,24 @@ while they are in VMEM:
         of a tile are complete for its rows and go out as [row blocks,1,N]
         partials, which XLA merges: nothing is carried between row blocks, so they
         may run on two cores, and the order of sums is fixed.
-  ds    grid over both, no state. Writes dS of a super-tile in the operands' type;
+  ds    the same grid, no statistics. Writes dS of a super-tile in the operands' type;
         `blockwise.backward` multiplies it with k and q by XLA's own products.
 
+A tile is worked on in sub-tiles of _SUB scores, written out one after another, so that
+the compiler schedules the epilogue of one beside the product of the next. A tile that
+holds no pair for ids, owners or groups to mask (flags.py; a level per tile, prefetched)
+takes a way without these masks. Logits are to base 2 inside the kernels.
+
 Mask vectors arrive lane-major [1,B] (as [B,1] each would occupy 512 bytes a row in
-HBM) and row vectors are transposed in the kernel. D is not blocked: both kernels hold
-whole vectors, so one product decides on which side of a threshold a pair is.
+HBM); those of rows are spread over the lanes once per row block, [bm,128] in scratch.
+D is not blocked: both kernels hold whole vectors, so one product decides on which side
+of a threshold a pair is.
 """
 
+import dataclasses
 import functools
+import math
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -28,17 +37,20 @@ import jax.numpy as jnp
 
 from jaxembed import precision
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.contrastive import blockwise, tile
+from jaxembed.kernels.contrastive import blockwise, flags, tile
 from jaxembed.kernels.contrastive.options import MASKED, MaskVectors, Options, Sums
 
 _LANES = 128
+_SUBLANES = 8
+_SUB = 256, 256  # rows and columns whose product and epilogue are written out at once
 # Half of the smallest VMEM (v5p: 64 MiB) is for the blocks we count; the compiler
 # keeps temporaries of its own, up to the limit.
 _VMEM_BLOCKS = 40 << 20
 _VMEM_LIMIT = 56 << 20
 # Column statistics of row blocks that wait in HBM to be merged.
 _PARTIAL_BYTES = 64 << 20
-_STATE = (jnp.float32, jnp.float32, jnp.int32)  # maximum, sum, kept
+_STATE = (jnp.float32, jnp.float32, jnp.int32)  # maximum, sum, dropped
+_LOG2E = math.log2(math.e)
 
 
 def blocks(b: int, n: int, d: int, itemsize: int) -> tuple[int, int]:
@@ -62,32 +74,34 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
   """Row sums and column sums (None where not asked).  q [B,D], k [N,D]."""
   _check(q, opts)
   (b, d), n = q.shape, k.shape[0]
-  q = q.astype(opts.dtype)
+  q, k = q.astype(opts.dtype), k.astype(opts.dtype)
   bm, bn = blocks(b, n, d, k.dtype.itemsize)
+  marks = _marks(row, col, (b, n), (bm, bn), opts, ends=True)
   # So many row blocks per call that their column partials stay small.
   step = max(_PARTIAL_BYTES // (12 * n), 1) * bm if opts.cols else b
 
   def some_rows(carry, i, size):
     rows, cols = carry
     qi, ri = (blockwise.rows_at(x, i, size) for x in (q, row))
-    r, c = _sums(qi, k, scale, ri, col, opts, bm, bn)
+    r, c = _sums(qi, k, scale, ri, col, opts, bm, bn, marks, i // bm)
     if c is not None:
-      cols = _merge(*(jnp.concatenate([x[None], y]) for x, y in
-                      zip(cols, c, strict=True)))
+      cols = tile.merge(tuple(jnp.concatenate([x[None], y]) for x, y in
+                              zip(cols, c, strict=True)), opts)
     return blockwise.put_rows(rows, i, r) if opts.rows else None, cols
 
-  rows, cols = blockwise.start(b, n, scale, row, col, opts)
+  rows = tile.start((b,), jnp.float32) if opts.rows else None
+  cols = tile.start((n,), jnp.float32) if opts.cols else None
   rows, cols = blockwise.sweep(b, min(step, b), some_rows, (rows, cols))
-  return (tile.finish(rows, opts) if opts.rows else None,
-          tile.finish(cols, opts) if opts.cols else None)
+  return (tile.finish(rows, tile.side_scale(scale, row), opts) if opts.rows else None,
+          tile.finish(cols, tile.side_scale(scale, col), opts) if opts.cols else None)
 
 
-def _sums(q, k, scale, row, col, opts, bm, bn):
+def _sums(q, k, scale, row, col, opts, bm, bn, marks, first):
   """(maximum, sum, kept) of rows, each [B], and of columns, each [row blocks,N]."""
-  (b, d), n = q.shape, k.shape[0]
+  b, n = q.shape[0], k.shape[0]
   grid = pl.cdiv(b, bm), pl.cdiv(n, bn)
-  at_row = pl.BlockSpec((1, bm), lambda i, j: (0, i))
-  at_part = pl.BlockSpec((None, 1, bn), lambda i, j: (i, 0, j))
+  at_row = pl.BlockSpec((1, bm), lambda i, j, *_: (0, i))
+  at_part = pl.BlockSpec((None, 1, bn), lambda i, j, *_: (i, 0, j))
   shapes, specs, scratch = [], [], []
   for use, shape, spec in ((opts.rows, (1, b), at_row),
                            (opts.cols, (grid[0], 1, n), at_part)):
@@ -96,18 +110,17 @@ def _sums(q, k, scale, row, col, opts, bm, bn):
       specs += [spec] * 3
   if opts.rows:
     scratch = [pltpu.VMEM((bm, _LANES), t) for t in _STATE]
-  sides, in_specs = _sides(row, col, bm, bn)
-  out = pl.pallas_call(
-      functools.partial(_sums_kernel, jax.tree.structure((row, col)), opts, b, n),
-      grid=grid,
-      in_specs=[_SCALAR, *_operands(bm, bn, d), *in_specs],
-      out_specs=specs, out_shape=shapes, scratch_shapes=scratch,
-      compiler_params=_params('parallel', 'arbitrary'),
-      cost_estimate=_cost(q, k, 0), interpret=_interpreter(opts),
-      name='contrastive_sums',
-  )(scale.reshape(1), q, k, *sides)
-  return (tuple(x[0] for x in out[:3]) if opts.rows else None,
-          tuple(x[:, 0] for x in out[-3:]) if opts.cols else None)
+  out = _call(_sums_kernel, 'contrastive_sums', q, k, scale, (row, col), opts,
+              (bm, bn), marks, (first, 0), shapes, specs, scratch, 0)
+  unit = math.log(2)  # of the maxima, back to base e
+  rows = cols = None
+  if opts.rows:
+    top, total, dropped = (x[0] for x in out[:3])
+    rows = top * unit, total, grid[1] * bn - dropped
+  if opts.cols:
+    top, total, dropped = (x[:, 0] for x in out[-3:])
+    cols = top * unit, total, bm - dropped
+  return rows, cols
 
 
 def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
@@ -117,96 +130,186 @@ def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
              final: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
   """blockwise.backward with dS from the kernel."""
   _check(q, opts)
+  b, n = q.shape[0], k.shape[0]
+  sides = blockwise.tile_shape(b, n, opts.tile_bytes)
+  most = blocks(*sides, q.shape[1], jnp.dtype(opts.dtype).itemsize)
+  steps = tuple(min(side, block) for side, block in zip(sides, most, strict=True))
+  fits = all(side % step == 0 for side, step in zip(sides, steps, strict=True))
+  marks = (_marks(row, col, (b, n), steps, opts, ends=False) if fits
+           else (None, (flags.ALL,)))
+  ds = functools.partial(_ds, blocks=most, marks=marks, steps=steps)
   return blockwise.backward(q, k, scale, row, col, opts, row_lse, row_ct,
-                            col_lse, col_ct, final=final, dlogits_fn=_ds)
+                            col_lse, col_ct, final=final, dlogits_fn=ds)
 
 
-def _ds(q, k, scale, row, col, opts):
+def _ds(q, k, scale, row, col, opts, at, *, blocks, marks, steps):
   """dS of a super-tile, [B,N], in the operands' type."""
-  (b, d), n = q.shape, k.shape[0]
-  bm, bn = blocks(b, n, d, q.dtype.itemsize)
-  sides, in_specs = _sides(row, col, bm, bn)
+  b, n = q.shape[0], k.shape[0]
   dtype = q.dtype if opts.round_dlogits else jnp.dtype(jnp.float32)
-  return pl.pallas_call(
-      functools.partial(_ds_kernel, jax.tree.structure((row, col)), opts),
-      grid=(pl.cdiv(b, bm), pl.cdiv(n, bn)),
-      in_specs=[_SCALAR, *_operands(bm, bn, d), *in_specs],
-      out_specs=pl.BlockSpec((bm, bn), lambda i, j: (i, j)),
-      out_shape=jax.ShapeDtypeStruct((b, n), dtype),
-      compiler_params=_params('parallel', 'parallel'),
-      cost_estimate=_cost(q, k, b * n * dtype.itemsize),
-      interpret=_interpreter(opts), name='contrastive_ds',
-  )(scale.reshape(1), q, k, *sides)
+  block = min(blocks[0], _up(b)), min(blocks[1], _up(n))
+  return _call(
+      _ds_kernel, 'contrastive_ds', q, k, scale, (row, col), opts, block, marks,
+      (at[0] // steps[0], at[1] // steps[1]), jax.ShapeDtypeStruct((b, n), dtype),
+      pl.BlockSpec(block, lambda i, j, *_: (i, j)), [], b * n * dtype.itemsize)
+
+
+# --- Levels ------------------------------------------------------------------
+
+
+def _marks(row, col, sizes, steps, opts, ends):
+  """(Packed levels of all tiles, those that occur), None for the first where every
+  tile takes the whole epilogue.
+
+  ends: scores beyond the arrays are masked with the rest, so tiles that reach there
+  need all. None as well where an owner weighs every logit.
+  """
+  parts = row.owner is not None or row.group is not None
+  ragged = [ends and use and size % step != 0 for use, size, step in zip(
+      (opts.cols, opts.rows), sizes, steps, strict=True)]
+  if opts.hardness[0] != opts.hardness[1] or not (row.ids or parts or any(ragged)):
+    return None, (flags.ALL,)
+  found = flags.tile_levels(row, col, sizes, steps)
+  if ragged[0]:
+    found = found.at[-1].set(flags.ALL)
+  if ragged[1]:
+    found = found.at[:, -1].set(flags.ALL)
+  levels = flags.PLAIN, *[flags.IDS] * bool(row.ids), *[flags.ALL] * (
+      parts or any(ragged))
+  return flags.pack(found), levels
+
+
+def _needed(side: MaskVectors, level: int) -> MaskVectors:
+  """The masks of a tile of that level."""
+  if level == flags.ALL:
+    return side
+  return dataclasses.replace(
+      side, ids=side.ids if level == flags.IDS else (), owner=None, group=None)
 
 
 # --- Kernels -----------------------------------------------------------------
 
 
-def _open(structure, refs):
-  """The (row, col) trees of mask vectors in this tile: [bm,1] and [1,bn]."""
-  row, col = jax.tree.unflatten(structure, [ref[...] for ref in refs])
-  return jax.tree.map(lambda x: x.T, row), col
+class _Static(NamedTuple):
+  """What a kernel is specialised for."""
+
+  structure: Any  # of (row, col), trees of vectors
+  num_rows: int  # leaves of row
+  opts: Options
+  sizes: tuple[int, int]
+  block: tuple[int, int]
+  levels: tuple[int, ...]
 
 
-def _sums_kernel(structure, opts, b, n, scale_ref, q_ref, k_ref, *refs):
-  sides, refs = refs[:structure.num_leaves], refs[structure.num_leaves:]
-  scale = scale_ref[0]
-  i, j = pl.program_id(0), pl.program_id(1)
-  s = _dot(q_ref[...], k_ref[...].astype(opts.dtype))
-  row, col = _open(structure, sides)
-  rows, cols = tile.logits(s, scale, row, col, opts)
-  bm, bn = s.shape
+def _by_level(static, marks_ref, first_ref, run):
+  """run(level) with the masks that this tile needs."""
+  if len(static.levels) == 1:
+    run(static.levels[0])
+    return
+  found = flags.level_at(marks_ref, first_ref[0] + pl.program_id(0),
+                         first_ref[1] + pl.program_id(1))
+  for level in static.levels:
+    pl.when(found == level)(functools.partial(run, level))
+
+
+def _spread(static, sides, wide):
+  """Row vectors over the lanes, once per row block."""
+  @pl.when(pl.program_id(1) == 0)
+  def _():
+    for ref, out in zip(sides[:static.num_rows], wide, strict=True):
+      out[...] = jnp.broadcast_to(ref[...].T, out.shape)
+
+
+def _sub_tiles(bm, bn):
+  """(rows, columns) of each sub-tile: all rows of some columns, then the next."""
+  r, w = min(_SUB[0], bm), min(_SUB[1], bn)
+  return [(slice(z, min(z + r, bm)), slice(x, min(x + w, bn)))
+          for x in range(0, bn, w) for z in range(0, bm, r)]
+
+
+def _chunks(columns):
+  """Slices of 128 columns: of the tile, and of its sub-tile."""
+  return [(slice(y, y + _LANES), slice(y - columns.start, y - columns.start + _LANES))
+          for y in range(columns.start, columns.stop, _LANES)]
+
+
+def _vectors(static, sides, wide, rows, columns):
+  """The trees (row, col) for 128 columns: [r,128] and [1,128]."""
+  return jax.tree.unflatten(static.structure, [
+      *(ref[rows] for ref in wide),
+      *(ref[:, columns] for ref in sides[static.num_rows:])])
+
+
+def _sums_kernel(static, marks_ref, first_ref, scale_ref, q_ref, k_ref, *refs):
+  opts, j = static.opts, pl.program_id(1)
+  sides, refs = _split(refs, static.structure.num_leaves)
+  out, refs = _split(refs, 3 * (opts.rows + opts.cols))
+  scratch, wide = _split(refs, 3 * opts.rows)
+  _spread(static, sides, wide)
   if opts.rows:
-    # Blocks beyond the arrays hold whatever was there, NaNs included.
-    out, scratch = refs[:3], refs[-3:]
-    rows = _within(rows, n, j * bn, 1) if n % bn else rows
-
     @pl.when(j == 0)
     def _():
-      for ref, x in zip(scratch, tile.start(
-          (bm, _LANES), jnp.float32, tile.side_scale(scale, row), opts), strict=True):
+      for ref, x in zip(scratch, tile.start(scratch[0].shape, jnp.float32),
+                        strict=True):
         ref[...] = x
 
-    for ref, x in zip(scratch, _fold(scratch, rows, opts), strict=True):
-      ref[...] = x
+  def run(level):
+    for columns, found in _columns(static, level, scale_ref, q_ref, k_ref, sides, wide,
+                                   scratch):
+      for ref, x in zip(out[-3:], found, strict=True):
+        ref[:, columns] = x
 
+  _by_level(static, marks_ref, first_ref, run)
+  if opts.rows:
     @pl.when(j == pl.num_programs(1) - 1)
     def _():
-      top, total, kept = (ref[...] for ref in scratch)
+      top, total, dropped = (ref[...] for ref in scratch)
       best = top.max(1, keepdims=True)
-      total = (total * jnp.exp(top - best)).sum(1, keepdims=True)
-      kept = kept.sum(1, keepdims=True, dtype=jnp.int32)
-      for ref, x in zip(out, (best, total, kept), strict=True):
+      if not opts.bounded:
+        total = total * jnp.exp2(top - best)
+      found = best, total.sum(1, keepdims=True), dropped.sum(
+          1, keepdims=True, dtype=jnp.int32)
+      for ref, x in zip(out[:3], found, strict=True):
         ref[...] = x.T
-  if opts.cols:
-    out = refs[3:6] if opts.rows else refs[:3]
-    z, keep = _within(cols, b, i * bm, 0) if b % bm else cols
-    if opts.bounded:
-      top = jnp.broadcast_to(
-          tile.shift(tile.side_scale(scale, col), opts), (1, bn))
-    else:
-      top = jnp.maximum(z.max(0, keepdims=True), tile.FLOOR)
-    kept = (jnp.full((1, bn), bm, jnp.int32) if keep is None
-            else keep.astype(jnp.int32).sum(0, keepdims=True, dtype=jnp.int32))
-    total = jnp.exp(z - top).sum(0, keepdims=True)
-    for ref, x in zip(out, (top, total, kept), strict=True):
-      ref[...] = x
 
 
-def _fold(scratch, direction, opts):
-  """Lane-private running (maximum, sum, count) with one more tile."""
-  top, total, kept = (ref[...] for ref in scratch)
-  z, keep = direction
-  chunks = [slice(c, c + _LANES) for c in range(0, z.shape[1], _LANES)]
-  new = top
-  if not opts.bounded:
-    for c in chunks:
-      new = jnp.maximum(new, z[:, c])
-    total = total * jnp.exp(top - new)
-  for c in chunks:
-    total += jnp.exp(z[:, c] - new)
-    kept += 1 if keep is None else keep[:, c].astype(jnp.int32)
-  return new, total, kept
+def _columns(static, level, scale_ref, q_ref, k_ref, sides, wide, scratch):
+  """Adds the tile to its rows' sums; yields (columns, sums) of 128 columns each."""
+  opts, (bm, bn) = static.opts, (q_ref.shape[0], k_ref.shape[0])
+  states = {}
+  for rows, columns in _sub_tiles(bm, bn):
+    s = _dot(q_ref[rows], k_ref[columns])
+    parts = []
+    for at, part in _chunks(columns):
+      row, col = (_needed(side, level) for side in _vectors(
+          static, sides, wide, rows, at))
+      parts.append((_masked_ends(static, level, tile.logits(
+          s[:, part], scale_ref[0], row, col, opts), rows, at), at,
+          tile.side_scale(scale_ref[0], row, col)))
+    exps = {}  # by their logits: rows and columns share those of one shift
+    if opts.rows:
+      old = tuple(ref[rows] for ref in scratch)
+      new = _fold(old, [(d[0], scale) for d, _, scale in parts], opts, exps)
+      for ref, x in zip(scratch, new, strict=True):
+        ref[rows] = x
+    if opts.cols:
+      for (_, direction), at, scale in parts:
+        state = states.get(at.start) or _empty_columns()
+        states[at.start] = _fold_columns(state, direction, scale, opts, exps)
+        if rows.stop == bm:
+          yield at, _across_sublanes(states.pop(at.start), opts)
+
+
+def _masked_ends(static, level, directions, rows, at):
+  """Both directions with the pairs beyond the arrays masked."""
+  (b, n), (r, c) = static.sizes, directions
+  bm, bn = static.block
+  if level != flags.ALL:
+    return directions
+  if r is not None and n % bn:
+    r = _within(r, n, pl.program_id(1) * bn + at.start, 1)
+  if c is not None and b % bm:
+    c = _within(c, b, pl.program_id(0) * bm + rows.start, 0)
+  return r, c
 
 
 def _within(direction, size, start, axis):
@@ -216,13 +319,77 @@ def _within(direction, size, start, axis):
   return jnp.where(inside, z, MASKED), inside if keep is None else keep & inside
 
 
-def _ds_kernel(structure, opts, scale_ref, q_ref, k_ref, *refs):
-  *sides, out_ref = refs
-  (row, row_ct), (col, col_ct) = _open(structure, sides)
-  z = tile.logits(_dot(q_ref[...], k_ref[...]), scale_ref[0], row, col, opts)
-  scale = tile.side_scale(scale_ref[0], row, col)
-  p = tile.probabilities(z, scale, opts, row_ct, col_ct)
-  out_ref[...] = p.astype(out_ref.dtype)
+def _exp(z, less, opts, exps):
+  """2**(z - less); with a constant shift once for both directions."""
+  if not opts.bounded:
+    return jnp.exp2(z - less)
+  return exps.setdefault(id(z), (jnp.exp2(z - less), z))[0]
+
+
+def _fold(old, parts, opts, exps):
+  """Lane-private running (maximum, sum, dropped) with some columns more."""
+  top, total, dropped = old
+  new = functools.reduce(jnp.maximum, [z for (z, _), _ in parts], top)
+  if not opts.bounded:
+    total = total * jnp.exp2(top - new)
+  for (z, keep), scale in parts:
+    total += _exp(z, tile.shift(scale, opts) if opts.bounded else new, opts, exps)
+    if keep is not None:
+      dropped += jnp.where(keep, 0, 1)
+  return new, total, dropped
+
+
+def _empty_columns():
+  return tile.start((_SUBLANES, _LANES), jnp.float32)
+
+
+def _fold_columns(old, direction, scale, opts, exps):
+  """Sublane-private running sums of 128 columns with some rows more."""
+  top, total, dropped = old
+  z, keep = direction
+
+  def fold(x, reduce):
+    return reduce(x.reshape(-1, _SUBLANES, _LANES), axis=0)
+
+  new = jnp.maximum(top, fold(z, jnp.max))
+  if opts.bounded:
+    total += fold(_exp(z, tile.shift(scale, opts), opts, exps), jnp.sum)
+  else:
+    less = jnp.broadcast_to(new, (z.shape[0] // _SUBLANES, *new.shape))
+    total = total * jnp.exp2(top - new) + fold(
+        jnp.exp2(z - less.reshape(z.shape)), jnp.sum)
+  if keep is not None:
+    dropped += fold(jnp.where(keep, 0, 1), jnp.sum)
+  return new, total, dropped
+
+
+def _across_sublanes(state, opts):
+  """[1,128] each of [8,128]."""
+  top, total, dropped = state
+  best = top.max(0, keepdims=True)
+  if not opts.bounded:
+    total = total * jnp.exp2(top - best)
+  return best, total.sum(0, keepdims=True), dropped.sum(
+      0, keepdims=True, dtype=jnp.int32)
+
+
+def _ds_kernel(static, marks_ref, first_ref, scale_ref, q_ref, k_ref, *refs):
+  opts = static.opts
+  sides, (out_ref, *wide) = _split(refs, static.structure.num_leaves)
+  _spread(static, sides, wide)
+
+  def run(level):
+    for rows, columns in _sub_tiles(q_ref.shape[0], k_ref.shape[0]):
+      s = _dot(q_ref[rows], k_ref[columns])
+      for at, part in _chunks(columns):
+        (row, row_ct), (col, col_ct) = _vectors(static, sides, wide, rows, at)
+        row, col = _needed(row, level), _needed(col, level)
+        z = tile.logits(s[:, part], scale_ref[0], row, col, opts)
+        scale = tile.side_scale(scale_ref[0], row, col)
+        p = tile.probabilities(z, scale, opts, row_ct, col_ct, jnp.exp2)
+        out_ref[rows, at] = p.astype(out_ref.dtype)
+
+  _by_level(static, marks_ref, first_ref, run)
 
 
 def _dot(q, k):
@@ -231,45 +398,67 @@ def _dot(q, k):
       precision=precision.of_dtype(q.dtype))
 
 
+def _split(refs, count):
+  return refs[:count], refs[count:]
+
+
 # --- Around them -------------------------------------------------------------
 
-_SCALAR = pl.BlockSpec(memory_space=pltpu.SMEM)
 
-
-def _operands(bm, bn, d):
-  return (pl.BlockSpec((bm, d), lambda i, j: (i, 0)),
-          pl.BlockSpec((bn, d), lambda i, j: (j, 0)))
-
-
-def _sides(row, col, bm, bn):
-  """Vectors of both sides, lane-major, and their block specs."""
-  at_row = pl.BlockSpec((1, bm), lambda i, j: (0, i))
-  at_col = pl.BlockSpec((1, bn), lambda i, j: (0, j))
-  row, col = jax.tree.leaves(row), jax.tree.leaves(col)
-  return ([x[None, :] for x in (*row, *col)],
-          [at_row] * len(row) + [at_col] * len(col))
-
-
-def _merge(top, total, kept):
-  """Column partials of all row blocks, each [row blocks, N]."""
-  best = top.max(0)
-  return best, (total * jnp.exp(top - best)).sum(0), kept.sum(0, dtype=jnp.int32)
-
-
-def _params(*semantics):
-  return pltpu.CompilerParams(
-      dimension_semantics=semantics, vmem_limit_bytes=_VMEM_LIMIT)
-
-
-def _cost(q, k, written):
+def _call(kernel, name, q, k, scale, sides, opts, block, marks, first, shapes, specs,
+          scratch, written):
+  """A kernel over all tiles of q and k, with the vectors `sides` of both."""
   (b, d), n = q.shape, k.shape[0]
-  return pl.CostEstimate(
-      flops=2 * b * n * d, transcendentals=b * n,
-      bytes_accessed=(b + n) * d * q.dtype.itemsize + written)
+  words, levels = marks
+  (bm, bn), grid = block, (pl.cdiv(b, block[0]), pl.cdiv(n, block[1]))
+  row, col = jax.tree.leaves(sides[0]), jax.tree.leaves(sides[1])
+  scale, sides, opts = _to_base_2(scale, sides, opts)
+  leaves = jax.tree.leaves(sides)
+  static = _Static(jax.tree.structure(sides), len(row), opts, (b, n), block,
+                   levels)
+  at_row = pl.BlockSpec((1, bm), lambda i, j, *_: (0, i))
+  at_col = pl.BlockSpec((1, bn), lambda i, j, *_: (0, j))
+  wide = [pltpu.VMEM((bm, _LANES), x.dtype) for x in row]
+  spec = pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=2, grid=grid,
+      in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM),
+                pl.BlockSpec((bm, d), lambda i, j, *_: (i, 0)),
+                pl.BlockSpec((bn, d), lambda i, j, *_: (j, 0)),
+                *[at_row] * len(row), *[at_col] * len(col)],
+      out_specs=specs, scratch_shapes=[*scratch, *wide])
+  if words is None:
+    words = jnp.zeros((1, 1), jnp.int32)
+  streamed = (b + grid[0] * n) * d * q.dtype.itemsize
+  return pl.pallas_call(
+      functools.partial(kernel, static), grid_spec=spec, out_shape=shapes,
+      compiler_params=pltpu.CompilerParams(
+          dimension_semantics=('parallel', 'arbitrary'), vmem_limit_bytes=_VMEM_LIMIT),
+      cost_estimate=pl.CostEstimate(
+          flops=2 * b * n * d, transcendentals=b * n,
+          bytes_accessed=streamed + written),
+      interpret=pltpu.InterpretParams() if opts.interpret else False, name=name,
+  )(words, jnp.stack([jnp.asarray(x, jnp.int32) for x in first]), scale.reshape(1),
+    q, k, *(x[None, :] for x in leaves))
 
 
-def _interpreter(opts):
-  return pltpu.InterpretParams() if opts.interpret else False
+def _to_base_2(scale, sides, opts):
+  """Scales, biases and log-sum-exps in units of log 2: an exponential less a product.
+
+  sides: (row, col), each a MaskVectors or (MaskVectors, (lse or None, cotangent)).
+  """
+  def turn(side):
+    if isinstance(side, MaskVectors):
+      return dataclasses.replace(
+          side, scale=times(side.scale), bias=times(side.bias))
+    masks, ct = side
+    return turn(masks), None if ct is None else (times(ct[0]), ct[1])
+
+  def times(x):
+    return None if x is None else x * _LOG2E
+
+  hardness = opts.hardness[0] * _LOG2E, opts.hardness[1] * _LOG2E
+  return (scale * _LOG2E, tuple(map(turn, sides)),
+          dataclasses.replace(opts, hardness=hardness))
 
 
 def _up(size: int) -> int:

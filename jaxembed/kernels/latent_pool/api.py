@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.functional import accumulator
-from jaxembed.kernels import dispatch
+from jaxembed.kernels import choices, dispatch
 from jaxembed.kernels.latent_pool import blockwise, gpu, recompute, reference, tpu
 from jaxembed.kernels.latent_pool.fold import Folded, fold_latents
 from jaxembed.types import Array, Params
@@ -86,19 +86,12 @@ def latent_pool_packed(params: Params | Folded, hidden: Array, segments: Array,
                token_block, axis)
 
 
-def preferred() -> str:
-  """What impl='auto' is on this platform; see BENCHMARKS.md for the timings.
-
-  The kernels bound memory by computing the up-projection twice. Until one has
-  been timed to win on its hardware, blockwise, which computes it once, is it.
-  """
-  return 'blockwise'
-
-
 def _pool(params, hidden, segments, num_segments, impl, token_block, axis):
   """Dispatch, after the checks. -> [B,S,D]."""
   impl = dispatch.check_impl(impl)
-  impl = preferred() if impl == 'auto' else impl
+  if impl == 'auto':
+    impl = choices.choose('latent_pool', rows=segments.size, width=hidden.shape[-1],
+                          dtype=hidden.dtype, chip=choices.chip()).impl
   kept = (segments >= 0) & (segments < num_segments)
   segments = jnp.where(kept, segments, -1)
   if impl == 'reference':

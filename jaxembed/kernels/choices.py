@@ -1,0 +1,129 @@
+"""Which implementation impl='auto' takes: a table, chip x shape class -> why.
+
+An entry is timed on the hardware, or argued from what the compiler schedules and moves:
+instruction bundles and bytes of HBM (BENCHMARKS.md, suite aot). What no entry names is
+blockwise. `use` puts a machine's own measurements before the table (`jaxembed tune`
+writes them); nothing is measured or stored while a program runs.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from jaxembed.kernels import dispatch
+
+LARGEST = 2**31 - 1
+OPERATIONS = ('contrastive', 'latent_pool')
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """An implementation for a class of shapes on one chip, and the evidence for it.
+
+  chip: v5e, v5p, v6e, or a device kind as JAX tells it; '*': any. dtype: of the
+  products' operands. rows: of the smaller side of the scores, or tokens; width: of
+  the vectors or states; both bounds included.
+  """
+
+  operation: str
+  chip: str
+  dtype: str
+  impl: str
+  reason: str
+  rows: tuple[int, int] = (0, LARGEST)
+  width: tuple[int, int] = (0, LARGEST)
+
+  def __post_init__(self):
+    if self.operation not in OPERATIONS or self.impl not in dispatch.IMPLS[1:]:
+      raise ValueError(f'{self.operation!r} by {self.impl!r} is no choice; operations '
+                       f'are {OPERATIONS}, implementations {dispatch.IMPLS[1:]}')
+
+
+def _contrastive(chip: str, reason: str) -> Choice:
+  return Choice('contrastive', chip, 'bfloat16', 'tpu', reason, rows=(1024, LARGEST),
+                width=(128, 4096))
+
+
+_COMPILED = ('compiled, not timed: the matrix unit is busy in most bundles of both '
+             'kernels, and scores do not go to HBM, only their gradient once')
+TABLE = (
+    _contrastive('v5e', _COMPILED),
+    _contrastive('v5p', _COMPILED),
+    _contrastive('v6e', _COMPILED),
+    Choice('latent_pool', '*', '*', 'blockwise',
+           'the kernels make the up-projection twice, four products for three, to keep '
+           'no activations; not timed'),
+)
+_OTHERWISE = 'not timed, and not compiled to bundles: plain XLA'
+_CHIPS = {'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e', 'TPU v5': 'v5p', 'TPU v5p': 'v5p',
+          'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e'}
+_own: list[Choice] = []
+
+
+def chip() -> str:
+  """The chip that the computation being traced will run on, as the table calls it."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  kind = None if device is None else device.device_kind
+  kind = kind or jax.devices()[0].device_kind
+  return _CHIPS.get(kind, kind)
+
+
+def choose(operation: str, *, rows: int, width: int, dtype: Any, chip: str
+           ) -> Choice:
+  """The first entry that fits, the machine's own before the table's."""
+  kind = str(jax.numpy.dtype(dtype))
+  for entry in (*_own, *TABLE):
+    if (entry.operation == operation and entry.chip in (chip, '*')
+        and entry.dtype in (kind, '*') and _within(rows, entry.rows)
+        and _within(width, entry.width)):
+      return entry
+  return Choice(operation, chip, kind, 'blockwise', _OTHERWISE)
+
+
+def use(path: str | pathlib.Path) -> list[Choice]:
+  """Puts the choices of a file that `jaxembed tune` wrote before the table's.
+
+  Programs that are traced from here on follow them. Those of an earlier call are
+  forgotten. Returns them.
+
+  Raises:
+    ValueError: the file is no such table; it is named.
+  """
+  try:
+    read = json.loads(pathlib.Path(path).read_text('utf-8'))
+    found = [Choice(**entry | {name: tuple(entry[name]) for name in ('rows', 'width')
+                               if name in entry}) for entry in read['choices']]
+  except (KeyError, TypeError, ValueError) as e:
+    raise ValueError(f'{path} is no table of kernels ({e}); write one with jaxembed '
+                     'tune --out=FILE') from e
+  _own[:] = found
+  return found
+
+
+def as_json(choices: Sequence[Choice], note: str) -> str:
+  """The text of a file that `use` reads. note: where and when it was measured."""
+  return json.dumps({'note': note, 'choices': [
+      dataclasses.asdict(entry) for entry in choices]}, indent=2) + '\n'
+
+
+def in_force() -> list[dict[str, object]]:
+  """What 'auto' follows here, as rows of a table to print: first what `use` read."""
+  return rows_of([*_own, *TABLE])
+
+
+def rows_of(entries: Sequence[Choice]) -> list[dict[str, object]]:
+  """The entries as rows of a table to print."""
+  def span(low, high):
+    return f'{low}+' if high == LARGEST else f'{low} to {high}'
+
+  return [{'operation': c.operation, 'chip': c.chip, 'operands': c.dtype,
+           'rows': span(*c.rows), 'width': span(*c.width), 'implementation': c.impl,
+           'because': c.reason} for c in entries]
+
+
+def _within(x, bounds):
+  return bounds[0] <= x <= bounds[1]

@@ -1,0 +1,188 @@
+"""Kernels as libtpu's compiler schedules them, for chips that are not here.
+
+A child process per program compiles it for a described topology and dumps the last
+schedule of each kernel (launch/bundles.py). 'bundles' are those of a grid step, the
+least cycles that it takes; 'matrix unit' is the share of them that the step's products
+would keep it busy at its peak, an upper bound on what a run can reach; 'spills' are
+stores of vectors for which there was no register, per bundle. 'HBM bytes/score' and
+'temporaries' are the compiler's figures for the whole program, value and gradient,
+the first at 8,192 x 8,192 scores, where loops have one turn. No figure is a timing.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+
+from jaxembed import config, sharding, types
+from jaxembed.kernels.contrastive import MaskVectors, masked_lse, tpu
+from jaxembed.losses import masks
+from jaxembed.pooling import latent_attention
+
+from .. import bundles
+
+_FLAGS = ('--xla_jf_dump_to={} --xla_jf_dump_llo_text=true '
+          '--xla_jf_dump_llo_pass_label_regex=.*final_bundles.*')
+_TOPOLOGY = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
+# Multiply-adds of a core per bundle in bfloat16 when every slot of the matrix units is
+# taken: of 262,144 in an instruction, which holds 14 of four slots, or 4 of two.
+_RATE = {'v5e': 262144 / 3.5, 'v5p': 262144 / 3.5, 'v6e': 262144}
+_TOKENS, _LENGTH, _DIM = 16384, 512, 4096  # of the released latent-attention head
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What a child compiles. masks: none, step (as info_nce passes them) or all."""
+
+  chip: str
+  kernel: str  # contrastive | latent_pool
+  impl: str = 'tpu'
+  size: int = 8192  # rows and columns of scores
+  dim: int = 768
+  masks: str = 'step'
+  bounded: bool = False
+
+
+def run(repeats: int, small: bool) -> list[dict]:
+  """A row per kernel of each program, and one for each whole program."""
+  del repeats  # compilation is deterministic
+  programs = [Program('v6e', 'contrastive', size=2048, dim=256)] if small else [
+      p for chip in _TOPOLOGY for p in _programs(chip)]
+  return [row for p in programs for row in _rows(p, _child(p))]
+
+
+def _programs(chip: str) -> Iterator[Program]:
+  for dim, kind, bounded in (
+      (384, 'step', False), (768, 'none', False), (768, 'none', True),
+      (768, 'step', False), (768, 'step', True), (768, 'all', False),
+      (1024, 'none', False), (1024, 'step', False), (4096, 'step', False)):
+    yield Program(chip, 'contrastive', dim=dim, masks=kind, bounded=bounded)
+  for dim in (768, 1024):
+    yield Program(chip, 'contrastive', 'blockwise', dim=dim)
+  for impl in ('tpu', 'blockwise'):
+    yield Program(chip, 'contrastive', impl, size=65536)
+    yield Program(chip, 'latent_pool', impl, dim=_DIM)
+
+
+def _child(program: Program) -> dict:
+  """The figures of a program, compiled in a process of its own."""
+  with tempfile.TemporaryDirectory() as folder:
+    env = {**os.environ, 'LIBTPU_INIT_ARGS': _FLAGS.format(folder),
+           'ALLOW_MULTIPLE_LIBTPU_LOAD': 'true', 'JAX_PLATFORMS': 'cpu',
+           'JAX_ENABLE_COMPILATION_CACHE': 'false'}
+    done = subprocess.run(
+        [sys.executable, '-m', __name__, json.dumps(dataclasses.asdict(program))],
+        env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+      return {'note': next((line for line in reversed(done.stderr.splitlines())
+                            if 'Error' in line), 'failed')[:100]}
+    paths = bundles.of_folder(pathlib.Path(folder))
+  return json.loads(done.stdout.splitlines()[-1]) | {'kernels': {
+      name: [dataclasses.asdict(path) for path in of] for name, of in paths.items()
+      if name.startswith(('contrastive', 'geglu'))}}
+
+
+def _rows(program: Program, found: dict) -> Iterator[dict]:
+  told = {'chip': program.chip, 'D': program.dim}
+  if program.kernel == 'contrastive':
+    told |= {'B = N': program.size, 'masks': program.masks, 'bounded': program.bounded}
+  for name, paths in sorted(found.get('kernels', {}).items()):
+    work = found['work'][name] / _RATE[program.chip]
+    for path in paths:
+      yield {'what': name, **told, 'bundles': path['bundles'],
+             'matrix unit': work / path['bundles'],
+             'spills': path['spills'] / path['bundles']}
+  yield {'what': f'{program.kernel} {program.impl}', **told} | {
+      name: found[key] for name, key in (
+          ('HBM bytes/score', 'bytes'), ('temporaries MiB', 'temporaries'),
+          ('note', 'note')) if key in found}
+
+
+# --- In the child ------------------------------------------------------------
+
+
+def _main(program: Program) -> dict:
+  described = topologies.get_topology_desc(
+      platform='tpu', topology_name=_TOPOLOGY[program.chip])
+  where = sharding.make_mesh((1, 1, 1), described.devices[:1])
+  build = _contrastive if program.kernel == 'contrastive' else _latent_pool
+  with jax.set_mesh(where):
+    loss, args, work = build(program)
+    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=jax.NamedSharding(where, jax.P())), args)
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*placed).compile()
+  out = {'temporaries': step.memory_analysis().temp_size_in_bytes / 2**20,
+         'work': work}
+  if program.kernel == 'contrastive' and program.size <= 8192:
+    out['bytes'] = step.cost_analysis()['bytes accessed'] / program.size**2
+  return out
+
+
+def _shape(*dims: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(dims, dtype)
+
+
+def _contrastive(program: Program) -> tuple[Callable, tuple, dict[str, int]]:
+  n, d = program.size, program.dim
+  made = {'bounded': program.bounded, 'impl': program.impl, 'dtype': 'bfloat16'}
+  # Multiply-adds of a grid step: all products of its tile.
+  tile = _tile(n, d)
+  work = {'contrastive_sums': tile, 'contrastive_ds': tile}
+  x = _shape(n, d, dtype=jnp.float32)
+  if program.masks == 'step':
+    pairing = types.Pairing(
+        owner=_shape(n), is_positive=_shape(n, dtype=bool), query_id=_shape(n),
+        passage_id=_shape(n), group=_shape(n), in_batch=_shape(n, dtype=bool))
+
+    def sides(pairing):
+      lay = masks.layout(pairing, config.LossConfig())
+      return lay.row, lay.col
+
+    side = pairing
+  else:
+    side = MaskVectors() if program.masks == 'none' else MaskVectors(
+        ids=(_shape(n),) * 3, owner=_shape(n), group=_shape(n),
+        threshold=_shape(n, dtype=jnp.float32), bias=_shape(n, dtype=jnp.float32))
+
+    def sides(side):
+      return side, side
+
+  directions = ('row', 'col') if program.masks == 'all' else ('row',)
+
+  def loss(q, k, side):
+    row, col = sides(side)
+    found = masked_lse(q, k, scale=20.0, row=row, col=col, directions=directions,
+                       axes=sharding.BATCH, **made)
+    return sum(s.lse.sum() for s in found if s is not None)
+
+  return loss, (x, x, side), work
+
+
+def _tile(n: int, d: int) -> int:
+  bm, bn = tpu.blocks(n, n, d, 2)
+  return bm * bn * d
+
+
+def _latent_pool(program: Program) -> tuple[Callable, tuple, dict[str, int]]:
+  cfg = config.PoolingConfig(kind='latent_attention', latents=512, heads=8)
+  params = jax.eval_shape(lambda key: latent_attention.init(
+      cfg, _DIM, key, jnp.bfloat16), jax.random.key(0))
+  hidden = _shape(_TOKENS // _LENGTH, _LENGTH, _DIM, dtype=jnp.bfloat16)
+  kept = _shape(*hidden.shape[:2], dtype=bool)
+  step = 2 * 512 * _DIM * 512  # tokens x columns of both kernels
+  return (lambda params, hidden, kept: latent_attention.apply(
+      params, cfg, hidden, kept, impl=program.impl).sum(), (params, hidden, kept),
+      {'geglu_sums': step, 'geglu_grad': step})
+
+
+if __name__ == '__main__':
+  print(json.dumps(_main(Program(**json.loads(sys.argv[1])))))

@@ -1,0 +1,62 @@
+"""Which implementation 'auto' takes: the table, a machine's own, and shapes."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxembed.kernels import choices
+from jaxembed.kernels.contrastive import api
+
+
+def choose(**changed):
+  return choices.choose(**{'operation': 'contrastive', 'rows': 8192, 'width': 768,
+                           'dtype': jnp.bfloat16, 'chip': 'v6e'} | changed)
+
+
+def test_every_chip_has_an_entry_with_its_reason():
+  for chip in ('v5e', 'v5p', 'v6e'):
+    found = choose(chip=chip)
+    assert found.impl == 'tpu' and len(found.reason) > 20
+  for other in ({'chip': 'cpu'}, {'chip': 'NVIDIA H100'}, {'dtype': jnp.float32},
+                {'width': 8192}, {'rows': 100}, {'operation': 'latent_pool'}):
+    assert choose(**other).impl == 'blockwise'
+
+
+@pytest.mark.parametrize('kind, named', [
+    ('TPU v5 lite', 'v5e'), ('TPU v5', 'v5p'), ('TPU v6 lite', 'v6e')])
+def test_the_mesh_in_force_says_which_chip_it_is(kind, named):
+  device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=1, platform='tpu')
+  mesh = jax.sharding.AbstractMesh((), (), abstract_device=device)
+  x = jax.ShapeDtypeStruct((4096, 768), jnp.bfloat16)
+  with jax.sharding.use_abstract_mesh(mesh):
+    assert choices.chip() == named
+    assert api._pick('auto', x, x, x.dtype, api.NO_MASK, ()) == 'tpu'
+  assert api._pick('auto', x, x, x.dtype, api.NO_MASK, ()) == 'blockwise'
+
+
+def test_a_machine_s_own_choices_come_first_and_can_be_taken_back(tmp_path):
+  own = choices.Choice('contrastive', 'v6e', 'bfloat16', 'blockwise', 'timed here',
+                       rows=(0, 10000))
+  path = tmp_path / 'kernels.json'
+  path.write_text(choices.as_json([own], 'a note'))
+  try:
+    assert choices.use(path) == [own]
+    assert choose() == own and choose(rows=20000).impl == 'tpu'
+    assert choices.in_force()[0]['because'] == 'timed here'
+  finally:
+    path.write_text(choices.as_json([], ''))
+    choices.use(path)
+  assert choose().impl == 'tpu'
+
+
+@pytest.mark.parametrize('text', [
+    'x', '{}', '{"choices": [{}]}',
+    json.dumps({'choices': [{'operation': 'contrastive', 'chip': 'v6e', 'reason': '',
+                             'dtype': 'float32', 'impl': 'cuda'}]})])
+def test_a_file_that_is_no_table_is_named(tmp_path, text):
+  path = tmp_path / 'kernels.json'
+  path.write_text(text)
+  with pytest.raises(ValueError, match=r'kernels\.json is no table of kernels.*tune'):
+    choices.use(path)
