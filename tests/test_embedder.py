@@ -167,6 +167,7 @@ def prompted(minilm, tmp_path_factory):
   return folder
 
 
+@pytest.mark.thorough
 def test_prompts_are_sentence_transformers(prompted):
   st = pytest.importorskip('sentence_transformers')
   theirs = st.SentenceTransformer(str(prompted), device='cpu')
@@ -183,6 +184,7 @@ def test_prompts_are_sentence_transformers(prompted):
   assert not np.allclose(ours.encode_query(texts), ours.encode(texts), atol=1e-2)
 
 
+@pytest.mark.thorough
 def test_prompts_given_at_loading_are_sentence_transformers(prompted):
   st = pytest.importorskip('sentence_transformers')
   given = {'prompts': {'query': 'ask: ', 'own': 'mine: '}, 'default_prompt_name': 'own'}
@@ -197,6 +199,7 @@ def test_prompts_given_at_loading_are_sentence_transformers(prompted):
     Embedder.load(prompted, default_prompt_name='other')
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('prompts, default', [
     ({'query': 'ask for '}, 'query'), ({'x': 'ask for '}, 'x'), ({'query': None}, None),
     ({'passage': 'passage: ', 'corpus': 'no: '}, None), ({}, None)])

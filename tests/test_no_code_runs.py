@@ -74,6 +74,7 @@ def test_load_encode_and_evaluate(road):
   sts.evaluate(model, TEXTS[:2], TEXTS[2:], [0.0, 1.0])
 
 
+@pytest.mark.thorough
 def test_convert(road, tmp_path):
   model = bundle.open(road)
   short = dataclasses.replace(model.cfg, max_length=64)  # a quarter of the work

@@ -127,7 +127,7 @@ class BackboneConfig:
   query_scale: float = 0.0  # scores are multiplied by it; 0: 1/sqrt(head_dim)
   # A query at place p is multiplied by 1 + growth log(1 + floor(p / every)) (Llama 4).
   query_growth: float = 0.0  # 0: not
-  query_growth_every: int = 1
+  query_growth_every: int = 1  # places after which the factor grows
   softcap: float = 0.0  # s -> c tanh(s/c); 0: none
   window: int = 0  # keys seen by a windowed layer, own one included; 0: all
   two_way_window: int = 0  # the same when bidirectional: |distance| below it

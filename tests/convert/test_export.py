@@ -100,6 +100,7 @@ def test_torch_computes_the_same(tmp_path, source, family, attention, pooling):
   assert back.prompts == {'query': 'find: '}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('reads', after(1, ['layers_last', 'layers_mean', 'tokens']))
 def test_a_head_over_layers_leaves_with_its_torch_module(tmp_path, source, reads):
   pooling = dataclasses.replace(_LATENT, kind='layer_attention', reads=reads)
@@ -112,6 +113,7 @@ def test_a_head_over_layers_leaves_with_its_torch_module(tmp_path, source, reads
   assert back.cfg.pooling == pooling
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('family, pooling, rule', after(2, [
     ('mistral', config.PoolingConfig(kind='last'), 'include'),
     ('bert', config.PoolingConfig(), 'exclude'),

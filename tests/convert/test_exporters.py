@@ -55,6 +55,7 @@ def adapter(run, tmp_path_factory):
   return target
 
 
+@pytest.mark.thorough
 def test_an_adapter_is_the_model_wherever_it_is_opened(run, adapter, base):
   st = pytest.importorskip('sentence_transformers')
   library = pytest.importorskip('peft')
@@ -92,6 +93,7 @@ def test_the_base_stays_the_same_from_run_to_adapter_to_run(
     (tmp_path / 'origin.json').rename(run / 'model/origin.json')
 
 
+@pytest.mark.thorough
 def test_adapters_on_weights_of_their_own_need_a_base_that_is_named(
     base, tmp_path):
   trained = _begin(base, tmp_path / 'full')

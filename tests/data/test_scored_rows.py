@@ -72,6 +72,7 @@ def test_a_score_is_used_or_refused(tmp_path):
     source(tmp_path, rows, columns=('a', 'b'))
 
 
+@pytest.mark.thorough
 def test_from_rows_to_the_loss_that_sentence_transformers_computes(minilm, tmp_path):
   """Scored pairs beside pairs: CoSENT reads the former, InfoNCE the latter alone."""
   from sentence_transformers.sentence_transformer.losses import CoSENTLoss

@@ -51,7 +51,7 @@ def _flags_of_a_new_process():
   def ours():
     found = ((f, flags.FLAGS.find_module_defining_flag(f)) for f in list(flags.FLAGS))
     return {f: (flags.FLAGS[f], module) for f, module in found
-            if module != 'launch.hosts' and (
+            if module not in ('launch.hosts', 'launch.json_log') and (
                 f.startswith('config') or not module
                 or module.startswith(('launch.', 'jaxembed ')))}
 

@@ -234,6 +234,7 @@ def test_underflow_in_bounded_mode_can_be_counted():
   assert sums.lse[0] == -jnp.inf and sums.num_kept[0] == 1
 
 
+@pytest.mark.thorough
 def test_double_use_vmap_and_remat():
   """An array on both sides, batched and rematerialised, equals the plain sum."""
   x, _ = arrays(12, 12, 8)

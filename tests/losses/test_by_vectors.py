@@ -79,6 +79,7 @@ def test_embedding_matching_equals_loops(distance):
         q, p, pair, {'projection': projection})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('distance', ['cosine', 'mse', 'l2'])
 def test_embedding_matching_equals_embed_distill_loss(distance):
   """Vectors of any length, the projection's gradient too; MSELoss is 'mse'."""

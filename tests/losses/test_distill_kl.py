@@ -57,6 +57,7 @@ def test_equals_loops_on_any_mesh(own):
     assert np.linalg.norm(got - ref) <= 1e-6 * np.linalg.norm(ref)
 
 
+@pytest.mark.thorough
 def test_equals_sentence_transformers():
   from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
   q, p, pair = scored(missing=0)

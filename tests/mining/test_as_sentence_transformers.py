@@ -38,6 +38,7 @@ def mined(texts, embedder, tmp_path_factory):
   return found, miner.mine(found, {'minilm': lambda: embedder}, depth=DEPTH)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('peer, ours', [
     ({'relative_margin': 0.05}, {}),
     pytest.param({'absolute_margin': 0.1, 'max_score': 0.6}, {

@@ -71,6 +71,7 @@ def scratch(monkeypatch):
     monkeypatch.setitem(heads.HEADS, head.kind, head)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('kind', ['gated', thorough('middle')])
 def test_a_new_pooling_trains_from_its_record_alone(scratch, kind):
   cfg = tiny_step.model(kind)

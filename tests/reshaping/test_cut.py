@@ -9,7 +9,7 @@ import pytest
 from jaxembed import bundle, config
 from jaxembed.convert import exporters, to_sentence_transformers
 from jaxembed.embedder import Embedder
-from jaxembed.models import encoder, presets
+from jaxembed.models import after_pooling, encoder, presets
 from jaxembed.reshaping import cut
 from tests.helpers import tiny_run
 
@@ -74,7 +74,7 @@ def test_a_shorter_vector_is_the_beginning_of_the_long_one(dense):
   def through(m):
     x = v
     for i, layer in enumerate(m.cfg.dense):
-      x = np.asarray(encoder._dense(m.params['dense'][str(i)], layer, x))
+      x = np.asarray(after_pooling.apply(m.params['dense'][str(i)], layer, x))
     return x
 
   np.testing.assert_allclose(through(small), through(model)[:, :5], rtol=1e-5,

@@ -102,6 +102,7 @@ def test_chunks_do_not_change_the_gradient(name):
     same(run(grad_cache.encode_in_chunks, cfg, rows * LENGTH), want)
 
 
+@pytest.mark.thorough
 def test_dropout_is_replayed():
   cfg = config.LossConfig(temperature=0.1)
   args = {'budget': 20 * LENGTH, 'dropout': 0.3,
@@ -128,6 +129,7 @@ def test_dropout_gradient_is_the_slope():
   np.testing.assert_allclose(slope, numeric, rtol=2e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('mode', ['ring', thorough('gather')])
 def test_mesh_equals_one_device(mode):
   cfg = config.LossConfig(temperature=0.1, exchange=mode)

@@ -25,6 +25,7 @@ def old(tmp_path, monkeypatch):
   return tmp_path / 'run'
 
 
+@pytest.mark.thorough
 def test_it_opens_resumes_and_exports(old):
   st = pytest.importorskip('sentence_transformers')
   begun = bundle.open(old)

@@ -174,6 +174,7 @@ def test_adafactor_treats_every_layer_as_a_matrix_of_its_own():
   np.testing.assert_allclose(got / scale, want / scale, atol=2e-5)
 
 
+@pytest.mark.thorough
 def test_adapters_decay_as_peft_and_torch_decay_them():
   torch = pytest.importorskip('torch')
   rng = np.random.default_rng(0)
