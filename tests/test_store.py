@@ -1,6 +1,7 @@
 """Vectors on disk: what was put in comes out, whoever wrote it and however often it
 was killed."""
 
+import itertools
 import json
 import os
 import socket
@@ -162,12 +163,16 @@ def test_where_locks_are_missing_the_name_in_the_file_must_do(tmp_path, monkeypa
     raise OSError('no locks')
 
   monkeypatch.setattr(alone.fcntl, 'flock', without)
+  monkeypatch.setattr(alone, 'STALE', 1.0)
   partial = tmp_path / 'v.partial'
   partial.mkdir()
   lock = partial / 'writer-0-of-1.lock'
   lock.write_text(json.dumps({'host': 'elsewhere', 'process': 7}))
-  with pytest.raises(BlockingIOError, match=r'process 7 on host elsewhere.*or remove'):
-    _fill(_writer(tmp_path / 'v'))
+  signs = itertools.count()
+  with monkeypatch.context() as m, pytest.warns(UserWarning, match='host elsewhere'):
+    m.setattr(alone, '_touched', lambda lock: next(signs))
+    with pytest.raises(BlockingIOError, match='process 7 on host elsewhere.*or remove'):
+      _fill(_writer(tmp_path / 'v'))
   ended = subprocess.Popen(['true'])
   ended.wait()
   lock.write_text(json.dumps({'host': socket.gethostname(), 'process': ended.pid}))

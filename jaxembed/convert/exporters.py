@@ -31,7 +31,7 @@ from jaxembed.convert import (
   to_sentence_transformers,
   to_static,
 )
-from jaxembed.files import carried, checked_json, place, whole_json
+from jaxembed.files import carried, checked_json, place, url, whole_json
 from jaxembed.models import length, lora
 from jaxembed.pooling import heads
 
@@ -58,7 +58,6 @@ class Format:
   size: float = 1.0  # bytes on disk, relative to those of the parameters; at least
 
 
-@place.remote(writes=('target',))
 def export(model: Bundle, target: str | os.PathLike,
            format: str = 'sentence-transformers', base: str = '', *,
            facts: card.Facts = card.NOTHING, **options: Any) -> Report:
@@ -86,6 +85,9 @@ def export(model: Bundle, target: str | os.PathLike,
     ValueError: the format cannot hold this model, or its check failed; nothing is left
       behind.
   """
+  if url.of(target):  # no decorator: its frame would keep the parameters in memory
+    with place.published(target) as local:
+      return export(model, local, format, base, facts=facts, **options)
   if format not in FORMATS:
     raise ValueError(f'format {format!r} is unknown; choose one of '
                      f'{", ".join(FORMATS)}')
