@@ -143,15 +143,19 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def watched(names: list[str]) -> Iterator[None]:
+def watched(names: list[str], log: Callable[[str], None] = print) -> Iterator[None]:
   """Ends this process, with a line that says which, once another one has died.
 
   names: of the hosts, as `compare` returns them. An error that the death of another
-  process may have caused is held until it is known whose it was.
+  process may have caused is held until it is known whose it was. When process 0 dies,
+  jax itself ends the others, at once, and says that the leader has died.
   """
   if len(names) == 1:
     yield
     return
+  where = ', '.join(f'{i} on {name}' for i, name in enumerate(names[:64]))
+  log(f'hosts      {len(names)} processes: {where}. Process 0 coordinates; when this '
+      'leader dies the others end at once')
   watch, well = _Watch(names), False
   try:
     yield

@@ -101,7 +101,7 @@ def train(cfg: config.Config, folder: str | os.PathLike, *,
     checks.model_fits(cfg, start.resolve(cfg.model).cfg)
   names = hosts.compare('configuration, versions and devices',
                         lambda: manifest.facts(cfg, folder, mesh))
-  with (hosts.watched(names), jax.set_mesh(mesh), workdir.alone(folder),
+  with (hosts.watched(names, log), jax.set_mesh(mesh), workdir.alone(folder),
         compiled.kept(folder), checkpoint.Checkpoints(
             folder / 'checkpoints', keep=cfg.checkpoint.keep,
             may_drop=remote_run.may_drop(folder)) as saved):
