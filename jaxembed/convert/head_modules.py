@@ -16,7 +16,7 @@ from jaxembed.convert.tensor_files import Tensor, inside, open_folder, read_json
 from jaxembed.files import known_keys
 from jaxembed.files.folder import short
 from jaxembed.models import training_free
-from jaxembed.pooling import heads
+from jaxembed.pooling import heads, weighted_layers
 from jaxembed.pooling.head import Head, Mode, Twin
 
 
@@ -134,7 +134,7 @@ def read(folder: pathlib.Path, after: Sequence[Mapping[str, Any]], cfg: ModelCon
   Raises:
     UnsupportedModel: a key, a value or an order that would not be computed exactly.
   """
-  cfg = dataclasses.replace(cfg, dense=(), normalize=False)
+  cfg = dataclasses.replace(cfg, dense=(), normalize=False, pooling=PoolingConfig())
   parts, readers = [], _readers()
   pooled = cfg.backbone.family == static_embedding.FAMILY
   for entry in after:
@@ -142,7 +142,10 @@ def read(folder: pathlib.Path, after: Sequence[Mapping[str, Any]], cfg: ModelCon
     if not pooled and name in ('Dense', 'LayerNorm', 'Normalize'):
       raise UnsupportedModel(f'{folder}/modules.json: {name} stands before Pooling; '
                              'only modules of the pooled vector are computed')
-    pooled = True
+    if name == _WEIGHTED and pooled:
+      raise UnsupportedModel(f'{folder}/modules.json: {name} stands behind Pooling, '
+                             'which has pooled the layers already')
+    pooled = name != _WEIGHTED
     cfg, part = readers[name](place, cfg)
     parts += [part] if part else []
   return cfg, tuple(parts)
@@ -180,6 +183,13 @@ def _pooling(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]
       raise UnsupportedModel(f'{folder}/config.json: {key}={short(width)} is not the '
                              f"backbone's width {cfg.backbone.dim}")
   pooling = PoolingConfig(kind='+'.join(modes))
+  if cfg.pooling.kind == weighted_layers.KIND:
+    if pooling.kind not in weighted_layers.POOLS:
+      raise UnsupportedModel(
+          f'{fields.file}: the mode {pooling.kind} behind {_WEIGHTED} is not '
+          f'supported; known there: {", ".join(weighted_layers.POOLS)}')
+    pooling = dataclasses.replace(cfg.pooling, options=(
+        *cfg.pooling.options, ('pool', pooling.kind)))
   return _with_prompts(dataclasses.replace(cfg, pooling=pooling), fields), None
 
 
@@ -250,6 +260,22 @@ def _dense(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, Part]:
   return dataclasses.replace(cfg, dense=(*cfg.dense, layer), normalize=False), part
 
 
+def _weighted_layers(folder: pathlib.Path, cfg: ModelConfig
+                     ) -> tuple[ModelConfig, Part]:
+  """The weights of the layers; how each is pooled, the Pooling behind says."""
+  fields = Fields(_config(folder, known_keys.WEIGHTED_LAYERS), f'{folder}/config.json')
+  start, layers = fields.whole('layer_start', 4), cfg.backbone.num_layers
+  count = fields.whole('num_hidden_layers', 12)
+  if count != layers or not 1 <= start <= layers:
+    raise UnsupportedModel(
+        f'{fields.file}: layer_start={start} and num_hidden_layers={count} are not '
+        f'supported for a model of {layers} layers (the embeddings, layer 0, do not '
+        'count here)')
+  pooling = PoolingConfig(kind=weighted_layers.KIND, options=(('start', start),))
+  table = tables.head_table(heads.HEADS[weighted_layers.KIND], pooling)
+  return dataclasses.replace(cfg, pooling=pooling), Part(folder, table)
+
+
 def _layer_norm(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, Part]:
   fields = Fields(_config(folder, known_keys.LAYER_NORM), f'{folder}/config.json')
   width = cfg.embedding_dim
@@ -261,9 +287,11 @@ def _layer_norm(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, Pa
   return dataclasses.replace(cfg, dense=(*cfg.dense, step), normalize=False), part
 
 
+_WEIGHTED = 'WeightedLayerPooling'
 FIRST = ('Transformer', static_embedding.TYPE, training_free.TWIN.type)
 _OF_THE_LIBRARY = {'Pooling': _pooling, 'Dense': _dense, 'Normalize': _normalize,
-                   'Dropout': _dropout, 'LayerNorm': _layer_norm}
+                   'Dropout': _dropout, 'LayerNorm': _layer_norm,
+                   _WEIGHTED: _weighted_layers}
 
 
 def _readers() -> dict[str, Callable]:

@@ -24,6 +24,7 @@ from jaxembed.convert.head_modules import Part
 from jaxembed.convert.tensor_files import inside, read_json
 from jaxembed.files import known_keys
 from jaxembed.models import training_free
+from jaxembed.pooling import weighted_layers
 
 __all__ = ['Found', 'Part', 'after_backbone', 'read']
 
@@ -97,7 +98,14 @@ def after_backbone(folder: pathlib.Path, cfg: ModelConfig
   if cfg.backbone.family != static_embedding.FAMILY:
     prepends = head_modules.kind(first) == training_free.TWIN.type
     cfg = _with_settings(inside(folder, first['path']), cfg, prepends)
-  return head_modules.read(folder, others, cfg)
+  found, parts = head_modules.read(folder, others, cfg)
+  file = inside(folder, first['path']) / 'config.json'
+  if found.pooling.kind == weighted_layers.KIND and file.is_file() and (
+      read_json(file).get('output_hidden_states') is not True):
+    raise UnsupportedModel(
+        f'{file}: without output_hidden_states=true sentence-transformers passes over '
+        'WeightedLayerPooling; write true, or take the module out of a copy')
+  return found, parts
 
 
 def _with_settings(home: pathlib.Path, cfg: ModelConfig, prepends: bool) -> ModelConfig:

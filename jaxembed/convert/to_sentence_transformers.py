@@ -24,7 +24,7 @@ from jaxembed.convert import (
 )
 from jaxembed.files import carried, checked_json
 from jaxembed.models import training_free
-from jaxembed.pooling import heads
+from jaxembed.pooling import heads, weighted_layers
 
 _SHARD = 5_000_000_000  # bytes, the hub's habit
 _MODULES = 'sentence_transformers.models.'
@@ -55,7 +55,8 @@ def refuse(model: Bundle) -> None:
         "export; keep the run, or export the adapters of LoRA (format 'peft')")
   found = heads.of(model.cfg.pooling)
   missing = [f'{head.kind} pooling{" beside others" if head.twin else ""}'
-             for head in found if not head.mode and (len(found) > 1 or not head.twin)]
+             for head in found if not head.mode and (len(found) > 1 or not head.twin)
+             and head.kind != weighted_layers.KIND]
   if missing:
     raise ValueError(f'sentence-transformers has no module for {" or ".join(missing)}; '
                      'keep the run, and load it with Embedder.load')
@@ -170,8 +171,10 @@ def write_modules(folder: pathlib.Path, model: Bundle) -> None:
   if _is_static(model):
     parts = [('', _MODULES + static_embedding.TYPE)]
   else:
-    parts = [('', first), _pooling(
-        folder, params, cfg, cfg.prompt_pooling == 'include')]
+    parts = [('', first)]
+    if cfg.pooling.kind == weighted_layers.KIND:
+      parts.append(_weighted_layers(folder, params, cfg))
+    parts.append(_pooling(folder, params, cfg, cfg.prompt_pooling == 'include'))
   for i, layer in enumerate(cfg.dense):
     if layer.normalize_input:
       parts.append(_normalize(folder, len(parts)))
@@ -213,6 +216,8 @@ def _pooling(folder, params, cfg, include_prompt):
   if head.twin and not others:
     return _twin(folder, params, cfg, head, include_prompt)
   path, modes = '1_Pooling', cfg.pooling.modes
+  if cfg.pooling.kind == weighted_layers.KIND:
+    modes = (str(heads.settings(cfg.pooling)['pool']),)
   (folder / path).mkdir()
   # Several modes stand side by side in the order of the keys; another needs a list.
   known = head_modules.library_modes()
@@ -224,6 +229,19 @@ def _pooling(folder, params, cfg, include_prompt):
       **({} if named == in_order else {'pooling_mode': named}),
       'include_prompt': include_prompt})
   return path, _MODULES + 'Pooling'
+
+
+def _weighted_layers(folder, params, cfg):
+  """Writes the module that averages layers; returns its (path, type)."""
+  path, name = '1_WeightedLayerPooling', 'WeightedLayerPooling'
+  (folder / path).mkdir()
+  write_json(folder / path / 'config.json', {
+      'word_embedding_dimension': cfg.backbone.dim,
+      'layer_start': heads.settings(cfg.pooling)['start'],
+      'num_hidden_layers': cfg.backbone.num_layers})
+  rows = tables.head_table(heads.HEADS[weighted_layers.KIND], cfg.pooling).rows
+  save_weights(folder / path, tables.lazy(params, cfg, rows))
+  return path, _MODULES + name
 
 
 def _twin(folder, params, cfg, head, include_prompt):

@@ -117,6 +117,9 @@ DENSE = {
 NORMALIZE = {'module_input_name': _VECTOR, 'module_output_name': _VECTOR}
 DROPOUT = {'dropout': HARMLESS}
 LAYER_NORM = {'dimension': APPLIED}
+WEIGHTED_LAYERS = {
+    'embedding_dimension': HARMLESS, 'word_embedding_dimension': HARMLESS,
+    'layer_start': APPLIED, 'num_hidden_layers': APPLIED}
 
 # Arguments for the hub and for memory, which every from_pretrained takes.
 _LOADING: dict[str, Any] = dict.fromkeys((

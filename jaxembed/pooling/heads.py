@@ -9,12 +9,12 @@ from jax.sharding import PartitionSpec as P
 
 from jaxembed.config import PoolingConfig
 from jaxembed.config.check import options
-from jaxembed.pooling import latent_attention, layer_attention, pool
+from jaxembed.pooling import latent_attention, layer_attention, pool, weighted_layers
 from jaxembed.pooling.head import Head, States, Vectors
 from jaxembed.types import Params
 
 HEADS: dict[str, Head] = {head.kind: head for head in (
-    *pool.HEADS, latent_attention.HEAD, layer_attention.HEAD)}
+    *pool.HEADS, latent_attention.HEAD, layer_attention.HEAD, weighted_layers.HEAD)}
 
 
 def of(cfg: PoolingConfig) -> tuple[Head, ...]:

@@ -27,7 +27,7 @@ from tests.helpers.folders import (
     edit,
     words,
 )
-from tests.helpers.tiers import after
+from tests.helpers.tiers import after, thorough
 
 st = pytest.importorskip('sentence_transformers')
 torch = pytest.importorskip('torch')
@@ -263,7 +263,7 @@ def test_code_of_a_folder_is_told_of(folder, tmp_path, file, key):
 @pytest.mark.parametrize(('types', 'message'), [
     (['Transformer', 'Dense', 'Pooling'], 'Dense stands before Pooling'),
     (['Transformer', 'Pooling', 'Pooling'], 'exactly one has to pool'),
-    (['Transformer', 'WeightedLayerPooling', 'Pooling'], 'WeightedLayerPooling'),
+    (['Transformer', 'Pooling', 'WeightedLayerPooling'], 'stands behind Pooling'),
     (['Router', 'Pooling'], "does not begin with a Transformer.*sub_modules.'query'"),
     (['BoW'], 'does not begin with .*models.BoW.*not computed'),
     (['WordEmbeddings', 'CNN', 'Pooling'], 'begin with .*WordEmbeddings'),
@@ -357,3 +357,40 @@ def test_every_activation_of_torch_without_parameters():
     cfg = config.DenseConfig(features=12, bias=False, activation=names[name])
     got = after_pooling.apply({'kernel': np.eye(12, dtype=np.float32)}, cfg, x)
     np.testing.assert_allclose(got, want, atol=1e-6, err_msg=name)
+
+
+def _weighted(tmp_path, family, mode):
+  from sentence_transformers.base.modules import Transformer
+  from sentence_transformers.sentence_transformer.modules import (
+    Pooling,
+    WeightedLayerPooling,
+  )
+
+  base = backbone(tmp_path / 'base', family, byte_pairs('<s> $A </s>'), 0)
+  first = Transformer(str(base), config_kwargs={'output_hidden_states': True})
+  middle = WeightedLayerPooling(WIDTH, num_hidden_layers=2, layer_start=1)
+  middle.layer_weights.data = torch.tensor([0.7, 1.8])
+  st.SentenceTransformer(modules=[first, middle, Pooling(WIDTH, mode)],
+                         device='cpu').save(str(tmp_path / 'model'))
+  return tmp_path / 'model'
+
+
+@pytest.mark.parametrize(('family', 'mode'), [
+    ('bert', 'mean'), thorough('qwen2', 'lasttoken'), thorough('modernbert', 'cls')])
+def test_a_weighted_mean_of_layers(tmp_path, family, mode):
+  """Poolings are linear in the states, so that pooled layers are averaged here."""
+  from jaxembed.convert import exporters
+
+  folder = _weighted(tmp_path, family, mode)
+  _agree(folder, TEXTS)
+  exporters.export(bundle.open(folder), tmp_path / 'out')
+  _agree(tmp_path / 'out', TEXTS)
+
+
+def test_a_mean_of_layers_that_is_not_computed_is_named(tmp_path):
+  folder = _weighted(tmp_path, 'bert', 'max')
+  with pytest.raises(UnsupportedModel, match='the mode max behind WeightedLayerPool'):
+    bundle.open(folder, weights=False)
+  edit(_module(folder, 'WeightedLayerPooling') / 'config.json', layer_start=0)
+  with pytest.raises(UnsupportedModel, match='layer_start=0 .* model of 2 layers'):
+    bundle.open(folder, weights=False)

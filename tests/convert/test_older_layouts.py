@@ -10,6 +10,7 @@ from jaxembed.convert import from_hf, parity_families, tables
 from jaxembed.convert.fields import UnsupportedModel
 from jaxembed.models import encoder
 from tests.helpers.folders import edit
+from tests.helpers.tiers import thorough
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -86,7 +87,7 @@ def test_gte_with_the_settings_of_its_own_code(tmp_path):
   _agree(tmp_path, model)
 
 
-@pytest.mark.parametrize('kind', ['T5ForConditionalGeneration', 'T5Model'])
+@pytest.mark.parametrize('kind', ['T5ForConditionalGeneration', thorough('T5Model')])
 def test_of_a_t5_with_a_decoder_the_encoder_is_read(tmp_path, kind):
   config = transformers.T5Config(
       vocab_size=99, d_model=32, d_ff=48, num_layers=2, num_heads=4, d_kv=16)

@@ -12,6 +12,7 @@ from jaxembed.convert.fields import UnsupportedModel
 from jaxembed.convert.tensor_files import BadCheckpoint
 from jaxembed.embedder import Embedder
 from tests.helpers.folders import TEXTS, words
+from tests.helpers.tiers import thorough
 
 st = pytest.importorskip('sentence_transformers')
 torch = pytest.importorskip('torch')
@@ -53,8 +54,9 @@ def _model2vec(table):
 
 
 @pytest.mark.parametrize('change', [
-    None, lambda table: {'embeddings': table}, _model2vec,
-    lambda table: {'embeddings': table, 'weights': np.ones(len(table), 'f4') * 0.5}])
+    _model2vec, thorough(None), thorough(lambda table: {'embeddings': table}),
+    thorough(lambda table: {'embeddings': table,
+                            'weights': np.ones(len(table), 'f4') * 0.5})])
 def test_vectors_are_those_of_sentence_transformers(tmp_path, change):
   from sentence_transformers.base.modules import Dense, Normalize
 

@@ -11,6 +11,7 @@ from jaxembed import sharding
 from jaxembed.config import ModelConfig, PoolingConfig
 from jaxembed.models import encoder, presets, training_free
 from jaxembed.types import Tokens
+from tests.helpers.tiers import thorough
 
 _HEAD = PoolingConfig(kind='layer_attention', latents=4, heads=2, head_dim=8)
 CFG = ModelConfig(pooling=_HEAD, backbone=presets.tiny(
@@ -45,7 +46,7 @@ def _gradients(params, cfg):
   return jax.jit(jax.grad(loss))(params)
 
 
-@pytest.mark.parametrize('remat', ['none', 'full'])
+@pytest.mark.parametrize('remat', ['full', thorough('none')])
 def test_vectors_and_gradients(params, remat):
   """The vector of every layer is pooled, so each pass counts."""
   cfg, loose = (dataclasses.replace(c, remat=remat) for c in (CFG, LOOSE))
