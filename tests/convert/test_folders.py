@@ -293,8 +293,6 @@ def test_harmless_keys_change_nothing(folder, tmp_path):
   np.testing.assert_array_equal(*texts)
 
 
-
-
 @pytest.mark.parametrize(('fields', 'message'), [
     ({'partial_rotary_factor': 0.5}, 'partial_rotary_factor=0.5'),
     ({'use_bidirectional_attention': True}, 'is_causal: false')])
@@ -352,11 +350,13 @@ def test_every_activation_of_torch_without_parameters():
   names = {path.rpartition('.')[2]: ours
            for ours, path in head_modules.ACTIVATIONS.items()}
   assert sorted(names.values()) == sorted(config.model.DENSE_ACTIVATIONS)
+  kernel = {'kernel': np.eye(12, dtype=np.float32)}
+  got = jax.jit(lambda x: {name: after_pooling.apply(
+      kernel, config.DenseConfig(features=12, bias=False, activation=names[name]), x)
+                           for name in _TORCH})(x)
   for name in _TORCH:
     want = getattr(torch.nn, name)().eval()(torch.from_numpy(x)).numpy()
-    cfg = config.DenseConfig(features=12, bias=False, activation=names[name])
-    got = after_pooling.apply({'kernel': np.eye(12, dtype=np.float32)}, cfg, x)
-    np.testing.assert_allclose(got, want, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(got[name], want, atol=1e-6, err_msg=name)
 
 
 def _weighted(tmp_path, family, mode):
