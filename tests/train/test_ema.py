@@ -86,6 +86,7 @@ def test_evaluation_and_the_finished_model_take_the_means(runs, tmp_path):
   assert any(np.any(plain[path] != last[path]) for path in plain)
 
 
+@pytest.mark.thorough
 def test_the_mean_of_checkpoints_is_numpys(runs, tmp_path):
   _, run = runs
   went = average.average([run], tmp_path / 'mean', last=3)
