@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 
-from jaxembed.config import DataConfig, SourceConfig
+from jaxembed.config import DataConfig, Reads, SourceConfig
 from jaxembed.data import feed, memory, mixture, prompts, sources
 from jaxembed.data.fields import BadFile, BadRow
 from jaxembed.data.overlap import Overlap
@@ -88,12 +88,14 @@ class DataReport:
 
 def examine(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int = 0,
             against: Mapping[str, Sequence[str]] | None = None,
-            given: memory.Rows | None = None) -> DataReport:
+            given: memory.Rows | None = None, reads: Reads | None = None
+            ) -> DataReport:
   """Reads the rows that a start would check (cfg.check_rows; 0: all) and reports.
 
   Args:
     against: by name, the texts of evaluation sets to look for in the rows.
     given: by name of a source of kind 'memory', its rows.
+    reads: what the loss reads of rows; None: it is not known.
 
   Raises:
     BadFile, FileNotFoundError: a file cannot be read at all.
@@ -109,8 +111,13 @@ def examine(cfg: DataConfig, tokenizer: Tokenizer, *, seed: int = 0,
         tokenizer, seed)
   except ValueError as error:  # nothing that a batch could be made of
     return DataReport(found, None, None, (str(error),))
-  notes = tuple(n for n in opened.notes(None) if 'cannot be used' not in n)
-  return DataReport(found, padding, candidates, notes)
+  notes = [n for n in opened.notes(reads) if 'cannot be used' not in n]
+  if reads is not None:
+    try:
+      opened.check_scores(reads)
+    except ValueError as error:
+      notes.insert(0, f'a run is refused: {error}')
+  return DataReport(found, padding, candidates, tuple(notes))
 
 
 def _source(cfg: SourceConfig, data: DataConfig, tokenizer: Tokenizer,

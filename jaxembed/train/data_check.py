@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pathlib
 from typing import Any
 
-from jaxembed import config
+from jaxembed import config, losses
 from jaxembed.data import data_report, examine, overlap
 from jaxembed.files import url
 from jaxembed.train import stages, start
@@ -35,7 +35,8 @@ def run(cfg: config.Config, folder: str, against: Sequence[str] = (),
   tokenizer, reports = start.tokenizer(cfg.model), []
   for i, stage in enumerate(cfg.stages):
     reports.append(examine.examine(stage.data, tokenizer, seed=cfg.seed + i,
-                                   against=known, given=rows))
+                                   against=known, given=rows,
+                                   reads=losses.named(stage.loss).reads))
     log(data_report.text(reports[-1], stage.name))
   picture = pathlib.Path(f'{folder.rstrip("/")}.check.png')
   log(f'picture    {data_report.plot(reports, picture)}')

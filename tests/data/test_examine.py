@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxembed import data
-from jaxembed.config import DataConfig, SourceConfig
+from jaxembed.config import DataConfig, Reads, SourceConfig
 from jaxembed.data import data_report, examine, overlap
 from jaxembed.train import data_check
 from tests.helpers import tiny_run
@@ -60,6 +60,16 @@ def test_counts_are_of_what_is_there(cfg, tokenizer):
   for says in ('25, which would end a run; the first 20:', '1 come again', '2 have a',
                'overlap    1 rows share 8 words in a row with held out'):
     assert says in told
+
+
+def test_what_a_run_would_be_refused_for_is_told(tmp_path, tokenizer):
+  (tmp_path / 'r.jsonl').write_text(json.dumps(
+      {'query': 'q', 'pos': ['p'], 'neg': ['n'], 'pos_scores': [1]}) + '\n')
+  cfg = DataConfig(sources=[SourceConfig(name='s', path=str(tmp_path / 'r.jsonl'))],
+                   batch_size=1, num_negatives=1)
+  first, *_ = examine.examine(cfg, tokenizer, reads=Reads()).notes
+  assert first.startswith("a run is refused: source 's': 1 of 1 rows read bring scores")
+  assert not any('refused' in n for n in examine.examine(cfg, tokenizer).notes)
 
 
 def test_a_picture(cfg, tokenizer, tmp_path):
