@@ -142,7 +142,8 @@ def survey(rows: Sequence[Example], check_rows: int, cfg: SourceConfig) -> Surve
     bare = bare or (None if row.instruction else row)
     torn.update(p.id for p in row.positives + row.negatives
                 if p.id and hashes.setdefault(p.id, text_id(p.text)) != text_id(p.text))
-  return Survey(**count, bare=bare, most_negatives=most_negatives,
+  counts = {name: int(n) for name, n in count.items()}
+  return Survey(**counts, bare=bare, most_negatives=most_negatives,
                 most_positives=most_positives,
                 answers=again.answers(_read(rows, check_rows, cfg)), bad=bad,
                 same_texts=_texts_of(
