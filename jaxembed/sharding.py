@@ -22,6 +22,10 @@ from jaxembed.mesh import AXES, BATCH, SEQUENCE, explicit, spec
 from jaxembed.paths import is_stacked, mapped
 from jaxembed.pooling import heads
 
+# Projections that are split on their output side, and on their input side.
+_OUT = r'layers/(input/gate|(full_)?attn/(pos_)?[qkv]|mlp/(up|gate))'
+_IN = r'layers/(input/out|(full_)?attn/o|mlp/down)'
+
 # Where each parameter lies: the first pattern that matches its path decides. Poolings
 # bring rows of their own (pooling.head.Head.rules).
 # Paths under layers/ carry a leading layer axis, which is never split. A matrix
@@ -31,18 +35,19 @@ RULES = (
     (r'embed/(token|position|type)$', P(None, 'fsdp')),
     (r'embed/project/kernel$', P(None, 'fsdp')),
     (r'embed/project/bias$', P()),
-    (r'layers/(attn/(pos_)?[qkv]|mlp/(up|gate))/kernel$', P('fsdp', 'tensor')),
-    (r'layers/(attn/(pos_)?[qkv]|mlp/(up|gate))/bias$', P('tensor')),
-    (r'layers/(attn/o|mlp/down)/kernel$', P('tensor', 'fsdp')),
-    (r'layers/(attn/o|mlp/down)/bias$', P()),
+    (_OUT + r'/kernel$', P('fsdp', 'tensor')),
+    (_OUT + r'/bias$', P('tensor')),
+    (_IN + r'/kernel$', P('tensor', 'fsdp')),
+    (_IN + r'/bias$', P()),
     (r'layers/mlp/(up|gate)_kernel$', P(None, 'fsdp', 'tensor')),  # of all experts
     (r'layers/mlp/down_kernel$', P(None, 'tensor', 'fsdp')),
     (r'layers/mlp/router_kernel$', P()),
-    (r'layers/(attn/(pos_)?[qkv]|mlp/(up|gate))/lora_a$', P('fsdp', None)),
-    (r'layers/(attn/(pos_)?[qkv]|mlp/(up|gate))/lora_b$', P(None, 'tensor')),
-    (r'layers/(attn/o|mlp/down)/lora_a$', P('tensor', None)),
-    (r'layers/(attn/o|mlp/down)/lora_b$', P(None, 'fsdp')),
+    (_OUT + r'/lora_a$', P('fsdp', None)),
+    (_OUT + r'/lora_b$', P(None, 'tensor')),
+    (_IN + r'/lora_a$', P('tensor', None)),
+    (_IN + r'/lora_b$', P(None, 'fsdp')),
     (r'backbone/relative$|attn/relative$', P()),
+    (r'backbone/(inputs_kernel|inputs_scale|out_kernel)$|layers/scale$', P()),
     (r'backbone/.*norm/(scale|bias)$', P()),
     (r'dense/\d+/(kernel|bias|residual|scale)$', P()),
     (r'length/(up|down)$', P()),

@@ -9,6 +9,7 @@ can be set. `validate` checks the whole tree afterwards.
 No flags, files or environment are read here.
 """
 
+from jaxembed.config.backbone import BackboneConfig, RopeScaling
 from jaxembed.config.data import DataConfig
 from jaxembed.config.experiment import (
     CheckpointConfig,
@@ -22,13 +23,11 @@ from jaxembed.config.experiment import (
 from jaxembed.config.length import LengthConfig, parse as parse_length
 from jaxembed.config.loss import LossComputing, LossConfig, Reads
 from jaxembed.config.model import (
-    BackboneConfig,
     DenseConfig,
     LoraConfig,
     ModelConfig,
     PoolingConfig,
     PrependConfig,
-    RopeScaling,
     bidirectional,
 )
 from jaxembed.config.source import SourceConfig

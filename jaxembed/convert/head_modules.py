@@ -179,9 +179,9 @@ def _pooling(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]
   if not widths:  # every pooling has one; a folder without is cut short
     raise UnsupportedModel(f'{folder}/config.json lacks word_embedding_dimension')
   for key, width in widths.items():
-    if type(width) is not int or width != cfg.backbone.dim:
+    if type(width) is not int or width != cfg.backbone.width:
       raise UnsupportedModel(f'{folder}/config.json: {key}={short(width)} is not the '
-                             f"backbone's width {cfg.backbone.dim}")
+                             f"backbone's width {cfg.backbone.width}")
   pooling = PoolingConfig(kind='+'.join(modes))
   if cfg.pooling.kind == weighted_layers.KIND:
     if pooling.kind not in weighted_layers.POOLS:

@@ -186,7 +186,7 @@ def _same_in_all_layers(modules, rows, layers: int) -> bool:
              for _, layer in tables.expand((row,), layers)}
     apart = '{l}' in row.name and row.paths[0].endswith('/kernel')
     if names & set(modules) and not (apart and names <= with_pair):
-      return not row.name.endswith('.weight')
+      return False
   return True
 
 
@@ -209,10 +209,12 @@ def _beside(modules, settings: peft_settings.Settings, rows, flat, layers: int
     at = 0
     for path, shape in zip(row.paths, shapes):
       part = b.read(at, at + shape[0]).T
-      adapted.setdefault(path, []).append((a.read().T, part))
+      adapted.setdefault(path, [None] * layers)[layer] = (a.read().T, part)
       at += shape[0]
   changed = {}
   for path, pairs in adapted.items():
+    none = tuple(map(np.zeros_like, next(filter(None, pairs))))
+    pairs = [pair or none for pair in pairs]  # a place that no layer reads
     here, dtype = path.removesuffix('kernel'), flat[path].dtype
     for name, parts in zip(('lora_a', 'lora_b'), zip(*pairs)):
       changed[here + name] = jnp.asarray(np.stack(parts), dtype)

@@ -224,7 +224,7 @@ def _pooling(folder, params, cfg, include_prompt):
   named = [known[mode].name for mode in modes]
   in_order = [known[ours].name for ours in known if ours in modes]
   write_json(folder / path / 'config.json', {
-      'word_embedding_dimension': cfg.backbone.dim,
+      'word_embedding_dimension': cfg.backbone.width,
       **{known[ours].key: ours in modes for ours in known},
       **({} if named == in_order else {'pooling_mode': named}),
       'include_prompt': include_prompt})
@@ -249,10 +249,10 @@ def _twin(folder, params, cfg, head, include_prompt):
   twin, path = head.twin, f'1_{head.twin.cls}'
   (folder / path).mkdir()
   pooling = dataclasses.replace(
-      cfg.pooling, head_dim=cfg.pooling.head_dim or cfg.backbone.dim)
+      cfg.pooling, head_dim=cfg.pooling.head_dim or cfg.backbone.width)
   values = heads.settings(pooling)
   write_json(folder / path / 'config.json', {
-      'embedding_dimension': cfg.backbone.dim,
+      'embedding_dimension': cfg.backbone.width,
       **{key: values[name] for key, name in twin.keys},
       **({'num_layers': cfg.backbone.num_layers} if heads.of_layer(pooling) else {}),
       'include_prompt': include_prompt})

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, LoraConfig
+from jaxembed.functional import rms_norm
 from jaxembed.kernels.attention import Distant, Pattern, attend, by_row
 from jaxembed.mesh import BATCH, reshard, spec, tokens_axis
 from jaxembed.models import length_rule, rope
@@ -123,6 +124,8 @@ class Attention(nn.Module):
                       out_sharding=spec(BATCH, tokens_axis(), 'tensor', None))
       if normed and cfg.qk_norm_heads == 'each':
         y = Norm(cfg, name=f'{name}_norm')(y)
+      if cfg.v_norm and name == 'v':
+        y = rms_norm(y, jnp.ones(cfg.head_dim), None, cfg.norm_eps)
       return y
 
     q = heads('q', cfg.num_heads)

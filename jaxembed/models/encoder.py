@@ -288,7 +288,7 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
   params = {'backbone': Backbone(plain).init(
       keys[0], tokens, 'bidirectional', None, length_rule.layout(plain, tokens)
       )['params']}
-  head = heads.init(cfg.pooling, cfg.backbone.dim, cfg.backbone.num_layers, keys[1])
+  head = heads.init(cfg.pooling, cfg.backbone.width, cfg.backbone.num_layers, keys[1])
   if head is not None:
     params['pooling'] = head
   for i, (layer, width, k) in enumerate(
@@ -296,7 +296,7 @@ def _init(cfg: ModelConfig, key: Array, dtype) -> Params:
     params.setdefault('dense', {})[str(i)] = after_pooling.init(layer, width, k)
   if cfg.length is not None and cfg.length.method == 'clex':
     params['length'] = clex.init(jax.random.fold_in(key, _POSITIONS),
-                                 cfg.backbone.rope_dim or cfg.backbone.head_dim)
+                                 cfg.backbone.rope_width)
   if cfg.lora is not None:
     params = lora.add(params, cfg.lora, keys[3])
   return jax.tree.map(lambda x: x.astype(dtype), params)

@@ -123,6 +123,27 @@ class FeedForward(nn.Module):
     return linear('down', cfg.dim, 'in', down_bias)(hidden)
 
 
+class LayerInput(nn.Module):
+  """A layer's own reading of the embeddings, gated by its state: the per-layer inputs
+  of Gemma 3n, without their table of tokens.  x [B,T,D] -> [B,T,D], to be added."""
+
+  cfg: BackboneConfig
+  lora: LoraConfig | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, embedded: Array, kernel: Array, scale: Array) -> Array:
+    """embedded [B,T,D]: before the first layer; kernel [D,P]; scale [P]."""
+    cfg = self.cfg
+    read = jnp.einsum(
+        'BTD,DP->BTP', embedded, reshard(kernel, None, 'tensor').astype(x.dtype),
+        out_sharding=spec(BATCH, tokens_axis(), 'tensor'))
+    read = rms_norm(read * cfg.dim**-0.5, scale, None, cfg.norm_eps)
+    gate = Linear(cfg.layer_input_dim, 'out', False, adapters(self.lora, self, 'gate'),
+                  name='gate')(x)
+    return Linear(cfg.dim, 'in', False, adapters(self.lora, self, 'out'), name='out')(
+        ACTIVATIONS[cfg.activation](gate) * read)
+
+
 class Embedding(nn.Module):
   """Token, position and segment vectors, summed.  ids [B,T] -> [B,T,D].
 

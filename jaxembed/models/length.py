@@ -81,7 +81,7 @@ def parameters(params: Params, before: ModelConfig, cfg: ModelConfig, key: Array
   if length is None or before.length is not None:
     return params
   if length.method == 'clex':
-    width = cfg.backbone.rope_dim or cfg.backbone.head_dim
+    width = cfg.backbone.rope_width
     dtype = params['backbone']['embed']['token'].dtype
     made = jax.tree.map(lambda x: x.astype(dtype), clex.init(key, width))
     return {**params, 'length': made}

@@ -72,7 +72,8 @@ def layout(cfg: ModelConfig, tokens: Tokens, *, params: Params | None = None,
     ids = jnp.where(tokens.mask, ids, jnp.minimum(ids, 0))
   local = distant = None
   if any(b.windowed_layers) and b.local_rope_theta and b.position == 'rope':
-    local = _rotation(rope.frequencies(_width(b), b.local_rope_theta), index, 1.0)
+    local = _rotation(
+        rope.frequencies(b.rope_dim or b.head_dim, b.local_rope_theta), index, 1.0)
   if found.near is not None:
     distant = Distant(found.near, *(_rotation(found.freqs, x, found.factor)
                                     for x in (found.grouped, found.shifted)))
@@ -223,4 +224,4 @@ def _rotation(freqs, ids: Array, factor: float) -> Rotation | None:
 
 def _width(cfg: BackboneConfig) -> int:
   """H, the rotated channels of a head."""
-  return cfg.rope_dim or cfg.head_dim
+  return cfg.rope_width

@@ -13,6 +13,11 @@ _QWEN2 = {'qkv_bias': True, 'norm_eps': 1e-6}
 _QWEN3 = {'qk_norm': True, 'norm_eps': 1e-6}
 _GEMMA = {'norm_eps': 1e-6, 'norm_offset': 1.0, 'activation': 'gelu_tanh'}
 _GEMMA2 = _GEMMA | {'block': 'sandwich'}
+_EMBEDDING_GEMMA2 = {
+    'norm_eps': 1e-6, 'block': 'sandwich', 'activation': 'gelu_tanh', 'qk_norm': True,
+    'v_norm': True, 'query_scale': 1.0, 'layer_scale': True, 'rope_theta': 1e6,
+    'local_rope_theta': 10000.0,
+}
 _GEMMA3 = _GEMMA2 | {'qk_norm': True, 'local_rope_theta': 10000.0}
 _OLMO2 = {'block': 'behind', 'qk_norm': True, 'qk_norm_heads': 'all'}
 _PHI = {
@@ -61,6 +66,7 @@ _DECODERS = {
 }
 # Pre-trained to see both directions.
 _ENCODERS = {
+    'embedding_gemma2_text': _EMBEDDING_GEMMA2,
     'bert': _BERT, 'roberta': _ROBERTA, 'xlm-roberta': _ROBERTA,
     'camembert': _ROBERTA, 'distilbert': _BERT | {'type_vocab_size': 0},
     'deberta-v2': _DEBERTA, 'electra': _BERT,
@@ -102,6 +108,10 @@ def tiny(family: str, **fields) -> BackboneConfig:
 
 _TINY_WINDOW = {'window': 6, 'two_way_window': 7}
 _TINY_EXTRAS = {
+    'embedding_gemma2_text': _TINY_WINDOW | {
+        'window': 7, 'windowed_layers': (True, True, False), 'num_kv_heads': 2,
+        'full_head_dim': 16, 'full_kv_heads': 1, 'layer_input_dim': 12, 'out_dim': 24,
+        'embed_scale': 32**0.5},
     'albert': {'embed_dim': 16, 'own_layers': 1},
     'deberta-v2': {'relative_buckets': 8, 'relative_distance': 16,
                    'query_scale': 24**-0.5},

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxembed.config import ModelConfig, PrependConfig
-from jaxembed.config.model import PER_LAYER
+from jaxembed.config.backbone import PER_LAYER
 from jaxembed.mesh import reshard
 from jaxembed.pooling.head import Twin
 from jaxembed.types import Array, Params
@@ -46,10 +46,14 @@ def at_layer(params: Params, cfg: ModelConfig, layer: int
   if own > 1 and end % uses:
     raise ValueError(f'layer {layer} lies between layers that share their parameters; '
                      f'choose a multiple of {uses}')
-  backbone = {k: v for k, v in params['backbone'].items() if k != 'norm'}
+  backbone = {k: v for k, v in params['backbone'].items()
+              if k not in ('norm', 'out_kernel')}
+  if cfg.backbone.layer_input_dim:
+    kept = end * cfg.backbone.layer_input_dim
+    backbone['inputs_kernel'] = backbone['inputs_kernel'][:, :kept]
   backbone['layers'] = jax.tree.map(lambda x: x[:own], backbone['layers'])
   shape = dataclasses.replace(
-      cfg.backbone, num_layers=end, final_norm=False,
+      cfg.backbone, num_layers=end, final_norm=False, out_dim=0,
       own_layers=own if cfg.backbone.own_layers else 0,
       **{name: getattr(cfg.backbone, name)[:end] for name in PER_LAYER})
   return ({**params, 'backbone': backbone},

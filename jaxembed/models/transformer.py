@@ -12,11 +12,11 @@ import numpy as np
 
 from jaxembed.config import BackboneConfig, ModelConfig
 from jaxembed.kernels.attention import ATTENTION, pattern
-from jaxembed.mesh import BATCH, reshard, spec, split_tokens
+from jaxembed.mesh import BATCH, reshard, spec, split_tokens, tokens_axis
 from jaxembed.models import length, positions
 from jaxembed.models.attention import Attention, Rotations, alibi, relative_bias
 from jaxembed.models.experts import Experts
-from jaxembed.models.layers import Embedding, FeedForward, Norm
+from jaxembed.models.layers import Embedding, FeedForward, LayerInput, Norm
 from jaxembed.models.length_rule import ALL_NEAR, Distant, Layout, Rotation
 from jaxembed.pooling import heads
 from jaxembed.pooling.pool import POOLERS
@@ -53,11 +53,9 @@ class Block(nn.Module):
   def once(self, x: Array, layer: dict, shared: dict) -> tuple[Array, Array | None]:
     """One pass: attention and feed-forward, and what the pooling keeps of it."""
     cfg, lora = self.cfg.backbone, self.cfg.lora
-    seen, rotations = _of_layer(layer, shared)
     if self.cfg.prepend is not None:
       x = jnp.where(shared['placeholder'] & layer['prepend'],
                     _last_state(x, shared['mask']), x)
-    attn = Attention(cfg, lora, self.cfg.attention_impl, name='attn')
     mlp = (Experts(cfg, name='mlp') if cfg.experts
            else FeedForward(cfg, lora, name='mlp'))
 
@@ -72,7 +70,7 @@ class Block(nn.Module):
     h = x if cfg.block in ('post', 'behind') else norm('attn_norm')(x)
     if not cfg.first_norm:
       h = jnp.where(layer['first'], x, h)
-    out = attn(h, seen, rotations, shared['bias'], shared['distances'])
+    out = self._attention(h, layer, shared)
     if cfg.block == 'parallel':
       return self._out(added(x, out + mlp(h), ''), shared)
     entered, x = x, added(x, out, 'attn_post_norm')
@@ -82,7 +80,36 @@ class Block(nn.Module):
       x = norm('attn_post_norm')(_residual(entered + x))
     h = x if cfg.block in ('post', 'behind') else norm('mlp_norm')(x)
     x = added(x, mlp(h), 'mlp_post_norm')
+    if cfg.layer_input_dim:
+      x = _residual(x + norm('input_norm')(LayerInput(cfg, lora, name='input')(
+          x, shared['embedded'], layer['input'], shared['input_scale'])))
+    if cfg.layer_scale:
+      x = x * self.param('scale', nn.initializers.ones, (1,))[0].astype(x.dtype)
     return self._out(norm('mlp_norm')(x) if cfg.block == 'post' else x, shared)
+
+  def _attention(self, h: Array, layer: dict, shared: dict) -> Array:
+    """Attention of this layer; where layers are of two kinds, one of them is run, and
+    the stacked parameters of the other have a place that nothing reads."""
+    cfg, lora, impl = self.cfg.backbone, self.cfg.lora, self.cfg.attention_impl
+    if not cfg.full_head_dim:
+      return Attention(cfg, lora, impl, name='attn')(
+          h, *_of_layer(layer, shared), shared['bias'], shared['distances'])
+    wide = dataclasses.replace(
+        cfg, head_dim=cfg.full_head_dim, num_kv_heads=cfg.full_kv_heads)
+    seen, scale = shared['pattern'], shared['query_scale']
+
+    def windowed(block, h):
+      return Attention(cfg, lora, impl, name='attn')(
+          h, seen, Rotations(shared['local'], scale), None)
+
+    def full(block, h):
+      return Attention(wide, lora, impl, name='full_attn')(
+          h, dataclasses.replace(seen, window=0),
+          Rotations(shared['global'], scale, shared['distant']), None)
+
+    if self.is_initializing():  # the parameters of both
+      return jnp.where(layer['windowed'], windowed(self, h), full(self, h))
+    return nn.cond(layer['windowed'], windowed, full, self, h)
 
   def _out(self, x: Array, shared: dict) -> tuple[Array, Array | None]:
     return x, _layer_output(self.cfg, x, shared)
@@ -115,6 +142,8 @@ class Backbone(nn.Module):
     if not cfg.final_norm:
       return x, layer_outputs
     x = Norm(cfg, name='norm')(x)
+    if cfg.out_dim:
+      x = self._projected(x, layer_outputs)
     if layer_outputs is not None:  # the last layer's states are those after the norm
       last = _layer_output(self.cfg, x, shared)
       layer_outputs = layer_outputs.at[-1].set(last)
@@ -151,12 +180,36 @@ class Backbone(nn.Module):
     layers = nn.scan(
         block, variable_axes={'params': 0}, in_axes=in_axes,
         split_rngs={'params': True, 'dropout': True}, length=cfg.stacked_layers)
-    x, layer_outputs = layers(self.cfg, name='layers')(x, _per_layer(self.cfg), shared)
+    per_layer = _per_layer(self.cfg)
+    if cfg.layer_input_dim:
+      per_layer['input'], shared['input_scale'] = self._inputs()
+      shared['embedded'] = x
+    x, layer_outputs = layers(self.cfg, name='layers')(x, per_layer, shared)
     if layer_outputs is not None and cfg.own_layers:
       layer_outputs = jax.lax.reshape(
           layer_outputs, (cfg.num_layers, *layer_outputs.shape[2:]),
           out_sharding=spec(None, BATCH, None))
     return x, layer_outputs
+
+  def _inputs(self) -> tuple[Array, Array]:
+    """Kernels [L,D,P] with which layers read the embeddings, and a norm's scale [P]."""
+    cfg = self.cfg.backbone
+    width = cfg.layer_input_dim
+    kernel = self.param('inputs_kernel', nn.initializers.normal(0.02),
+                        (cfg.dim, cfg.num_layers * width))
+    kernel = reshard(kernel, None, None).reshape(cfg.dim, cfg.num_layers, width)
+    scale = self.param('inputs_scale', nn.initializers.ones, (width,))
+    return kernel.transpose(1, 0, 2), scale
+
+  def _projected(self, x: Array, layer_outputs: Array | None) -> Array:
+    cfg = self.cfg.backbone
+    if layer_outputs is not None:
+      raise ValueError(f'{self.cfg.pooling.kind} reads every layer, and the layers of '
+                       f'this {cfg.family} are not as wide as what it gives')
+    kernel = self.param('out_kernel', nn.initializers.normal(0.02),
+                        (cfg.dim, cfg.out_dim))
+    return jnp.einsum('BTD,DE->BTE', x, reshard(kernel, None, None).astype(x.dtype),
+                      out_sharding=spec(BATCH, tokens_axis(), None))
 
 
 def _residual(x: Array) -> Array:
@@ -171,7 +224,7 @@ def _per_layer(model: ModelConfig) -> dict[str, Array]:
   if model.prepend is not None:
     at = np.arange(cfg.num_layers)
     layer['prepend'] = (at >= model.prepend.start) & (at < model.prepend.stop)
-  if _mixed(cfg):
+  if _mixed(cfg) or cfg.full_head_dim:
     layer['windowed'] = np.array(cfg.windowed_layers)
   if len(set(cfg.rope_layers)) == 2:
     layer['turned'] = np.array(cfg.rope_layers)
@@ -215,7 +268,7 @@ def _shared(cfg: BackboneConfig, mode: str, tokens: Tokens, layout: Layout,
       positions=None if prefix is None else positions.in_text(tokens.mask),
       window=window if any(listed) or not listed else 0)
   global_, local = layout.rotation, layout.local
-  if listed and all(listed):
+  if listed and all(listed) and not cfg.full_head_dim:
     global_, local = local or global_, None
   return {'pattern': seen, 'global': global_, 'local': local, 'bias': None,
           'query_scale': layout.query_scale, 'distant': layout.distant}

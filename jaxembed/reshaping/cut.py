@@ -38,6 +38,9 @@ def layers(model: Bundle, keep: Sequence[int]) -> Bundle:
   if keep[0] and any(row.skip_layers for row in tables.backbone_table(backbone).rows):
     raise ValueError(f'layer 0 of {backbone.family} lacks a part that others have; '
                      f'keep it (layers 0, {", ".join(map(str, keep))})')
+  if backbone.layer_input_dim:
+    raise ValueError(f'{backbone.family} has one matrix for what its layers read of '
+                     'the embeddings, which is not cut; at_layer ends it earlier')
   changed = {f.name: tuple(value[i] for i in keep)  # what is said layer by layer
              for f in dataclasses.fields(backbone)
              if isinstance(value := getattr(backbone, f.name), tuple)

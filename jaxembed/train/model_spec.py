@@ -111,7 +111,7 @@ def needs_new_head(model: ModelConfig, wanted: ModelConfig) -> bool:
 def _shape(pooling: PoolingConfig, model: ModelConfig):
   found = heads.settings(pooling)
   if 'head_dim' in found:  # one as wide as the backbone may say so in two ways
-    found['head_dim'] = pooling.head_dim or model.backbone.dim
+    found['head_dim'] = pooling.head_dim or model.backbone.width
   return pooling.kind, found
 
 

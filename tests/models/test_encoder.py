@@ -188,6 +188,7 @@ LATENT = PoolingConfig(kind='latent_attention', latents=8, heads=2, head_dim=8)
      (1, 1, 1, 2)),
     ('gemma2', 'bidirectional', PoolingConfig(kind='mean_sqrt'), False, (1, 1, 1, 4)),
     ('olmo2', 'causal', PoolingConfig(), True, (1, 2, 2, 2)),
+    ('embedding_gemma2_text', 'bidirectional', PoolingConfig(), True, (2, 2, 1, 2)),
     ('ministral3', 'causal', PoolingConfig(), True, (1, 1, 2, 4)),
     ('phi', 'bidirectional', PoolingConfig(), False, (1, 2, 2, 2)),
     ('smollm3', 'causal', PoolingConfig(), False, (1, 2, 2, 2)),

@@ -37,13 +37,14 @@ class Composite:
 
 
 COMPOSITES = {'gemma3': Composite(('gemma3_text',)),
-              'mistral3': Composite(('mistral', 'ministral3'))}
+              'mistral3': Composite(('mistral', 'ministral3')),
+              'embedding_gemma2': Composite(
+                  ('embedding_gemma2_text',),
+                  (r'^(vision|audio)_tower\.', r'^embed_(vision|audio)\.'))}
 
 
 # Known by name, and not computed: why.
-_OTHER_LAYERS = 'its layers are of two shapes, attention of two widths'
-REFUSED = {'embedding_gemma2': _OTHER_LAYERS, 'embedding_gemma2_text': _OTHER_LAYERS,
-           'lfm2': 'its layers are of two kinds, convolutions and attention'}
+REFUSED = {'lfm2': 'its layers are of two kinds, convolutions and attention'}
 
 
 def as_family(config: Mapping[str, Any]) -> Mapping[str, Any]:
