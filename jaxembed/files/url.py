@@ -173,11 +173,11 @@ class Objects:
       FileExistsError: with `create`, if it is there.
     """
     import obstore
-    mode: Any = 'create' if create else 'overwrite'
+    options: dict[str, Any] = (
+        {'mode': 'create', 'use_multipart': False} if create else {})
     size = data.stat().st_size if isinstance(data, pathlib.Path) else len(data)
     found = persistently(
-        lambda: obstore.put(self._store, self._key(name), data, mode=mode,
-                            **({'use_multipart': False} if create else {})),
+        lambda: obstore.put(self._store, self._key(name), data, **options),
         self._say(name))
     return Object(size, str(found['e_tag'] or found['version'] or size))
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import pathlib
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -14,7 +15,8 @@ FOLDER = 'compiled'
 def kept(folder: pathlib.Path) -> Iterator[None]:
   """JAX's persistent compilation cache in folder/compiled; nothing where there is one
   already (jax_compilation_cache_dir, JAX_COMPILATION_CACHE_DIR)."""
-  if jax.config.jax_compilation_cache_dir:
+  settings: Any = jax.config  # its type names no setting
+  if settings.jax_compilation_cache_dir:
     yield
     return
   compilation_cache.reset_cache()  # it may have been found to be switched off
