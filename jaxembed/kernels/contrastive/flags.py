@@ -17,7 +17,8 @@ from jaxembed.kernels.contrastive.options import MaskVectors
 _REACH = 4
 _NOTHING = jnp.iinfo(jnp.int32).max
 PLAIN, IDS, ALL = range(3)  # levels: no such mask, those by ids, owners and groups too
-_PER_WORD = 8  # levels of two bits
+_PER_WORD = 8  # levels of two bits; 2**_SHIFT
+_SHIFT = 3
 
 
 def tile_levels(row: MaskVectors, col: MaskVectors, sizes: tuple[int, int],
@@ -51,7 +52,8 @@ def pack(levels: jax.Array) -> jax.Array:
 
 def level_at(words: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
   """[] int32: the level of tile (i, j) in `pack`'s words, an array or a reference."""
-  return (words[i, j // _PER_WORD] >> (2 * (j % _PER_WORD))) & 3
+  # No division: kernels run this for every tile.
+  return (words[i, j >> _SHIFT] >> (2 * (j & _PER_WORD - 1))) & 3
 
 
 def _ends(x, step):
