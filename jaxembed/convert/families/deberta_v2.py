@@ -46,7 +46,7 @@ def _read(hf: Fields) -> dict[str, Any]:
     raise UnsupportedModel(f'config.json: position_buckets is {buckets!r:.80}; it must '
                            'be a whole number, -1 for none')
   log = buckets is not None and buckets > 0
-  if log and not 2 <= buckets < 2 * (span - 1):
+  if buckets is not None and log and not 2 <= buckets < 2 * (span - 1):
     raise UnsupportedModel(f'config.json: position_buckets={buckets} of '
                            f'max_relative_positions={span} are not supported')
   return fields | {
