@@ -91,7 +91,8 @@ def test_the_launcher_trains_the_same_bits(tiny, tmp_path):
       f'config.from_dict(config.Config, json.loads({stored!r}))\n')
   done = subprocess.run(
       [sys.executable, '-c', _BOTH, tmp_path / 'experiment.py', tmp_path / 'launcher',
-       tmp_path / 'cfg.json', tmp_path / 'fit'], cwd=ROOT, env=os.environ,
+       tmp_path / 'cfg.json', tmp_path / 'fit'], cwd=ROOT,
+      env=os.environ | {'XLA_FLAGS': os.environ['TESTS_XLA_FLAGS']},
       capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-2000:]
   assert tiny_run.bits(tmp_path / 'fit') == tiny_run.bits(tmp_path / 'launcher')

@@ -353,7 +353,8 @@ def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):
   file, run = tmp_path / 'config.json', tmp_path / 'run'
   file.write_text(json.dumps(config.to_dict(tiny_run.experiment(tiny, rows))))
   command = [sys.executable, '-c', tiny_run.SCRIPT, str(file), str(run)]
-  process = subprocess.Popen(command, cwd=ROOT, env=os.environ,
+  compiled_alike = os.environ | {'XLA_FLAGS': os.environ['TESTS_XLA_FLAGS']}
+  process = subprocess.Popen(command, cwd=ROOT, env=compiled_alike,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   deadline = time.monotonic() + 300
   while not (run / 'checkpoints' / '2').is_dir():
@@ -362,8 +363,8 @@ def test_sigkill_half_way_changes_nothing(finished, tiny, rows, tmp_path):
   process.send_signal(signal.SIGKILL)
   process.wait()
   assert not (run / 'checkpoints' / '6').exists(), 'killed too late to mean anything'
-  again = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True,
-                         text=True, check=False)
+  again = subprocess.run(command, cwd=ROOT, env=compiled_alike,
+                         capture_output=True, text=True, check=False)
   assert again.returncode == 0, again.stderr[-2000:]
   assert 'resumed' in again.stdout
   assert tiny_run.bits(run) == tiny_run.bits(finished)
