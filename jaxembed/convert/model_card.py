@@ -168,8 +168,8 @@ def _formats(format: str) -> str:
       'huggingface': '| transformers | yes |\n| sentence-transformers | yes; it takes '
                      'the mean of the tokens, whatever this model was trained with |',
       'onnx': "| sentence-transformers | yes; `backend='onnx'`, which needs optimum, "
-              'was not run here |\n| onnxruntime, on a CPU | yes |\n| onnxruntime on other '
-              'devices, TensorRT, OpenVINO | not run here |',
+              'was not run here |\n| onnxruntime, on a CPU | yes |\n'
+              '| onnxruntime elsewhere, TensorRT, OpenVINO | not run here |',
       'sentence-transformers-new':
           '| sentence-transformers 5.4 or newer | yes |\n| older releases, '
           'text-embeddings-inference | no: they know the older layout |',
