@@ -85,7 +85,7 @@ SETTINGS = [('max_seq_length', 8), ('truncate_dim', 16), ('truncate_dim', None),
             ('similarity_fn_name', 'dot'), ('similarity_fn_name', 'manhattan')]
 
 
-@pytest.mark.parametrize('name, value', SETTINGS)
+@pytest.mark.parametrize('name, value', after(2, SETTINGS))
 def test_a_setting_acts_as_there(models, monkeypatch, name, value):
   for model in models:
     monkeypatch.setattr(model, name, value)

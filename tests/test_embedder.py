@@ -85,6 +85,7 @@ def test_nothing_gives_an_empty_matrix(embedder):
   assert embedder.report.padding == 0
 
 
+@pytest.mark.thorough
 def test_neighbours_and_order_do_not_matter(embedder):
   texts = _sentences(40, 60)
   together = embedder.encode(texts)
@@ -112,6 +113,7 @@ def test_devices_share_the_rows(minilm, embedder):
   assert all(rows % 8 == 0 for rows, _ in sharded.report.shapes)
 
 
+@pytest.mark.thorough
 def test_the_same_texts_compile_nothing_new(embedder):
   texts = _sentences(60, 50)
   embedder.encode(texts)

@@ -18,6 +18,7 @@ from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets
 from jaxembed.train import start
 from tests.helpers import tiny_run
+from tests.helpers.tiers import thorough
 
 TEXTS = ['what is number 3', 'a', 'three is nine']
 
@@ -111,7 +112,8 @@ def test_adapters_on_weights_of_their_own_need_a_base_that_is_named(
                              Embedder.load(run).encode(TEXTS), atol=1e-6)
 
 
-@pytest.mark.parametrize('format', exporters.FORMATS)
+@pytest.mark.parametrize('format', [
+    thorough(name) if name == 'onnx' else name for name in exporters.FORMATS])
 def test_a_failed_check_leaves_nothing_and_a_target_stays(
     run, tmp_path, format, monkeypatch):
   def fails(folder, model, *expected):

@@ -180,6 +180,7 @@ def test_plain_folders(tmp_path, family, architectures, fields):
   assert np.abs(got - want).max() <= 1e-6
 
 
+@pytest.mark.thorough
 def test_a_plain_folder_says_what_nobody_has(tmp_path):
   """Its settings are not read without modules.json, here as there."""
   folder = _plain(tmp_path)

@@ -61,7 +61,8 @@ def _train(loaded, targets, steps=20):
 
 
 @pytest.mark.parametrize(('name', 'targets'), [
-    ('Mistral', r'attn/[qkvo]$|mlp/(gate|up|down)$'), ('BERT', r'attn/q$|mlp/down$')])
+    ('Mistral', r'attn/[qkvo]$|mlp/(gate|up|down)$'),
+    thorough('BERT', r'attn/q$|mlp/down$')])
 def test_a_trained_adapter_gives_the_same_states_in_peft(tmp_path, name, targets):
   library = pytest.importorskip('peft')
   import torch

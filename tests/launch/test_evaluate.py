@@ -115,6 +115,7 @@ def test_encode(minilm, tmp_path):
   assert again.returncode == 1 and 'exists and is complete' in again.stderr
 
 
+@pytest.mark.thorough
 def test_convert_refuses_an_existing_target(minilm, tmp_path):
   done = _launch('convert', f'--source={minilm}', f'--target={tmp_path}')
   assert done.returncode == 1

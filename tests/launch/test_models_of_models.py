@@ -52,6 +52,7 @@ def test_a_position_is_learned_on_rows_of_files(folder, tmp_path):
   assert bundle.open(tmp_path / 'run').cfg == bundle.open(folder).cfg
 
 
+@pytest.mark.thorough
 def test_cut_and_vocabulary_write_what_they_say(folder, tmp_path):
   ended = launcher.run('cut', f'--source={folder}', f'--target={tmp_path}/small',
                        '--layers=2', '--width=8')

@@ -238,6 +238,7 @@ def test_quantiles_of_positives_and_of_hardest_negatives():
   assert 'loss/accuracy@1' not in metrics
 
 
+@pytest.mark.thorough
 def test_rows_without_candidates_take_no_gradient():
   q, p, pair = example()
   cfg = config.LossConfig(margin=-3.0, terms=('qd', 'dq'))

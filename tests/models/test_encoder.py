@@ -311,6 +311,7 @@ def test_remat_changes_no_gradient(remat):
 
 
 # Norms before the sublayers, and behind them.
+@pytest.mark.thorough
 @pytest.mark.parametrize('family', after(1, ['mistral', 'mpnet']))
 def test_remat_computes_the_less_again_the_more_it_keeps(family):
   cfg, params = _model(family)

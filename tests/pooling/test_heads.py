@@ -93,6 +93,7 @@ def test_a_kind_that_no_record_has_is_refused():
     encoder.param_shapes(tiny_step.model('mean+latent_attention'))
 
 
+@pytest.mark.thorough
 def test_several_vectors_for_a_text(scratch):
   cfg = tiny_step.model('tokens')
   params = encoder.init_params(cfg, jax.random.key(0))

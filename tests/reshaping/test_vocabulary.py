@@ -25,6 +25,7 @@ def _table(model):
   return np.asarray(flatten(model.params)[vocabulary.TABLE])
 
 
+@pytest.mark.thorough
 def test_new_tokens_leave_other_texts_as_they_were(model, tmp_path):
   tokens = ['jaxembedding', 'zzyzx']
   before = _table(model)

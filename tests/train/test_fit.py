@@ -47,6 +47,7 @@ def run(tiny, tmp_path_factory) -> fit.Run:
   return fit.fit(tiny, ROWS, **told)
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_stopped_goes_on_to_the_bits_of_a_whole_one(run, tmp_path):
   """Which loop.train makes of the Config alone."""
   cfg = run.config

@@ -245,6 +245,7 @@ def test_the_best_is_kept_patience_ends_a_run_and_a_kill_loses_no_score(
   assert any('best       eval/ndcg@10 0.9000 at step 2 (0.5000' in s for s in said)
 
 
+@pytest.mark.thorough
 def test_an_interrupt_saves_what_was_done(finished, tiny, rows, tmp_path):
   count = iter(range(9))
 

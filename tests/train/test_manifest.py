@@ -32,6 +32,7 @@ def _read(folder):
   return json.loads((folder / 'manifest.json').read_text())
 
 
+@pytest.mark.thorough
 def test_says_what_the_run_was_made_of(run):
   found = _read(run)
   stored = config.from_dict(config.Config, found['config'])

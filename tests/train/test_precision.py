@@ -54,7 +54,7 @@ def products(model, stage, device):
   return found
 
 
-@pytest.mark.parametrize('name', after(2, MODELS))
+@pytest.mark.parametrize('name', after(1, MODELS))
 def test_every_float32_product_says_its_precision(name):
   for operands, stated in products(*MODELS[name], tpu()):
     if 'f32' in operands:
@@ -70,6 +70,7 @@ def test_a_faster_precision_can_be_asked_for():
     dataclasses.replace(model, precision='tf32')
 
 
+@pytest.mark.thorough
 def test_sixteen_bits_take_one_pass():
   model = tiny_step.model('latent_attention', dtype='bfloat16')
   for operands, stated in products(model, CHUNKED, jax.devices()[0]):
