@@ -146,6 +146,7 @@ def _windows(torch_model, text, size, prompt=''):
   return unit(np.mean(found, 0))
 
 
+@pytest.mark.thorough
 def test_windows_of_a_long_text_are_averaged(embedder, torch_model, monkeypatch):
   model = Embedder(embedder.bundle)
   model.max_seq_length = 24

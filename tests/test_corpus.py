@@ -113,6 +113,7 @@ def test_a_store_holds_the_same_vectors_and_ids(embedder, source, tmp_path):
     _store(embedder, source, tmp_path / 'x', id_field='name')
 
 
+@pytest.mark.thorough
 def test_a_killed_store_encodes_nothing_twice(embedder, source, tmp_path, monkeypatch):
   # Other shapes are known to the model before one of the two, and not the other.
   source.write_text(''.join(json.dumps({'body': 'word ' * (1 + i * i)}) + '\n'

@@ -73,7 +73,7 @@ def _equal(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=PARITY)
 
 
-@pytest.mark.parametrize('line', after(20, LINES))
+@pytest.mark.parametrize('line', after(10, LINES))
 def test_a_line_gives_the_same(models, line):
   ours, theirs = (_run(line, model) for model in models)
   _equal(ours, theirs)

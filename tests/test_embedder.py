@@ -45,6 +45,7 @@ def _sentences(count: int, longest: int) -> list[str]:
   return [' '.join(words[at:at + n]) for at, n in zip(starts, sizes)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('count', after(1, [40, 250]))
 def test_equals_sentence_transformers_at_every_length(embedder, torch_model, count):
   model = Embedder(embedder.bundle)  # it has planned no batch yet

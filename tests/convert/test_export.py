@@ -141,6 +141,7 @@ def test_a_prepended_token_leaves_with_its_torch_module(tmp_path, source, family
   assert np.abs(back.encode(_TEXTS) - idle.encode(_TEXTS)).max() > 1e-3
 
 
+@pytest.mark.thorough
 def test_dense_layers_and_no_normalisation(tmp_path, source):
   dense = (config.DenseConfig(features=24, activation='tanh', residual=True),
            config.DenseConfig(features=16, bias=False, normalize_input=True))

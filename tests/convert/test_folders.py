@@ -144,6 +144,7 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path, number):
   _agree(folder, TEXTS, prompt)
 
 
+@pytest.mark.thorough
 def test_an_export_is_compared_with_its_source_in_torch(tmp_path):
   """By what sentence-transformers reads, not by our reading of the same files."""
   from jaxembed.convert import exporters, parity

@@ -295,6 +295,7 @@ def test_mistakes_in_the_configuration(make, says):
     make()
 
 
+@pytest.mark.thorough
 def test_the_blend_of_two_stages_has_negatives_of_its_own(shared_data, tokenizer):
   spec = importlib.util.spec_from_file_location(
       'two_stage_cpu', pathlib.Path(__file__).parents[2] / 'configs/two_stage_cpu.py')

@@ -62,6 +62,7 @@ def test_sides_have_the_embedders_prompts(mteb, embedder):
     np.testing.assert_array_equal(got, call(['a cat']))
 
 
+@pytest.mark.thorough
 def test_every_model_and_setting_is_a_revision_of_its_own(embedder):
   def changed(**fields):
     return Embedder(dataclasses.replace(embedder.bundle, **fields))

@@ -53,6 +53,7 @@ def test_tiles_without_one_need_none():
   assert (got > 0).mean() < 0.05
 
 
+@pytest.mark.thorough
 def test_owners_alone_and_texts_of_which_there_are_many_need_masks_everywhere():
   one = np.zeros(64, np.int32)
   owners = MaskVectors(owner=one)

@@ -208,6 +208,7 @@ def test_bfloat16_loses_no_more_than_the_unfolded_form():
   assert lost('blockwise', single) <= unfolded / 2
 
 
+@pytest.mark.thorough
 def test_packed_is_padded():
   """Texts side by side in one row give what they give alone."""
   params = make_params()

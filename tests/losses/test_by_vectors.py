@@ -205,6 +205,7 @@ def test_what_is_no_negative_is_never_mixed_and_draws_differ():
   assert run(p, pair, SEED).value == out.value != run(p, pair, SEED + 1).value
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('progress', [0.3, thorough(0.9)])
 def test_weights_follow_the_steps(progress):
   q, p, pair = taught(missing=0)

@@ -67,6 +67,7 @@ def test_lengths_of_any_size_and_rows_of_zeros_are_defined():
   np.testing.assert_allclose(value, want, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_product_beyond_the_range_of_the_sums_is_refused_and_seen():
   q, p, pair = rows((0.2, 1.5))
   cfg = config.LossConfig(similarity='dot', temperature=1.0)

@@ -178,6 +178,7 @@ def test_what_means_nothing_is_refused(models, method, base, options, told):
     merge.merge(models[:2], method, base=models[2] if base else None, options=options)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('starts', after(1, [
     ((.5, 1.),), (((.5, 1.), (.8, .6)),)]))
 def test_a_learned_position_is_no_worse_than_a_grid(starts):

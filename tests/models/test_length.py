@@ -63,11 +63,11 @@ def _rule(cfg, n, **options):
   return length_rule.rule(cfg, index, np.full_like(index, n), **options)
 
 
-@pytest.mark.parametrize('method,kind,more', [
-    ('interpolate', 'linear', {}), ('random_scale', 'linear', {}),
-    ('dynamic_ntk', 'dynamic', {}), ('yarn', 'yarn', {}),
+@pytest.mark.parametrize('method,kind,more', after(2, [
+    ('yarn', 'yarn', {}), ('interpolate', 'linear', {}), ('random_scale', 'linear', {}),
+    ('dynamic_ntk', 'dynamic', {}),
     ('dprope', 'longrope', {'attention_factor': 1.0}),
-    ('theta', 'longrope', {'attention_factor': 1.0})])
+    ('theta', 'longrope', {'attention_factor': 1.0})]))
 def test_frequencies_are_transformers(method, kind, more):
   """And so are what short and long texts read, and the factor of attention."""
   import torch

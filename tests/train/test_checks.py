@@ -5,6 +5,7 @@ import pytest
 from jaxembed import config
 from jaxembed.train import loop
 from tests.helpers import tiny_run
+from tests.helpers.tiers import after
 
 
 def _wide(cfg):
@@ -27,11 +28,11 @@ def _packed(cfg):
   cfg.stages[0].data.pack, cfg.model.pooling = 16, 'layer_attention'
 
 
-@pytest.mark.parametrize('change, message', [
+@pytest.mark.parametrize('change, message', after(2, [
     (_wide, r'stages\[0\]\.loss\.widths is \(16, 64\), and .* 32 dimensions'),
     (_long_prompt, "query_prompt 'one two .* leave no room"),
     (_undivided, 'batch_size=12'), (_unknown_loss, "'no such'"),
-    (_packed, 'layer_attention')])
+    (_packed, 'layer_attention')]))
 def test_a_refused_run_leaves_its_folder_free(tmp_path, minilm, change, message):
   cfg = tiny_run.in_folder(tmp_path, minilm)
   change(cfg)

@@ -19,6 +19,7 @@ def test_batch_that_does_not_divide_the_mesh(tiny, rows, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tiny, rows, tmp_path):
   cfg = tiny_run.experiment(tiny, rows, clip_norm=0.0)
   cfg.stages[0].optim.peak_lr = 1e30

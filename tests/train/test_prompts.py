@@ -79,6 +79,7 @@ def run(tmp_path_factory, minilm):
   return cfg, folder / 'run'
 
 
+@pytest.mark.thorough
 def test_the_export_asks_with_the_prompt_it_was_trained_with(run, tmp_path):
   st = pytest.importorskip('sentence_transformers')
   ours = Embedder.load(run[1])

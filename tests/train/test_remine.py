@@ -81,6 +81,7 @@ def test_rows_are_those_of_full_mining_and_resuming_makes_the_same(
   assert mixture.fingerprints['own']['rows'] == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize('done, wanted', [
     (0, [(0, 0, 4), (4, 4, 8), (8, 8, 10)]), (5, [(4, 5, 8), (8, 8, 10)]),
     (8, [(8, 8, 10)]), (10, [])])
