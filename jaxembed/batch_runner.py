@@ -141,7 +141,7 @@ class BatchRunner:
       return ragged, owner, 0
     prompts = [prompt] * len(items) if isinstance(prompt, str) else prompt
     parts = [(ragged.take(owner), owner)]
-    for i in long:  # one by one: messages name it, and its offsets take memory
+    for i in long.tolist():  # one by one: messages name it, and its offsets take memory
       rows, of = pieces.windows(self.tokenizer, [items[i]], [prompts[i]],
                                 self.cfg.max_length, first + int(i))
       parts.append((rows, of + i))

@@ -55,6 +55,7 @@ def _listed(found: Any, i: int) -> list[Any]:
 
 
 def _span(span: Any, what: str, size: int) -> pieces.Span:
+  start = end = None
   try:
     start, end = span
     whole = all(isinstance(x, int | np.integer) and not isinstance(x, bool)
@@ -63,6 +64,7 @@ def _span(span: Any, what: str, size: int) -> pieces.Span:
     whole = False
   if not whole:
     raise TypeError(f'{what} is {span!r:.40}; give (start, end), two whole numbers')
+  start, end = int(start), int(end)  # type: ignore[arg-type]
   if not 0 <= start < end <= size:
     raise ValueError(f'{what} is ({start}, {end}), which is empty or outside the text '
                      f'of {size} characters; give 0 <= start < end <= {size}')

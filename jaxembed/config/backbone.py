@@ -153,7 +153,8 @@ class BackboneConfig:
     between(self, 0, _WIDTH, 'full_head_dim', 'layer_input_dim', 'out_dim')
     between(self, 0, _PARTS, 'full_kv_heads')
     require(self, 'full_head_dim', not self.full_head_dim or (
-        self.windowed_layers and self.full_kv_heads > 0 and self.local_rope_theta > 0),
+        bool(self.windowed_layers) and self.full_kv_heads > 0
+        and self.local_rope_theta > 0),
             '0 where layers are alike')
     between(self, 0, _WIDTH, 'embed_dim')
     between(self, 0, self.num_layers, 'own_layers')

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+from typing import Any, cast
 
 import grain
 import numpy as np
@@ -68,7 +69,7 @@ def batches(cfg: DataConfig | Mixture, tokenizer: Tokenizer, *, seed: int,
 
   steps = sampling.batches(mixture.sizes, given, seed)
   assemble = _Assembler(
-      mixture, tokenizer, seed, steps, wanted.tolist(), functools.partial(
+      mixture, tokenizer, seed, cast(Any, steps), wanted.tolist(), functools.partial(
           collate.collate, local=local, cfg=given, tokenizer=tokenizer, shards=shards,
           known=mixture.known, scored=mixture.scored, same=mixture.same_ids(tokenizer),
           answers=mixture.answers(tokenizer), teachers=mixture.teachers))

@@ -224,7 +224,8 @@ def _t5(fast, settings) -> None:
 
 
 def _albert(fast, settings) -> None:
-  steps = [normalizers.Replace('``', '"'), normalizers.Replace("''", '"')]
+  steps: list[Any] = [
+      normalizers.Replace('``', '"'), normalizers.Replace("''", '"')]
   if settings.get('keep_accents') is not True:
     steps += [normalizers.NFKD(), normalizers.StripAccents()]
   if settings.get('do_lower_case', True) is not False:

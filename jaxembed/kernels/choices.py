@@ -69,7 +69,7 @@ def chip() -> str:
   device = jax.sharding.get_abstract_mesh().abstract_device
   kind = None if device is None else device.device_kind
   kind = kind or jax.devices()[0].device_kind
-  return _CHIPS.get(kind, kind)
+  return _CHIPS.get(str(kind), str(kind))
 
 
 def choose(operation: str, *, rows: int, width: int, dtype: Any, chip: str

@@ -17,6 +17,7 @@ from jax import Array, lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxembed import types
 from jaxembed.models import rope
 from jaxembed.types import Params
 
@@ -68,7 +69,7 @@ def frequencies(params: Params, width: int, theta: float, scales: int) -> Array:
   return jnp.concatenate([first[None], jnp.exp(later)])
 
 
-def draw(key: Array, index: Array, count: Array, scales: int) -> Drawn:
+def draw(key: Array, index: types.Array, count: types.Array, scales: int) -> Drawn:
   """A scale for every row, and its tokens among the places of a longer text.
 
   index, count [B,T]: the tokens' places, and how many the row's text has. The first

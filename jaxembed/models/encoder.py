@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.core import Tracer
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import numpy as np
@@ -154,7 +155,7 @@ def _longest_text(tokens: Tokens) -> int:
   """Tokens of the longest text of packed rows; 0 under jit, where its end is unknown.
   """
   segment: Any = tokens.segment
-  if isinstance(segment, jax.core.Tracer):
+  if isinstance(segment, Tracer):
     return 0
   segment = np.where(np.asarray(tokens.mask), np.asarray(segment), -1)
   ends = np.diff(segment, axis=1, prepend=-2, append=-2) != 0
@@ -215,7 +216,8 @@ def encode_spans(params: Params, cfg: ModelConfig, hidden: Array, row: Array,
   place = jnp.arange(width, dtype=jnp.int32)[None]
   inside = place < count[:, None]
   at = jnp.where(inside, first[:, None] + place, 0)
-  hidden, at = reshard(hidden, None, None, None), reshard(at, BATCH, None)
+  hidden = jnp.asarray(reshard(hidden, None, None, None))
+  at = reshard(at, BATCH, None)
   row = reshard(row, BATCH)[:, None] + 0 * at
   with precision.scope(cfg):
     states = hidden.at[row, at].get(out_sharding=spec(BATCH, None, None))

@@ -11,6 +11,7 @@ from jax import Array, lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxembed import types
 from jaxembed.config import BackboneConfig, LoraConfig
 from jaxembed.functional import ACTIVATIONS, layer_norm, rms_norm
 from jaxembed.mesh import (
@@ -155,7 +156,7 @@ class Embedding(nn.Module):
   frozen: tuple[int, int] = (0, 1)  # (rows, step): positions 0, step, .. not trained
 
   @nn.compact
-  def __call__(self, ids: Array, positions: Array) -> Array:
+  def __call__(self, ids: Array, positions: types.Array) -> Array:
     cfg = self.cfg
 
     def table(name, rows):
@@ -186,7 +187,7 @@ def _with_frozen(table: Array, first: int, count: int, step: int) -> Array:
   return jnp.where(frozen[:, None], lax.stop_gradient(table), table)
 
 
-def _lookup(table: Array, ids: Array, dtype: str, mode: str = 'clip') -> Array:
+def _lookup(table: Array, ids: types.Array, dtype: str, mode: str = 'clip') -> Array:
   """table [V,D], ids [B,T] -> [B,T,D]."""
   table = reshard(table, None, None)  # all-gather over fsdp
   rows = table.at[split_tokens(ids)].get(

@@ -5,6 +5,7 @@ reads longer texts; what comes back is an ordinary model.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from jax import Array
@@ -181,7 +182,7 @@ def _filled(cfg: ModelConfig, length: LengthConfig) -> LengthConfig:
     raise ValueError(f'length target {length.target} is not more than the '
                      f'{original} tokens of training (original); no method is needed')
   table = b.position == 'learned'
-  filled = {'original': original}
+  filled: dict[str, Any] = {'original': original}
   if 'texts' in METHODS[method]:
     filled['texts'] = length.texts or ('long' if table else 'all')
   if 'scales' in METHODS[method]:

@@ -10,20 +10,19 @@ import math
 from typing import NamedTuple
 
 import jax
-from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import BackboneConfig, LengthConfig, ModelConfig, RopeScaling
 from jaxembed.mesh import BATCH, reshard, spec, split_tokens
 from jaxembed.models import clex, dprope, positions, rope
-from jaxembed.types import Params, Tokens
+from jaxembed.types import Array, Params, Tokens
 
 # random_scale: so many first tokens keep their places, for which the offset of the
 # others is then seen at all: rotations tell differences alone.
 _SINKS = 4
 ALL_NEAR = 2**30
-Rotation = tuple[Array, Array]  # cos and sin [B,T,1,H/2]
+Rotation = tuple[jax.Array, jax.Array]  # cos and sin [B,T,1,H/2]
 
 
 class Rule(NamedTuple):
@@ -75,12 +74,15 @@ def layout(cfg: ModelConfig, tokens: Tokens, *, params: Params | None = None,
     local = _rotation(
         rope.frequencies(b.rope_dim or b.head_dim, b.local_rope_theta), index, 1.0)
   if found.near is not None:
-    distant = Distant(found.near, *(_rotation(found.freqs, x, found.factor)
-                                    for x in (found.grouped, found.shifted)))
+    grouped, shifted = (_rotation(found.freqs, x, found.factor)
+                        for x in (found.grouped, found.shifted))
+    assert grouped is not None and shifted is not None  # with near
+    distant = Distant(found.near, grouped, shifted)
   scale = found.query_scale
   return Layout(
       index, ids, _rotation(found.freqs, found.ids, found.factor), local,
-      None if scale is None else split_tokens(scale)[:, :, None, None], distant)
+      None if scale is None else split_tokens(jnp.asarray(scale))[:, :, None, None],
+      distant)
 
 
 def rule(cfg: ModelConfig, index: Array, count: Array | None, *,
@@ -216,8 +218,8 @@ def _clex(cfg: ModelConfig, index: Array, count: Array, params: Params | None, k
   return index, freqs
 
 
-def _rotation(freqs, ids: Array, factor: float) -> Rotation | None:
-  if freqs is None:
+def _rotation(freqs, ids: Array | None, factor: float) -> Rotation | None:
+  if freqs is None or ids is None:
     return None
   return jax.tree.map(split_tokens, rope.table(jnp.asarray(freqs), ids, factor))
 

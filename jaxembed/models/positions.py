@@ -1,10 +1,10 @@
 """Positions of tokens: their places in their texts, and how long these are."""
 
-from jax import Array, lax
+from jax import lax
 import jax.numpy as jnp
 
 from jaxembed.config import BackboneConfig
-from jaxembed.types import Tokens
+from jaxembed.types import Array, Tokens
 
 
 def of_tokens(cfg: BackboneConfig, tokens: Tokens) -> Array:

@@ -3,14 +3,16 @@
 import math
 from typing import Any
 
-from jax import Array
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.config import RopeScaling
+from jaxembed.types import Array
 
 
-def table(freqs: Array, positions: Array, factor: float = 1.0) -> tuple[Array, Array]:
+def table(freqs: Array, positions: Array, factor: float = 1.0
+          ) -> tuple[jax.Array, jax.Array]:
   """cos and sin, times `factor`: [B,T,1,H/2] float32 at `positions` [B,T].
 
   freqs: angle per position of each channel pair, [H/2] or [B,T,H/2].
@@ -20,7 +22,7 @@ def table(freqs: Array, positions: Array, factor: float = 1.0) -> tuple[Array, A
   return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
-def rotate(x: Array, cos: Array, sin: Array) -> Array:
+def rotate(x: Array, cos: Array, sin: Array) -> jax.Array:
   """Rotates channels i and i + H/2 as a pair.  x [B,T,N,H] -> [B,T,N,H].
 
   Channels beyond the table's width pass through.

@@ -156,6 +156,7 @@ def watched(names: list[str], log: Callable[[str], None] = print) -> Iterator[No
   where = ', '.join(f'{i} on {name}' for i, name in enumerate(names[:64]))
   log(f'hosts      {len(names)} processes: {where}. Process 0 coordinates; when this '
       'leader dies the others end at once')
+  sys.stdout.flush()  # jax would end this process without what it has not written
   watch, well = _Watch(names), False
   try:
     yield

@@ -7,6 +7,7 @@ with its mark; so a process that is killed at any moment leaves a run that goes 
 
 from collections.abc import Callable, Iterator
 import contextlib
+import os
 import pathlib
 import threading
 import time
@@ -86,7 +87,7 @@ class RemoteRun:
 
 
 @contextlib.contextmanager
-def opened(path: str | pathlib.Path, log: Callable[[str], None]) -> Iterator[RemoteRun]:
+def opened(path: str | os.PathLike, log: Callable[[str], None]) -> Iterator[RemoteRun]:
   """The run at a URL, brought here and kept from others; sent at the end.
 
   Raises:

@@ -120,14 +120,16 @@ def _main(program: Program) -> dict:
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=jax.NamedSharding(where, jax.P())), args)
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*placed).compile()
-  out = {'temporaries': step.memory_analysis().temp_size_in_bytes / 2**20,
+  memory, cost = step.memory_analysis(), step.cost_analysis()
+  assert memory is not None
+  out = {'temporaries': memory.temp_size_in_bytes / 2**20,
          'work': work}
-  if program.kernel == 'contrastive' and program.size <= 8192:
-    out['bytes'] = step.cost_analysis()['bytes accessed'] / program.size**2
+  if program.kernel == 'contrastive' and program.size <= 8192 and cost:
+    out['bytes'] = cost['bytes accessed'] / program.size**2
   return out
 
 
-def _shape(*dims: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+def _shape(*dims: int, dtype: Any = jnp.int32) -> Any:
   return jax.ShapeDtypeStruct(dims, dtype)
 
 
@@ -142,19 +144,17 @@ def _contrastive(program: Program) -> tuple[Callable, tuple, dict[str, int]]:
     pairing = types.Pairing(
         owner=_shape(n), is_positive=_shape(n, dtype=bool), query_id=_shape(n),
         passage_id=_shape(n), group=_shape(n), in_batch=_shape(n, dtype=bool))
-
-    def sides(pairing):
-      lay = masks.layout(pairing, config.LossConfig())
-      return lay.row, lay.col
-
     side = pairing
   else:
     side = MaskVectors() if program.masks == 'none' else MaskVectors(
         ids=(_shape(n),) * 3, owner=_shape(n), group=_shape(n),
         threshold=_shape(n, dtype=jnp.float32), bias=_shape(n, dtype=jnp.float32))
 
-    def sides(side):
+  def sides(side):
+    if program.masks != 'step':
       return side, side
+    lay = masks.layout(side, config.LossConfig())
+    return lay.row, lay.col
 
   directions = ('row', 'col') if program.masks == 'all' else ('row',)
 

@@ -92,8 +92,9 @@ class Life:
     return code
 
   def output(self) -> str:
-    """The last of what it said."""
-    return self._log.with_suffix('.out').read_text()[-3000:]
+    """The first and the last of what it said."""
+    said = self._log.with_suffix('.out').read_text()
+    return said if len(said) < 6000 else f'{said[:3000]}\n...\n{said[-3000:]}'
 
 
 def read(log: pathlib.Path) -> list:

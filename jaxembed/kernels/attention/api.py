@@ -1,7 +1,7 @@
 """The one door to attention: which implementation runs where."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 from jax import lax
@@ -144,7 +144,9 @@ def _local(run, q, k, v, pattern: Pattern, **more) -> jax.Array:
   axis = tokens_axis()
   heads, rows = P(BATCH, axis, 'tensor', None), P(BATCH, None)
   pattern_specs = jax.tree.map(lambda x: rows if jnp.ndim(x) else P(), pattern)
-  more_specs = {'bias': P('tensor', None), 'distant': Distant(rows, *(heads,) * 4)}
+  # In place of its arrays.
+  more_specs: dict[str, Any] = {'bias': P('tensor', None), 'distant': Distant(
+      *cast(Any, (rows, *(heads,) * 4)))}
 
   def local(q, k, v, pattern, more):
     first = 0

@@ -85,8 +85,9 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
     qi, ri = (blockwise.rows_at(x, i, size) for x in (q, row))
     r, c = _sums(qi, k, scale, ri, col, opts, bm, bn, marks, i // bm)
     if c is not None:
-      cols = tile.merge(tuple(jnp.concatenate([x[None], y]) for x, y in
-                              zip(cols, c, strict=True)), opts)
+      top, total, kept = (jnp.concatenate([x[None], y])
+                          for x, y in zip(cols, c, strict=True))
+      cols = tile.merge((top, total, kept), opts)
     return blockwise.put_rows(rows, i, r) if opts.rows else None, cols
 
   rows = tile.start((b,), jnp.float32) if opts.rows else None
