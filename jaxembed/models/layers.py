@@ -190,7 +190,7 @@ def _with_frozen(table: Array, first: int, count: int, step: int) -> Array:
 def _lookup(table: Array, ids: types.Array, dtype: str, mode: str = 'clip') -> Array:
   """table [V,D], ids [B,T] -> [B,T,D]."""
   table = reshard(table, None, None)  # all-gather over fsdp
-  rows = table.at[split_tokens(ids)].get(
+  rows = table.at[split_tokens(jnp.asarray(ids))].get(
       mode=mode, out_sharding=spec(BATCH, tokens_axis(), None))
   return rows.astype(dtype)
 
