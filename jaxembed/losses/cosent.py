@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxembed import config
-from jaxembed.kernels import contrastive
 from jaxembed.losses import hard_negatives, ordered, scored, vectors
 
 
@@ -48,10 +47,8 @@ def _by_order(x: scored.Scored, z: jax.Array) -> scored.Rows:
 def _angles(x: scored.Scored, cfg):
   """[C], |cosine + sine| over the temperature; halves of a vector are the real and the
   imaginary parts of its numbers."""
-  theirs = contrastive.take(
-      x.query, contrastive.split_rows(x.at, x.axes), x.axes, x.mode)
-  odd = theirs.shape[1] % 2
-  a, b = (jnp.pad(y, ((0, 0), (0, odd))) for y in (theirs, x.passage))
+  odd = x.passage.shape[1] % 2
+  a, b = (jnp.pad(y, ((0, 0), (0, odd))) for y in (x.theirs, x.passage))
   half = a.shape[1] // 2
   product = functools.partial(vectors.products, dtype=cfg.operands)
   sine = product(a[:, half:], b[:, :half]) - product(a[:, :half], b[:, half:])

@@ -53,9 +53,8 @@ def _one_width(query, passage, pairing, cfg) -> Result:
   axes = mesh.batch_axes()
   lay = masks.layout(pairing, cfg)
   query, passage, broken = vectors.comparable(query, passage, cfg, axes)
-  positive = contrastive.take(
-      passage, contrastive.split_rows(lay.positive, axes), axes,
-      contrastive.pick(cfg.exchange, axes, passage))
+  positive = lay.positives_of(
+      passage, axes, contrastive.pick(cfg.exchange, axes, passage))
   sides = [_side(x, lay.valid, cfg.option('above_uniform')) for x in (query, positive)]
   (m1, rows, m2), (n1, more, n2) = sides
   value = m2 + n2 + cfg.option('mean_weight') * (m1**2 + n1**2)

@@ -113,8 +113,7 @@ def _one_width(query, passage, pairing, cfg, log_scale) -> Result:
   scale = temperature.of_rows(common, pairing.temperature)
 
   mode = contrastive.pick(cfg.exchange, axes, passage)
-  positive = contrastive.take(
-      passage, contrastive.split_rows(lay.positive, axes), axes, mode)
+  positive = lay.positives_of(passage, axes, mode)
   score = vectors.products(query, positive, cfg.operands)
   limit = masks.thresholds(score, cfg)
   guide = teacher.guide(pairing, lay, cfg, axes, mode)

@@ -41,6 +41,11 @@ class Layout(NamedTuple):
     assert self.col.owner is not None  # `layout` gives one
     return self.col.owner
 
+  def positives_of(self, x: jax.Array, axes: tuple[str, ...], mode: str) -> jax.Array:
+    """[Q,E]: of x [C,E] every row's positive; both are split over `axes`."""
+    return contrastive.take(
+        x, contrastive.split_rows(self.positive, axes), axes, mode)
+
   def at_positives(self, x: jax.Array, otherwise: float) -> jax.Array:
     """[C]: the value in x [Q] of the row whose positive a passage is."""
     out = jnp.full(self.owner.shape, otherwise, x.dtype)

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxembed import config, mesh, precision, types
-from jaxembed.kernels import contrastive
 from jaxembed.losses import options
 from jaxembed.losses.scored import Scored
 
@@ -49,8 +48,7 @@ def init(cfg: config.LossConfig, width: int, key: jax.Array) -> types.Params:
 def scores(x: Scored) -> jax.Array:
   """[C], of every passage and its row's query."""
   head, exact = x.params['pair_head'], precision.of_dtype(x.query.dtype)
-  u = contrastive.take(x.query, contrastive.split_rows(x.at, x.axes), x.axes, x.mode)
-  v = x.passage
+  u, v = x.theirs, x.passage
   both = jnp.concatenate([u, v, u * v, jnp.abs(u - v)], 1)
   hidden = jax.nn.relu(jnp.einsum('CE,EH->CH', both, head['kernel'], precision=exact)
                        + head['bias'])

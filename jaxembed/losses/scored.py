@@ -42,6 +42,12 @@ class Scored:
     """1/temperature of each passage's row, [] or [C]."""
     return self.scale[self.at] if self.scale.ndim else self.scale
 
+  @property
+  def theirs(self) -> jax.Array:
+    """[C,E], the query of each passage's row, split over `axes`."""
+    return contrastive.take(self.query, contrastive.split_rows(self.at, self.axes),
+                            self.axes, self.mode)
+
   def logits(self, cfg: config.LossConfig) -> jax.Array:
     """[C], similarities of passages and their rows' queries over the temperature."""
     s, _ = hard_negatives.similarities(

@@ -53,8 +53,7 @@ def guide(pairing: types.Pairing, lay: masks.Layout, cfg: config.LossConfig,
     return None
   required(pairing, cfg)
   query, passage = directions(pairing, axes)
-  positive = contrastive.take(
-      passage, contrastive.split_rows(lay.positive, axes), axes, mode)
+  positive = lay.positives_of(passage, axes, mode)
   cosine = vectors.products(query, positive)
   limit = cosine - (margin if kind == 'absolute' else jnp.abs(cosine) * margin)
   return Guide(query, passage, positive, limit)
