@@ -20,6 +20,10 @@ from jaxembed.files import place
 NAMES = ('pairs', 'retrieval', 'sts', 'classification', 'clustering', 'longembed',
          *long_texts.TASKS)
 _RANKED = ('pairs', 'retrieval', 'longembed')
+# Prompts of the two sides of rankings, and of tasks without sides.
+_SIDES = ('query_prompt', 'query_prompt_name', 'document_prompt',
+          'document_prompt_name')
+_ALONE = ('prompt', 'prompt_name')
 # What the tasks of long_texts.TASKS alone read.
 _OF_PROBES = ('lengths', 'documents', 'queries', 'depths', 'seed')
 
@@ -57,15 +61,12 @@ class Options:
 
   def check(self, task: str) -> None:
     """Raises ValueError for what `task` could not heed, or what means nothing."""
-    sides = ('query_prompt', 'query_prompt_name', 'document_prompt',
-             'document_prompt_name')
-    both = ('prompt', 'prompt_name')
     if task in long_texts.TASKS:
-      unused, instead = ('truncate_dim', *both, *sides), 'a model that has it'
+      unused, instead = ('truncate_dim', *_ALONE, *_SIDES), 'a model that has it'
     elif task in _RANKED:
-      unused, instead = (*both, *_OF_PROBES), 'query_prompt and document_prompt'
+      unused, instead = (*_ALONE, *_OF_PROBES), 'query_prompt and document_prompt'
     else:
-      unused, instead = (*sides, *_OF_PROBES), 'prompt'
+      unused, instead = (*_SIDES, *_OF_PROBES), 'prompt'
     for name in unused:
       if getattr(self, name) is not None:
         remedy = (f'it is of {" and ".join(long_texts.TASKS)}' if name in _OF_PROBES
@@ -104,8 +105,7 @@ def run(task: str, embedder: Embedder, data: Any, options: Options = Options()
       'batch_size': options.batch_size, 'truncate_dim': options.truncate_dim}
   if task in long_texts.TASKS:
     return probed(task, embedder, data, options).scores
-  prompts = {name: getattr(options, name) for name in (
-      'query_prompt', 'query_prompt_name', 'document_prompt', 'document_prompt_name')}
+  prompts = {name: getattr(options, name) for name in _SIDES}
   if task == 'longembed':
     return long_texts.evaluate_real(
         embedder, data, split=options.split, drop_same_id=options.drop_same_id,
@@ -116,7 +116,7 @@ def run(task: str, embedder: Embedder, data: Any, options: Options = Options()
     return retrieval.evaluate(
         embedder, found.corpus, found.queries, found.qrels, cutoffs=options.cutoffs,
         drop_same_id=options.drop_same_id, **prompts, **shared)
-  shared |= {'prompt': options.prompt, 'prompt_name': options.prompt_name}
+  shared |= {name: getattr(options, name) for name in _ALONE}
   if task == 'sts':
     pairs = data if isinstance(data, beir.ScoredPairs) else beir.load_scored(data)
     return sts.evaluate(embedder, pairs.first, pairs.second, pairs.scores, **shared)
