@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxembed.data.ragged import Ragged
+from jaxembed.data.ragged import Ragged, starts_of
 from jaxembed.data.tokenise import Tokenizer
 
 Span = tuple[int, int]
@@ -43,9 +43,8 @@ def windows(tokenizer: Tokenizer, texts: Sequence[str], prompts: Sequence[str],
       owner.append(i)
       skip.append(whole.pool_from[i] if start == low else
                   min(whole.pool_from[i], low))
-  lengths = np.array([len(r) for r in rows], np.int64)
   return (Ragged(np.concatenate([np.zeros(0, np.int32), *rows]),
-                 np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+                 starts_of(np.array([len(r) for r in rows], np.int64)),
                  np.array(skip, np.int32), np.zeros(len(rows), bool)),
           np.array(owner, np.int64))
 

@@ -229,8 +229,7 @@ class Tokenizer:
     Of every row [tokens,2] int32: the characters from .. to of the text, (-1, -1) for
     tokens of the prompt and special ones.
     """
-    whole = [p + self.placeholder[0] + t + self.eos_text
-             for p, t in zip(prompts, texts)]
+    whole = self._whole(texts, prompts)
     longest = len(self._before) + len(self._after) + 1 + max(map(len, whole), default=0)
     ragged = self.encode(texts, prompts, max_length=8 * longest, keep_empty=True,
                          first=first)
@@ -279,15 +278,19 @@ class Tokenizer:
   def _spellings(self) -> dict[int, str]:
     return {i: token for token, i in self._fast.get_vocab().items()}
 
+  def _whole(self, texts: Sequence[str], prompts: Sequence[str]) -> list[str]:
+    """Texts with all that is read with them but the special tokens."""
+    return [p + self.placeholder[0] + t + self.eos_text
+            for p, t in zip(prompts, texts)]
+
   def _bodies(self, texts, prompts, room) -> tuple[list[list[int]], np.ndarray]:
     """Token ids without the frame, cut to `room` [B], and which were cut."""
     bodies = []
     for at in range(0, len(texts), _CHUNK):
       part = slice(at, at + _CHUNK)
-      whole = [p + self.placeholder[0] + t + self.eos_text
-               for p, t in zip(prompts[part], texts[part])]
       wanted = int(room[part].max()) + 1
-      bodies += fast_truncation.encode(self._fast, whole, wanted, self._cut)
+      bodies += fast_truncation.encode(
+          self._fast, self._whole(texts[part], prompts[part]), wanted, self._cut)
     truncated = np.array([len(b) > r for b, r in zip(bodies, room)], bool)
     if self.truncation_side == 'left':
       return [b[max(len(b) - r, 0):] for b, r in zip(bodies, room)], truncated
