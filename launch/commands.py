@@ -7,8 +7,6 @@ import pathlib
 import runpy
 import sys
 
-from . import errors
-
 # heading -> modules of this package, in the order in which people need them.
 COMMANDS = {
     'First use': ('demo', 'quickstart'),
@@ -27,6 +25,7 @@ def main() -> None:
     try:
       print(overview(), flush=True)
     except BrokenPipeError:
+      from . import errors  # brings more of the package than this list needs
       errors.reader_left()
   elif name == '--version':
     print(f'jaxembed {importlib.metadata.version("jaxembed")}')
