@@ -59,7 +59,7 @@ flags.mark_flags_as_required(['model', 'task', 'data'])
 def main():
   out = cli.written(_OUT)
   if out:
-    whole_file.refuse_existing(out, _OVERWRITE.value and not out.is_dir(),
+    whole_file.refuse_existing(out, _OVERWRITE.value,
                                'pass --overwrite or another --out')
     out.parent.mkdir(parents=True, exist_ok=True)  # or an error, before any work
   options = _options()

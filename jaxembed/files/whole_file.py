@@ -25,6 +25,7 @@ def opened(target: pathlib.Path, mode: Literal['w', 'wb'] = 'w') -> Iterator[IO[
 
 def refuse_existing(target: pathlib.Path, overwrite: bool,
                     remedy: str = 'overwrite it, or give another file') -> None:
-  """Raises FileExistsError if `target` is there and may not be replaced."""
-  if target.exists() and not overwrite:
+  """Raises FileExistsError if `target` is there and may not be replaced, which no
+  folder may be."""
+  if target.exists() and (target.is_dir() or not overwrite):
     raise FileExistsError(f'{target} exists; {remedy}')

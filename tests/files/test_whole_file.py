@@ -35,3 +35,5 @@ def test_what_is_there_is_refused_unless_it_may_be_replaced(tmp_path):
   whole_file.refuse_existing(target, overwrite=True)
   with pytest.raises(FileExistsError, match='out.txt exists; name another'):
     whole_file.refuse_existing(target, False, 'name another')
+  with pytest.raises(FileExistsError, match='exists'):
+    whole_file.refuse_existing(tmp_path, overwrite=True)
