@@ -46,7 +46,8 @@ def rows(cfg: BackboneConfig) -> Iterator[Row]:
   yield from feed_forward(cfg)
 
 
-def embeddings(cfg: BackboneConfig) -> Iterator[Row]:
+def embeddings(cfg: BackboneConfig, norm_name: str = 'embeddings.LayerNorm'
+               ) -> Iterator[Row]:
   """Token, position and, where there are some, token type vectors; their norm."""
   yield Row('embeddings.word_embeddings.weight', ('backbone/embed/token',))
   if cfg.position == 'learned':
@@ -54,7 +55,7 @@ def embeddings(cfg: BackboneConfig) -> Iterator[Row]:
   if cfg.type_vocab_size:
     yield Row('embeddings.token_type_embeddings.weight', ('backbone/embed/type',))
   if cfg.embed_norm:
-    yield from norm('embeddings.LayerNorm', 'backbone/embed/norm', cfg)
+    yield from norm(norm_name, 'backbone/embed/norm', cfg)
 
 
 def feed_forward(cfg: BackboneConfig) -> Iterator[Row]:

@@ -26,8 +26,7 @@ def _write(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
 
 def _rows(cfg: BackboneConfig) -> Iterator[Row]:
   theirs, ours = 'encoder.layers.{l}.', LAYERS
-  yield from bert.embeddings(dataclasses.replace(cfg, embed_norm=False))
-  yield from norm('emb_ln', 'backbone/embed/norm', cfg)
+  yield from bert.embeddings(cfg, 'emb_ln')
   yield from linear(f'{theirs}mixer.Wqkv', True, *(f'{ours}attn/{x}' for x in 'qkv'))
   yield from linear(f'{theirs}mixer.out_proj', True, f'{ours}attn/o')
   yield from linear(f'{theirs}mlp.fc1', True, f'{ours}mlp/up')

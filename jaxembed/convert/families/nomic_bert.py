@@ -6,7 +6,6 @@ Its older config.json, that of the code in those folders, has GPT-2's names.
 """
 
 from collections.abc import Iterator
-import dataclasses
 from typing import Any
 
 from jaxembed.config import BackboneConfig
@@ -64,8 +63,7 @@ def _write(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
 
 def _rows(cfg: BackboneConfig) -> Iterator[Row]:
   theirs, ours = 'encoder.layers.{l}.', LAYERS
-  yield from bert.embeddings(dataclasses.replace(cfg, embed_norm=False))
-  yield from norm('emb_ln', 'backbone/embed/norm', cfg)
+  yield from bert.embeddings(cfg, 'emb_ln')
   yield from linear(f'{theirs}attn.Wqkv', False, *(f'{ours}attn/{x}' for x in 'qkv'))
   yield from linear(f'{theirs}attn.out_proj', False, f'{ours}attn/o')
   for name, x in (('fc11', 'up'), ('fc12', 'gate'), ('fc2', 'down')):
