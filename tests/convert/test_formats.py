@@ -16,10 +16,8 @@ TEXTS = ['what is number 3', 'a', 'three is nine and no more than that']
 
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory, minilm):
-  folder = tmp_path_factory.mktemp('formats') / 'model'
-  folder.mkdir()
-  return bundle.open(tiny_run.write_model(folder, minilm))
+def model(tiny):
+  return bundle.open(tiny)
 
 
 @pytest.fixture(scope='module')

@@ -13,37 +13,16 @@ from jaxembed.config import (
   DenseConfig,
   ModelConfig,
   PoolingConfig,
-  PrependConfig,
-  RopeScaling,
 )
 from jaxembed.convert import tables
-from jaxembed.data import Ragged, pack
 from jaxembed.models import encoder, presets
 from jaxembed.types import Tokens
+from tests.helpers import tiny_encoder
 from tests.helpers.tiers import after
 
 FAMILIES = ('mistral', 'mpnet', 'modernbert')
 states = jax.jit(encoder.hidden_states, static_argnums=1, static_argnames='attention')
 encode = jax.jit(encoder.encode, static_argnums=1, static_argnames='attention')
-
-
-def _model(family, **fields):
-  cfg = ModelConfig(backbone=presets.tiny(family), **fields)
-  params = encoder.init_params(cfg, jax.random.key(0))
-  # No parameter stays at a value that hides it.
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  return cfg, jax.tree.unflatten(tree, [
-      x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
-
-
-def _tokens(rows=4, length=12, lengths=None, side='right'):
-  rng = np.random.default_rng(0)
-  ids = rng.integers(2, 96, (rows, length)).astype(np.int32)
-  count = np.array(lengths or rng.integers(2, length + 1, rows))[:, None]
-  place = np.arange(length)[None]
-  mask = place < count if side == 'right' else place >= length - count
-  return Tokens(ids=np.where(mask, ids, 0), mask=mask, pool=mask)
 
 
 def _shift(tokens, by):
@@ -56,8 +35,8 @@ def _shift(tokens, by):
 @pytest.mark.parametrize('family', after(1, FAMILIES))
 @pytest.mark.parametrize('mode', ['causal', 'bidirectional'])
 def test_last_token_reaches_the_first_only_when_bidirectional(family, mode):
-  cfg, params = _model(family)
-  a = _tokens(1, 5, [5])  # within every window of the tiny presets
+  cfg, params = tiny_encoder.model(family)
+  a = tiny_encoder.tokens(1, 5, [5])  # within every window of the tiny presets
   ids = a.ids.copy()
   ids[0, -1] += 1
   x = states(params, cfg, a, attention=mode)
@@ -71,8 +50,8 @@ def test_last_token_reaches_the_first_only_when_bidirectional(family, mode):
 
 @pytest.mark.parametrize('family', after(1, ['mistral', 'ministral3']))
 def test_prefix_sees_itself_both_ways_and_the_rest_is_causal(family):
-  cfg, params = _model(family)
-  tokens = _tokens(2, 8, [8, 6], side='left')
+  cfg, params = tiny_encoder.model(family)
+  tokens = tiny_encoder.tokens(2, 8, [8, 6], side='left')
   prefix = np.array([3, 2], np.int32)
 
   def moved(row, position):
@@ -95,8 +74,8 @@ def test_prefix_sees_itself_both_ways_and_the_rest_is_causal(family):
 
 @pytest.mark.parametrize('family', after(1, ['mistral', 'bert', 'mpnet', 'modernbert']))
 def test_padding_and_neighbours_change_nothing(family):
-  cfg, params = _model(family)
-  tokens = _tokens()
+  cfg, params = tiny_encoder.model(family)
+  tokens = tiny_encoder.tokens()
   alone = np.concatenate([
       encode(params, cfg, jax.tree.map(lambda x, i=i: x[i:i + 1], tokens))
       for i in range(4)])
@@ -112,13 +91,13 @@ def test_padding_and_neighbours_change_nothing(family):
 
 
 def test_a_window_hides_what_is_far():
-  cfg, params = _model('mistral')
+  cfg, params = tiny_encoder.model('mistral')
   near = dataclasses.replace(cfg, backbone=dataclasses.replace(
       cfg.backbone, num_layers=1, window=3, two_way_window=3))
   one = jax.tree.map(lambda x: x, params)
   one['backbone']['layers'] = jax.tree.map(
       lambda x: x[:1], params['backbone']['layers'])
-  tokens = _tokens(1, 10, [10])
+  tokens = tiny_encoder.tokens(1, 10, [10])
   ids = tokens.ids.copy()
   ids[0, 5] += 1
   for mode, seen in (('causal', range(5, 8)), ('bidirectional', range(3, 8))):
@@ -129,8 +108,8 @@ def test_a_window_hides_what_is_far():
 
 
 def test_empty_rows_and_empty_pools_are_finite():
-  cfg, params = _model('mistral')
-  tokens = _tokens(3, 6, [6, 6, 0])
+  cfg, params = tiny_encoder.model('mistral')
+  tokens = tiny_encoder.tokens(3, 6, [6, 6, 0])
   pool = tokens.pool.copy()
   pool[1] = False  # an instruction that filled the row
   v = np.asarray(encode(params, cfg, dataclasses.replace(tokens, pool=pool)))
@@ -144,11 +123,11 @@ def test_empty_rows_and_empty_pools_are_finite():
     ('bert', (4, 2, 1)), ('gemma3_text', (2, 2, 2)), ('bert', (8, 1, 1)),
     ('bert', (2, 2, 2)), ('gemma3_text', (8, 1, 1)), ('gemma3_text', (4, 2, 1))]))
 def test_eight_devices_equal_one(family, shape):
-  cfg, params = _model(
+  cfg, params = tiny_encoder.model(
       family, dense=(DenseConfig(features=16, activation='tanh', residual=True,
                                  normalize_input=True),),
       pooling=PoolingConfig(kind='latent_attention', latents=8, heads=2, head_dim=8))
-  tokens = _tokens(8)
+  tokens = tiny_encoder.tokens(8)
 
   def loss(params, cfg, tokens):
     v = encoder.encode(params, cfg, tokens)
@@ -195,8 +174,8 @@ LATENT = PoolingConfig(kind='latent_attention', latents=8, heads=2, head_dim=8)
 ]))
 def test_tokens_over_devices_equal_one(family, attention, pooling, packed, shape):
   """A row's tokens over 2 and 4 devices: its vectors and all gradients are the same."""
-  cfg, params = _model(family, attention=attention, pooling=pooling)
-  tokens = _tokens(8)
+  cfg, params = tiny_encoder.model(family, attention=attention, pooling=pooling)
+  tokens = tiny_encoder.tokens(8)
   if packed:
     tokens = dataclasses.replace(tokens, segment=(
         np.arange(12)[None] >= np.arange(8)[:, None]).astype(np.int32))
@@ -218,16 +197,16 @@ def test_tokens_over_devices_equal_one(family, attention, pooling, packed, shape
 
 
 def test_rows_that_do_not_split_over_devices_are_refused():
-  cfg, params = _model('mistral')
+  cfg, params = tiny_encoder.model('mistral')
   with jax.set_mesh(sharding.make_mesh((1, 1, 1, 8))), pytest.raises(
       ValueError, match="12 tokens do not split over the 8.*'sequence'.*of 8"):
-    encoder.encode(params, cfg, _tokens())
+    encoder.encode(params, cfg, tiny_encoder.tokens())
 
 
 def test_more_tokens_than_positions_are_refused():
   """Of a learned table; packed rows, whose positions begin anew, may be wider."""
-  cfg, params = _model('bert')
-  wide = _tokens(1, 66, [66])
+  cfg, params = tiny_encoder.model('bert')
+  wide = tiny_encoder.tokens(1, 66, [66])
   with pytest.raises(ValueError, match='texts of 66 tokens.*64 positions.*max_length'):
     encoder.encode(params, cfg, wide)
   for first, fits in ((33, True), (1, False)):
@@ -235,26 +214,6 @@ def test_more_tokens_than_positions_are_refused():
         wide, segment=(np.arange(66)[None] >= first).astype(np.int32))
     with contextlib.nullcontext() if fits else pytest.raises(ValueError, match='of 65'):
       jax.eval_shape(lambda p, t=packed: encoder.encode(p, cfg, t), params)
-
-
-def test_padding_of_packed_rows_is_no_text():
-  """It may be longer than the table; a text that is has no vector, but NaN, under jit,
-  where lengths are not known, and is refused elsewhere."""
-  cfg, params = _model('bert')
-  row = _tokens(1, 80, [80])
-  def packed(first, second):
-    segment = np.full((1, 80), -1, np.int32)
-    segment[0, :first], segment[0, first:first + second] = 0, 1
-    return Tokens(row.ids, segment >= 0, segment >= 0, segment)
-  alone = encode(params, cfg, jax.tree.map(lambda x: x[:, :7], row))
-  short = packed(7, 3)
-  got = encoder.encode(params, cfg, short)[:2]
-  np.testing.assert_allclose(got[:1], alone, atol=5e-6)
-  assert np.isfinite(encode(params, cfg, short)).all()
-  assert np.isnan(encode(params, cfg, packed(7, 65))[1]).all()
-  for made in (np.asarray, jnp.asarray):
-    with pytest.raises(ValueError, match='texts of 65 tokens'):
-      encoder.encode(params, cfg, jax.tree.map(made, packed(7, 65)))
 
 
 def test_random_parameters_do_not_depend_on_the_mesh():
@@ -269,8 +228,8 @@ def test_random_parameters_do_not_depend_on_the_mesh():
 
 
 def test_scan_equals_the_unrolled_layers():
-  cfg, params = _model('mistral')
-  tokens = _tokens()
+  cfg, params = tiny_encoder.model('mistral')
+  tokens = tiny_encoder.tokens()
   backbone = params['backbone']
   x = backbone['embed']['token'][tokens.ids]
   zero = {'embed': backbone['embed'], 'norm': backbone['norm']}
@@ -298,8 +257,8 @@ def _one_layer(cfg, backbone, x, tokens):
 
 @pytest.mark.parametrize('remat', after(1, ['dots', 'full', 'residual']))
 def test_remat_changes_no_gradient(remat):
-  cfg, params = _model('mistral')
-  tokens = _tokens()
+  cfg, params = tiny_encoder.model('mistral')
+  tokens = tiny_encoder.tokens()
 
   def grads(cfg):
     return jax.jit(jax.grad(
@@ -314,8 +273,8 @@ def test_remat_changes_no_gradient(remat):
 @pytest.mark.thorough
 @pytest.mark.parametrize('family', after(1, ['mistral', 'mpnet']))
 def test_remat_computes_the_less_again_the_more_it_keeps(family):
-  cfg, params = _model(family)
-  tokens = _tokens(8, 64, [64] * 8)
+  cfg, params = tiny_encoder.model(family)
+  tokens = tiny_encoder.tokens(8, 64, [64] * 8)
 
   def spent(remat):
     this = dataclasses.replace(cfg, remat=remat)
@@ -332,19 +291,19 @@ def test_depth_does_not_lengthen_the_program():
     cfg = ModelConfig(backbone=presets.tiny('mistral', num_layers=layers))
     params = encoder.param_shapes(cfg)
     return len(jax.jit(encoder.encode, static_argnums=1).lower(
-        params, cfg, _tokens()).as_text().splitlines())
+        params, cfg, tiny_encoder.tokens()).as_text().splitlines())
 
   assert size(32) == size(4)
 
 
 def test_bad_arguments_are_named():
-  cfg, params = _model('mistral')
+  cfg, params = tiny_encoder.model('mistral')
   with pytest.raises(ValueError, match="attention is 'both'; choose causal"):
-    encoder.encode(params, cfg, _tokens(), attention='both')
+    encoder.encode(params, cfg, tiny_encoder.tokens(), attention='both')
   with pytest.raises(ValueError, match='prefix'):
-    encoder.encode(params, cfg, _tokens(), attention='prefix')
+    encoder.encode(params, cfg, tiny_encoder.tokens(), attention='prefix')
   with pytest.raises(ValueError, match='prefix'):
-    encoder.encode(params, cfg, _tokens(), prefix=np.zeros(4, np.int32))
+    encoder.encode(params, cfg, tiny_encoder.tokens(), prefix=np.zeros(4, np.int32))
   with pytest.raises(ValueError, match=r"preset 'nope' is unknown; choose one of"):
     presets.get('nope')
 
@@ -352,60 +311,3 @@ def test_bad_arguments_are_named():
 def test_a_parameter_without_a_rule_is_refused():
   with pytest.raises(ValueError, match="no sharding rule matches parameter 'odd/x'"):
     sharding.param_specs({'odd': {'x': np.zeros(2)}})
-
-
-def _packed(tokens: Tokens, width: int):
-  """(the texts of `tokens` packed into rows, where each lies)."""
-  lengths, pool_from = tokens.mask.sum(1), (tokens.mask & ~tokens.pool).sum(1)
-  texts = Ragged(tokens.ids[tokens.mask], np.concatenate([[0], np.cumsum(lengths)]),
-                 pool_from, np.zeros(len(lengths), bool))
-  first = np.arange(len(lengths) + 1)  # each row a query and its passage: twice
-  got, at, _ = pack.share_rows(texts, texts, first, np.arange(len(lengths)), 1,
-                               width=width, passages=1, pad_id=0)
-  return got, at
-
-
-@pytest.mark.parametrize('family,mode,pooling', after(2, [
-    ('mistral', 'bidirectional', 'mean'), ('modernbert', 'causal', 'mean'),
-    ('bert', 'bidirectional', 'mean'), ('mistral', 'causal', 'latent_attention'),
-    ('mistral', 'causal', 'mean'), ('modernbert', 'bidirectional', 'mean'),
-    ('mpnet', 'causal', 'mean'), ('mpnet', 'bidirectional', 'mean'),
-    *(('mistral', 'causal', p) for p in ('cls', 'last', 'weighted_mean', 'max'))]))
-def test_texts_that_share_rows_get_the_vectors_of_rows_of_their_own(
-    family, mode, pooling):
-  cfg, params = _model(family, pooling=PoolingConfig(
-      kind=pooling, latents=8, heads=2, head_dim=8, ff_mult=2))
-  tokens = _tokens(6, 12, [12, 3, 5, 7, 2, 9])
-  prompt = np.array([2, 0, 1, 7, 0, 3])[:, None]  # the fourth text is prompt alone
-  tokens = dataclasses.replace(
-      tokens, pool=tokens.mask & (np.arange(12) >= prompt))
-  want = encode(params, cfg, tokens, attention=mode)
-  shared, at = _packed(tokens, 24)
-  assert len(shared.ids) < 6 and shared.slots == 4
-  got = encode(params, cfg, shared, attention=mode)
-  # Unit vectors from the same sums in another order.
-  np.testing.assert_allclose(got[at], want, atol=5e-6)
-
-
-@pytest.mark.parametrize('fields,message', [
-    ({'pooling': PoolingConfig(kind='layer_attention')}, 'layer_attention'),
-    ({'prepend': PrependConfig(token_id=1, start=0, stop=1)}, 'prepended')])
-def test_what_needs_a_whole_row_does_not_share_it(fields, message):
-  cfg, params = _model('mistral', **fields)
-  with pytest.raises(ValueError, match=f'{message}.*pack=0'):
-    encoder.encode(params, cfg, _packed(_tokens(), 24)[0])
-
-
-@pytest.mark.parametrize('kind', after(1, ['longrope', 'dynamic']))
-def test_frequencies_by_length_are_each_texts_own_in_shared_rows(kind):
-  """Texts of 12 and 9 tokens are long; 3, 5, 7 and 2 are not, beside them either."""
-  scaling = RopeScaling(kind=kind, factor=4.0, original_positions=8, **(
-      {} if kind == 'dynamic' else
-      {'short_factors': (1.0, 2.0, 1.0, 1.0), 'long_factors': (4.0, 1.0, 2.0, 3.0)}))
-  cfg, params = _model('mistral')
-  cfg = dataclasses.replace(cfg, backbone=dataclasses.replace(
-      cfg.backbone, rope_scaling=scaling))
-  tokens = _tokens(6, 12, [12, 3, 5, 7, 2, 9])
-  shared, at = _packed(tokens, 24)
-  np.testing.assert_allclose(encode(params, cfg, shared)[at],
-                             encode(params, cfg, tokens), atol=5e-6)

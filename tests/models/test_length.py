@@ -1,17 +1,12 @@
 """Laws of length methods: against transformers, against loops, and on short texts."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxembed import bundle, checkpoint, config, sharding
-from jaxembed.config import LengthConfig, ModelConfig, RopeScaling
-from jaxembed.config.length import METHODS, parse
-from jaxembed.embedder import Embedder
 from jaxembed.models import (
   clex,
   dprope,
@@ -19,48 +14,21 @@ from jaxembed.models import (
   length,
   length_rule,
   positions,
-  presets,
   rope,
 )
 from jaxembed.models.layers import Embedding
-from jaxembed.similarity import unit
-from jaxembed.train import arguments, start
 from jaxembed.types import Tokens
-from tests.helpers import tiny_run
+from tests.helpers import longer
+from tests.helpers.longer import O, T
 from tests.helpers.tiers import after
 
 encode = jax.jit(encoder.encode, static_argnums=1)
-O, T = 16, 64  # tokens of training, and in use
-
-
-@functools.cache
-def _model(family: str):
-  cfg = ModelConfig(max_length=O, backbone=dataclasses.replace(
-      presets.tiny(family), max_positions=O))
-  params = encoder.init_params(cfg, jax.random.key(0))
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  return cfg, jax.tree.unflatten(tree, [
-      x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
-
-
-def _extended(family: str, method: str, **options):
-  cfg, params = _model(family)
-  if method == 'theta':
-    options['theta'] = 1e5
-  wanted = LengthConfig(method=method, target=T, **options)
-  return length.extend(params, cfg, wanted, jax.random.key(2))[::-1]
 
 
 def _tokens(lengths, width=T):
   mask = np.arange(width)[None] < np.array(lengths)[:, None]
   ids = np.random.default_rng(0).integers(2, 96, mask.shape).astype(np.int32)
   return Tokens(np.where(mask, ids, 0), mask, mask)
-
-
-def _rule(cfg, n, **options):
-  index = np.arange(n)[None].astype(np.int32)
-  return length_rule.rule(cfg, index, np.full_like(index, n), **options)
 
 
 @pytest.mark.parametrize('method,kind,more', after(2, [
@@ -74,7 +42,7 @@ def test_frequencies_are_transformers(method, kind, more):
   from transformers import LlamaConfig
   from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
   texts = {'texts': 'long'} if method == 'theta' else {}
-  cfg, _ = _extended('mistral', method, **texts)
+  cfg, _ = longer.extended('mistral', method, **texts)
   scaling = length_rule.backbone(cfg).rope_scaling
   if kind == 'longrope':
     more = more | {'short_factor': list(scaling.short_factors),
@@ -87,16 +55,16 @@ def test_frequencies_are_transformers(method, kind, more):
   for n in (8, O, O + 1, 40, T):
     freqs, factor = ROPE_INIT_FUNCTIONS[kind](
         theirs, torch.device('cpu'), seq_len=n)
-    found = _rule(cfg, n)
+    found = longer.rule(cfg, n)
     np.testing.assert_allclose(
         np.broadcast_to(found.freqs, (1, n, 4))[0, -1], freqs, rtol=2e-6)
     assert found.factor == pytest.approx(factor, rel=1e-12)
 
 
 def test_ntk_stretches_the_slowest_channel_by_the_scale():
-  cfg, _ = _extended('mistral', 'ntk')
+  cfg, _ = longer.extended('mistral', 'ntk')
   before = rope.frequencies(8, 10000.0)
-  ratio = before / _rule(cfg, 5).freqs
+  ratio = before / longer.rule(cfg, 5).freqs
   np.testing.assert_allclose(ratio[[0, -1]], [1, T / O], rtol=1e-5)
   assert length_rule.backbone(cfg).rope_theta == pytest.approx(1e4 * 4 ** (8 / 6))
 
@@ -164,8 +132,8 @@ IDENTITY = [('bert', 'grouped', {}), ('mistral', 'self_extend', {'window': 4}),
 @pytest.mark.parametrize('family,method,options', after(2, IDENTITY))
 def test_texts_of_the_original_length_keep_their_vectors(family, method, options):
   """And longer ones get others than without the method, where that can read them."""
-  cfg, params = _model(family)
-  changed, wide = _extended(family, method, **options)
+  cfg, params = longer.model(family)
+  changed, wide = longer.extended(family, method, **options)
   long = _tokens([T, O, O + 1])
   mask = np.arange(O)[None] < np.array([O - 1, O, 3])[:, None]
   short = Tokens(long.ids[:, :O], mask, mask)
@@ -186,16 +154,16 @@ def test_texts_of_the_original_length_keep_their_vectors(family, method, options
     ('bert', 'recurrent', lambda i, n: i % O),
     ('bert', 'interpolate', lambda i, n: i * 4 if n <= O else i)])
 def test_rows_of_a_table(family, method, ids):
-  cfg, _ = _extended(family, method)
+  cfg, _ = longer.extended(family, method)
   for n in (1, O, O + 1, 3 * O, T):
-    found = _rule(cfg, n).ids
+    found = longer.rule(cfg, n).ids
     assert found[0].tolist() == [ids(i, n) for i in range(n)]
 
 
 @pytest.mark.parametrize('family', ['bert', 'roberta'])
 def test_an_interpolated_table_keeps_its_rows(family):
-  cfg, params = _model(family)
-  _, wide = _extended(family, 'interpolate')
+  cfg, params = longer.model(family)
+  _, wide = longer.extended(family, 'interpolate')
   first, old = cfg.backbone.position_offset, params['backbone']['embed']['position']
   new = wide['backbone']['embed']['position']
   assert new.shape == (first + T, old.shape[1])
@@ -208,7 +176,7 @@ def test_an_interpolated_table_keeps_its_rows(family):
 
 @pytest.mark.parametrize('family', after(1, ['roberta', 'bert']))
 def test_the_rows_that_a_table_had_are_not_trained(family):
-  cfg, wide = _extended(family, 'interpolate')
+  cfg, wide = longer.extended(family, 'interpolate')
 
   def moved(cfg):
     model = Embedding(cfg.backbone, 'float32', length.frozen_rows(cfg))
@@ -271,7 +239,7 @@ def test_self_extend_is_the_loop(mode, monkeypatch):
     ('mistral', 'self_extend'), ('bert', 'grouped'), ('bert', 'interpolate'),
     ('mistral', 'dynamic_ntk'), ('modernbert', 'self_extend')]))
 def test_texts_that_share_rows_are_read_by_their_own_length(family, method):
-  cfg, params = _extended(family, method, temperature=True)
+  cfg, params = longer.extended(family, method, temperature=True)
   tokens = _tokens([30, 9, 20], 30)
   want = encode(params, cfg, tokens)
   joined = [np.concatenate([x[i, :n] for i, n in enumerate((30, 9, 20))] + [
@@ -283,15 +251,15 @@ def test_texts_that_share_rows_are_read_by_their_own_length(family, method):
 
 
 def test_temperature_grows_with_the_logarithm_of_the_length():
-  cfg, _ = _extended('mistral', 'none', temperature=True)
+  cfg, _ = longer.extended('mistral', 'none', temperature=True)
   for n in (2, O, 2 * O, T):
-    scale = _rule(cfg, n).query_scale
+    scale = longer.rule(cfg, n).query_scale
     np.testing.assert_allclose(scale, max(1, np.log(n) / np.log(O)), rtol=1e-6)
 
 
 def test_training_draws_scales_and_use_does_not():
   """E2-LLM: (place + offset) / scale, but for the first places, within training's."""
-  cfg, params = _extended('mistral', 'random_scale', scales=8)
+  cfg, params = longer.extended('mistral', 'random_scale', scales=8)
   index = np.broadcast_to(np.arange(O, dtype=np.int32), (256, O))
   ids = np.asarray(length_rule.rule(
       cfg, index, np.full_like(index, O), key=jax.random.key(0)).ids)
@@ -306,124 +274,13 @@ def test_training_draws_scales_and_use_does_not():
   run = jax.jit(lambda key: encoder.encode(params, cfg, tokens, key=key))
   drawn = [run(jax.random.key(i)) for i in (1, 2)]
   assert np.abs(drawn[0] - drawn[1]).max() > 1e-3
-  plain, _ = _extended('mistral', 'interpolate')
+  plain, _ = longer.extended('mistral', 'interpolate')
   np.testing.assert_array_equal(
-      _rule(cfg, 5).freqs, _rule(plain, 5).freqs)
+      longer.rule(cfg, 5).freqs, longer.rule(plain, 5).freqs)
 
 
 def test_a_base_in_use_is_not_that_of_training():
-  cfg, _ = _extended('mistral', 'theta')
-  train = _rule(cfg, 5, key=jax.random.key(0)).freqs
+  cfg, _ = longer.extended('mistral', 'theta')
+  train = longer.rule(cfg, 5, key=jax.random.key(0)).freqs
   np.testing.assert_array_equal(train, rope.frequencies(8, 1e4))
-  np.testing.assert_allclose(_rule(cfg, 5).freqs, rope.frequencies(8, 1e5))
-
-
-@pytest.mark.parametrize('family,options,message', [
-    ('bert', dict(method='ntk'), "'ntk' changes rotary positions.*choose interpolate"),
-    ('mpnet', dict(method='self_extend'), 'rotary positions'),
-    ('mistral', dict(method='grouped'), 'for tables.*choose self_extend'),
-    ('bert', dict(method='interpolate', target=40), 'no multiple of 16'),
-    ('bert', dict(method='grouped', original=32), 'more than the 16 positions'),
-    ('bert', dict(method='grouped', target=16), 'not more than the 16 tokens'),
-    ('mistral', dict(method='self_extend', group=2, window=4),
-     'fewer than 64 tokens; choose group=6'),
-    ('mistral', dict(method='self_extend', window=16), 'window 16 is not less')])
-def test_what_a_family_cannot_take_is_refused(family, options, message):
-  cfg, _ = _model(family)
-  with pytest.raises(ValueError, match=message):
-    length.configure(cfg, LengthConfig(**{'target': T} | options))
-
-
-def test_a_second_method_and_stretched_frequencies_are_refused():
-  cfg, _ = _extended('mistral', 'ntk')
-  assert length.configure(cfg, LengthConfig(method='ntk', target=T)) == cfg
-  with pytest.raises(ValueError, match="length method 'ntk' already"):
-    length.configure(cfg, LengthConfig(method='self_extend', target=T))
-  llama = ModelConfig(backbone=dataclasses.replace(
-      presets.tiny('mistral'), rope_scaling=RopeScaling(kind='llama3', factor=8.0)))
-  with pytest.raises(ValueError, match='by llama3 already; choose self_extend'):
-    length.configure(llama, LengthConfig(method='yarn', target=2**17))
-
-
-@pytest.mark.parametrize('options,message', [
-    (dict(method='ntk', group=4), 'group is 4, which .*ntk.* does not read'),
-    (dict(method='theta'), 'theta is 0.0; give the rotary base'),
-    (dict(method='none'), 'method is'), (dict(method='rope'), 'choose one of none'),
-    (dict(method='ntk', original=T), 'target is 64; give more than')])
-def test_settings_that_mean_nothing_are_refused(options, message):
-  with pytest.raises(ValueError, match=message):
-    LengthConfig(target=T, **options)
-
-
-def test_a_method_is_written_and_read():
-  cfg, _ = _extended('mistral', 'self_extend', temperature=True)
-  assert config.from_dict(ModelConfig, config.to_dict(cfg)) == cfg
-  assert parse('self_extend:target=64,window=4,temperature=true') == LengthConfig(
-      method='self_extend', target=64, window=4, temperature=True)
-  for text, message in (('ntk', 'says no target'), ('ntk:64', "'64' is no setting"),
-                        ('ntk:target=a', 'target=a is no whole number')):
-    with pytest.raises(ValueError, match=message):
-      parse(text)
-
-
-@pytest.mark.parametrize('method', [m for m in METHODS if m != 'none'])
-def test_other_libraries_are_told_or_the_export_is_refused(method):
-  table = method in ('grouped', 'recurrent', 'windows')
-  cfg, _ = _extended('bert' if table else 'mistral', method)
-  if table or method in ('self_extend', 'clex', 'dynamic_ntk'):
-    with pytest.raises(ValueError, match=f"'{method}' has no place"):
-      length.exported(cfg)
-    return
-  told = length.exported(cfg)
-  assert told.length is None and told.backbone.max_positions == T
-  for n in (9, 40):
-    np.testing.assert_array_equal(_rule(told, n).freqs, _rule(cfg, n).freqs)
-
-
-@pytest.mark.thorough
-def test_a_run_keeps_its_method(tiny, tmp_path):
-  """From an experiment's field to what is opened of its folder."""
-  wanted = LengthConfig(method='interpolate', target=256)
-  spec = config.ModelSpec(source=str(tiny), length=wanted)
-  assert any("'interpolate'; the source reads 64" in line
-             for line in start.changes(spec))
-  mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
-  model = start.start(spec, 0, mesh)
-  bundle.save_model(tmp_path, model)
-  checkpoint.save_params(tmp_path / 'checkpoints', 1, model.params)
-  found = Embedder.load(tmp_path)
-  assert found.max_seq_length == 256 and found.cfg.length == LengthConfig(
-      method='interpolate', target=256, original=64, texts='long')
-  text = 'a cat and a dog ' * 12  # fits the source
-  plain = Embedder.load(tiny, length=None)
-  np.testing.assert_allclose(found.encode(text), plain.encode(text), atol=2e-6)
-  assert found.vector_fingerprint() != plain.vector_fingerprint()
-  asked = arguments.experiment(arguments.Arguments(
-      model=Embedder.load(tiny, length=wanted), data=[('a', 'b'), ('c', 'd')]))
-  assert asked.cfg.model.length == found.cfg.length
-  with pytest.raises(ValueError, match="'interpolate' with texts='long' has no place"):
-    found.save(tmp_path / 'export')
-  assert not (tmp_path / 'export').exists()
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize('family,method,options', [
-    ('bert', 'interpolate', {'texts': 'all'}), ('llama', 'yarn', {}),
-    ('llama', 'ntk', {}), ('llama', 'dprope', {}), ('llama', 'interpolate', {})])
-def test_an_export_is_the_same_in_torch(family, method, options, minilm, tmp_path):
-  st = pytest.importorskip('sentence_transformers')
-  (tmp_path / 'plain').mkdir()
-  folder = tiny_run.write_model(tmp_path / 'plain', minilm, family)
-  ours = Embedder.load(folder, length=LengthConfig(
-      method=method, target=256, **options))
-  ours.save(tmp_path / 'export')
-  theirs = st.SentenceTransformer(str(tmp_path / 'export'), device='cpu')
-  texts = ['cats and dogs ' * 80, 'a cat ' * 40, 'a']
-  np.testing.assert_allclose(unit(ours.encode(texts)), unit(theirs.encode(texts)),
-                             atol=1e-5)
-  again = Embedder.load(tmp_path / 'export')
-  np.testing.assert_allclose(ours.encode(texts), again.encode(texts), atol=2e-6)
-  plain = Embedder.load(folder)
-  if family == 'llama':
-    plain.max_seq_length = 256
-    assert np.abs(plain.encode(texts[0]) - ours.encode(texts[0])).max() > 1e-4
+  np.testing.assert_allclose(longer.rule(cfg, 5).freqs, rope.frequencies(8, 1e5))
