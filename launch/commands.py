@@ -3,8 +3,10 @@
 import ast
 import difflib
 import importlib.metadata
+import os
 import pathlib
 import runpy
+import shutil
 import sys
 
 # heading -> modules of this package, in the order in which people need them.
@@ -57,6 +59,14 @@ def summary(name: str) -> str:
   text = (pathlib.Path(__file__).parent / f'{name}.py').read_text('utf-8')
   doc = ast.get_docstring(ast.parse(text))
   return (doc or '').split('\n')[0].rstrip('.:')
+
+
+def where() -> str:
+  """A line that tells where `jaxembed` is, if a shell would not find it; or ''."""
+  command = pathlib.Path(sys.executable).with_name('jaxembed')
+  if shutil.which('jaxembed') or not command.exists():
+    return ''
+  return f'\n  (jaxembed is {os.path.relpath(command)} here)'
 
 
 def _near(name: str) -> str:

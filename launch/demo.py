@@ -16,7 +16,7 @@ import numpy as np
 from jaxembed import search
 from jaxembed.embedder import Embedder
 
-from . import cli, standard_library
+from . import cli, commands, standard_library
 
 _QUERIES = ('copy a folder and everything in it', 'wait for several threads to finish',
             'split a command line the way a shell does')
@@ -53,7 +53,7 @@ def main():
     print(f'\n"{query}"')
     for value, i in zip(values, best):
       _show(value, found[i])
-  print(f'\n{_table(model, _SENTENCES)}\n{_NEXT}')
+  print(f'\n{_table(model, _SENTENCES)}\n{_NEXT}{commands.where()}')
 
 
 def _minilm() -> str:

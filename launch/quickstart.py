@@ -20,7 +20,7 @@ from jaxembed.embedder import Embedder
 from jaxembed.files import url
 from jaxembed.train import fit, metrics, report_page, stages
 
-from . import cli, tables
+from . import cli, commands, tables
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Experiment file or recipe.')
@@ -64,7 +64,8 @@ def main():
         f'{parity["max_difference"]:.1e} at most\n'
         f"next        jaxembed.Embedder.load('{folder}'), or in sentence-transformers\n"
         f"            SentenceTransformer('{exported}', trust_remote_code=True)\n"
-        '            jaxembed train --help, for data of your own')
+        '            jaxembed train --help, for data of your own'
+        f'{commands.where()}')
 
 
 def show_searches(embedder: Embedder, cfg: config.Config, top: int = 2):
