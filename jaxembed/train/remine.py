@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from jaxembed import bundle, data, store, types
-from jaxembed.config import StageConfig
+from jaxembed.config import SourceConfig, StageConfig
 from jaxembed.embedder import Embedder
 from jaxembed.files import place
 from jaxembed.mining import candidates, collection, miner, refresh
@@ -51,7 +51,7 @@ def check(stages: Sequence[StageConfig]) -> None:
                      f'{jax.process_count()}; set it to 0, and mine between two runs')
   for source in (s for stage in anew for s in stage.data.sources):
     if source.kind == 'mined':
-      base = pathlib.Path(source.path).expanduser()
+      base = _base(source)
       found = candidates.Table.load(collection.load(base)).teacher
       if (asked := _rules(base).teacher) not in ('', found):
         raise ValueError(
@@ -76,7 +76,7 @@ def mixture(stage: Stage, mined: int, folder: pathlib.Path, params: types.Params
     if source.kind == 'mined':
       target = folder / 'mined' / source.name / f'step-{mined}'
       if not (target / 'mined.json').exists():
-        _mine(place.fetched(source.path).expanduser(), target, stage, embedder, log)
+        _mine(_base(source), target, stage, embedder, log)
       source = dataclasses.replace(source, path=str(target))
     sources.append(source)
   return data.open_mixture(
@@ -119,6 +119,11 @@ def _mine(base: pathlib.Path, target: pathlib.Path, stage: Stage, embedder: Embe
   log(f'mined      {target}: {told}; {account.taken} negatives')
   for old in _earlier(target)[:-1]:
     shutil.rmtree(old / 'vectors', ignore_errors=True)
+
+
+def _base(source: SourceConfig) -> pathlib.Path:
+  """The mining run of a source of mined rows, on this machine."""
+  return place.fetched(source.path).expanduser()
 
 
 def _rules(base: pathlib.Path) -> Rules:

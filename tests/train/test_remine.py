@@ -12,11 +12,12 @@ import pytest
 from jaxembed import bundle, config, sharding
 from jaxembed.config import SourceConfig
 from jaxembed.embedder import Embedder
+from jaxembed.files import mirror, url
 from jaxembed.mining import candidates, collection, inputs, miner
 from jaxembed.mining.rules import Rules
 from jaxembed.train import loop, remine
 from jaxembed.train.stages import stages
-from tests.helpers import tiny_run
+from tests.helpers import memory_buckets, tiny_run
 
 RULES = Rules(share=None, near_positive=None, num_negatives=2)
 
@@ -107,6 +108,17 @@ def test_what_cannot_be_mined_anew_is_refused_before_a_run(
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   with pytest.raises(ValueError, match='remine_every works in one process, .* are 2'):
     remine.check([stage])
+
+
+def test_a_mining_run_at_a_url_may_be_mined_anew(experiment, tmp_path):
+  pytest.importorskip('obstore')
+  (stage,) = experiment.stages
+  (source,) = stage.data.sources
+  at_url = dataclasses.replace(stage, data=dataclasses.replace(
+      stage.data, sources=[dataclasses.replace(source, path='s3://b/mined')]))
+  with memory_buckets.opened(tmp_path / 'home'):
+    mirror.Mirror(url.Objects('s3://b/mined'), pathlib.Path(source.path)).push()
+    remine.check([at_url])
 
 
 def test_an_infinite_margin_encodes_everything_again(experiment, tmp_path):
