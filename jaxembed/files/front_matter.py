@@ -9,6 +9,8 @@ from jaxembed.files import folder as folders
 
 # Of a header; the hub's longest are a tenth.
 _MOST_BYTES = 200_000
+# Written in C where it is there: headers with scores of MTEB take a second otherwise.
+_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 # What goes on to models that are made of this one.
 KEYS = ('license', 'license_name', 'license_link', 'language', 'base_model', 'datasets')
 
@@ -21,7 +23,8 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   try:
     text = folders.read_bytes(folders.inside(folder, 'README.md'), _MOST_BYTES)
     head = text.decode().split('---\n')
-    data = yaml.safe_load(head[1]) if len(head) > 2 and not head[0].strip() else None
+    there = len(head) > 2 and not head[0].strip()
+    data = yaml.load(head[1], Loader=_LOADER) if there else None
   except (OSError, ValueError, yaml.YAMLError, RecursionError):
     return {}
   return only_texts(data)
