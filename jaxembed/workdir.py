@@ -84,7 +84,7 @@ def steps(path: str | os.PathLike) -> list[int]:
 
 
 def _steps(names: Iterable[str]) -> list[int]:
-  return sorted(int(unit.rpartition('/')[2]) for unit in mirror.marked(names))
+  return sorted(map(mirror.number, mirror.marked(names)))
 
 
 def fetched(url: str, step: checkpoint.Step = None, *, weights: bool = True

@@ -66,12 +66,14 @@ class Mirror:
     with contextlib.suppress(OSError, ValueError):
       self._known = dict(json.loads(self._index.read_bytes()))
 
-  def pull(self, wanted: Wanted = lambda name: True, *, repair: bool = False) -> None:
+  def pull(self, wanted: Wanted = lambda name: True, *,
+           there: dict[str, Object] | None = None, repair: bool = False) -> None:
     """Makes the folder what the URL has of the `wanted` names; what is equal stays.
 
+    there: the names at the URL, where the caller has listed them.
     repair: units without their mark, which a kill left, are removed there.
     """
-    there = self.objects.names()
+    there = self.objects.names() if there is None else there
     self._marked = marked(there)
     whole = {name: found for name, found in there.items() if wanted(name)
              and not _PASSING.fullmatch(name) and not name.endswith(f'/{MARK}')
@@ -102,14 +104,14 @@ class Mirror:
     A file that changes or goes meanwhile is for the next call.
     """
     here = self._here()
-    single = [n for n in here if unit_of(n) is None and not self._same(n)]
+    single = [n for n in here if unit_of(n) is None]
     # A name that others read after a file is there after that file.
     plain = [n for n in single if not n.endswith('.json')]
     self._each(self._send, plain)
     for name in sorted(set(single) - set(plain), key=lambda n: (-n.count('/'), n)):
       self._send(name)
     skipped: set[str] = set()
-    while unit := max(self._unsent() - skipped, key=_number, default=''):
+    while unit := max(self._unsent() - skipped, key=number, default=''):
       if not self._send_unit(unit):
         skipped.add(unit)
     self._remove_gone()
@@ -134,14 +136,14 @@ class Mirror:
     """
     links = self.folder.with_name(f'{self.folder.name}.sending')
     shutil.rmtree(links, ignore_errors=True)
-    if not self.holds.take(_number(unit)):
+    if not self.holds.take(number(unit)):
       return False
     try:
       shutil.copytree(self.folder / unit, links / unit, copy_function=_link)
     except (FileNotFoundError, shutil.Error):
       return False
     finally:
-      self.holds.free(_number(unit))
+      self.holds.free(number(unit))
     names = [p.relative_to(links).as_posix() for p in links.rglob('*') if p.is_file()]
     self._each(lambda name: self._send(name, links), names)
     sizes = {name[len(unit) + 1:]: self._known[name][1] for name in names}
@@ -154,8 +156,8 @@ class Mirror:
     """Removes there what is no longer here. What is still to be followed by a newer
     unit stays until that one is there."""
     gone = self._marked - self._units()
-    newest = max(self._marked, key=_number, default='')
-    if newest in gone and any(_number(u) > _number(newest) for u in self._units()):
+    newest = max(self._marked, key=number, default='')
+    if newest in gone and any(number(u) > number(newest) for u in self._units()):
       gone.discard(newest)
     for unit in gone:
       self.objects.remove(f'{unit}/{MARK}')
@@ -171,13 +173,6 @@ class Mirror:
              if p.is_file())
     return sorted(n for n in found if not _PASSING.fullmatch(n))
 
-  def _same(self, name: str) -> bool:
-    known = self._known.get(name)
-    try:
-      return known is not None and known[1:] == _state(self.folder / name)
-    except FileNotFoundError:
-      return True
-
   def _fetch(self, name: str, found: Object) -> None:
     target = folder_lib.inside(self.folder, name)
     if target.is_file() and self._known.get(name) == [found.tag, *_state(target)]:
@@ -186,26 +181,23 @@ class Mirror:
     self.objects.fetch(name, target, found.size)
     self._known[name] = [found.tag, *_state(target)]
 
-  def _send(self, name: str, folder: pathlib.Path | None = None) -> bool:
-    """Whether the file was there to be sent, and stayed as it was."""
+  def _send(self, name: str, folder: pathlib.Path | None = None) -> None:
+    """Sends a file that is not there as it is here."""
     path = (folder or self.folder) / name
     try:
       before = _state(path)
       if self._known.get(name, [''])[1:] == before:
-        return True
+        return
       sent = self.objects.write(name, path)
-      if _state(path) != before:
-        return False
+      if _state(path) == before:
+        self._known[name] = [sent.tag, *before]
     except FileNotFoundError:
       if path.exists():
         raise
-      return False
-    self._known[name] = [sent.tag, *before]
-    return True
 
-  def _each(self, do: Callable, names) -> list:
+  def _each(self, do: Callable, names: Iterable[str]) -> None:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      return list(pool.map(do, names))
+      list(pool.map(do, names))  # raises what one of them raised
 
   def _drop_empty(self) -> None:
     """Removes what is left of units: folders without a file."""
@@ -225,7 +217,8 @@ def _link(source: str, target: str) -> None:
     shutil.copy2(source, target)
 
 
-def _number(unit: str) -> int:
+def number(unit: str) -> int:
+  """The step that a unit is the checkpoint of."""
   return int(unit.rpartition('/')[2])
 
 

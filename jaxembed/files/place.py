@@ -69,10 +69,11 @@ def _bring(url: str, target: pathlib.Path, only: Sequence[str] = ()) -> bool:
   if parent.count('/') > 1 and Mirror(Objects(parent), target.parent).pull_file(name):
     return True
   objects = Objects(url)
-  if not objects.names():
+  there = objects.names()
+  if not there:
     return False
   Mirror(objects, target).pull(
-      lambda name: not only or any(fnmatch.fnmatch(name, p) for p in only))
+      lambda name: not only or any(fnmatch.fnmatch(name, p) for p in only), there=there)
   return True
 
 

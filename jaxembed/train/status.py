@@ -57,10 +57,11 @@ def of(where: str | os.PathLike, *, now: float | None = None) -> dict[str, Any]:
 def _here(where: str | os.PathLike) -> tuple[pathlib.Path, bool | None]:
   """The run's small files on this machine; whether a process works on it."""
   if (there := url.of(where)) is not None:
-    if not Objects(there).head('manifest.json'):
+    objects = Objects(there)
+    if not objects.head('manifest.json'):
       raise FileNotFoundError(f'{there} is no run: it has no manifest.json')
     copy = place.fetched(there, ['*.json', '*.jsonl', 'checkpoints/best.json'])
-    return copy, bool(remote_lock.holder(Objects(there), 'run.lock'))
+    return copy, bool(remote_lock.holder(objects, 'run.lock'))
   folder = pathlib.Path(where)
   try:
     alone.refuse_held(folder / 'run.lock', '', '')
