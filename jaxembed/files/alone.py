@@ -21,8 +21,9 @@ BEAT, STALE = 10.0, 60.0
 class Held(BlockingIOError):
   """Another process holds a lock: `process` on `host`."""
 
-  def __init__(self, host: str, process: int | str, message: str):
-    super().__init__(message)
+  def __init__(self, host: str, process: int | str, what: str, remedy: str):
+    super().__init__(f'{what} is being written by process {process} on host {host}; '
+                     f'wait until it has ended, or {remedy}')
     self.host, self.process = host, process
 
 
@@ -103,9 +104,7 @@ def _lock(file: int, lock: pathlib.Path, what: str, remedy: str) -> bool:
       return False
     more = f', or remove {lock} if that process is gone'
   host, process = holder or ('unknown', 'unknown')
-  raise Held(
-      host, process, f'{what} is being written by process {process} on host {host}; '
-      f'wait until it has ended, or {remedy}{more}')
+  raise Held(host, process, what, remedy + more)
 
 
 def _holder(file: int) -> tuple[str, int] | None:

@@ -33,7 +33,7 @@ class Lock:
     try:
       self._objects.write(self._name, self._content(), create=create)
     except FileExistsError:  # or ours, of an attempt whose answer was lost
-      if self._holder().get('token') != self._token:
+      if not self.ours():
         raise
 
   def start(self) -> None:
@@ -45,8 +45,12 @@ class Lock:
     self._end.set()
     if self._thread.is_alive():
       self._thread.join()
-    if not self.lost and self._holder().get('token') == self._token:
+    if not self.lost and self.ours():
       self._objects.remove(self._name)
+
+  def ours(self) -> bool:
+    """Whether the lock names this holder."""
+    return self._holder().get('token') == self._token
 
   def _content(self) -> bytes:
     self._beats += 1
@@ -89,7 +93,7 @@ def held(objects: Objects, name: str, what: str, remedy: str,
     _watch(objects, name, what, remedy, log)
     lock.take(create=False)
     time.sleep(1.0)  # of two that take over at once the later one has it
-    if lock._holder().get('token') != lock._token:
+    if not lock.ours():
       raise _refused(holder(objects, name), what, remedy) from None
   lock.start()
   try:
@@ -119,7 +123,6 @@ def _watch(objects: Objects, name: str, what: str, remedy: str, log) -> None:
     first = now and first
 
 
-def _refused(found: dict, what: str, remedy: str) -> BlockingIOError:
-  return BlockingIOError(
-      f'{what} is being written by process {found.get("process", "unknown")} on host '
-      f'{found.get("host", "unknown")}; wait until it has ended, or {remedy}')
+def _refused(found: dict, what: str, remedy: str) -> alone.Held:
+  return alone.Held(found.get('host', 'unknown'), found.get('process', 'unknown'), what,
+                    remedy)
