@@ -23,7 +23,7 @@ from jaxembed import (
 from jaxembed.bundle import Bundle
 from jaxembed.convert import exporters, to_torch
 from jaxembed.data import tokenise
-from jaxembed.embedder_settings import Settings
+from jaxembed.embedder_settings import Settings, long_texts_checked
 from jaxembed.models import encoder
 
 # Texts tokenised, sorted and batched at a time: enough for near-perfect batches,
@@ -346,13 +346,12 @@ class Embedder(Settings):
 
   def _how_long(self, asked: str | None, output_value: str | None) -> str:
     """What to do with long texts: what is asked for, or the attribute's."""
-    if asked is not None and asked not in batch_runner.LONG_TEXTS:
-      raise ValueError(f'long_texts is {asked!r}; choose one of '
-                       f'{", ".join(batch_runner.LONG_TEXTS)}')
-    if asked == 'windows' and output_value != 'sentence_embedding':
+    if asked is None:
+      return self.long_texts
+    if long_texts_checked(asked) == 'windows' and output_value != 'sentence_embedding':
       raise ValueError("long_texts='windows' averages vectors, and output_value="
                        f'{output_value!r} asks for tokens; leave one of them out')
-    return asked or self.long_texts
+    return asked
 
   def _runner(self) -> batch_runner.BatchRunner:
     return batch_runner.BatchRunner(self.params, self.cfg, self.tokenizer, self.mesh,

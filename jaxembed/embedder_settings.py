@@ -27,6 +27,14 @@ _ATTRIBUTES = ('bundle', 'params', 'cfg', 'tokenizer', 'mesh', 'prompts',
                'default_prompt_name', 'folder', 'report', 'shapes')
 
 
+def long_texts_checked(choice: str) -> str:
+  """`choice`. Raises ValueError if it is none of batch_runner.LONG_TEXTS."""
+  if choice not in batch_runner.LONG_TEXTS:
+    raise ValueError(f'long_texts is {choice!r}; choose one of '
+                     f'{", ".join(batch_runner.LONG_TEXTS)}')
+  return choice
+
+
 class Settings:
   """What `Embedder` has beside its calls; see there."""
 
@@ -116,10 +124,7 @@ class Settings:
 
   @long_texts.setter
   def long_texts(self, choice: str) -> None:
-    if choice not in batch_runner.LONG_TEXTS:
-      raise ValueError(f'long_texts is {choice!r}; choose one of '
-                       f'{", ".join(batch_runner.LONG_TEXTS)}')
-    self._long_texts = choice
+    self._long_texts = long_texts_checked(choice)
 
   @property
   def memory(self) -> memory_forecast.Forecast:
@@ -154,9 +159,8 @@ class Settings:
     cfg = dataclasses.asdict(self.cfg)
     # How, not what; vectors stored before these were fields have the same digest.
     del cfg['attention_impl'], cfg['pooling']['impl']
-    for name, plain in (('length', None),):  # nor were these fields
-      if cfg[name] == plain:
-        del cfg[name]
+    if cfg['length'] is None:  # nor was this one a field
+      del cfg['length']
     if self.long_texts != 'cut':
       cfg['long_texts'] = self.long_texts
     return fingerprint.of_settings({

@@ -88,10 +88,8 @@ class Pulse:
     else:
       each = now - self._since
       self._productive += each
-      self._each = each if self._each is None else (
-          (1 - _NEWEST) * self._each + _NEWEST * each)
-      self._wait = self._waited if self._wait is None else (
-          (1 - _NEWEST) * self._wait + _NEWEST * self._waited)
+      self._each = _mean(self._each, each)
+      self._wait = _mean(self._wait, self._waited)
     self.step, self._since = step, now
     if now >= self._told + _EVERY:
       self._write()
@@ -105,6 +103,10 @@ class Pulse:
         'memory': [(d.memory_stats() or {}).get('bytes_in_use')
                    for d in jax.local_devices()],
         'productive': self._productive, 'started': self._started})
+
+
+def _mean(before: float | None, newest: float) -> float:
+  return newest if before is None else (1 - _NEWEST) * before + _NEWEST * newest
 
 
 def read(folder: pathlib.Path) -> dict[int, dict[str, Any]]:

@@ -8,6 +8,7 @@ Restoring: a state of about 2 GB in a fresh process, its files out of the page c
 beside reading the same files; the goal is at most 1.2 times.
 """
 
+import contextlib
 import os
 import pathlib
 import statistics
@@ -52,19 +53,17 @@ def _saving(repeats: int, small: bool):
 
   def steps_of(folder: pathlib.Path | None) -> float:
     now, y = state, x
-    saved = checkpoint.Checkpoints(folder, keep=2) if folder else None
-    begun = time.perf_counter()
-    for i in range(1, steps + 1):
-      now, y = update(now, y)
-      jax.block_until_ready(y)
-      if saved and i % _EVERY == 0:
-        saved.save(i, now)
-    if saved:
-      saved.wait()
-    took = time.perf_counter() - begun
-    if saved:
-      saved.__exit__(None)
-    return took / steps
+    with (checkpoint.Checkpoints(folder, keep=2) if folder
+          else contextlib.nullcontext()) as saved:
+      begun = time.perf_counter()
+      for i in range(1, steps + 1):
+        now, y = update(now, y)
+        jax.block_until_ready(y)
+        if saved and i % _EVERY == 0:
+          saved.save(i, now)
+      if saved:
+        saved.wait()
+      return (time.perf_counter() - begun) / steps
 
   jax.block_until_ready(update(state, x))
   with tempfile.TemporaryDirectory() as name:
