@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxembed import config, types
+from jaxembed import config, similarity, types
 from jaxembed.data import tokenise
 from jaxembed.files import carried
 from jaxembed.files.folder import BadCheckpoint
@@ -229,5 +229,4 @@ def _torch_vectors(model, texts, prompt: str, side: str) -> np.ndarray:
 
 def unit(x: np.ndarray) -> np.ndarray:
   """x / |x| along the last axis, in float64; zero stays zero."""
-  x = x.astype(np.float64)
-  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+  return similarity.unit(x.astype(np.float64))

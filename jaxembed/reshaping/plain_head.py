@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxembed import similarity
 from jaxembed.batch_runner import BatchRunner
 from jaxembed.bundle import Bundle
 from jaxembed.config import DenseConfig, PoolingConfig
@@ -106,7 +107,7 @@ def fit(model: Bundle, texts: Sequence[str], options: Options = DEFAULTS) -> Fit
     if options.steps:
       new = _match(new, plain, tokenizer, texts[held:], wanted[held:], options)
   found = _vectors(new, plain, tokenizer, texts[:held])
-  cosines = (_unit(found) * _unit(wanted[:held])).sum(-1)
+  cosines = (similarity.unit(found) * similarity.unit(wanted[:held])).sum(-1)
   cosine, least = float(cosines.mean()), float(cosines.min())
   note = _note(cfg.pooling.kind, exact, len(texts) - held, held, options.steps, cosine,
                least)
@@ -141,13 +142,9 @@ def _vectors(params, cfg, tokenizer, texts) -> np.ndarray:
   return np.asarray(run.vectors(texts, '', 32, cfg.embedding_dim, False))
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
 def _least_squares(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
   """kernel [D,E] and bias [E] of the ridge regression of y / |y| on x."""
-  x, y = x.astype(np.float64), _unit(y.astype(np.float64))
+  x, y = x.astype(np.float64), similarity.unit(y.astype(np.float64))
   mean, target = x.mean(0), y.mean(0)
   centred = x - mean
   gram = centred.T @ centred
@@ -160,7 +157,7 @@ def _match(params, cfg, tokenizer, texts, wanted, options: Options) -> Params:
   """`params` after updates that bring vectors nearer to `wanted`: 1 - cosine."""
   ragged = tokenizer.encode(texts, max_length=cfg.max_length, keep_empty=True)
   usable = np.flatnonzero(ragged.lengths > 0)
-  target, rng = _unit(wanted), np.random.default_rng(options.seed)
+  target, rng = similarity.unit(wanted), np.random.default_rng(options.seed)
   tx = optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.steps))
 
   def loss(params, tokens, target):
