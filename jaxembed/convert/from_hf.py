@@ -270,7 +270,7 @@ def _match(part: modules.Part, tensors: Mapping[str, Tensor], shapes,
   for row, layer in tables.expand(table.rows, layers):
     name = row.name.format(l=layer)
     wanted = [tables.part_shape(shapes[path].shape, row, layer) for path in row.paths]
-    total = (sum(s[0] for s in wanted), *wanted[0][1:]) if wanted[0] else ()
+    total = tables.joined_shape(wanted)
     tensor = left.pop(name, None)
     if tensor is None:
       missing.append(name)

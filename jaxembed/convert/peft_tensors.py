@@ -79,7 +79,7 @@ def fold(modules: Mapping[str, Module], settings: Settings, rows, flat: dict[str
     if base not in modules:
       continue
     sizes = [tables.part_shape(flat[p].shape, row, layer) for p in row.paths]
-    total = (sum(size[0] for size in sizes), *sizes[0][1:])
+    total = tables.joined_shape(sizes)
     try:
       change = (_weight if kind == 'weight' else _bias)(modules[base], total, settings)
     except _Misfit as e:
@@ -137,7 +137,7 @@ def _weight(module: Module, size: tuple[int, ...], settings: Settings):
   magnitude = parts.pop('lora_magnitude_vector', None) if settings.dora else None
   if not found:
     return None if whole is None else lambda x: _read(whole)
-  (kind, a, b), = found[:1]
+  kind, a, b = found[0]
   rank, scale = settings.of(module.name)
   embeds = kind == 'lora_embedding_A'
   out, width = reversed(size) if embeds else size

@@ -5,7 +5,7 @@ prefix, no language-model head. `{l}` stands for the layer; our side stacks laye
 on a leading axis. A matrix is stored [out, in] there and [in, out] here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import math
 
@@ -76,6 +76,11 @@ def part_shape(shape: tuple[int, ...], row: Row, layer: int | None
   """Shape, in the file, of `part` of a parameter of the given shape."""
   first = (layer is not None) + (row.expert is not None)
   return matrix_shape(shape[first:], row)
+
+
+def joined_shape(parts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+  """Shape of the tensor in which such parts lie one after another, or one scalar."""
+  return (sum(p[0] for p in parts), *parts[0][1:]) if parts[0] else ()
 
 
 def expand(rows: tuple[Row, ...], layers: int) -> Iterator[tuple[Row, int | None]]:

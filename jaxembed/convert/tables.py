@@ -19,6 +19,7 @@ from jaxembed.convert.rows import (
   Row,
   Table,
   expand,
+  joined_shape,
   linear,
   matrix_shape,
   part,
@@ -48,6 +49,7 @@ __all__ = [
   'in_transformers',
   'is_decoder',
   'iter_hf',
+  'joined_shape',
   'lazy',
   'matrix_shape',
   'older_keys',
@@ -153,9 +155,8 @@ def lazy(params: Params, cfg: ModelConfig, rows: tuple[Row, ...] | None = None
   for row, layer in expand(rows, cfg.backbone.stacked_layers):
     leaves = [flat[path] for path in row.paths]
     parts = [part_shape(leaf.shape, row, layer) for leaf in leaves]
-    shape = (sum(p[0] for p in parts), *parts[0][1:]) if parts[0] else ()
     found[row.name.format(l=layer)] = Lazy(
-        np.dtype(leaves[0].dtype), shape,
+        np.dtype(leaves[0].dtype), joined_shape(parts),
         functools.partial(_read, leaves, row, layer))
   return found
 
