@@ -62,8 +62,9 @@ def read(folder: pathlib.Path, task: str = '') -> Found:
     return dataclasses.replace(
         found, cfg=dataclasses.replace(found.cfg, normalize=True), is_plain=True)
   first = head_modules.entries(folder)[0]
+  place = inside(folder, first['path'])
   is_static = head_modules.kind(first) == static_embedding.TYPE
-  found = _static(home(folder)) if is_static else _plain(home(folder), task)
+  found = _static(place) if is_static else _plain(place, task)
   cfg, parts = after_backbone(folder, found.cfg)
   return dataclasses.replace(found, cfg=cfg, parts=(*found.parts, *parts))
 
