@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxembed.config import BackboneConfig
 from jaxembed.convert.families import bert
-from jaxembed.convert.families.family import ONLY
+from jaxembed.convert.families.family import ONLY_BUT_WIDTH
 from jaxembed.convert.families.sizes import SMALL
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.rows import LAYERS, Row, linear, norm
@@ -46,8 +46,7 @@ def _rows(cfg: BackboneConfig) -> Iterator[Row]:
 ALBERT = dataclasses.replace(
     bert.BERT, architecture='AlbertModel', read=_read, write=_write, rows=_rows,
     prefixes=('albert.',), ignored=(*bert.IGNORED, r'^(predictions|sop_classifier)\.'),
-    only={key: value for key, value in ONLY.items() if key != 'embedding_size'} | {
-        'inner_group_num': 1},
+    only=ONLY_BUT_WIDTH | {'inner_group_num': 1},
     cases={'ALBERT': SMALL | {'embedding_size': 16},
            'ALBERT, two groups': SMALL | {
                'embedding_size': 32, 'num_hidden_layers': 4, 'num_hidden_groups': 2}})

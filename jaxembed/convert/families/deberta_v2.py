@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxembed.config import BackboneConfig
 from jaxembed.convert.families import bert
-from jaxembed.convert.families.family import ONLY
+from jaxembed.convert.families.family import ONLY_BUT_WIDTH
 from jaxembed.convert.families.sizes import SMALL
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.rows import LAYERS, Row, linear, norm
@@ -36,24 +36,28 @@ def _read(hf: Fields) -> dict[str, Any]:
           f'config.json: pos_att_type={list(terms)} without relative_attention is not '
           'supported')
     return fields
-  span = hf.data.get('max_relative_positions')
-  if span is not None and (type(span) is not int or not -1 <= span <= 2**20):
-    raise UnsupportedModel(f'config.json: max_relative_positions is {span!r:.80}; it '
-                           'must be a whole number, -1 for max_position_embeddings')
-  span = span if span and span > 0 else fields['max_positions']
-  buckets = hf.data.get('position_buckets')
-  if buckets is not None and (type(buckets) is not int or not -1 <= buckets <= 2**20):
-    raise UnsupportedModel(f'config.json: position_buckets is {buckets!r:.80}; it must '
-                           'be a whole number, -1 for none')
-  log = buckets is not None and buckets > 0
-  if buckets is not None and log and not 2 <= buckets < 2 * (span - 1):
+  span = (_positive(hf, 'max_relative_positions', 'max_position_embeddings')
+          or fields['max_positions'])
+  buckets = _positive(hf, 'position_buckets', 'none')
+  if buckets and not 2 <= buckets < 2 * (span - 1):
     raise UnsupportedModel(f'config.json: position_buckets={buckets} of '
                            f'max_relative_positions={span} are not supported')
   return fields | {
-      'disentangled': terms, 'relative_buckets': buckets if log else span,
-      'relative_distance': span, 'relative_log': log,
+      'disentangled': terms, 'relative_buckets': buckets or span,
+      'relative_distance': span, 'relative_log': bool(buckets),
       'disentangled_shared': hf.flag('share_att_key', False),
       'disentangled_norm': 'layer_norm' in _parts(hf.text('norm_rel_ebd', 'none'))}
+
+
+def _positive(hf: Fields, key: str, otherwise: str) -> int:
+  """A count; 0 where it is absent, 0 or -1, which stands for `otherwise`."""
+  value = hf.data.get(key)
+  if value is None:
+    return 0
+  if type(value) is not int or not -1 <= value <= 2**20:
+    raise UnsupportedModel(f'config.json: {key} is {value!r:.80}; it must be a whole '
+                           f'number, -1 for {otherwise}')
+  return max(value, 0)
 
 
 def _terms(hf: Fields) -> tuple[str, ...]:
@@ -112,8 +116,7 @@ DEBERTA_V2 = dataclasses.replace(
     prefixes=('deberta.',), pooler=False,
     ignored=(*bert.IGNORED, r'^embeddings\.position_embeddings\.',
              r'^(lm|mask)_predictions\.', r'^qa_outputs\.'),
-    only={key: value for key, value in ONLY.items() if key != 'embedding_size'} | {
-        'conv_kernel_size': 0, 'attention_head_size': None},
+    only=ONLY_BUT_WIDTH | {'conv_kernel_size': 0, 'attention_head_size': None},
     cases={'DeBERTa v3': _V3,
            'DeBERTa v2, apart': SMALL | {
                'relative_attention': True, 'pos_att_type': 'c2p|p2c',

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxembed.config import BackboneConfig
 from jaxembed.convert.families import bert
-from jaxembed.convert.families.family import ONLY
+from jaxembed.convert.families.family import ONLY_BUT_WIDTH
 from jaxembed.convert.families.sizes import SMALL
 from jaxembed.convert.fields import Fields
 from jaxembed.convert.rows import Row, linear
@@ -34,6 +34,6 @@ ELECTRA = dataclasses.replace(
     prefixes=('electra.',), pooler=False,
     ignored=(*bert.IGNORED, r'^(discriminator|generator)_(predictions|lm_head)\.',
              r'^(qa_outputs|sequence_summary)\.'),
-    only={key: value for key, value in ONLY.items() if key != 'embedding_size'},
+    only=ONLY_BUT_WIDTH,
     cases={'ELECTRA': SMALL | {'embedding_size': 32},
            'ELECTRA small': SMALL | {'embedding_size': 16}})

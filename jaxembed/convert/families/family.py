@@ -18,6 +18,8 @@ ONLY: dict[str, Any] = {
     'quantization_config': None,
     'compression_config': None,
 }
+# The same of families that read the width of their embeddings.
+ONLY_BUT_WIDTH = {key: value for key, value in ONLY.items() if key != 'embedding_size'}
 
 
 @dataclasses.dataclass(frozen=True)
