@@ -21,12 +21,9 @@ def _write_mixed(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
 
 
 def _read_ministral3(hf: Fields) -> dict[str, Any]:
-  if not hf.object('rope_parameters') and not hf.object('rope_scaling'):
-    hf = Fields({**hf.data, 'rope_parameters': _YARN}, hf.file)
+  newer, older = hf.object('rope_parameters'), hf.object('rope_scaling')
   # transformers prefers the older name where both are there.
-  older = hf.object('rope_scaling')
-  hf = Fields({**hf.data, 'rope_parameters': older or hf.data['rope_parameters']},
-              hf.file)
+  hf = Fields({**hf.data, 'rope_parameters': older or newer or _YARN}, hf.file)
   turned = hf.within('rope_parameters')
   growth = turned.amount('llama_4_scaling_beta')
   if growth is None:
