@@ -28,6 +28,12 @@ def read(hf: Fields, activation: tuple[str, str] = ('hidden_act', 'silu'),
   }
 
 
+def biases(hf: Fields) -> dict[str, bool]:
+  """Whether the projections of attention have biases: all of them, or none."""
+  bias = hf.get('attention_bias', False)
+  return {'qkv_bias': bias, 'out_bias': bias}
+
+
 def write(cfg: BackboneConfig, two_way: bool,
           own: Mapping[str, Any] | None = None,
           activation_key: str = 'hidden_act') -> dict[str, Any]:

@@ -20,11 +20,10 @@ _HEADS = ('head_dim', 'num_key_value_heads')
 def _read(hf: Fields) -> dict[str, Any]:
   count, radius = hf.need('num_hidden_layers'), hf.whole('sliding_window', 512, 1)
   every = hf.whole('sliding_window_pattern', 6, 1)
-  bias = hf.get('attention_bias', False)
   layers = windows.layer_types(hf, radius, lambda i: (i + 1) % every != 0)
   layers = (*layers[:count - 1], False)  # the last one is made a full one
-  fields = sizes.read(hf) | {
-      'norm_eps': hf.get('rms_norm_eps', 1e-6), 'qkv_bias': bias, 'out_bias': bias,
+  fields = sizes.read(hf) | decoder.biases(hf) | {
+      'norm_eps': hf.get('rms_norm_eps', 1e-6),
       'activation': hf.activation('hidden_activation', 'gelu_pytorch_tanh'),
       'embed_scale': math.sqrt(hf.need('hidden_size')),
       'layer_input_dim': hf.whole('hidden_size_per_layer_input', 512, 1),

@@ -16,11 +16,11 @@ _ACTIVATION = 'hidden_activation', 'gelu_pytorch_tanh'
 
 
 def _read_gemma(hf: Fields) -> dict[str, Any]:
-  fields, bias = decoder.read(hf, _GEMMA_ACTIVATION), hf.get('attention_bias', False)
+  fields = decoder.read(hf, _GEMMA_ACTIVATION) | decoder.biases(hf)
   if fields['activation'] == 'gelu':  # a slip of the released files, read as tanh
     fields['activation'] = 'gelu_tanh'
-  return fields | {'head_dim': hf.get('head_dim', 256), 'qkv_bias': bias,
-                   'out_bias': bias, 'embed_scale': math.sqrt(hf.need('hidden_size'))}
+  return fields | {'head_dim': hf.get('head_dim', 256),
+                   'embed_scale': math.sqrt(hf.need('hidden_size'))}
 
 
 def _write_gemma(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
@@ -50,12 +50,11 @@ def _read_gemma3(hf: Fields) -> dict[str, Any]:
 
 
 def _attention(hf: Fields) -> dict[str, Any]:
-  bias = hf.get('attention_bias', False)
-  return {'head_dim': hf.get('head_dim', 256),
-          'embed_scale': math.sqrt(hf.need('hidden_size')),
-          'query_scale': hf.number('query_pre_attn_scalar', 256) ** -0.5,
-          'qkv_bias': bias, 'out_bias': bias,
-          'softcap': float(hf.number('attn_logit_softcapping', 0.0))}
+  return decoder.biases(hf) | {
+      'head_dim': hf.get('head_dim', 256),
+      'embed_scale': math.sqrt(hf.need('hidden_size')),
+      'query_scale': hf.number('query_pre_attn_scalar', 256) ** -0.5,
+      'softcap': float(hf.number('attn_logit_softcapping', 0.0))}
 
 
 def _write_gemma2(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxembed.config import BackboneConfig
-from jaxembed.convert.families import decoder
+from jaxembed.convert.families import decoder, llama
 from jaxembed.convert.families.family import Family
 from jaxembed.convert.families.sizes import SMALL_DECODER
 from jaxembed.convert.fields import Fields
@@ -14,10 +14,8 @@ _MULTIPLIERS = {'embedding_multiplier': 'embed_scale',
 
 
 def _read(hf: Fields) -> dict[str, Any]:
-  bias = hf.get('attention_bias', False)
-  return decoder.read(hf) | {
-      'qkv_bias': bias, 'out_bias': bias, 'ff_bias': hf.get('mlp_bias', False)} | {
-          field: float(hf.number(key, 1.0)) for key, field in _MULTIPLIERS.items()}
+  return llama.LLAMA.read(hf) | {
+      field: float(hf.number(key, 1.0)) for key, field in _MULTIPLIERS.items()}
 
 
 def _write(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:

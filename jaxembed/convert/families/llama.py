@@ -10,9 +10,7 @@ from jaxembed.convert.fields import Fields
 
 
 def _read(hf: Fields) -> dict[str, Any]:
-  bias = hf.get('attention_bias', False)
-  return decoder.read(hf) | {'qkv_bias': bias, 'out_bias': bias,
-                             'ff_bias': hf.get('mlp_bias', False)}
+  return decoder.read(hf) | decoder.biases(hf) | {'ff_bias': hf.get('mlp_bias', False)}
 
 
 def _write(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:

@@ -36,9 +36,7 @@ def _read_qwen3(hf: Fields) -> dict[str, Any]:
   if hf.whole('decoder_sparse_step', 1, 1) != 1:
     raise UnsupportedModel(f'config.json: decoder_sparse_step is not {_ALIKE}')
   window = hf.get('sliding_window', 0) if hf.flag('use_sliding_window', False) else 0
-  bias = hf.get('attention_bias', False)
-  return decoder.read(hf) | windows.read(window, ()) | {
-      'qkv_bias': bias, 'out_bias': bias,
+  return decoder.read(hf) | decoder.biases(hf) | windows.read(window, ()) | {
       'ff_dim': hf.whole('moe_intermediate_size', 768, 1),
       'experts': _count(hf, 'num_experts', _count(hf, 'num_local_experts', 128)),
       'experts_used': hf.whole('num_experts_per_tok', 8, 1, _MOST_EXPERTS),

@@ -12,13 +12,8 @@ from jaxembed.convert.fields import Fields
 _THETA = 'rope_theta', 5e5  # of OLMo 3
 
 
-def _bias(hf: Fields) -> dict[str, bool]:
-  bias = hf.get('attention_bias', False)
-  return {'qkv_bias': bias, 'out_bias': bias}
-
-
 def _read(hf: Fields) -> dict[str, Any]:
-  return decoder.read(hf) | _bias(hf) | {
+  return decoder.read(hf) | decoder.biases(hf) | {
       'norm_eps': 1e-5, 'qkv_clip': float(hf.number('clip_qkv', 0.0))}
 
 
@@ -27,13 +22,13 @@ def _write(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:
 
 
 def _read_olmo2(hf: Fields) -> dict[str, Any]:
-  return decoder.read(hf) | _bias(hf)
+  return decoder.read(hf) | decoder.biases(hf)
 
 
 def _read_olmo3(hf: Fields) -> dict[str, Any]:
   window = hf.get('sliding_window', 0)
   layers = windows.layer_types(hf, window, lambda i: (i + 1) % 4 != 0)
-  return sizes.read(hf) | _bias(hf) | {
+  return sizes.read(hf) | decoder.biases(hf) | {
       'norm_eps': hf.get('rms_norm_eps', 1e-5),
       'activation': hf.activation('hidden_act', 'silu'),
   } | rope.read_dual(hf, _THETA, _THETA) | windows.read_listed(window, layers)

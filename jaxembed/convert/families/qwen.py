@@ -18,9 +18,7 @@ def _read(hf: Fields) -> dict[str, Any]:
 
 
 def _read_qwen3(hf: Fields) -> dict[str, Any]:
-  bias = hf.get('attention_bias', False)
-  return _read(hf) | {'head_dim': hf.get('head_dim', 128), 'qkv_bias': bias,
-                     'out_bias': bias}
+  return _read(hf) | decoder.biases(hf) | {'head_dim': hf.get('head_dim', 128)}
 
 
 def _write(cfg: BackboneConfig, two_way: bool) -> dict[str, Any]:

@@ -3,18 +3,17 @@
 from typing import Any
 
 from jaxembed.config import BackboneConfig
-from jaxembed.convert.families import decoder, windows
+from jaxembed.convert.families import decoder, llama, windows
 from jaxembed.convert.families.family import Family
 from jaxembed.convert.families.sizes import SMALL_DECODER
 from jaxembed.convert.fields import Fields, UnsupportedModel
 
 
 def _read(hf: Fields) -> dict[str, Any]:
-  turned, bias = _turned(hf), hf.get('attention_bias', False)
+  turned = _turned(hf)
   windowed, window = hf.flag('use_sliding_window', False), hf.get('sliding_window', 0)
   layers = windows.layer_types(hf, window, lambda i: windowed and not turned[i])
-  return decoder.read(hf) | windows.read(window, layers) | {
-      'qkv_bias': bias, 'out_bias': bias, 'ff_bias': hf.get('mlp_bias', False),
+  return llama.LLAMA.read(hf) | windows.read(window, layers) | {
       'rope_layers': () if all(turned) else turned}
 
 
