@@ -142,10 +142,10 @@ def read(folder: pathlib.Path, after: Sequence[Mapping[str, Any]], cfg: ModelCon
     if not pooled and name in ('Dense', 'LayerNorm', 'Normalize'):
       raise UnsupportedModel(f'{folder}/modules.json: {name} stands before Pooling; '
                              'only modules of the pooled vector are computed')
-    if name == _WEIGHTED and pooled:
+    if name == WEIGHTED and pooled:
       raise UnsupportedModel(f'{folder}/modules.json: {name} stands behind Pooling, '
                              'which has pooled the layers already')
-    pooled = name != _WEIGHTED
+    pooled = name != WEIGHTED
     cfg, part = readers[name](place, cfg)
     parts += [part] if part else []
   return cfg, tuple(parts)
@@ -186,7 +186,7 @@ def _pooling(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, None]
   if cfg.pooling.kind == weighted_layers.KIND:
     if pooling.kind not in weighted_layers.POOLS:
       raise UnsupportedModel(
-          f'{fields.file}: the mode {pooling.kind} behind {_WEIGHTED} is not '
+          f'{fields.file}: the mode {pooling.kind} behind {WEIGHTED} is not '
           f'supported; known there: {", ".join(weighted_layers.POOLS)}')
     pooling = dataclasses.replace(cfg.pooling, options=(
         *cfg.pooling.options, ('pool', pooling.kind)))
@@ -287,11 +287,11 @@ def _layer_norm(folder: pathlib.Path, cfg: ModelConfig) -> tuple[ModelConfig, Pa
   return dataclasses.replace(cfg, dense=(*cfg.dense, step), normalize=False), part
 
 
-_WEIGHTED = 'WeightedLayerPooling'
+WEIGHTED = 'WeightedLayerPooling'
 FIRST = ('Transformer', static_embedding.TYPE, training_free.TWIN.type)
 _OF_THE_LIBRARY = {'Pooling': _pooling, 'Dense': _dense, 'Normalize': _normalize,
                    'Dropout': _dropout, 'LayerNorm': _layer_norm,
-                   _WEIGHTED: _weighted_layers}
+                   WEIGHTED: _weighted_layers}
 
 
 def _readers() -> dict[str, Callable]:

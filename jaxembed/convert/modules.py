@@ -105,7 +105,7 @@ def after_backbone(folder: pathlib.Path, cfg: ModelConfig
       read_json(file).get('output_hidden_states') is not True):
     raise UnsupportedModel(
         f'{file}: without output_hidden_states=true sentence-transformers passes over '
-        'WeightedLayerPooling; write true, or take the module out of a copy')
+        f'{head_modules.WEIGHTED}; write true, or take the module out of a copy')
   return found, parts
 
 

@@ -6,7 +6,7 @@ another becomes one Python file in the folder's root (Head.twin) and its weights
 check (parity.py) opens the folder in torch and compares vectors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -14,7 +14,7 @@ import shutil
 from typing import Any
 
 from jaxembed import data
-from jaxembed.bundle import Bundle
+from jaxembed.bundle import SETTINGS, Bundle
 from jaxembed.convert import (
   head_modules,
   parity,
@@ -27,7 +27,7 @@ from jaxembed.models import training_free
 from jaxembed.pooling import heads, weighted_layers
 
 _SHARD = 5_000_000_000  # bytes, the hub's habit
-_MODULES = 'sentence_transformers.models.'
+MODULES = 'sentence_transformers.models.'
 _NEW = {
     'Transformer': 'sentence_transformers.base.modules.transformer.Transformer',
     'Pooling': 'sentence_transformers.sentence_transformer.modules.pooling.Pooling',
@@ -92,7 +92,7 @@ def write_new(folder: pathlib.Path, model: Bundle) -> None:
   write(folder, model)
   modules = checked_json.read(folder / 'modules.json', list)
   for module in modules:
-    kind = module['type'].removeprefix(_MODULES)
+    kind = module['type'].removeprefix(MODULES)
     module['type'] = _NEW.get(kind, module['type'])
     file = folder / module['path'] / 'config.json'
     if kind == 'Pooling':
@@ -147,9 +147,7 @@ def write_text_rules(folder: pathlib.Path, model: Bundle) -> None:
   """Writes tokenizer, prompts, similarity and the length of texts."""
   cfg = model.cfg
   write_tokenizer(folder, model)
-  write_json(folder / 'config_sentence_transformers.json', {
-      'model_type': 'SentenceTransformer', '__version__': parity.versions(),
-      **model.settings})
+  write_settings(folder, model.settings)
   if _is_static(model):
     return
   settings = {'max_seq_length': cfg.max_length, 'do_lower_case': cfg.lower_case}
@@ -162,14 +160,21 @@ def write_text_rules(folder: pathlib.Path, model: Bundle) -> None:
   write_json(folder / 'sentence_bert_config.json', settings)
 
 
+def write_settings(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
+  """Writes config_sentence_transformers.json: Bundle.settings, and who wrote them."""
+  write_json(folder / SETTINGS, {
+      'model_type': 'SentenceTransformer', '__version__': parity.versions(),
+      **settings})
+
+
 def write_modules(folder: pathlib.Path, model: Bundle) -> None:
   """Writes modules.json, and the modules after the backbone with their weights."""
   cfg, params = model.cfg, model.params
-  first = _MODULES + 'Transformer'
+  first = MODULES + 'Transformer'
   if cfg.prepend is not None:
     first = _copy_code(folder, training_free.TWIN)
   if _is_static(model):
-    parts = [('', _MODULES + static_embedding.TYPE)]
+    parts = [('', MODULES + static_embedding.TYPE)]
   else:
     parts = [('', first)]
     if cfg.pooling.kind == weighted_layers.KIND:
@@ -177,10 +182,15 @@ def write_modules(folder: pathlib.Path, model: Bundle) -> None:
     parts.append(_pooling(folder, params, cfg, cfg.prompt_pooling == 'include'))
   for i, layer in enumerate(cfg.dense):
     if layer.normalize_input:
-      parts.append(_normalize(folder, len(parts)))
+      parts.append(write_normalize(folder, len(parts)))
     parts.append(_dense(folder, params, cfg, i, len(parts)))
   if cfg.normalize:
-    parts.append(_normalize(folder, len(parts)))
+    parts.append(write_normalize(folder, len(parts)))
+  list_modules(folder, parts)
+
+
+def list_modules(folder: pathlib.Path, parts: Sequence[tuple[str, str]]) -> None:
+  """Writes modules.json of (path, type) of each module."""
   write_json(folder / 'modules.json', [
       {'idx': i, 'name': str(i), 'path': path, 'type': kind}
       for i, (path, kind) in enumerate(parts)])
@@ -228,12 +238,12 @@ def _pooling(folder, params, cfg, include_prompt):
       **{known[ours].key: ours in modes for ours in known},
       **({} if named == in_order else {'pooling_mode': named}),
       'include_prompt': include_prompt})
-  return path, _MODULES + 'Pooling'
+  return path, MODULES + 'Pooling'
 
 
 def _weighted_layers(folder, params, cfg):
   """Writes the module that averages layers; returns its (path, type)."""
-  path, name = '1_WeightedLayerPooling', 'WeightedLayerPooling'
+  path = f'1_{head_modules.WEIGHTED}'
   (folder / path).mkdir()
   write_json(folder / path / 'config.json', {
       'word_embedding_dimension': cfg.backbone.dim,
@@ -241,7 +251,7 @@ def _weighted_layers(folder, params, cfg):
       'num_hidden_layers': cfg.backbone.num_layers})
   rows = tables.head_table(heads.HEADS[weighted_layers.KIND], cfg.pooling).rows
   save_weights(folder / path, tables.lazy(params, cfg, rows))
-  return path, _MODULES + name
+  return path, MODULES + head_modules.WEIGHTED
 
 
 def _twin(folder, params, cfg, head, include_prompt):
@@ -267,12 +277,13 @@ def _copy_code(folder, twin) -> str:
   return twin.type
 
 
-def _normalize(folder, place: int):
+def write_normalize(folder: pathlib.Path, place: int) -> tuple[str, str]:
+  """Writes the module that scales to length 1; returns its (path, type)."""
   path = f'{place}_Normalize'
   (folder / path).mkdir()
   # Some tools drop empty folders.
   write_json(folder / path / 'config.json', {})
-  return path, _MODULES + 'Normalize'
+  return path, MODULES + 'Normalize'
 
 
 def _dense(folder, params, cfg, index: int, place: int):
@@ -285,14 +296,14 @@ def _dense(folder, params, cfg, index: int, place: int):
   if kind == 'LayerNorm':
     write_json(folder / path / 'config.json', {'dimension': layer.features})
     save_weights(folder / path, weights)
-    return path, _MODULES + kind
+    return path, MODULES + kind
   width, features = weights['linear.weight'].shape[::-1]
   write_json(folder / path / 'config.json', {
       'in_features': width, 'out_features': features, 'bias': layer.bias,
       'activation_function': head_modules.ACTIVATIONS[layer.activation],
       **({'use_residual': True} if layer.residual else {})})
   save_weights(folder / path, weights)
-  return path, _MODULES + 'Dense'
+  return path, MODULES + 'Dense'
 
 
 def save_weights(folder: pathlib.Path, weights: Mapping[str, tables.Lazy]) -> None:

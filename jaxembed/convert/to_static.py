@@ -18,9 +18,14 @@ import numpy as np
 
 from jaxembed import types
 from jaxembed.bundle import Bundle
-from jaxembed.convert import parity, tensor_files
-from jaxembed.convert.to_sentence_transformers import write_json
+from jaxembed.convert import (
+  parity,
+  static_embedding,
+  tensor_files,
+  to_sentence_transformers,
+)
 from jaxembed.data import tokenizer_file
+from jaxembed.data.tokenizer_class import spelling
 from jaxembed.files import checked_json
 from jaxembed.models import encoder
 from jaxembed.pooling import heads
@@ -53,20 +58,15 @@ def write(folder: pathlib.Path, model: Bundle, dims: int = DIMS) -> None:
   tensor_files.write(folder / tensor_files.SINGLE,
                      {'embeddings': (vectors.dtype, vectors.shape)},
                      lambda _: vectors)
-  write_json(folder / 'config.json', {
+  to_sentence_transformers.write_json(folder / 'config.json', {
       'model_type': 'model2vec', 'architectures': ['StaticModel'],
       'tokenizer_name': model.source, 'apply_pca': dims, 'sif_coefficient': SIF,
       'hidden_dim': vectors.shape[1], 'seq_length': 1000000, 'normalize': True,
       'pooling': 'mean', 'embedding_dtype': 'float32'})
-  write_json(folder / 'modules.json', [
-      {'idx': 0, 'name': '0', 'path': '.',
-       'type': 'sentence_transformers.models.StaticEmbedding'},
-      {'idx': 1, 'name': '1', 'path': '1_Normalize',
-       'type': 'sentence_transformers.models.Normalize'}])
-  (folder / '1_Normalize').mkdir()
-  write_json(folder / '1_Normalize/config.json', {})
-  write_json(folder / 'config_sentence_transformers.json', {
-      'model_type': 'SentenceTransformer', '__version__': parity.versions(),
+  to_sentence_transformers.list_modules(folder, [
+      ('.', to_sentence_transformers.MODULES + static_embedding.TYPE),
+      to_sentence_transformers.write_normalize(folder, 1)])
+  to_sentence_transformers.write_settings(folder, {
       'prompts': {}, 'default_prompt_name': None,
       'similarity_fn_name': model.similarity_fn_name})
 
@@ -81,9 +81,9 @@ def vocabulary(folder: pathlib.Path) -> tuple[dict[str, Any], list[int]]:
   spec = checked_json.read(folder / 'tokenizer.json', limit=checked_json.TOKENIZER)
   settings = checked_json.read(folder / 'tokenizer_config.json', absent={})
   before = tokenizer_file.read(folder / 'tokenizer.json').get_vocab()
-  kept = {spec['model'].get('unk_token'), _text(settings.get('unk_token')),
+  kept = {spec['model'].get('unk_token'), spelling(settings.get('unk_token')),
           (spec.get('padding') or {}).get('pad_token'),
-          _text(settings.get('pad_token'))}
+          spelling(settings.get('pad_token'))}
   if isinstance(spec['model'].get('vocab'), list):  # Unigram names it by place
     unk = spec['model'].get('unk_id')
     kept |= {spec['model']['vocab'][unk][0]} if unk is not None else set()
@@ -116,10 +116,6 @@ def _renumber(spec: dict[str, Any], ids: Mapping[str, int]) -> None:
   for step in (steps, *steps.get('pretokenizers', ())):
     if step.get('type') == 'ByteLevel':  # a text's first word is one like others
       step['add_prefix_space'] = True
-
-
-def _text(token: Any) -> str | None:
-  return token.get('content') if isinstance(token, dict) else token
 
 
 def embeddings(model: Bundle, ids: list[int], dims: int) -> np.ndarray:
@@ -190,5 +186,5 @@ def check(folder: pathlib.Path, model: Bundle) -> dict[str, Any]:
             'versions': parity.versions() | {'jax': jax.__version__}}
   report['told'] = (f'{len(table)} tokens of {table.shape[1]} numbers, opened as '
                     f'StaticEmbedding; another model, whose scores are its own')
-  write_json(folder / 'parity.json', report)
+  to_sentence_transformers.write_json(folder / 'parity.json', report)
   return report
