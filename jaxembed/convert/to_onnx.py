@@ -24,6 +24,7 @@ INT8 = 'onnx/model_int8.onnx'
 TOLERANCE = 1e-4
 # Weights beyond this go into a file beside the graph: protobuf holds 2 GB.
 _INLINE_BYTES = 1_500_000_000
+_INPUTS = ('input_ids', 'attention_mask', 'token_type_ids')
 _OUTPUTS = ('last_hidden_state', 'sentence_embedding')
 
 
@@ -56,7 +57,7 @@ def graph(folder: pathlib.Path) -> None:
 
   theirs = parity.torch_model(folder)
   names = [n for n in theirs.tokenizer.model_input_names
-           if n in ('input_ids', 'attention_mask', 'token_type_ids')]
+           if n in _INPUTS]
 
   class Pipeline(torch.nn.Module):
     """The modules of a model, one after another, on named tensors."""
@@ -158,7 +159,7 @@ def tokenized(theirs: Any, texts: Sequence[str]) -> dict[str, np.ndarray]:
   """Inputs of the graph, as sentence-transformers makes them of texts."""
   make = getattr(theirs, 'preprocess', None) or theirs.tokenize
   return {k: v.numpy() for k, v in make(list(texts)).items()
-          if k in ('input_ids', 'attention_mask', 'token_type_ids')}
+          if k in _INPUTS}
 
 
 def run(session: Any, tokens: dict[str, np.ndarray]) -> list[np.ndarray]:
