@@ -53,7 +53,7 @@ def merge(models: Sequence[Bundle], method: str = 'soup', *, base: Bundle | None
   if not models:
     raise ValueError('there is nothing to merge; name at least one model')
   every, count = plain(models, base), len(models)
-  first, trees = every[0], [paths.flatten(m.params) for m in every]
+  trees = [paths.flatten(m.params) for m in every]
   coefficients = (_of_whole(trees, count, options)
                   if options.whole and method == 'slerp' else None)
 
@@ -65,9 +65,14 @@ def merge(models: Sequence[Bundle], method: str = 'soup', *, base: Bundle | None
 
   merged = {path: mapped(path, [t[path] for t in trees], combine)
             for path in trees[0]}
+  return made(every[:count], merged)
+
+
+def made(models: Sequence[Bundle], merged: dict[str, Any]) -> Bundle:
+  """The first of `models` with parameters of them all, by path, and their prompts."""
   return dataclasses.replace(
-      first, params=paths.unflatten(merged), prompts=prompts(models), base='',
-      step=None, original=None)
+      models[0], params=paths.unflatten(merged), prompts=_prompts(models),
+      base='', step=None, original=None)
 
 
 def plain(models: Sequence[Bundle], base: Bundle | None = None) -> list[Bundle]:
@@ -156,7 +161,7 @@ def _other_token(first: Bundle, other: Bundle) -> str:
   return f'{token!r}: id {a.get(token)} and {b.get(token)}' if wrong else ''
 
 
-def prompts(models: Sequence[Bundle]) -> dict[str, str]:
+def _prompts(models: Sequence[Bundle]) -> dict[str, str]:
   """Prompts of all models by name; one that two spell differently is the first's."""
   found: dict[str, str] = {}
   for model in models:
@@ -191,7 +196,7 @@ def _tensors(path: str, leaves: Sequence[types.Array]) -> Iterator[list[np.ndarr
 
 
 def mapped(path: str, leaves: Sequence[types.Array],
-            combine: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
+           combine: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
   """`combine` of every tensor of a parameter, in the first leaf's dtype."""
   first = leaves[0]
   out = np.empty(first.shape, first.dtype)

@@ -220,8 +220,5 @@ def _placed(every, trees, shares, length: float, weights, losses) -> Position:
   params = {path: merge.mapped(path, [t[path] for t in trees],
                                lambda x: weighted(x[:-1], x[-1], weights))
             for path in trees[0]}
-  model = dataclasses.replace(every[0], params=paths.unflatten(params), base='',
-                              step=None, original=None,
-                              prompts=merge.prompts(every[:-1]))
-  return Position(model, tuple(map(float, shares)), length, tuple(map(float, weights)),
-                  *losses)
+  return Position(merge.made(every[:-1], params), tuple(map(float, shares)), length,
+                  tuple(map(float, weights)), *losses)
