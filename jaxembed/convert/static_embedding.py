@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxembed.config import ModelConfig
 from jaxembed.convert.families.static import STATIC
+from jaxembed.convert.fields import Fields
 from jaxembed.convert.rows import Table
 from jaxembed.convert.tensor_files import (
   SINGLE,
@@ -93,9 +94,9 @@ def _fold(folder: pathlib.Path, found: Mapping[str, Tensor]) -> Tensor:
 def read(folder: pathlib.Path) -> tuple[ModelConfig, Table]:
   """The model that a StaticEmbedding module in `folder` is, and its table."""
   count, width = tensors(folder)[_OURS].shape
-  backbone = presets.backbone(
-      FAMILY, vocab_size=count, dim=width, ff_dim=1, num_layers=0, num_heads=1,
-      num_kv_heads=1, head_dim=1, max_positions=_ENDLESS)
+  backbone = presets.backbone(FAMILY, **STATIC.read(Fields({
+      'vocab_size': count, 'hidden_size': width, 'max_position_embeddings': _ENDLESS},
+      str(folder))))
   cut = tokenizer_file.read(folder / 'tokenizer.json').truncation
   cfg = ModelConfig(
       backbone=backbone, normalize=False, bare_tokenizer=True,
