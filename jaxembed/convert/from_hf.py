@@ -27,7 +27,7 @@ from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, is_float
 from jaxembed.data import converted_tokenizer
 from jaxembed.data.fields import BadFile
 from jaxembed.files import place, url
-from jaxembed.files.folder import inside, short
+from jaxembed.files.folder import first_line, inside, short
 from jaxembed.models import encoder
 from jaxembed.types import Params
 
@@ -219,7 +219,7 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
   except Exception as e:  # the hub raises many kinds, offline others again
     raise FileNotFoundError(
         f'{source} is no folder here, and the Hugging Face hub did not give it '
-        f'({type(e).__name__}: {_first_line(e)}). Check the name and the '
+        f'({type(e).__name__}: {first_line(e)}). Check the name and the '
         'connection, or pass the folder of a local copy.') from e
   if below and not (found / below).is_dir():
     raise FileNotFoundError(f'{org}/{name} has no folder {below!r}')
@@ -239,10 +239,6 @@ def _in_package(place: str) -> pathlib.Path:
   if not folder.is_dir():
     raise FileNotFoundError(f'package:{place}: no folder {below!r} in it')
   return folder
-
-
-def _first_line(e: Exception) -> str:
-  return str(e).strip().splitlines()[0] if str(e).strip() else 'no details'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,8 @@ import pathlib
 import re
 from typing import Any
 
+from jaxembed.files.folder import first_line
+
 # Files that a new repository begins with, and a model's own card replaces.
 _EMPTY = {'.gitattributes', 'README.md'}
 _REPO = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
@@ -83,6 +85,5 @@ def _told(repo: str) -> Iterator[None]:
   try:
     yield
   except Exception as e:
-    first = (str(e).strip().splitlines() or [type(e).__name__])[0]
-    raise OSError(f'the hub did not take {repo} ({type(e).__name__}: {first}); the '
-                  f'export is whole: `hf upload {repo} FOLDER` sends it') from e
+    raise OSError(f'the hub did not take {repo} ({type(e).__name__}: {first_line(e)}); '
+                  f'the export is whole: `hf upload {repo} FOLDER` sends it') from e

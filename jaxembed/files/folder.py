@@ -32,6 +32,11 @@ def short(value: Any, length: int = 80) -> str:
   return text if len(text) <= length else text[:length - 3] + '...'
 
 
+def first_line(e: Exception) -> str:
+  """What another library's error says, without the lines that follow."""
+  return str(e).strip().splitlines()[0] if str(e).strip() else 'no details'
+
+
 def inside(folder: str | os.PathLike, name: str) -> pathlib.Path:
   """folder/name, which need not exist. '' and '.' are the folder itself.
 
