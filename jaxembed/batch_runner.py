@@ -140,13 +140,13 @@ class BatchRunner:
     if not len(long):
       return ragged, owner, 0
     prompts = [prompt] * len(items) if isinstance(prompt, str) else prompt
-    parts = [(ragged.take(owner), owner)]
+    rows, owners = [], [owner]
     for i in long.tolist():  # one by one: messages name it, and its offsets take memory
-      rows, of = pieces.windows(self.tokenizer, [items[i]], [prompts[i]],
-                                self.cfg.max_length, first + int(i))
-      parts.append((rows, of + i))
-    joined = functools.reduce(lambda a, b: a.join(b), (rows for rows, _ in parts))
-    return joined, np.concatenate([of for _, of in parts]), len(long)
+      found, of = pieces.windows(self.tokenizer, [items[i]], [prompts[i]],
+                                 self.cfg.max_length, first + i)
+      rows.append(found)
+      owners.append(of + i)
+    return ragged.take(owner).join(*rows), np.concatenate(owners), len(long)
 
   def _batches(self, items: list[str], prompt: str | Sequence[str], batch_size: int,
                compute, in_windows: bool = False):

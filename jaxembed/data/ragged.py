@@ -29,12 +29,13 @@ class Ragged:
   def __len__(self) -> int:
     return len(self.starts) - 1
 
-  def join(self, other: 'Ragged') -> 'Ragged':
-    """Returns these rows and, behind them, those of `other`."""
-    starts = np.concatenate([self.starts, other.starts[1:] + self.starts[-1]])
-    return Ragged(np.concatenate([self.ids, other.ids]), starts,
-                  np.concatenate([self.pool_from, other.pool_from]),
-                  np.concatenate([self.truncated, other.truncated]))
+  def join(self, *others: 'Ragged') -> 'Ragged':
+    """Returns these rows and, behind them, those of `others`."""
+    parts = self, *others
+    return Ragged(np.concatenate([part.ids for part in parts]),
+                  starts_of(np.concatenate([part.lengths for part in parts])),
+                  np.concatenate([part.pool_from for part in parts]),
+                  np.concatenate([part.truncated for part in parts]))
 
   def take(self, rows: Sequence[int] | np.ndarray) -> 'Ragged':
     """Returns the given rows in the given order."""
