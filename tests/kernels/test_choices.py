@@ -51,6 +51,19 @@ def test_a_machine_s_own_choices_come_first_and_can_be_taken_back(tmp_path):
   assert choose().impl == 'tpu'
 
 
+def test_blocks_of_a_gpu_that_do_not_divide_a_side_are_no_choice(monkeypatch):
+  own = choices.Choice('contrastive', '*', 'bfloat16', 'gpu', 'timed here')
+  monkeypatch.setattr(choices, '_own', [own])
+
+  def pick(rows, columns, width=768):
+    q, k = (jax.ShapeDtypeStruct((n, width), jnp.bfloat16) for n in (rows, columns))
+    return api._pick('auto', q, k, q.dtype, api.NO_MASK, ())
+
+  assert pick(512, 640) == 'gpu'
+  for sizes in ((1000, 512), (512, 1000), (512, 512, 96)):
+    assert pick(*sizes) == 'blockwise'
+
+
 @pytest.mark.parametrize('text', [
     'x', '{}', '{"choices": [{}]}',
     json.dumps({'choices': [{'operation': 'contrastive', 'chip': 'v6e', 'reason': '',

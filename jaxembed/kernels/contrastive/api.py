@@ -157,10 +157,11 @@ def _pick(impl: str, q, k, dtype, row: MaskVectors, axes) -> str:
     return impl
   if row.guide is not None or q.ndim != 2 or k.ndim != 2:
     return 'blockwise'
-  rows = min(len(q), len(k)) // exchange.devices(axes)
-  found = choices.choose('contrastive', rows=rows, width=q.shape[1], dtype=dtype,
-                         chip=choices.chip()).impl
-  fits = found != 'gpu' or not (q.shape[1] % 64 or rows % 256)
+  width, parts = q.shape[1], exchange.devices(axes)
+  rows, columns = len(q) // parts, len(k) // parts
+  found = choices.choose('contrastive', rows=min(rows, columns), width=width,
+                         dtype=dtype, chip=choices.chip()).impl
+  fits = found != 'gpu' or not gpu.uneven_sizes(rows, width, columns)
   return found if fits else 'blockwise'
 
 

@@ -229,9 +229,15 @@ def _check(q, k, opts: Options):
     raise dispatch.Unsupported(
         f"impl='gpu' multiplies bfloat16, not {opts.dtype}; set dtype='bfloat16' or "
         "use impl='blockwise'")
-  for name, size, step in (('rows', q.shape[0], _BM), ('columns', k.shape[0], _BN),
-                           ('width', q.shape[1], _BD)):
+  if uneven := uneven_sizes(*q.shape, len(k)):
+    raise dispatch.Unsupported(
+        f"impl='gpu' needs {uneven}; pad them, or use impl='blockwise'")
+
+
+def uneven_sizes(rows: int, width: int, columns: int) -> str:
+  """What of the sizes a block does not divide, in words; '': nothing."""
+  for name, size, step in (('rows', rows, _BM), ('columns', columns, _BN),
+                           ('width', width, _BD)):
     if size % step:
-      raise dispatch.Unsupported(
-          f"impl='gpu' needs {name} in multiples of {step}, got {size}; pad them, or "
-          "use impl='blockwise'")
+      return f'{name} in multiples of {step}, got {size}'
+  return ''
