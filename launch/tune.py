@@ -10,9 +10,9 @@ jaxembed.kernels.choices.use(FILE); nothing else looks for it.
 """
 
 import datetime
+import functools
 import pathlib
 import statistics
-import time
 
 from absl import flags
 import jax
@@ -20,7 +20,7 @@ import jax
 from jaxembed.files import url
 from jaxembed.kernels import choices, dispatch
 
-from . import cli, tables
+from . import cli, tables, timing
 from .suites import contrastive, latent_pool
 
 _OUT = flags.DEFINE_string('out', None, 'The file to write; it must not exist.')
@@ -70,16 +70,11 @@ def _fastest(suite, rows: int, width: int, dtype: str) -> tuple[str, str]:
     try:
       step, args = suite.step(impl, rows, width, dtype)
       jax.block_until_ready(step(*args))
-      steps[impl] = step, args
+      steps[impl] = functools.partial(step, *args)
     except (NotImplementedError, jax.errors.JaxRuntimeError) as error:
       print(f'{suite.__name__.rpartition(".")[2]} {rows} x {width}: {impl} cannot run: '
             f'{str(error).splitlines()[0]}')
-  times = {impl: [] for impl in steps}
-  for _ in range(_REPEATS.value):
-    for impl, (step, args) in steps.items():
-      start = time.perf_counter()
-      jax.block_until_ready(step(*args))
-      times[impl].append(time.perf_counter() - start)
+  times = timing.alternating(steps, _REPEATS.value)
   medians = {impl: 1e3 * statistics.median(x) for impl, x in times.items()}
   told = ', '.join(f'{impl} {ms:.3g} ms' for impl, ms in medians.items())
   return min(medians, key=medians.__getitem__), f'timed at {rows} x {width}: {told}'

@@ -14,7 +14,6 @@ heads of 128 with 8 key heads in bfloat16 elsewhere; `packed` rows hold four tex
 from collections.abc import Callable
 import functools
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,8 @@ import torch
 
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.attention import IMPLS, attend, pattern
+
+from .. import timing
 
 _TOKENS = 8192
 _LENGTHS = (128, 512, 2048, 8192)
@@ -66,17 +67,12 @@ def _compare(rows: int, length: int, shape, packed: bool, gradient: bool, repeat
     except dispatch.Unsupported:
       continue
   runs: dict[str, Callable] = {
-      name: functools.partial(_ran, f, (q, k, v)) for name, f in programs.items()}
+      name: functools.partial(f, q, k, v) for name, f in programs.items()}
   if jax.default_backend() == 'cpu' and not packed and not gradient:
     runs['torch sdpa'] = _torch(q, k, v)
-  times = {name: [] for name in runs}
   for f in runs.values():
-    f()
-  for _ in range(repeats):  # alternating: a noisy moment meets all of them
-    for name, f in runs.items():
-      start = time.perf_counter()
-      f()
-      times[name].append(time.perf_counter() - start)
+    jax.block_until_ready(f())
+  times = timing.alternating(runs, repeats)
   ours = statistics.median(times['blockwise'])
   return [{
       'rows': f'{rows} x {length}' + (', packed' if packed else ''),
@@ -89,14 +85,11 @@ def _compare(rows: int, length: int, shape, packed: bool, gradient: bool, repeat
 
 
 def _compile(form: Callable, args: tuple, gradient: bool):
-  if gradient:
-    value = lambda *args: jnp.square(form(*args).astype(jnp.float32)).sum()
-    form = jax.value_and_grad(value, (0, 1, 2))
-  return jax.jit(form).lower(*args).compile()
+  def value(*args):
+    return jnp.square(form(*args).astype(jnp.float32)).sum()
 
-
-def _ran(program, args) -> None:
-  jax.block_until_ready(program(*args))
+  step = jax.value_and_grad(value, (0, 1, 2)) if gradient else form
+  return jax.jit(step).lower(*args).compile()
 
 
 def _torch(q, k, v) -> Callable[[], object]:

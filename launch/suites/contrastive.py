@@ -9,13 +9,14 @@ noisy machine. 'useful TFLOP/s' counts three products of B*N*D whatever was spen
 from collections.abc import Callable
 import functools
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxembed.kernels.contrastive import MaskVectors, masked_lse
+
+from .. import timing
 
 _TEMPERATURE = 0.05
 _MIB = 1 << 20
@@ -85,12 +86,8 @@ def _compare(b, n, d, dtype, platform, repeats):
       # Reported, not hidden: a kernel that cannot run here, or memory.
       skipped.append({'B': b, 'N': n, 'D': d, 'variant': name,
                       'note': str(error).splitlines()[0][:80]})
-  times = {name: [] for name in compiled}
-  for _ in range(repeats):
-    for name, step in compiled.items():
-      start = time.perf_counter()
-      jax.block_until_ready(step(*args))
-      times[name].append(time.perf_counter() - start)
+  times = timing.alternating({
+      name: functools.partial(step, *args) for name, step in compiled.items()}, repeats)
   return [_row(b, n, d, dtype, name, times, compiled[name]) for name in compiled
           ] + skipped
 

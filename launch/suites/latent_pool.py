@@ -14,7 +14,6 @@ gradient; a form that does not fit says so.
 from collections.abc import Callable
 import functools
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,8 @@ from jaxembed.kernels import dispatch
 from jaxembed.kernels.latent_pool import latent_pool, reference
 from jaxembed.pooling import latent_attention
 from jaxembed.types import Array, Params
+
+from .. import timing
 
 
 def run(repeats: int, small: bool) -> list[dict]:
@@ -98,10 +99,9 @@ def _compare(params: Params, rows: int, length: int, dtype,
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
       programs[name] = None
-  times = {name: [] for name, program in programs.items() if program}
-  for _ in range(repeats):  # alternating: a noisy moment meets all of them
-    for name in times:
-      times[name].append(_timed(programs[name], args))
+  times = timing.alternating({
+      name: functools.partial(program, *args)
+      for name, program in programs.items() if program}, repeats)
   ours = statistics.median(times['blockwise'])
   return [_row(name, program, times.get(name), ours, rows, length)
           for name, program in programs.items()]
@@ -124,12 +124,6 @@ def _compile(form: Callable, args: tuple):
     return jnp.sum(form(params, hidden, pool) * cotangent)
 
   return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*args).compile()
-
-
-def _timed(program, args: tuple) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(program(*args))
-  return time.perf_counter() - start
 
 
 def _params(cfg: config.PoolingConfig, dim: int, dtype) -> Params:
