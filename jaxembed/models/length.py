@@ -19,13 +19,11 @@ from jaxembed.types import Params
 
 _ROTARY = ('ntk', 'dynamic_ntk', 'yarn', 'theta', 'dprope', 'self_extend',
            'random_scale', 'clex')
-_TABLE = ('grouped', 'recurrent')
+_TABLE = ('grouped', 'recurrent')  # whose positions no table bounds
 # What the rotary frequencies of a model can be stretched by once.
 _STRETCHES = ('interpolate', 'ntk', 'dynamic_ntk', 'yarn', 'theta', 'dprope',
               'random_scale', 'clex')
 _SCALES = {'random_scale': 20, 'clex': 16}
-# Positions that no table bounds.
-_UNBOUNDED = ('grouped', 'recurrent')
 
 
 def extend(params: Params, cfg: ModelConfig, length: LengthConfig, key: Array
@@ -99,7 +97,7 @@ def parameters(params: Params, before: ModelConfig, cfg: ModelConfig, key: Array
 def longest(cfg: ModelConfig) -> int | None:
   """The most tokens of a text that the model has positions for; None: any number."""
   if cfg.backbone.position != 'learned' or (
-      cfg.length is not None and cfg.length.method in _UNBOUNDED):
+      cfg.length is not None and cfg.length.method in _TABLE):
     return None
   return cfg.backbone.max_positions
 

@@ -61,11 +61,7 @@ def layout(cfg: ModelConfig, tokens: Tokens, *, params: Params | None = None,
   """Of rows of tokens; key: of training, where methods draw at random."""
   b = cfg.backbone
   index = positions.of_tokens(b, tokens)
-  own = backbone(cfg, training=key is not None)
-  count = None
-  if cfg.length is not None or rope.by_length(own.rope_scaling):
-    count = positions.counts(tokens)
-  found = rule(cfg, index, count, params=params, key=key)
+  found = rule(cfg, index, positions.counts(tokens), params=params, key=key)
   ids = found.ids
   if b.position == 'learned':  # padding may stand where no position is
     ids = jnp.where(tokens.mask, ids, jnp.minimum(ids, 0))
@@ -85,11 +81,11 @@ def layout(cfg: ModelConfig, tokens: Tokens, *, params: Params | None = None,
       distant)
 
 
-def rule(cfg: ModelConfig, index: Array, count: Array | None, *,
+def rule(cfg: ModelConfig, index: Array, count: Array, *,
          params: Params | None = None, key: Array | None = None) -> Rule:
   """What tokens read that stand at `index` of texts of `count` tokens.
 
-  index, count: [B,T] int32; count may be None where nothing depends on it.
+  index, count: [B,T] int32.
   params: 'length' of a model with the method clex.
   key: of training, where random_scale and clex draw and theta is the model's own.
   """
@@ -100,11 +96,10 @@ def rule(cfg: ModelConfig, index: Array, count: Array | None, *,
     steps = (index // own.query_growth_every).astype(jnp.float32)
     scale = 1 + own.query_growth * jnp.log1p(steps)
   if own.position == 'rope' and (not own.rope_layers or any(own.rope_layers)):
-    freqs = rope.frequencies(_width(own), own.rope_theta, own.rope_scaling, count)
+    freqs = rope.frequencies(own.rope_width, own.rope_theta, own.rope_scaling, count)
     factor = own.rope_scaling.attention_factor if own.rope_scaling else 1.0
   if length is None:
     return Rule(ids, freqs, factor, scale, None, None, None)
-  assert count is not None
   if own.position == 'learned':
     ids = jnp.where(index < 0, index, _rows(length, index, count))
   if length.method == 'random_scale' and key is not None:
@@ -131,7 +126,7 @@ def backbone(cfg: ModelConfig, *, training: bool = False) -> BackboneConfig:
   if length is None or b.position != 'rope' or (
       training and length.method in ('theta', 'random_scale')):
     return b
-  scale, width = length.target / length.original, _width(b)
+  scale, width = length.target / length.original, b.rope_width
   scaling = functools.partial(
       RopeScaling, factor=scale, original_positions=length.original)
   if length.method == 'yarn':
@@ -204,7 +199,7 @@ def _clex(cfg: ModelConfig, index: Array, count: Array, params: Params | None, k
   length, b = cfg.length, cfg.backbone
   assert length is not None and params is not None
   grid = clex.frequencies(jax.tree.map(lambda x: reshard(x, None, None), params),
-                          _width(b), b.rope_theta, length.scales)
+                          b.rope_width, b.rope_theta, length.scales)
   if key is not None:
     scale, ids = clex.draw(key, reshard(index, None, None), reshard(count, None, None),
                            length.scales)
@@ -222,8 +217,3 @@ def _rotation(freqs, ids: Array | None, factor: float) -> Rotation | None:
   if freqs is None or ids is None:
     return None
   return jax.tree.map(split_tokens, rope.table(jnp.asarray(freqs), ids, factor))
-
-
-def _width(cfg: BackboneConfig) -> int:
-  """H, the rotated channels of a head."""
-  return cfg.rope_width
