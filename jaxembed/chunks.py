@@ -68,7 +68,7 @@ def _span(span: Any, what: str, size: int) -> pieces.Span:
   if not 0 <= start < end <= size:
     raise ValueError(f'{what} is ({start}, {end}), which is empty or outside the text '
                      f'of {size} characters; give 0 <= start < end <= {size}')
-  return int(start), int(end)
+  return start, end
 
 
 def token_spans(run: BatchRunner, items: Sequence[str], prompt: str,
@@ -90,12 +90,13 @@ def token_spans(run: BatchRunner, items: Sequence[str], prompt: str,
     chars = spans[i] if spans is not None else pieces.spans_of(
         at, chunk_tokens or 1, overlap)
     own = np.array([pieces.tokens_of(span, at) for span in chars], np.int32)
-    for j, (first, last) in enumerate(own.reshape(-1, 2)):
+    own = own.reshape(-1, 2)
+    for j, (first, last) in enumerate(own):
       if first == last:
         raise ValueError(f'span {j} of text {i} {tuple(chars[j])} holds no token '
                          f'({text[slice(*chars[j])]!r:.40}); leave it out')
     found.append(chars)
-    tokens.append(own.reshape(-1, 2))
+    tokens.append(own)
   return found, tokens
 
 

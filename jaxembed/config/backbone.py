@@ -2,10 +2,16 @@
 
 from dataclasses import dataclass
 
-from jaxembed.config.check import between, one_of, positive, require, typed
-
-# No model's sizes come near: vocabularies and positions; widths; layers and heads.
-_IDS, _WIDTH, _PARTS = 2**30, 2**20, 2**12
+from jaxembed.config.check import (
+  IDS,
+  PARTS,
+  WIDTH,
+  between,
+  one_of,
+  positive,
+  require,
+  typed,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,7 @@ class RopeScaling:
     one_of(self, 'kind', ('linear', 'llama3', 'yarn', 'longrope', 'dynamic'))
     positive(self, 'factor', 'low_freq_factor', 'high_freq_factor', 'attention_factor',
              'beta_fast', 'beta_slow')
-    between(self, 1, _IDS, 'original_positions')
+    between(self, 1, IDS, 'original_positions')
     if self.kind == 'llama3':
       require(self, 'high_freq_factor', self.high_freq_factor > self.low_freq_factor,
               'more than low_freq_factor')
@@ -143,25 +149,23 @@ class BackboneConfig:
 
   def __post_init__(self):
     typed(self)
-    between(self, 1, _IDS, 'vocab_size', 'max_positions')
-    between(self, 1, _WIDTH, 'dim', 'ff_dim', 'head_dim')
-    between(self, 1, _PARTS, 'num_heads', 'num_kv_heads')
-    between(self, 0, _PARTS, 'num_layers')
-    between(self, 0, _IDS, 'type_vocab_size', 'position_offset', 'window',
+    between(self, 1, IDS, 'vocab_size', 'max_positions')
+    between(self, 1, WIDTH, 'dim', 'ff_dim', 'head_dim')
+    between(self, 1, PARTS, 'num_heads', 'num_kv_heads')
+    between(self, 0, PARTS, 'num_layers', 'full_kv_heads', 'experts')
+    between(self, 0, IDS, 'type_vocab_size', 'position_offset', 'window',
             'two_way_window', 'relative_buckets', 'relative_distance')
     between(self, 0, self.head_dim, 'rope_dim')
-    between(self, 0, _WIDTH, 'full_head_dim', 'layer_input_dim', 'out_dim')
-    between(self, 0, _PARTS, 'full_kv_heads')
+    between(self, 0, WIDTH, 'full_head_dim', 'layer_input_dim', 'out_dim',
+            'embed_dim')
     require(self, 'full_head_dim', not self.full_head_dim or (
         bool(self.windowed_layers) and self.full_kv_heads > 0
         and self.local_rope_theta > 0),
             '0 where layers are alike')
-    between(self, 0, _WIDTH, 'embed_dim')
     between(self, 0, self.num_layers, 'own_layers')
     require(self, 'own_layers', self.num_layers % (self.own_layers or 1) == 0,
             f'a divisor of num_layers {self.num_layers}')
-    between(self, 1, _IDS, 'query_growth_every')
-    between(self, 0, _PARTS, 'experts')
+    between(self, 1, IDS, 'query_growth_every')
     between(self, 1, max(self.experts, 1), 'experts_used')
     require(self, 'experts', not self.experts or (self.gated and not self.ff_bias),
             '0 where feed-forwards have biases or no gate')

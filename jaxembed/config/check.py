@@ -10,6 +10,9 @@ from typing import Any
 
 from jaxembed.files.folder import short
 
+# No model's sizes come near: vocabularies and positions; widths; layers and heads.
+IDS, WIDTH, PARTS = 2**30, 2**20, 2**12
+
 _WORDS = {int: 'a whole number', float: 'a number', str: 'a text',
           bool: 'True or False'}
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from jaxembed.config.check import between, one_of, require, typed
+from jaxembed.config.check import IDS, between, one_of, require, typed
 from jaxembed.files.folder import short
 
-_IDS = 2**30
 # Each method, and what it reads beside target, original and temperature.
 METHODS: dict[str, tuple[str, ...]] = {
     'none': (),
@@ -72,8 +71,8 @@ class LengthConfig:
     typed(self)
     one_of(self, 'method', tuple(METHODS))
     one_of(self, 'texts', ('', 'all', 'long'))
-    between(self, 1, _IDS, 'target')
-    between(self, 0, _IDS, 'original', 'window', 'group')
+    between(self, 1, IDS, 'target')
+    between(self, 0, IDS, 'original', 'window', 'group')
     between(self, 0, 1024, 'scales', 'fixed_scale')
     require(self, 'theta', 0 <= self.theta < float('inf'), 'a number above 0')
     if self.original:

@@ -5,6 +5,8 @@ import re
 
 from jaxembed.config.backbone import BackboneConfig
 from jaxembed.config.check import (
+    IDS,
+    WIDTH,
     at_least,
     between,
     one_of,
@@ -14,9 +16,6 @@ from jaxembed.config.check import (
     typed,
 )
 from jaxembed.config.length import LengthConfig
-
-# No model's sizes come near: positions; widths.
-_IDS, _WIDTH = 2**30, 2**20
 
 READS = ('last_token', 'tokens', 'layers_last', 'layers_mean')
 ATTENTIONS = ('bidirectional', 'causal', 'prefix')
@@ -55,8 +54,8 @@ class PoolingConfig:
   def __post_init__(self):
     typed(self)
     one_of(self, 'impl', IMPLS)
-    between(self, 1, _WIDTH, 'latents', 'heads', 'ff_mult')
-    between(self, 0, _WIDTH, 'head_dim')
+    between(self, 1, WIDTH, 'latents', 'heads', 'ff_mult')
+    between(self, 0, WIDTH, 'head_dim')
     require(self, 'kind', bool(self.kind), 'the name of a pooling')
     object.__setattr__(self, 'options', tuple(map(tuple, self.options)))
     one_of(self, 'reads', READS)
@@ -92,7 +91,7 @@ class DenseConfig:
 
   def __post_init__(self):
     typed(self)
-    between(self, 1, _WIDTH, 'features')
+    between(self, 1, WIDTH, 'features')
     one_of(self, 'activation', DENSE_ACTIVATIONS)
     one_of(self, 'kind', ('dense', 'layer_norm'))
 
@@ -114,7 +113,7 @@ class LoraConfig:
 
   def __post_init__(self):
     typed(self)
-    between(self, 1, _WIDTH, 'rank')
+    between(self, 1, WIDTH, 'rank')
     positive(self, 'alpha')
     require(self, 'dropout', 0 <= self.dropout < 1, '0 or more, and less than 1')
     pattern(self, 'targets', self.targets)
@@ -180,7 +179,7 @@ class ModelConfig:
 
   def __post_init__(self):
     typed(self)
-    between(self, 1, _IDS, 'max_length')
+    between(self, 1, IDS, 'max_length')
     one_of(self, 'prompt_pooling', PROMPT_POOLINGS)
     one_of(self, 'attention', ATTENTIONS)
     one_of(self, 'dtype', DTYPES)

@@ -1,8 +1,8 @@
 """Choice of a kernel's implementation by platform, and the error where none fits.
 
 A kernel's public function takes `impl`. 'auto' is what the table of choices.py has for
-this chip and may fall back; a named implementation that
-cannot run raises `Unsupported` with the remedy, never something else instead.
+this chip and may fall back; a named implementation that cannot run raises `Unsupported`
+with the remedy, never something else instead.
 """
 
 import jax

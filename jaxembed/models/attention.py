@@ -15,7 +15,7 @@ from jaxembed.functional import rms_norm
 from jaxembed.kernels.attention import Distant, Pattern, attend, by_row
 from jaxembed.mesh import BATCH, reshard, spec, tokens_axis
 from jaxembed.models import length_rule, rope
-from jaxembed.models.layers import Linear, Norm, adapters
+from jaxembed.models.layers import INIT, Linear, Norm, adapters
 from jaxembed.models.length_rule import Rotation
 
 
@@ -132,8 +132,7 @@ class Attention(nn.Module):
     k, v = heads('k', cfg.num_kv_heads), heads('v', cfg.num_kv_heads)
     q, k, distant = _rotated(q, k, rotations)
     if cfg.relative_per_layer:
-      table = self.param('relative', nn.initializers.normal(0.02),
-                         (cfg.relative_buckets, cfg.num_heads))
+      table = self.param('relative', INIT, (cfg.relative_buckets, cfg.num_heads))
       bias = relative_bias(cfg, table, x.shape[1])
     scale = cfg.query_scale or 1.0 / math.sqrt(cfg.head_dim)
     pairs = None

@@ -16,8 +16,7 @@ from jaxembed.config import BackboneConfig
 from jaxembed.functional import ACTIVATIONS
 from jaxembed.kernels import dispatch
 from jaxembed.mesh import BATCH, explicit, reshard, tokens_axis
-
-_INIT = nn.initializers.normal(0.02)
+from jaxembed.models.layers import INIT
 
 
 class Experts(nn.Module):
@@ -34,10 +33,10 @@ class Experts(nn.Module):
   def __call__(self, x: Array) -> Array:
     cfg = self.cfg
     count, dim, width = cfg.experts, cfg.dim, cfg.ff_dim
-    router = self.param('router_kernel', _INIT, (dim, count))
-    gate = self.param('gate_kernel', _INIT, (count, dim, width))
-    up = self.param('up_kernel', _INIT, (count, dim, width))
-    down = self.param('down_kernel', _INIT, (count, width, dim))
+    router = self.param('router_kernel', INIT, (dim, count))
+    gate = self.param('gate_kernel', INIT, (count, dim, width))
+    up = self.param('up_kernel', INIT, (count, dim, width))
+    down = self.param('down_kernel', INIT, (count, width, dim))
     kernels = [reshard(router, None, None), reshard(gate, None, None, 'tensor'),
                reshard(up, None, None, 'tensor'), reshard(down, None, 'tensor', None)]
     kernels = [kernel.astype(x.dtype) for kernel in kernels]

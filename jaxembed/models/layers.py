@@ -24,7 +24,7 @@ from jaxembed.mesh import (
   tokens_axis,
 )
 
-_INIT = nn.initializers.normal(0.02)
+INIT = nn.initializers.normal(0.02)
 
 
 def adapters(lora: LoraConfig | None, parent: nn.Module, name: str
@@ -52,7 +52,7 @@ class Linear(nn.Module):
     width = x.shape[-1]
     rows, cols = {'in': ('tensor', None), 'out': (None, 'tensor'),
                   'none': (None, None)}[self.split]
-    kernel = self.param('kernel', _INIT, (width, self.features))
+    kernel = self.param('kernel', INIT, (width, self.features))
     kernel = reshard(kernel, rows, cols).astype(x.dtype)  # all-gather over fsdp
     y = jnp.einsum('...D,DF->...F', x, kernel,
                    out_sharding=spec(*axes_of(x)[:-1], cols))
@@ -65,7 +65,7 @@ class Linear(nn.Module):
 
   def _update(self, lora: LoraConfig, x: Array, rows, cols) -> Array:
     rank = lora.rank
-    down = self.param('lora_a', _INIT, (x.shape[-1], rank))
+    down = self.param('lora_a', INIT, (x.shape[-1], rank))
     up = self.param('lora_b', nn.initializers.zeros, (rank, self.features))
     down, up = reshard(down, rows, None), reshard(up, None, cols)
     if lora.dropout and self.has_rng('dropout'):
@@ -160,7 +160,7 @@ class Embedding(nn.Module):
     cfg = self.cfg
 
     def table(name, rows):
-      return self.param(name, _INIT, (rows, cfg.embed_dim or cfg.dim))
+      return self.param(name, INIT, (rows, cfg.embed_dim or cfg.dim))
 
     x = _lookup(table('token', cfg.vocab_size), ids, self.dtype)
     if cfg.embed_scale != 1.0:

@@ -16,7 +16,7 @@ from jaxembed.mesh import BATCH, reshard, spec, split_tokens, tokens_axis
 from jaxembed.models import length, positions
 from jaxembed.models.attention import Attention, Rotations, alibi, relative_bias
 from jaxembed.models.experts import Experts
-from jaxembed.models.layers import Embedding, FeedForward, LayerInput, Norm
+from jaxembed.models.layers import INIT, Embedding, FeedForward, LayerInput, Norm
 from jaxembed.models.length_rule import ALL_NEAR, Distant, Layout, Rotation
 from jaxembed.pooling import heads
 from jaxembed.pooling.pool import POOLERS
@@ -153,8 +153,7 @@ class Backbone(nn.Module):
     """What the layers share of scores that depend on distances."""
     cfg, bias = self.cfg.backbone, None
     if cfg.disentangled:
-      table = self.param('relative', nn.initializers.normal(0.02),
-                         (2 * cfg.relative_buckets, cfg.dim))
+      table = self.param('relative', INIT, (2 * cfg.relative_buckets, cfg.dim))
       table = reshard(table, None, None).astype(self.cfg.dtype)
       if cfg.disentangled_norm:
         table = Norm(cfg, name='relative_norm')(table)
@@ -162,8 +161,7 @@ class Backbone(nn.Module):
     if cfg.position == 'alibi':
       bias = reshard(jnp.asarray(alibi(cfg.num_heads, length)), 'tensor', None)
     elif cfg.relative_buckets and not cfg.relative_per_layer:
-      table = self.param('relative', nn.initializers.normal(0.02),
-                         (cfg.relative_buckets, cfg.num_heads))
+      table = self.param('relative', INIT, (cfg.relative_buckets, cfg.num_heads))
       bias = relative_bias(cfg, table, length)
     return {'bias': bias, 'distances': None}
 
@@ -195,8 +193,7 @@ class Backbone(nn.Module):
     """Kernels [L,D,P] with which layers read the embeddings, and a norm's scale [P]."""
     cfg = self.cfg.backbone
     width = cfg.layer_input_dim
-    kernel = self.param('inputs_kernel', nn.initializers.normal(0.02),
-                        (cfg.dim, cfg.num_layers * width))
+    kernel = self.param('inputs_kernel', INIT, (cfg.dim, cfg.num_layers * width))
     kernel = reshard(kernel, None, None).reshape(cfg.dim, cfg.num_layers, width)
     scale = self.param('inputs_scale', nn.initializers.ones, (width,))
     return kernel.transpose(1, 0, 2), scale
@@ -206,8 +203,7 @@ class Backbone(nn.Module):
     if layer_outputs is not None:
       raise ValueError(f'{self.cfg.pooling.kind} reads every layer, and the layers of '
                        f'this {cfg.family} are not as wide as what it gives')
-    kernel = self.param('out_kernel', nn.initializers.normal(0.02),
-                        (cfg.dim, cfg.out_dim))
+    kernel = self.param('out_kernel', INIT, (cfg.dim, cfg.out_dim))
     return jnp.einsum('BTD,DE->BTE', x, reshard(kernel, None, None).astype(x.dtype),
                       out_sharding=spec(BATCH, tokens_axis(), None))
 

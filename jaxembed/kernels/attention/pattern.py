@@ -93,15 +93,10 @@ def by_distance(bias: Array, rows: int, columns: int) -> jax.Array:
   """Terms of scores that depend on key minus query alone, for a tile of them.
 
   bias [...,rows+columns-1], of distances 1-rows to columns-1.  -> [...,rows,columns].
-  Each row of the tile is the row above it, moved by one: rows of a length that is one
-  more than those they are read as.
   """
-  width = rows + columns
-  bias = jnp.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(0, 1)])
-  lead = bias.shape[:-1]
-  flat = jnp.broadcast_to(bias[..., None, :], (*lead, rows, width))
-  flat = flat.reshape(*lead, rows * width)[..., :rows * (width - 1)]
-  return flat.reshape(*lead, rows, width - 1)[..., rows - 1:]
+  bias = _one_wider(bias)[..., None, :]
+  return _moved(jnp.broadcast_to(
+      bias, (*bias.shape[:-2], rows, rows + columns)))
 
 
 def by_row(x: Array) -> jax.Array:
@@ -109,7 +104,18 @@ def by_row(x: Array) -> jax.Array:
 
   x [...,R,2R-1], of distances 1-R to R-1 of the row's own place -> [...,R,R].
   """
-  rows, lead = x.shape[-2], x.shape[:-2]
-  flat = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)]).reshape(*lead, 2 * rows * rows)
-  flat = flat[..., :rows * (2 * rows - 1)].reshape(*lead, rows, 2 * rows - 1)
-  return flat[..., rows - 1:]
+  return _moved(_one_wider(x))
+
+
+def _one_wider(x: Array) -> jax.Array:
+  return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
+
+
+def _moved(x: Array) -> jax.Array:
+  """x [...,R,W], its last column unread -> [...,R,W-R]: row r from column R-1-r.
+
+  Rows are read as one shorter than they are, which moves each by one more.
+  """
+  *lead, rows, width = x.shape
+  flat = x.reshape(*lead, rows * width)[..., :rows * (width - 1)]
+  return flat.reshape(*lead, rows, width - 1)[..., rows - 1:]
