@@ -137,6 +137,8 @@ def _weight(module: Module, size: tuple[int, ...], settings: Settings):
   magnitude = parts.pop('lora_magnitude_vector', None) if settings.dora else None
   if not found:
     return None if whole is None else lambda x: _read(whole)
+  if len(found) > 1:
+    raise _Misfit(f'has updates of two kinds, {found[0][0]} and {found[1][0]}')
   kind, a, b = found[0]
   rank, scale = settings.of(module.name)
   embeds = kind == 'lora_embedding_A'

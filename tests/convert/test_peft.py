@@ -269,6 +269,12 @@ def test_an_adapter_of_another_model_is_refused(mistral, tmp_path):
   file.write_text(json.dumps(data | {'use_dora': True}))
   with pytest.raises(BadCheckpoint, match='q_proj lacks its lora_magnitude_vector'):
     peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
+  weights = load_file(tmp_path / 'adapter' / peft.WEIGHTS)
+  save_file(weights | {
+      name.replace('.lora_', '.lora_embedding_').removesuffix('.weight'): x
+      for name, x in weights.items()}, tmp_path / 'adapter' / peft.WEIGHTS)
+  with pytest.raises(BadCheckpoint, match='q_proj has updates of two kinds'):
+    peft.read(tmp_path / 'adapter', loaded.params, loaded.cfg)
 
 
 @pytest.fixture(scope='module')
