@@ -15,10 +15,9 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
-from jaxembed import former, paths, types
+from jaxembed import fingerprint, former, paths, types
 from jaxembed.files import checked_json, damage, url, whole_json
 from jaxembed.files.damage import Damaged
 
@@ -31,6 +30,9 @@ else:
     import orbax.checkpoint.experimental.v1 as ocp
 
 _BEST = 'best.json'
+# Devices with the same array write a slice each of so many bytes or more: for every
+# slice of a small one a program is compiled and a chunk is written.
+_SLICE = 1 << 20
 _NONE = ('no checkpoint under {} can be read (tried steps {}); use a fresh workdir to '
          'start over')
 Step = int | str | None  # a step, 'best' or, None, the newest
@@ -78,8 +80,10 @@ class Checkpoints:
       self._ckptr = self._opened()
 
   def _opened(self):
+    arrays = ocp.options.ArrayOptions
+    saving = arrays.Saving(min_slice_bytes_for_replica_parallel=_SLICE)
     return ocp.training.Checkpointer(
-        self.folder,
+        self.folder, context=ocp.Context(array_options=arrays(saving=saving)),
         save_decision_policy=ocp.training.save_decision_policies
         .FixedIntervalPolicy(1),  # the loop decides when
         preservation_policy=self._kept)
@@ -109,7 +113,7 @@ class Checkpoints:
     if step in self.steps():
       return
     parts = _parts(state)
-    marks, finite = _inspect(parts)
+    marks, finite = fingerprint.of_parts(parts)
     if not finite:
       raise FloatingPointError(
           f'the state after step {step} holds numbers that are not finite and was not '
@@ -269,46 +273,14 @@ def _verify(parts: dict[str, Any], meta):
     raise Damaged('has no fingerprint (damaged on disk?)')
   marks = meta.get('fingerprints')
   if marks is not None:
-    found = _inspect(parts)[0]
-    if not isinstance(marks, dict) or any(marks.get(k) != v for k, v in found.items()):
-      raise Damaged('does not match its own fingerprint (damaged on disk?)')
-  elif 'opt_state' in parts:
-    state = types.TrainState(parts['step']['step'], parts['params'],
-                             parts['opt_state'], parts.get('ema'))
-    if fingerprint(state) != meta['fingerprint']:
-      raise Damaged('does not match its own fingerprint (damaged on disk?)')
-
-
-def _inspect(parts: dict[str, Any]) -> tuple[dict[str, int], bool]:
-  """({part: fingerprint}, whether every number is finite)."""
-  marks, finite = jax.device_get(_inspected(
-      {name: jax.tree.leaves(tree) for name, tree in parts.items()}))
-  return {name: int(x) for name, x in marks.items()}, bool(finite)
-
-
-@jax.jit
-def _inspected(parts):
-  marks = {name: _fingerprint(leaves) for name, leaves in parts.items()}
-  finite = jnp.bool_(True)
-  for x in jax.tree.leaves(parts):
-    if jnp.issubdtype(x.dtype, jnp.inexact):
-      finite &= jnp.isfinite(x).all()
-  return marks, finite
-
-
-def fingerprint(tree: Any) -> int:
-  """Order-independent sum over the bits of every array, the same on any mesh."""
-  return int(_fingerprint(jax.tree.leaves(tree)))
-
-
-@jax.jit
-def _fingerprint(leaves):
-  total = jnp.uint32(0)
-  for x in leaves:
-    bits = x.astype(jnp.uint8) if x.dtype == bool else lax.bitcast_convert_type(
-        x, jnp.dtype(f'uint{8 * x.dtype.itemsize}'))
-    total = total * jnp.uint32(31) + jnp.sum(bits.astype(jnp.uint32))
-  return total
+    same = isinstance(marks, dict) and all(
+        marks.get(k) == v for k, v in fingerprint.of_parts(parts)[0].items())
+  else:
+    same = 'opt_state' not in parts or meta['fingerprint'] == fingerprint.of_bits(
+        types.TrainState(parts['step']['step'], parts['params'], parts['opt_state'],
+                         parts.get('ema')))
+  if not same:
+    raise Damaged('does not match its own fingerprint (damaged on disk?)')
 
 
 def steps(folder: str | pathlib.Path) -> list[int]:
@@ -356,7 +328,7 @@ def save_params(folder: str | pathlib.Path, step: int, params: types.Params) -> 
   target = url.local(folder).absolute() / str(step)
   if target.exists():
     raise FileExistsError(f'{target} is there; choose another folder')
-  marks, finite = _inspect({'params': params})
+  marks, finite = fingerprint.of_parts({'params': params})
   if not finite:
     raise FloatingPointError(f'{target}: parameters are not finite; nothing was saved')
   ocp.save_checkpointables(target, {'params': params},
