@@ -63,15 +63,17 @@ def test_the_command_line_repeats_it_bit_for_bit(run, tmp_path):
   assert _read(tmp_path)['config']['repeats'] == f'{run}/manifest.json'
 
 
-def test_other_data_is_refused_by_source(run, tmp_path):
-  cfg = config.from_dict(config.Config, _read(run)['config'])
-  cfg.repeats = str(run / 'manifest.json')
-  rows = tiny_run.write_rows(tmp_path / 'rows.jsonl', count=41)
-  cfg.stages[0].data.sources[0].path = str(rows)
+def test_other_data_is_refused_by_source(tiny, tmp_path):
+  rows = tiny_run.write_rows(tmp_path / 'rows.jsonl')
+  cfg = tiny_run.experiment(tiny, rows)
+  manifest.record(tmp_path, cfg, loop.sharding.make_mesh(), 0)
+  cfg = config.from_dict(config.Config, _read(tmp_path)['config'])
+  cfg.repeats = str(tmp_path / 'manifest.json')
+  tiny_run.write_rows(rows, count=41)
   with pytest.raises(ValueError, match=r'data of stages\[0\]/rows .* 40 .* 41 rows'):
     loop.train(cfg, tmp_path / 'new', log=lambda _: None)
   cfg.repeats = ''
-  manifest.record(tmp_path, cfg, loop.sharding.make_mesh(), 0)
+  tiny_run.write_rows(rows)
   before = (tmp_path / 'manifest.json').read_bytes()
   rows.write_text(rows.read_text().replace('number 3', 'number 4'))
   with pytest.raises(ValueError, match=f'not what {tmp_path}/manifest.json was made'):

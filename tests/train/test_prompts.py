@@ -66,25 +66,25 @@ def test_a_sources_own_prompts_stay_unless_training_has_others():
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory, minilm):
+def prompted(tmp_path_factory, minilm) -> config.Config:
   """README's example, small: one source, whose queries have an instruction."""
-  folder = tmp_path_factory.mktemp('prompted')
-  cfg = tiny_run.in_folder(folder, minilm, steps=2)
+  cfg = tiny_run.in_folder(tmp_path_factory.mktemp('prompted'), minilm, steps=2)
   cfg.model.max_length = 32
   source = cfg.stages[0].data.sources[0]
   source.query_prompt = ASK
   cfg.stages[0].data.query_lengths = (32,)
   cfg.eval = config.EvalConfig(source=dataclasses.replace(source, query_prompt=''))
-  loop.train(cfg, folder / 'run', log=lambda _: None)
-  return cfg, folder / 'run'
+  return cfg
 
 
 @pytest.mark.thorough
-def test_the_export_asks_with_the_prompt_it_was_trained_with(run, tmp_path):
+def test_the_export_asks_with_the_prompt_it_was_trained_with(prompted, tmp_path):
   st = pytest.importorskip('sentence_transformers')
-  ours = Embedder.load(run[1])
+  run = tmp_path / 'run'
+  loop.train(prompted, run, log=lambda _: None)
+  ours = Embedder.load(run)
   assert ours.prompts == {'query': ASK, 'document': ''}
-  exporters.export(bundle.open(run[1]), tmp_path / 'out')
+  exporters.export(bundle.open(run), tmp_path / 'out')
   theirs = st.SentenceTransformer(str(tmp_path / 'out'), device='cpu')
   texts = ['what is number 3', 'a']
   asked = theirs.encode_query(texts)
@@ -96,9 +96,8 @@ def test_the_export_asks_with_the_prompt_it_was_trained_with(run, tmp_path):
   assert repr(ASK) in (tmp_path / 'out' / 'README.md').read_text()
 
 
-def test_held_out_queries_are_asked_as_in_training(run):
-  cfg, folder = run
-  model = Embedder.load(folder)
+def test_held_out_queries_are_asked_as_in_training(prompted):
+  cfg, model = prompted, Embedder.load(prompted.model.source)
   scores = [held_out.scorer(ev, stages)(model.params, model.cfg, model.tokenizer, None)
             for ev, stages in (
                 (cfg.eval, cfg.stages),
