@@ -1,15 +1,15 @@
 """JSONL, CSV and TSV readers with random access to rows, parsed when asked for."""
 
+import bisect
 from collections.abc import Sequence
 import csv
 import glob
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 from typing import Any
-
-import numpy as np
 
 from jaxembed.data import fields, line_index
 from jaxembed.data.fields import BadRow
@@ -181,17 +181,16 @@ class Joined(Sequence):
 
   def __init__(self, parts: Sequence[Any]):
     self._parts = list(parts)
-    self._ends = np.cumsum([len(p) for p in self._parts])
+    self._ends = list(itertools.accumulate(map(len, self._parts)))
 
   def __len__(self) -> int:
-    return int(self._ends[-1]) if len(self._ends) else 0
+    return self._ends[-1] if self._ends else 0
 
   def __getitem__(self, i: int):
     if not 0 <= i < len(self):
       raise IndexError(i)
-    part = int(np.searchsorted(self._ends, i, side='right'))
-    first = int(self._ends[part - 1]) if part else 0
-    return self._parts[part][i - first]
+    part = bisect.bisect_right(self._ends, i)
+    return self._parts[part][i - self._ends[part - 1] if part else i]
 
   def digest(self) -> bytes:
     """SHA-256 of the parts' digests."""

@@ -60,7 +60,7 @@ def _load(datasets, path: str, subset: str, split: str):
     if subset:
       raise FileNotFoundError(f'{path} was written by save_to_disk and has no subsets; '
                               f'leave out subset={subset!r}')
-    found = datasets.load_from_disk(str(folder))
+    found = _from_disk(datasets, path, str(folder))
     if not isinstance(found, datasets.DatasetDict):
       if split != 'train':
         raise FileNotFoundError(f'{path} holds one dataset without splits; leave out '
@@ -78,3 +78,18 @@ def _load(datasets, path: str, subset: str, split: str):
     raise FileNotFoundError(
         f'dataset {path!r} (subset {subset or "none"}, split {split!r}) cannot be '
         f'opened: {said:.300}') from error
+
+
+def _from_disk(datasets, path: str, folder: str):
+  """What save_to_disk wrote.
+
+  Raises:
+    BadRow: a file is gone or damaged, or there is no row, which it cannot read back.
+  """
+  try:
+    return datasets.load_from_disk(folder)
+  except (OSError, ValueError, KeyError, IndexError) as error:
+    empty = isinstance(error, IndexError)
+    raise BadRow(f'{path}: ' + (
+        'the dataset has no rows' if empty else 'a file that save_to_disk wrote is '
+        f'gone or damaged ({error!s:.200}); copy the folder again')) from error

@@ -28,6 +28,7 @@ class Lines(Sequence):
   def __init__(self, path: str | os.PathLike, cells: Cells | None = None,
                cache_dir: str = ''):
     self.path = pathlib.Path(path)
+    self._name = str(self.path)
     self._was = cache.state(self.path)
     self._plain = unpack.plain(self.path, cache_dir)
     self._packed = self._plain != self.path
@@ -53,9 +54,8 @@ class Lines(Sequence):
 
   def __getitem__(self, i: int) -> tuple[str, str]:
     numbers = self._index.numbers
-    where = f'{self.path}:{i + 1 if numbers is None else numbers[i]}'
-    size = int(self._index.sizes[i])
-    if size > line_index.LONGEST:
+    where = f'{self._name}:{i + 1 if numbers is None else numbers[i]}'
+    if self._index.sizes[i] > line_index.LONGEST:
       raise BadRow(f'{where}: a line of more than {line_index.LONGEST} bytes, the most '
                    'that is read. Remove it, or split its texts')
     try:
@@ -90,7 +90,7 @@ class Lines(Sequence):
       raise BadFile(f'{self._plain}: gone, where {self.path} was unpacked; the same '
                     'command unpacks it again') from None
     try:
-      found = os.pread(file, int(self._index.sizes[i]), int(self._index.starts[i]))
+      found = os.pread(file, self._index.sizes.item(i), self._index.starts.item(i))
       if cache.of(os.fstat(file)) != self._plain_was:
         cache.check(self.path, (-1, -1))
     finally:

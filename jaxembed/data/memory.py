@@ -1,6 +1,7 @@
 """Rows that a program holds in memory: lists, data sets, frames and tables."""
 
-from collections.abc import Callable, Mapping, Sequence
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import hashlib
 import json
 from typing import Any
@@ -67,19 +68,32 @@ def _reader(rows: Any, name: str) -> tuple[int, Callable[[int], Any]]:
   """(how many rows there are, what reads one)."""
   package = type(rows).__module__.partition('.')[0]
   if isinstance(rows, Mapping):
+    _refuse_twice(rows, name)
     return _columns(rows, name)
   if package == 'pandas' and hasattr(rows, 'columns'):
+    _refuse_twice(rows.columns, name)
     columns = {str(c): rows[c].array for c in rows.columns}
     return len(rows), lambda i: {c: _present(x[i]) for c, x in columns.items()}
+  if package == 'pandas' and hasattr(rows, 'array'):  # a Series of rows, by place
+    return len(rows), rows.array.__getitem__
   if package == 'polars' and hasattr(rows, 'row'):
     return len(rows), lambda i: rows.row(i, named=True)
   if package == 'pyarrow' and hasattr(rows, 'slice'):
+    _refuse_twice(getattr(rows, 'column_names', ()), name)
     return len(rows), lambda i: rows.slice(i, 1).to_pylist()[0]
   if isinstance(rows, str | bytes) or not (
       hasattr(rows, '__len__') and hasattr(rows, '__getitem__')):
     raise BadRow(f'source {name!r}: {type(rows).__name__} has no rows with numbers; '
                  + _WANTED)
   return len(rows), lambda i: rows[i]
+
+
+def _refuse_twice(columns: Iterable, name: str) -> None:
+  """Raises BadRow where two columns have one name, of which a row would keep one."""
+  counts = collections.Counter(map(str, columns))
+  if twice := next((c for c, n in counts.items() if n > 1), None):
+    raise BadRow(f'source {name!r}: the column {twice!r:.60} is named twice; rename '
+                 'one')
 
 
 def _columns(rows: Mapping, name: str) -> tuple[int, Callable[[int], Any]]:

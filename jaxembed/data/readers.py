@@ -74,6 +74,8 @@ def _other_kinds(path: str) -> str:
   folder = pathlib.Path(path).expanduser()
   if not folder.is_dir():
     return ''
+  if hub_datasets.is_saved(folder):
+    return ". It was written by save_to_disk; set kind='datasets'"
   there = {kind_of(p.name) for p in folder.iterdir()}
   kinds = [kind for kind in FILES if kind in there]
   return f'. It has files of kind {", ".join(kinds)}; set kind' if kinds else ''

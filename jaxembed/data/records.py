@@ -92,28 +92,28 @@ def from_row(row: Any, where: str, columns: Sequence[str] = (),
     elif 'set' in row and not any(
         n in row for n in column_names.QUERY + column_names.POSITIVE):
       return _set(row, where)
-  query, positive, negative = column_names.find(row, where, columns)
+  there = column_names.known(tuple(row))
+  query, positive, negative = column_names.find(row, there, where, columns)
   negatives = [p for name in negative for p in _negatives(row, name, where)]
   positives = _passages(row, positive, where)
   if not positives:
     raise BadRow(f'{where}: field {positive!r} is empty; a row needs at least one '
                  'positive. Remove the row or give it one')
-  named = column_names.score(row, score_column, (query, positive, *negative))
+  named = column_names.score(row, there, score_column, (query, positive, *negative))
   score: Any = _score(row, named, where) if named else None
   if named and isinstance(score, list):
     positives, negatives = _spread(positives, negatives, score, named, where)
     score = None
   if score_column != '':
-    positives, negatives = (_scored(passages, row.get(name), name, where)
-                            for passages, name in ((positives, 'pos_scores'),
-                                                   (negatives, 'neg_scores')))
+    positives = _scored(positives, row.get('pos_scores'), 'pos_scores', where)
+    negatives = _scored(negatives, row.get('neg_scores'), 'neg_scores', where)
   return Example(
       query=fields.text(row[query], query, where),
       positives=tuple(positives), negatives=tuple(negatives),
       query_id=fields.identifier(row.get('query_id'), 'query_id', where),
-      instruction=_instruction(row, column_names.INSTRUCTION, where),
+      instruction=_instruction(row, there.instruction, where),
       score=score,
-      passage_instruction=_instruction(row, column_names.PASSAGE_INSTRUCTION, where),
+      passage_instruction=_instruction(row, there.passage_instruction, where),
       type=_type(row), where=where)
 
 
@@ -206,12 +206,12 @@ def _named(row: Sequence, where: str, columns
   if columns:
     raise BadRow(f'{where}: the row is a list, which has no columns '
                  f'{tuple(columns)}; leave columns out')
+  if row and not isinstance(row[0], str):
+    raise BadRow(f'{where}: the row is a list that begins with {fields.kind(row[0])}, '
+                 f'not with the text of a query. {fields.ONE_ARRAY}')
   if len(row) < 2:
     raise BadRow(f'{where}: the row is a list of {len(row)}; a query and its positive, '
                  'and any negatives, are expected')
-  if not isinstance(row[0], str):
-    raise BadRow(f'{where}: the row is a list that begins with {fields.kind(row[0])}, '
-                 f'not with the text of a query. {fields.ONE_ARRAY}')
   named = {f'row[{i}]': value for i, value in enumerate(row)}
   return named, tuple(named)
 
@@ -308,6 +308,8 @@ def _spread(positives, negatives, scores: list, name: str, where: str):
 
 
 def _instruction(row, names: Sequence[str], where: str) -> str:
+  if not names:
+    return ''
   found = {name: fields.text(row[name], name, where)
            for name in names if row.get(name) not in (None, '')}
   if len(set(found.values())) > 1:

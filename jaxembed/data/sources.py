@@ -92,6 +92,9 @@ class _Parsed(Sequence):
 
   def __init__(self, rows: Sequence, cfg: SourceConfig):
     self._rows, self._cfg = rows, cfg
+    self._names = () if cfg.header is False else tuple(cfg.columns)
+    self._parallel = cfg.kind in ('tsv', 'csv') and not self._names
+    self._scored = _scored(cfg)
     self._len = min(len(rows), cfg.limit) if cfg.limit else len(rows)
 
   def __len__(self) -> int:
@@ -101,10 +104,8 @@ class _Parsed(Sequence):
     if not 0 <= i < self._len:
       raise IndexError(i)
     row, where = self._rows[i]
-    cfg = self._cfg
-    names = () if cfg.header is False else tuple(cfg.columns)
-    if (not names and cfg.kind in ('tsv', 'csv') and isinstance(row, dict)
-        and columns.parallel(row)):
+    cfg, names = self._cfg, self._names
+    if self._parallel and isinstance(row, dict) and columns.parallel(row):
       names = tuple(row)
     if cfg.rows == 'scored':
       return records.scored_pair(row, where, names, cfg.score_column)
@@ -113,13 +114,13 @@ class _Parsed(Sequence):
     if has_score and cfg.min_score is None and (
         len(example.positives) == len(example.negatives) == 1):
       return records.by_margin(example)
-    if has_score != _scored(cfg):
+    if has_score != self._scored:
       raise BadRow(
-          f'{where}: source {self._cfg.name!r} has '
+          f'{where}: source {cfg.name!r} has '
           + (f'a score ({example.score}) but no min_score; set min_score to the '
              'lowest score of a pair that counts as positive, or rows to '
              "'scored' for a loss by scores" if has_score else
-             f'min_score {self._cfg.min_score}, but the row has no score'))
+             f'min_score {cfg.min_score}, but the row has no score'))
     return example
 
 

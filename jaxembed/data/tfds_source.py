@@ -1,15 +1,19 @@
 """Rows of a TensorFlow Datasets dataset, read without TensorFlow."""
 
 from collections.abc import Sequence
+import os
 from typing import Any
 
-from jaxembed.data import fields
+from jaxembed.data import cache, fields
 
 
 class TfdsRows(Sequence):
   """Rows of one split of a prepared dataset, each (columns, 'name[split]:row').
 
   The dataset must be stored as array_record, the random-access format.
+
+  Raises:
+    BadFile: a file that is read changed after it was opened, or is gone.
   """
 
   def __init__(self, name: str, split: str, data_dir: str = ''):
@@ -29,12 +33,15 @@ class TfdsRows(Sequence):
           f"tfds.builder({name!r}, file_format='array_record').download_and_prepare() "
           'does it') from error
     self._where = f'{name}[{split}]'
+    self._were = [(file, cache.state(file)) for file in map(
+        os.fspath, self._rows.dataset_info.splits[split].filepaths)]
 
   def __len__(self) -> int:
     return len(self._rows)
 
   def __getitem__(self, i: int) -> tuple[dict[str, Any], str]:
     where = f'{self._where}:{i}'
+    cache.check(*self._were[i % len(self._were)])  # one file a row, in turns
     row = fields.row(self._rows[i], where)
     return {name: _listed(value) for name, value in row.items()}, where
 

@@ -59,11 +59,7 @@ class Table:
     Raises:
       FileNotFoundError: nothing was searched yet.
     """
-    folder = texts.folder / 'candidates'
-    if not (folder / 'found.npy').is_file() or not (folder / 'near.npy').is_file():
-      raise FileNotFoundError(f'{folder} holds no candidates yet; give a --model that '
-                              'finds them')
-    teacher = json.loads((folder / 'found.sums.json').read_bytes())['work']['teacher']
+    folder, teacher = texts.folder / 'candidates', searched_by(texts.folder)
     found = np.load(folder / 'found.npy', mmap_mode='r')
     scores = {teacher: found['score']} | {
         file.stem.removeprefix('scores-'): np.load(file, mmap_mode='r')
@@ -71,6 +67,19 @@ class Table:
     return cls(teacher, found['row'], np.load(folder / 'near.npy', mmap_mode='r'),
                scores, {name: np.load(folder / f'positives-{name}.npy', mmap_mode='r')
                         for name in scores})
+
+
+def searched_by(folder: pathlib.Path) -> str:
+  """The teacher that found the candidates of the mining run in `folder`.
+
+  Raises:
+    FileNotFoundError: nothing was searched yet.
+  """
+  folder = folder / 'candidates'
+  if not (folder / 'found.npy').is_file() or not (folder / 'near.npy').is_file():
+    raise FileNotFoundError(f'{folder} holds no candidates yet; give a --model that '
+                            'finds them')
+  return json.loads((folder / 'found.sums.json').read_bytes())['work']['teacher']
 
 
 def find(texts: Collection, teacher: str, queries: VectorStore, documents: VectorStore,

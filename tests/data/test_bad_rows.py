@@ -238,6 +238,22 @@ def test_a_source_that_changes_is_noticed_whatever_was_made_of_it(tmp_path, name
     data.load(source)[0]
 
 
+def test_a_saved_dataset_that_is_no_longer_whole_is_named(tmp_path):
+  pytest.importorskip('datasets').disable_progress_bars()
+  source = _saved([{'query': 'q', 'positive': 'p'}], tmp_path / 'a')
+  with pytest.raises(FileNotFoundError, match="save_to_disk; set kind='datasets'"):
+    data.load(SourceConfig(name='s', path=str(tmp_path / 'a')))
+  file, = (tmp_path / 'a').glob('*.arrow')
+  file.write_bytes(file.read_bytes()[:50])
+  with pytest.raises(BadRow, match='a: a file .* gone or damaged .*copy the folder'):
+    data.load(source)
+  file.unlink()
+  with pytest.raises(BadRow, match=f'a: a file .* gone or damaged .*{file.name}'):
+    data.load(source)
+  with pytest.raises(BadRow, match='b: the dataset has no rows'):
+    data.load(_saved([], tmp_path / 'b'))
+
+
 def test_what_was_made_for_a_file_before_is_removed(tmp_path, monkeypatch):
   from jaxembed.data import cache
   monkeypatch.setattr(cache, 'HOME', str(tmp_path / 'cache'))

@@ -4,6 +4,9 @@ import gzip
 import json
 import os
 import resource
+import subprocess
+import sys
+import textwrap
 import time
 
 import pytest
@@ -194,6 +197,22 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, change):
   change(file)
   with pytest.raises(BadRow, match=r'a\.jsonl: the file (changed|is gone)'):
     rows[8]
+
+
+def test_rows_are_read_without_jax_and_without_a_tokenizer(tmp_path):
+  """They would take five times the memory of the reader of a large file."""
+  (tmp_path / 'a.jsonl').write_text('{"query": "q", "pos": ["p"]}\n')
+  code = textwrap.dedent(f'''
+      import sys
+      from jaxembed import config, data
+      rows = data.load(config.SourceConfig(name='a', path={str(tmp_path)!r}), 1)
+      assert rows[0].query == 'q'
+      heavy = {{'jax', 'grain', 'orbax', 'tokenizers', 'transformers', 'pyarrow'}}
+      assert not heavy & set(sys.modules)
+      assert data.feed.batches is data.batches and callable(data.fingerprint)
+      assert not hasattr(data, 'nothing')
+  ''')
+  subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
 
 
 def test_more_files_than_may_be_open(tmp_path):

@@ -30,6 +30,8 @@ _HOLDERS = {
         r['neg_scores'], np.float32)} for r in rows],
     'datasets': lambda rows: pytest.importorskip('datasets').Dataset.from_list(rows),
     'pandas': _frame,
+    'series': lambda rows: pytest.importorskip('pandas').Series(
+        rows, index=range(len(rows) - 1, -1, -1)),
     'polars': lambda rows: pytest.importorskip('polars').DataFrame(rows),
     'pyarrow': lambda rows: pytest.importorskip('pyarrow').Table.from_pylist(rows),
 }
@@ -65,6 +67,15 @@ def test_an_empty_cell_of_a_frame_is_an_absent_negative():
 def test_what_is_no_rows_is_named(rows, says):
   with pytest.raises(BadRow, match=says):
     data.load(_SOURCE, 9, given={'mine': rows})
+
+
+@pytest.mark.parametrize('twice', [
+    lambda: {1: ['q'], '1': ['p']},
+    lambda: pytest.importorskip('pandas').DataFrame([['q', 'p']], columns=[1, 1]),
+    lambda: pytest.importorskip('pyarrow').table([['q'], ['p']], names=['1', '1'])])
+def test_two_columns_of_one_name_are_refused(twice):
+  with pytest.raises(BadRow, match="source 'mine': the column '1' is named twice"):
+    data.load(_SOURCE, given={'mine': twice()})
 
 
 def test_rows_and_sources_must_meet():

@@ -1,6 +1,8 @@
 """A dataset in TFDS's array_record form, read without TensorFlow."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -9,6 +11,7 @@ import pytest
 
 from jaxembed import data
 from jaxembed.config import SourceConfig
+from jaxembed.data.fields import BadFile
 
 
 @pytest.fixture(scope='module')
@@ -64,6 +67,21 @@ def test_a_folder_of_rows_becomes_a_set_with_the_same_examples(tmp_path):
                 split=split) == load(
         path=str(tmp_path / f'rows/{names[0]}.jsonl'),
         paths=tuple(str(tmp_path / f'rows/{n}.jsonl') for n in names[1:]))
+
+
+@pytest.mark.parametrize('split', ['train', 'train[1:4]'])
+@pytest.mark.parametrize('change', ['touched', 'gone'])
+def test_a_file_that_changes_under_a_run_is_noticed(prepared, tmp_path, split, change):
+  shutil.copytree(prepared, tmp_path / 'set')
+  rows = data.load(SourceConfig(name='t', kind='tfds', path='tiny_pairs', split=split,
+                                data_dir=str(tmp_path / 'set')), check_rows=5)
+  file, = (tmp_path / 'set').rglob('*.array_record*')
+  if change == 'gone':
+    file.unlink()
+  else:
+    os.utime(file, ns=(1, 1))
+  with pytest.raises(BadFile, match=f'{file.name}: the file (changed|is gone)'):
+    rows[0]
 
 
 def test_a_dataset_that_is_not_there(prepared):
