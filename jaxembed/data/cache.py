@@ -21,13 +21,13 @@ def state(path: str | os.PathLike) -> State:
   """The state of a file now.
 
   Raises:
-    BadFile: it is gone.
+    BadFile: it is not there.
   """
   try:
     return of(os.stat(path))
   except FileNotFoundError:
-    raise BadFile(f'{path}: the file is gone; put it back, or give its new path, and '
-                  'the same command goes on') from None
+    raise BadFile(f'{path}: there is no such file; give its path, or put it back if it '
+                  'was there before, and the same command goes on') from None
 
 
 def of(found: os.stat_result) -> State:
