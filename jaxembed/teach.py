@@ -1,7 +1,6 @@
 """Teacher's vectors of the texts of training rows, on disk (data/teacher.py)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-import hashlib
 import json
 import os
 import pathlib
@@ -10,7 +9,7 @@ from jaxembed import corpus
 from jaxembed.data import teacher
 from jaxembed.data.records import Example
 from jaxembed.embedder import Embedder
-from jaxembed.files import place
+from jaxembed.files import place, whole_file
 
 # The prompts of a model, by name, that the sides take where none is given.
 _PROMPTS = {'queries': ('query',), 'passages': ('document', 'passage', 'corpus')}
@@ -41,8 +40,8 @@ def encode(embedder: Embedder, texts: Mapping[str, Sequence[str]],
       for queries or documents, where it has one.
 
   Raises:
-    ValueError: `target` holds vectors of other texts, or of another model; overwrite
-      replaces them.
+    ValueError: `target` holds vectors of other texts, or by another model, prompt or
+      dtype; overwrite replaces them.
   """
   target = pathlib.Path(target)
   target.mkdir(parents=True, exist_ok=True)
@@ -52,16 +51,14 @@ def encode(embedder: Embedder, texts: Mapping[str, Sequence[str]],
                 _PROMPTS[side][0])
     lines = ''.join(json.dumps({'_id': teacher.key(t), 'text': t}) + '\n' for t in own)
     file = target / f'{side}.jsonl'
-    digest = hashlib.sha256(lines.encode()).hexdigest()
-    if file.exists() and not overwrite and hashlib.sha256(
-        file.read_bytes()).hexdigest() != digest:
-      raise ValueError(f'{target} is of other {side}; choose another folder, or '
-                       'replace it with overwrite')
-    file.write_text(lines)
-    if (target / side / 'manifest.json').exists() and not overwrite:
-      continue
+    if not file.exists() or file.read_bytes() != lines.encode():
+      if file.exists() and not overwrite:
+        raise ValueError(f'{target} is of other {side}; choose another folder, or '
+                         'replace it with overwrite')
+      with whole_file.opened(file) as out:
+        out.write(lines)
     corpus.encode_file(
         embedder, file, target / side, id_field='_id', prompt=prompt,
         prompt_name=name if prompt is None else None, batch_size=batch_size,
-        normalize=True, dtype=dtype, overwrite=overwrite)
+        normalize=True, dtype=dtype, overwrite=overwrite, reuse=not overwrite)
   return {side: len(own) for side, own in texts.items()}

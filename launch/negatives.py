@@ -19,20 +19,19 @@ from absl import flags
 from ml_collections import config_flags
 import numpy as np
 
-from jaxembed import bundle
+from jaxembed import bundle, config
 from jaxembed.embedder import Embedder
 from jaxembed.files import url, whole_json
 from jaxembed.train import loop, start
 
-from . import cli, negatives_rows, negatives_tasks, tables
+from . import cli, negatives_folder, negatives_rows, negatives_tasks, tables
 from .negatives_tasks import Split
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment file or recipe.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/negatives', 'Folder of all runs.')
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'How many seeds, from 0.', lower_bound=1)
 _LAYERS = flags.DEFINE_integer('layers', 2, "The student's.", lower_bound=1)
-_ARMS = flags.DEFINE_list('arms', ['random', 'bm25', 'mined', 'scores', 'vectors'],
-                          'What to compare.')
+_ARMS = flags.DEFINE_list('arms', list(negatives_rows.ARMS), 'What to compare.')
 _SMALL = flags.DEFINE_bool('small', False, 'One seed, two steps, few texts.')
 
 
@@ -42,12 +41,17 @@ def main():
   if _SMALL.value:
     folder = folder / 'small'
     cfg.stages[0].steps, cfg.stages[0].optim.warmup_steps = 2, 0
+  if unknown := [arm for arm in _ARMS.value if arm not in negatives_rows.ARMS]:
+    raise ValueError(f'--arms: {unknown[0]!r} is no arm; there are '
+                     f'{", ".join(negatives_rows.ARMS)}')
+  negatives_folder.same_experiment(folder, {
+      'config': config.to_dict(cfg), 'layers': _LAYERS.value})
   located = bundle.locate(start.reachable(cfg.model))
   teacher = Embedder.load(located)
   teacher.max_seq_length = cfg.model.max_length
   scifact = pathlib.Path(cfg.stages[0].data.sources[0].path).parents[1]
   found = negatives_tasks.split(cfg, scifact / 'retrieval/scifact', _SMALL.value)
-  source = negatives_rows.student(located, _LAYERS.value, folder / 'student')
+  source = negatives_folder.student(located, _LAYERS.value, folder / 'student')
   cfg.model = dataclasses.replace(cfg.model, source=source, fallback='')
   untrained = Embedder.load(source)
   untrained.max_seq_length = cfg.model.max_length

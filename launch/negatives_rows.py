@@ -1,23 +1,20 @@
-"""Rows and models of the experiment on negatives: its arms, the student."""
+"""Rows of the experiment on negatives: its arms, their sources."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import pathlib
-import re
-import shutil
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from jaxembed import config, data, teach
 from jaxembed.embedder import Embedder
-from jaxembed.files import whole_file, whole_json
+from jaxembed.files import whole_file
 from jaxembed.mining import inputs, miner
 from jaxembed.mining.rules import Rules
 
+ARMS = 'random', 'bm25', 'mined', 'scores', 'vectors'
 NEGATIVES = 3
-_LAYER = re.compile(r'encoder\.layer\.(\d+)\.')
 
 
 def stage(arm: str, stage: config.StageConfig,
@@ -37,22 +34,6 @@ def stage(arm: str, stage: config.StageConfig,
   return dataclasses.replace(
       stage, loss=dataclasses.replace(stage.loss, plus=plus),
       data=dataclasses.replace(stage.data, sources=sources))
-
-
-def student(source: pathlib.Path, layers: int, target: pathlib.Path) -> str:
-  """The first layers of the BERT in the folder `source`, as a folder; made once."""
-  if not target.exists():
-    part = target.with_name(target.name + '.partial')
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part)
-    weights = load_file(part / 'model.safetensors')
-    save_file({name: x for name, x in weights.items()
-               if not (found := _LAYER.search(name)) or int(found[1]) < layers},
-              part / 'model.safetensors', metadata={'format': 'pt'})
-    file = part / 'config.json'
-    whole_json.write(file, json.loads(file.read_text()) | {'num_hidden_layers': layers})
-    part.rename(target)
-  return str(target)
 
 
 def rows(kind: str, name: str, pairs: Sequence[tuple[str, str]], folder: pathlib.Path,

@@ -121,11 +121,19 @@ def test_what_a_teacher_lacks_is_refused_by_line(rows, folder, tmp_path):
       bare.check_scores(reads)
 
 
-def test_vectors_are_made_once(model, rows, folder, monkeypatch):
+def test_vectors_are_made_once_and_by_one_model(model, rows, folder, monkeypatch):
   texts = teach.texts([data.sources.load(rows)])
-  monkeypatch.setattr(teach.corpus, 'encode_file',
+  monkeypatch.setattr(embedder.Embedder, 'encode',
                       lambda *_, **__: pytest.fail('again'))
-  teach.encode(model, texts, folder)
+  same = {'prompts': {'queries': 'ask: '}, 'dtype': 'float32'}
+  teach.encode(model, texts, folder, **same)
+  for other in ({'prompts': {'queries': 'find: '}}, {'dtype': 'float16'}):
+    with pytest.raises(ValueError, match='queries holds vectors'):
+      teach.encode(model, texts, folder, **same | other)
+  with monkeypatch.context() as patch:
+    patch.setattr(embedder.Embedder, 'vector_fingerprint', lambda _: 'another')
+    with pytest.raises(ValueError, match='queries holds vectors .*model'):
+      teach.encode(model, texts, folder, **same)
   more = {side: [*own, 'new'] for side, own in texts.items()}
   with pytest.raises(ValueError, match='of other queries'):
     teach.encode(model, more, folder)

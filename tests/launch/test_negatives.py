@@ -5,7 +5,7 @@ import pytest
 
 from configs import negatives_cpu
 from jaxembed import config, data
-from launch import negatives_rows, negatives_tasks
+from launch import negatives_folder, negatives_rows, negatives_tasks
 from tests.helpers import launcher
 
 
@@ -42,6 +42,14 @@ def test_an_interval_is_of_the_mean_over_queries():
   assert abs(mean - values.mean()) < 0.01
   # Of a mean of 400: 1.96 x 10 / 20 to each side.
   np.testing.assert_allclose((mean - low, high - mean), 0.98, rtol=0.15)
+
+
+def test_a_folder_keeps_the_scores_of_one_experiment(tmp_path):
+  made = {'config': config.to_dict(negatives_cpu.get_config('x')), 'layers': 2}
+  for _ in range(2):
+    negatives_folder.same_experiment(tmp_path / 'runs', made)
+  with pytest.raises(ValueError, match=r'runs of another .*layers\).* --workdir'):
+    negatives_folder.same_experiment(tmp_path / 'runs', made | {'layers': 3})
 
 
 @pytest.mark.slow
