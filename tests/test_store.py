@@ -195,6 +195,20 @@ def test_damage_is_named(tmp_path, damage, says):
     store.open(tmp_path / 'v')
 
 
+@pytest.mark.parametrize('damage, says', [
+    (lambda file: file.write_bytes(b'abc'), 'is damaged'),
+    (lambda file: os.truncate(file, 140), 'is damaged'),
+    (lambda file: np.save(file, np.array([b'a'])), 'not 10 ids'),
+])
+def test_damaged_ids_are_named_when_they_are_asked_for(tmp_path, damage, says):
+  _fill(_writer(tmp_path / 'v'))
+  damage(tmp_path / 'v/shard-00001.ids.npy')
+  found = store.open(tmp_path / 'v')
+  for read in (lambda: found.ids, lambda: found.find(['1'])):
+    with pytest.raises(ValueError, match=f'shard-00001.ids.npy .*{says}.* make the '):
+      read()
+
+
 def test_a_changed_bit_is_found_when_asked(tmp_path):
   _fill(_writer(tmp_path / 'v'))
   file = tmp_path / 'v/shard-00001.npy'

@@ -201,6 +201,11 @@ class Mixture:
     found = [f'source {s.cfg.name!r}: {note}' for s in self.sources
              for note in s.seen.notes(s.cfg, self.cfg.negatives_of(s.cfg),
                                       reads)]
+    found += [f'source {s.cfg.name!r}: the loss reads neither vectors nor scores, so '
+              'its teacher teaches nothing; leave teacher out, or add a loss that does '
+              "(LossConfig.plus, 'embed_match')" for s in self.sources
+              if s.teacher and reads is not None and not reads.vectors
+              and not reads.scores]
     for s in self.sources:
       if (most := repeats.most(s.seen.answers)) > 1 + self.known:
         found.append(

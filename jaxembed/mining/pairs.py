@@ -50,7 +50,7 @@ def read_scores(texts: Collection, teacher: str, source: str | os.PathLike) -> N
     other fields are left alone.
 
   Raises:
-    ValueError: a row is malformed, or a pair of the table has no score.
+    ValueError: a row is malformed, or a pair of the table has no score, or two.
     FileExistsError: the table has other scores of this teacher.
   """
   candidates.check_name(teacher)
@@ -69,9 +69,16 @@ def read_scores(texts: Collection, teacher: str, source: str | os.PathLike) -> N
     query = _number(row, 'query_number', len(texts.queries), where)
     document = _number(row, 'document_number', len(texts.documents), where)
     score = fields.number(row.get('score'), 'score', where)
-    found[query, table.rows[query] == document] = score
     part = slice(*texts.offsets[query:query + 2])
-    own[part][texts.positives[part] == document] = score
+    for scores, numbers in ((found[query], table.rows[query]),
+                            (own[part], texts.positives[part])):
+      here = numbers == document
+      if (twice := scores[here][~np.isnan(scores[here])]).size and (
+          twice[0] != np.float32(score)):
+        raise fields.BadRow(
+            f'{where}: the score of query {query} and document {document} is {score}, '
+            f'and was {twice[0]} in an earlier line; leave one of them out')
+      scores[here] = score
   lacking = int(np.isnan(found).sum() + np.isnan(own).sum())
   if lacking:
     query = int(np.argmax(np.isnan(found).any(1)))

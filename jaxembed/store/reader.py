@@ -174,8 +174,8 @@ class VectorStore:
 
   @functools.cached_property
   def _ids(self) -> list[np.ndarray]:
-    return [np.load(names.ids(file), mmap_mode='r', allow_pickle=False)
-            for file in self._files]
+    return [_ids(names.ids(file), len(part))
+            for file, part in zip(self._files, self._parts, strict=True)]
 
   @functools.cached_property
   def _sorted_ids(self) -> tuple[np.ndarray, np.ndarray]:
@@ -203,14 +203,26 @@ def _single(path: pathlib.Path) -> VectorStore:
 
 
 def _mapped(file: pathlib.Path, kind: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+  found = _loaded(file)
+  if found.dtype != kind or found.shape != shape:
+    raise ValueError(f'{file} holds {found.shape} {found.dtype}, not {shape} {kind} as '
+                     'the manifest says; make the store again')
+  return found
+
+
+def _ids(file: pathlib.Path, count: int) -> np.ndarray:
+  found = _loaded(file)
+  if found.dtype.kind != 'S' or found.shape != (count,):
+    raise ValueError(f'{file} holds {found.shape} {found.dtype}, not {count} ids; make '
+                     'the store again')
+  return found
+
+
+def _loaded(file: pathlib.Path) -> np.ndarray:
   try:
-    found = np.load(file, mmap_mode='r', allow_pickle=False)
+    return np.load(file, mmap_mode='r', allow_pickle=False)
   except FileNotFoundError:
     raise ValueError(f'{file} is missing; put it back, or make the store '
                      'again') from None
   except (ValueError, EOFError) as error:
     raise ValueError(f'{file} is damaged ({error}); make the store again') from None
-  if found.dtype != kind or found.shape != shape:
-    raise ValueError(f'{file} holds {found.shape} {found.dtype}, not {shape} {kind} as '
-                     'the manifest says; make the store again')
-  return found

@@ -121,6 +121,13 @@ def test_what_a_teacher_lacks_is_refused_by_line(rows, folder, tmp_path):
       bare.check_scores(reads)
 
 
+def test_a_teacher_that_no_loss_reads_is_told_of(rows, folder):
+  found = mixture(dataclasses.replace(rows, teacher=(str(folder),)))
+  assert any("'a': the loss reads neither" in n for n in found.notes(config.Reads()))
+  for reads in (None, *(losses.LOSSES[n].reads for n in ('embed_match', 'distill_kl'))):
+    assert not any('teaches nothing' in n for n in found.notes(reads))
+
+
 def test_vectors_are_made_once_and_by_one_model(model, rows, folder, monkeypatch):
   texts = teach.texts([data.sources.load(rows)])
   monkeypatch.setattr(embedder.Embedder, 'encode',

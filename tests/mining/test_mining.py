@@ -180,7 +180,12 @@ def test_teachers_beside_the_one_that_searched(tmp_path, rows, corpus):
   (tmp_path / 'scores.jsonl').write_text('\n'.join(map(json.dumps, scored[1:])))
   with pytest.raises(ValueError, match='1 pairs of the table have no score'):
     pairs.read_scores(texts, 'reranker', tmp_path / 'scores.jsonl')
-  (tmp_path / 'scores.jsonl').write_text('\n'.join(map(json.dumps, scored)))
+  other = scored[0] | {'score': scored[0]['score'] + 1}
+  (tmp_path / 'scores.jsonl').write_text('\n'.join(map(json.dumps, [*scored, other])))
+  with pytest.raises(ValueError, match=rf'jsonl:{len(scored) + 1}: .* in an earlier'):
+    pairs.read_scores(texts, 'reranker', tmp_path / 'scores.jsonl')
+  (tmp_path / 'scores.jsonl').write_text('\n'.join(  # one of them twice, and alike
+      map(json.dumps, [*scored, scored[0]])))
   pairs.read_scores(texts, 'reranker', tmp_path / 'scores.jsonl')
   table = candidates.Table.load(texts)
   rules = Rules(share=None, near_positive=None, max_score=-9, teacher='reranker')
