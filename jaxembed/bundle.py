@@ -163,7 +163,7 @@ def open(source: str | os.PathLike, *, mesh: jax.sharding.Mesh | None = None,
   loaded = from_hf.load(source, dtype=dtype or 'float32', mesh=mesh, weights=weights)
   return Bundle(
       params=loaded.params, cfg=loaded.cfg, source=str(named), base=loaded.base,
-      original=loaded.adapter_folder or loaded.folder,
+      original=None if loaded.tower else loaded.adapter_folder or loaded.folder,
       tokenizer_folder=loaded.tokenizer_folder, config_folder=loaded.backbone_folder,
       card=_card(loaded),
       folders=tuple(dict.fromkeys(filter(None, (

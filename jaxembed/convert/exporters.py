@@ -21,6 +21,7 @@ from jaxembed import bundle, types
 from jaxembed.bundle import Bundle
 from jaxembed.convert import (
   card,
+  model_card,
   nv_embed,
   parity,
   peft,
@@ -61,12 +62,13 @@ class Format:
 def export(model: Bundle, target: str | os.PathLike,
            format: str = 'sentence-transformers', base: str = '', *,
            facts: card.Facts = card.NOTHING, **options: Any) -> Report:
-  """Writes `model` to the new folder `target`; what the format's check found.
+  """Writes `model` to the new folder `target`; what the format's check found, which
+  lies there as parity.json.
 
   Args:
     format: a key of FORMATS.
-      sentence-transformers: opened in torch, its vectors are compared (parity.json);
-        needs torch and sentence-transformers.
+      sentence-transformers: opened in torch, its vectors are compared; needs torch and
+        sentence-transformers.
       sentence-transformers-new: the same in the layout of 5.4 and later.
       huggingface: backbone and tokenizer alone, as AutoModel opens them.
       onnx: sentence-transformers' folder with a graph of the whole model, compared in
@@ -121,6 +123,7 @@ def export(model: Bundle, target: str | os.PathLike,
       report = chosen.check(partial, model, found)
     else:
       report = chosen.check(partial, model)
+    to_sentence_transformers.write_json(partial / model_card.REPORT, report)
     if chosen.card:
       card.write(partial, target.name, format, model, report, facts)
     if os.path.lexists(target):  # an empty folder would be replaced
@@ -191,8 +194,8 @@ def _check_nv_embed(folder: pathlib.Path, model: Bundle) -> Report:
       raise parity.Mismatch(f'{name} was not read back as it was written; the export '
                             'was discarded')
   _check_meaning(folder, bundle.open(folder, weights=False), model)
-  return {'tensors': len(stored), 'told': f'{len(stored)} tensors read back as they '
-          'are in the model, rounded to float16'}
+  return {'tensors': len(stored), 'dtype': 'float16', 'told': f'{len(stored)} tensors '
+          'read back as they are in the model, rounded to float16'}
 
 
 # --- peft --------------------------------------------------------------------
@@ -271,6 +274,6 @@ FORMATS = {
         options=('int8',), card=True, size=2.0),
     'static': Format(
         to_static.write, to_static.check, options=('dims',), card=True, size=0.0),
-    'nv-embed': Format(_write_nv_embed, _check_nv_embed, size=0.5),
-    'peft': Format(_write_peft, _check_peft, merges=False, size=0.0),
+    'nv-embed': Format(_write_nv_embed, _check_nv_embed, card=True, size=0.5),
+    'peft': Format(_write_peft, _check_peft, merges=False, card=True, size=0.0),
 }

@@ -21,7 +21,7 @@ import tqdm
 
 from jaxembed import sharding
 from jaxembed.config import ModelConfig
-from jaxembed.convert import modules, peft, tables, task_adapters
+from jaxembed.convert import head_modules, modules, peft, tables, task_adapters
 from jaxembed.convert.fields import UnsupportedModel
 from jaxembed.convert.tensor_files import BadCheckpoint, Tensor, is_float
 from jaxembed.data import converted_tokenizer
@@ -52,6 +52,7 @@ class Loaded:
   base: str  # the weights beneath adapters, as PEFT would name them
   adapter_folder: pathlib.Path | None = None
   is_plain: bool = False  # no modules.json says how tokens become a vector
+  tower: str = ''  # of the folder's Router, whose other towers were not read
 
 
 def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
@@ -64,7 +65,8 @@ def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
       adapter (its base model is loaded too, the adapter on top), a hub id
       ('org/name', or 'org/name/folder' for one of its folders, such as one of several
       adapters), or 'package:NAME/FOLDER' inside a Python package. '#TASK' behind it
-      merges the adapter of a task (jina-embeddings-v3).
+      merges the adapter of a task (jina-embeddings-v3), '#TOWER' opens one tower of a
+      Router (query, document).
     dtype: float32, bfloat16 or float16: of the parameters, whatever the file has.
     mesh: lays every parameter out by sharding.RULES, reading each device's part
       only; None: the default device.
@@ -89,11 +91,12 @@ def load(source: str | os.PathLike, *, dtype: Any = jnp.float32,
 
 def _load(source, dtype, mesh, progress, weights: bool) -> Loaded:
   folder, task = locate(source), task_adapters.split(source)[1]
-  home = modules.home(folder)
+  tower, task = (task, '') if task in head_modules.towers_of(folder) else ('', task)
+  home = modules.home(folder, tower)
   if peft.is_adapter(home):
     base = _load(peft.base(home), dtype, mesh, progress, weights)
-    return _adapted(folder, home, base, mesh, weights)
-  found = modules.read(folder, task)
+    return _adapted(folder, home, base, mesh, weights, tower)
+  found = modules.read(folder, task, tower)
   if task and task not in task_adapters.tasks(found.hf_config):
     raise UnsupportedModel(f'{folder} has no adapters of tasks, none of {task!r:.80}')
   cfg = dataclasses.replace(found.cfg, dtype=jnp.dtype(dtype).name)
@@ -105,7 +108,7 @@ def _load(source, dtype, mesh, progress, weights: bool) -> Loaded:
   return Loaded(tables.unflatten(params), cfg, folder, found.backbone_folder,
                 found.hf_config, _tokenizer(found.backbone_folder),
                 None if found.is_plain else folder, base_name(source, folder),
-                is_plain=found.is_plain)
+                is_plain=found.is_plain, tower=tower)
 
 
 def _tokenizer(folder: pathlib.Path) -> pathlib.Path:
@@ -143,9 +146,11 @@ def base_of(source: str | os.PathLike) -> str:
 
 def base_name(source: str | os.PathLike, folder: pathlib.Path) -> str:
   """The hub id of a model, or its folder: a name that other libraries open too."""
+  path, part = task_adapters.split(source)
   is_hub_id = not str(source).startswith('package:') and not pathlib.Path(
-      source).expanduser().is_dir()
-  return str(source) if is_hub_id else str(folder.absolute())
+      path).expanduser().is_dir()
+  return str(source) if is_hub_id else (
+      str(folder.absolute()) + (f'#{part}' if part else ''))
 
 
 def _read(parts, folder, shapes, layers: int, mesh, progress) -> dict[str, jax.Array]:
@@ -166,10 +171,10 @@ def _abstract(shapes, mesh):
 
 
 def _adapted(folder: pathlib.Path, home: pathlib.Path, base: Loaded, mesh,
-             weights: bool) -> Loaded:
+             weights: bool, tower: str) -> Loaded:
   """`base` with the adapter of `home`, and whatever else `folder` brings."""
   if (folder / 'modules.json').is_file():
-    base = _with_head(folder, base, mesh, weights)
+    base = _with_head(folder, base, mesh, weights, tower)
   params, cfg = peft.read(home, base.params, base.cfg)
   if not weights:
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
@@ -179,12 +184,14 @@ def _adapted(folder: pathlib.Path, home: pathlib.Path, base: Loaded, mesh,
       ('tokenizer_folder', 'tokenizer.json', (folder, home)),
       ('settings_folder', _SETTINGS, (folder,)))
          for place in places if (place / file).is_file()}
-  return dataclasses.replace(base, params=params, cfg=cfg, adapter_folder=folder, **own)
+  return dataclasses.replace(base, params=params, cfg=cfg, adapter_folder=folder,
+                             tower=tower, **own)
 
 
-def _with_head(folder: pathlib.Path, base: Loaded, mesh, weights: bool) -> Loaded:
+def _with_head(folder: pathlib.Path, base: Loaded, mesh, weights: bool, tower: str
+               ) -> Loaded:
   """`base` with the modules of `folder` after its backbone, instead of its own."""
-  cfg, parts = modules.after_backbone(folder, base.cfg)
+  cfg, parts = modules.after_backbone(folder, base.cfg, tower)
   dtype = jax.tree.leaves(base.params['backbone'])[0].dtype
   shapes = {path: shape for path, shape in
             tables.flatten(encoder.param_shapes(cfg, dtype)).items()

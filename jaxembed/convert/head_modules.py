@@ -10,7 +10,7 @@ import pathlib
 from typing import Any
 
 from jaxembed.config import DenseConfig, ModelConfig, PoolingConfig
-from jaxembed.convert import static_embedding, tables, task_adapters
+from jaxembed.convert import static_embedding, tables, task_adapters, towers
 from jaxembed.convert.fields import Fields, UnsupportedModel
 from jaxembed.convert.tensor_files import Tensor, inside, open_folder, read_json
 from jaxembed.files import known_keys
@@ -53,20 +53,20 @@ class Part:
   open: Callable[[pathlib.Path], Mapping[str, Tensor]] = open_folder
 
 
-def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
+def entries(folder: pathlib.Path, tower: str = '') -> list[dict[str, Any]]:
   """The modules that modules.json lists, one of FIRST before the others.
+
+  tower: of a Router, whose modules stand in its place; '' where there is none.
 
   Raises:
     UnsupportedModel: it does not begin with one of them, or an entry is of a class
       that is not computed: another module, or code of the folder's own.
   """
   file = folder / 'modules.json'
-  found = read_json(file, list)
+  found = _listed(file)
+  if found and towers.is_router(found[0]):
+    found = [*towers.modules(folder, found[0], tower), *found[1:]]
   for i, entry in enumerate(found):
-    if not (isinstance(entry, dict) and isinstance(entry.get('type'), str)
-            and isinstance(entry.get('path'), str)):
-      raise UnsupportedModel(f'{file}: module {i} is {short(entry)}, and needs a type '
-                             'and a path')
     if i == 0 and _has_task_adapters(folder, entry):
       found[0] = entry = {'path': entry['path'], 'type': _LIBRARY + 'Transformer'}
     known_keys.check(entry, known_keys.MODULES_ENTRY, f'{file}: module {i}')
@@ -77,7 +77,7 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
   kinds = [kind(entry) for entry in found]
   if not found or kinds[0] not in FIRST:
     raise UnsupportedModel(f'{file} does not begin with a Transformer or '
-                           f'{static_embedding.TYPE}{_instead(found, kinds)}')
+                           f'{static_embedding.TYPE}{_instead(found)}')
   readers = _readers()
   for entry, name in zip(found[1:], kinds[1:]):
     if name not in readers:
@@ -95,6 +95,23 @@ def entries(folder: pathlib.Path) -> list[dict[str, Any]]:
   return found
 
 
+def towers_of(folder: pathlib.Path) -> tuple[str, ...]:
+  """The towers of a folder whose first module is a Router; () of others."""
+  file = folder / 'modules.json'
+  found = _listed(file) if file.is_file() else []
+  return towers.names(folder, found[0]) if found and towers.is_router(found[0]) else ()
+
+
+def _listed(file: pathlib.Path) -> list[dict[str, Any]]:
+  found = read_json(file, list)
+  for i, entry in enumerate(found):
+    if not (isinstance(entry, dict) and isinstance(entry.get('type'), str)
+            and isinstance(entry.get('path'), str)):
+      raise UnsupportedModel(f'{file}: module {i} is {short(entry)}, and needs a type '
+                             'and a path')
+  return found
+
+
 def _has_task_adapters(folder: pathlib.Path, entry: Mapping[str, Any]) -> bool:
   """Whether it is the Transformer of jina-embeddings-v3, whose code picks adapters."""
   file = inside(folder, entry['path']) / 'config.json'
@@ -102,15 +119,9 @@ def _has_task_adapters(folder: pathlib.Path, entry: Mapping[str, Any]) -> bool:
           and bool(task_adapters.tasks(read_json(file), str(file))))
 
 
-def _instead(found: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> str:
-  """What modules.json begins with, and what can be done about it."""
-  if not found:
-    return ''
-  told = f', but with {short(found[0]["type"])}, which is not computed'
-  if kinds[0] in ('Router', 'Asym'):
-    told += ('; its towers are models of their own: save each as one, '
-             "SentenceTransformer(modules=[*model[0].sub_modules['query']]).save(FOLDER)")
-  return told
+def _instead(found: Sequence[Mapping[str, Any]]) -> str:
+  """What modules.json begins with."""
+  return f', but with {short(found[0]["type"])}, which is not computed' if found else ''
 
 
 def kind(entry: Mapping[str, Any]) -> str:

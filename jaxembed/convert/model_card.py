@@ -11,8 +11,13 @@ from jaxembed.models import training_free
 from jaxembed.pooling import heads
 from jaxembed.pooling.head import Twin
 
+REPORT = 'parity.json'  # in every export: what its check found
 _TAGS = ('sentence-transformers', 'sentence-similarity', 'feature-extraction',
          'jaxembed')
+_LIBRARIES = {'huggingface': 'transformers', 'nv-embed': 'transformers', 'peft': 'peft'}
+_MORE_TAGS = {
+    'onnx': ('onnx',), 'static': ('model2vec', 'static-embeddings'),
+    'huggingface': ('transformers',), 'nv-embed': ('nvembed',), 'peft': ('lora',)}
 # How a vector is made of token states in the example for transformers.
 _IN_TORCH = {
     'mean': 'mask = tokens["attention_mask"][..., None]\n'
@@ -47,12 +52,11 @@ def render(name: str, cfg: config.ModelConfig, prompts: Mapping[str, str],
   twins = [head.twin for head in found if head.twin]
   if cfg.prepend is not None:
     twins.insert(0, training_free.TWIN)
-  library = 'transformers' if format == 'huggingface' else 'sentence-transformers'
-  tags = _TAGS + {'onnx': ('onnx',), 'static': ('model2vec', 'static-embeddings'),
-                  'huggingface': ('transformers',)}.get(format, ())
   header = yaml.safe_dump({
-      **story.header, 'library_name': library, 'pipeline_tag': 'sentence-similarity',
-      'tags': list(tags)}, sort_keys=False, allow_unicode=True)
+      **story.header, 'library_name': _LIBRARIES.get(format, 'sentence-transformers'),
+      'pipeline_tag': 'sentence-similarity',
+      'tags': [*_TAGS, *_MORE_TAGS.get(format, ())]},
+      sort_keys=False, allow_unicode=True)
   parts = [
       f'---\n{header}---\n\n# {name}', *story.notes,
       _static(report) if format == 'static' else _words(cfg, found),
@@ -100,11 +104,11 @@ from jaxembed import Embedder
 model = Embedder.load('{name}')
 {calls.replace('texts', "['a text', 'another text']")}
 ```"""
-  parts = ['## Use', '' if format == 'huggingface' else library, own]
+  parts = ['## Use', '' if format in ('huggingface', 'nv-embed') else library, own]
   if format == 'onnx':
     parts.append(_onnx(name))
-  elif (format != 'static' and cfg.pooling.kind in _IN_TORCH and not cfg.dense
-        and cfg.prepend is None):
+  elif (format not in ('static', 'peft', 'nv-embed') and cfg.pooling.kind in _IN_TORCH
+        and not cfg.dense and cfg.prepend is None):
     parts.append(_transformers(name, cfg))
   return '\n\n'.join(filter(None, parts))
 
@@ -167,9 +171,15 @@ def _formats(format: str) -> str:
                 '| text-embeddings-inference, vLLM, llama.cpp | no |',
       'huggingface': '| transformers | yes |\n| sentence-transformers | yes; it takes '
                      'the mean of the tokens, whatever this model was trained with |',
-      'onnx': "| sentence-transformers | yes; `backend='onnx'`, which needs optimum, "
-              'was not run here |\n| onnxruntime, on a CPU | yes |\n'
+      'onnx': "| sentence-transformers | yes; also with `backend='onnx'`, which needs "
+              'optimum-onnx |\n| onnxruntime, on a CPU | yes |\n'
               '| onnxruntime elsewhere, TensorRT, OpenVINO | not run here |',
+      'peft': '| PEFT, on top of the base that `adapter_config.json` names | yes |\n'
+              '| sentence-transformers, where PEFT is installed | yes |\n'
+              '| text-embeddings-inference, llama.cpp | no: they read whole models |',
+      'nv-embed': '| jaxembed | yes |\n| transformers, sentence-transformers | with '
+                  '`configuration_nvembed.py` and `modeling_nvembed.py` of the release '
+                  'put into this folder; not run here |',
       'sentence-transformers-new':
           '| sentence-transformers 5.4 or newer | yes |\n| older releases, '
           'text-embeddings-inference | no: they know the older layout |',
@@ -203,15 +213,17 @@ they read; whether they have this architecture, their own lists say |{note}"""
 
 
 def _checked(report: Mapping[str, Any], format: str) -> str:
+  if format in ('peft', 'nv-embed'):
+    return f'{report["told"][0].upper()}{report["told"][1:]} (`{REPORT}`).'
   versions, worst = report['versions'], report['max_difference']
   if format == 'huggingface':
     return (f'Reloaded with transformers {versions["transformers"]} in torch: the '
             f"largest difference of a token's\nstate is {worst:.1e} of the largest "
-            'state (`parity.json`).')
+            'state (`{REPORT}`).')
   if format == 'static':
     return (f'Opened with sentence-transformers {versions["sentence_transformers"]}: '
             f'the largest difference of two unit vectors\nfrom the mean of the token '
-            f'vectors is {worst:.1e} (`parity.json`).')
+            f'vectors is {worst:.1e} (`{REPORT}`).')
   more = ''
   if onnx := report.get('onnx'):
     more = (f' onnxruntime {onnx["versions"]["onnxruntime"]}\ncomputes the same within '
@@ -224,4 +236,4 @@ def _checked(report: Mapping[str, Any], format: str) -> str:
 Reloaded with sentence-transformers {versions['sentence_transformers']} \
 in torch and compared with JAX {versions['jax']} on a set of hard texts,
 padded on either side, with and without prompts: the largest difference of two
-unit vectors is {worst:.1e} (`parity.json`).{more}"""
+unit vectors is {worst:.1e} (`{REPORT}`).{more}"""

@@ -47,8 +47,10 @@ class Found:
   is_plain: bool = False  # its author has not said how tokens become a vector
 
 
-def read(folder: pathlib.Path, task: str = '') -> Found:
+def read(folder: pathlib.Path, task: str = '', tower: str = '') -> Found:
   """Describes the model in `folder`; reads no weights.
+
+  task, tower: of adapters of tasks, or of a Router, the one that is meant.
 
   Raises:
     FileNotFoundError: no config.json.
@@ -61,23 +63,23 @@ def read(folder: pathlib.Path, task: str = '') -> Found:
     found = _plain(folder, task)
     return dataclasses.replace(
         found, cfg=dataclasses.replace(found.cfg, normalize=True), is_plain=True)
-  first = head_modules.entries(folder)[0]
+  first = head_modules.entries(folder, tower)[0]
   place = inside(folder, first['path'])
   is_static = head_modules.kind(first) == static_embedding.TYPE
   found = _static(place) if is_static else _plain(place, task)
-  cfg, parts = after_backbone(folder, found.cfg)
+  cfg, parts = after_backbone(folder, found.cfg, tower)
   return dataclasses.replace(found, cfg=cfg, parts=(*found.parts, *parts))
 
 
-def home(folder: pathlib.Path) -> pathlib.Path:
+def home(folder: pathlib.Path, tower: str = '') -> pathlib.Path:
   """Where the backbone of a model folder lies: itself, or the folder of the module
   that its modules.json names first."""
   if not (folder / 'modules.json').is_file() or nv_embed.is_nv_embed(folder):
     return folder
-  return inside(folder, head_modules.entries(folder)[0]['path'])
+  return inside(folder, head_modules.entries(folder, tower)[0]['path'])
 
 
-def after_backbone(folder: pathlib.Path, cfg: ModelConfig
+def after_backbone(folder: pathlib.Path, cfg: ModelConfig, tower: str = ''
                    ) -> tuple[ModelConfig, tuple[Part, ...]]:
   """What the modules.json in `folder` makes of a backbone, wherever its weights lie:
   of its own folder, or of the base model under an adapter.
@@ -92,7 +94,7 @@ def after_backbone(folder: pathlib.Path, cfg: ModelConfig
   Raises:
     UnsupportedModel: a module, an order or a key that is not computed.
   """
-  first, *others = head_modules.entries(folder)
+  first, *others = head_modules.entries(folder, tower)
   file = folder / 'config_sentence_transformers.json'
   if file.is_file():
     known_keys.check(read_json(file), known_keys.SETTINGS, str(file))

@@ -80,11 +80,9 @@ def check(folder: pathlib.Path, model: Bundle, found: Any) -> dict[str, Any]:
     raise parity.Mismatch(f"transformers' token states differ by {worst:.3g} of the "
                           f'largest (allowed: {TOLERANCE:g}); the export was discarded')
   pooling = ' beside '.join(h.words for h in heads.of(model.cfg.pooling))
-  report = {'max_difference': worst, 'tolerance': TOLERANCE,
-            'versions': parity.versions() | {'jax': jax.__version__},
-            'told': f"transformers computes the same token states (largest difference "
-            f'{worst:.1e} of the largest state); how they become a vector is not in '
-            f'such a folder: {pooling}'
-            f'{", then length 1" if model.cfg.normalize else ""}'}
-  to_sentence_transformers.write_json(folder / 'parity.json', report)
-  return report
+  return {'max_difference': worst, 'tolerance': TOLERANCE,
+          'versions': parity.versions() | {'jax': jax.__version__},
+          'told': f"transformers computes the same token states (largest difference "
+          f'{worst:.1e} of the largest state); how they become a vector is not in '
+          f'such a folder: {pooling}'
+          f'{", then length 1" if model.cfg.normalize else ""}'}

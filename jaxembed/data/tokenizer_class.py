@@ -92,8 +92,9 @@ def _default(kind: str, fast: tokenizers.Tokenizer, folder: pathlib.Path) -> str
   if name and not isinstance(fast.model, CLASSES[name].model):
     warnings.warn(
         f'{folder}/tokenizer.json holds {type(fast.model).__name__} and is read as it '
-        f'stands; transformers reads the tokenizer of a {kind} as {name} unless '
-        'tokenizer_config.json has "tokenizer_class": "TokenizersBackend"',
+        f'stands; transformers reads the tokenizer of a {kind} as {name}' + (
+            ', whatever tokenizer_config.json names' if kind in _ALWAYS else ' unless '
+            'tokenizer_config.json has "tokenizer_class": "TokenizersBackend"'),
         stacklevel=5)
     return ''
   return name

@@ -2,13 +2,15 @@
 
 Speed: all-MiniLM-L6-v2 in float32 on first paragraphs of docstrings, as suite encode
 has them; all sides get the same list, sorted by length in batches of 32. onnxruntime
-and torch use every core.
+and torch use every core. sentence-transformers runs the graph itself where optimum is
+installed, which needs transformers 4 today (backend='onnx').
 
 Memory: a synthetic Mistral of about 4 GB in float32 is exported in a fresh process;
 its peak resident memory is compared with the size of the weights. The goal is at most
 1.5 GB above it.
 """
 
+import importlib.util
 import json
 import pathlib
 import statistics
@@ -17,6 +19,7 @@ import sys
 import tempfile
 
 import numpy as np
+import sentence_transformers
 
 from jaxembed import bundle
 from jaxembed.convert import exporters, from_hf, parity, to_onnx
@@ -75,6 +78,12 @@ def _speed(folder: pathlib.Path, repeats: int, small: bool):
   for name, file in (('onnxruntime', to_onnx.FILE), ('onnxruntime int8', to_onnx.INT8)):
     session = to_onnx.open_session(folder / 'onnx' / file)
     sides[name] = lambda session=session: _in_onnx(session, theirs, texts)
+  if importlib.util.find_spec('optimum'):
+    backend = sentence_transformers.SentenceTransformer(
+        str(folder / 'onnx'), backend='onnx', model_kwargs={
+            'provider': 'CPUExecutionProvider', 'file_name': to_onnx.FILE})
+    sides["sentence-transformers, backend='onnx'"] = lambda: backend.encode(
+        texts, batch_size=_BATCH, show_progress_bar=False)
   wanted = {name: side() for name, side in sides.items()}  # and warm
   times = timing.alternating(sides, repeats)
   for name in sides:

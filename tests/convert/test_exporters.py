@@ -85,7 +85,9 @@ def test_the_base_stays_the_same_from_run_to_adapter_to_run(
     assert found.base == str(base)
     assert found.cfg == dataclasses.replace(bundle.open(run).cfg, lora=found.cfg.lora)
     assert (found.cfg.lora.rank, found.cfg.lora.alpha) == (2, 32.0)
-    exporters.export(found, tmp_path / f'out{i}', 'peft')
+    report = exporters.export(found, tmp_path / f'out{i}', 'peft')
+    assert report == json.loads((tmp_path / f'out{i}/parity.json').read_text())
+    assert 'library_name: peft' in (tmp_path / f'out{i}/README.md').read_text()
   (run / 'model/origin.json').rename(tmp_path / 'origin.json')
   try:  # a run from before origins were kept says it in its configuration alone
     (run / 'config.json').write_text(json.dumps({'model': {'source': str(base)}}))
@@ -168,6 +170,9 @@ def test_the_published_layout_is_read_back_and_keeps_what_was_trained(
   found = bundle.open(tmp_path / 'out')
   assert found.prompts == {'query': 'Query: '} and found.cfg.max_length == 48
   assert report['tensors'] > 10
+  assert report == json.loads((tmp_path / 'out/parity.json').read_text())
+  card = (tmp_path / 'out/README.md').read_text()
+  assert 'tensors read back' in card and 'from sentence_transformers' not in card
   for field, value in (('prompt_pooling', 'include'), ('attention', 'causal')):
     other = dataclasses.replace(model, cfg=dataclasses.replace(cfg, **{field: value}))
     with pytest.raises(ValueError, match=field):
@@ -193,7 +198,7 @@ def test_a_row_of_the_table_makes_a_format(run, tmp_path, monkeypatch):
   report = exporters.export(bundle.open(run), tmp_path / 'out', 'plain')
   assert report['equal']
   assert {p.name for p in (tmp_path / 'out').iterdir()} == {
-      'model.safetensors', 'config.json'}
+      'model.safetensors', 'config.json', 'parity.json'}
   assert bundle.open(tmp_path / 'out').cfg.backbone == bundle.open(run).cfg.backbone
 
 

@@ -266,7 +266,6 @@ def test_code_of_a_folder_is_told_of(folder, tmp_path, file, key):
     (['Transformer', 'Dense', 'Pooling'], 'Dense stands before Pooling'),
     (['Transformer', 'Pooling', 'Pooling'], 'exactly one has to pool'),
     (['Transformer', 'Pooling', 'WeightedLayerPooling'], 'stands behind Pooling'),
-    (['Router', 'Pooling'], "does not begin with a Transformer.*sub_modules.'query'"),
     (['BoW'], 'does not begin with .*models.BoW.*not computed'),
     (['WordEmbeddings', 'CNN', 'Pooling'], 'begin with .*WordEmbeddings'),
     (['Transformer', 'CNN', 'Pooling'], 'CNN. is not supported'),

@@ -45,13 +45,12 @@ def test_static_vectors_are_pca_of_the_models_own(small, tmp_path):
   table = np.asarray(to_static.tensor_files.open_folder(
       tmp_path / 'out')['embeddings'].read())
   assert table.shape == (len(ids), 8)
-  alone = to_static._through(small, ids)
-  centred = (alone - alone.mean(0)).astype(np.float64)
-  left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+  alone = to_static._through(small, ids).astype(np.float64)
+  left, sizes, _ = np.linalg.svd(alone - alone.mean(0), full_matrices=False)
   rank = np.arange(2, len(ids) + 2)
   weights = 1e-4 / (1e-4 + 1 / rank / (1 / rank).sum())
-  np.testing.assert_allclose(np.abs(table), np.abs(
-      left[:, :8] * sizes[:8] * weights[:, None]), rtol=2e-3, atol=1e-7)
+  wanted = np.abs(left[:, :8] * sizes[:8] * weights[:, None])
+  np.testing.assert_allclose(np.abs(table), wanted, rtol=0, atol=1e-6 * wanted.max())
   theirs = st.SentenceTransformer(str(tmp_path / 'out'), device='cpu')
   row = [names.index(w) for w in ('the', 'cat')]
   mean = table[row].mean(0)
@@ -68,7 +67,14 @@ def test_static_arrays_are_model2vecs(small, tmp_path):
   ours = to_static.tensor_files.open_folder(tmp_path / 'out')['embeddings'].read()
   assert json.loads((tmp_path / 'out/tokenizer.json').read_text())['model'][
       'vocab'] == json.loads(theirs.tokenizer.to_str())['model']['vocab']
-  np.testing.assert_allclose(ours, theirs.embedding, rtol=2e-3, atol=1e-7)
+  # Their PCA is in float32, ours in float64; of their own arithmetic on float64:
+  _, ids = to_static.vocabulary(small.tokenizer_folder)
+  exact = library.inference.apply_pca(
+      to_static._through(small, ids).astype(np.float64), 8)
+  exact *= library.inference.compute_weights(len(exact), 1e-4)[:, None]
+  largest = np.abs(exact).max()
+  np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-6 * largest)
+  np.testing.assert_allclose(ours, theirs.embedding, rtol=0, atol=2e-5 * largest)
 
 
 @pytest.mark.slow
@@ -172,18 +178,3 @@ def test_a_full_disk_is_told_and_leaves_nothing(model, tmp_path, monkeypatch):
     exporters.export(model, tmp_path / 'out')
   assert e.value.errno == errno.ENOSPC and 'model.safetensors' in e.value.filename
   assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize('format', [
-    'sentence-transformers', 'sentence-transformers-new', 'huggingface'])
-def test_out_in_and_out_again_gives_the_same_bytes(model, tmp_path, format):
-  exporters.export(model, tmp_path / 'one', format)
-  exporters.export(bundle.open(tmp_path / 'one'), tmp_path / 'two', format)
-  told = {'README.md', 'parity.json'}  # a name, and measured differences
-  files = [{str(p.relative_to(tmp_path / n)): p.read_bytes()
-            for p in (tmp_path / n).rglob('*') if p.is_file() and p.name not in told}
-           for n in ('one', 'two')]
-  assert files[0].keys() == files[1].keys()
-  for name, data in files[0].items():
-    assert files[1][name] == data, name
