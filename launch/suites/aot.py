@@ -4,14 +4,18 @@ A child process per program compiles it for a described topology and dumps the l
 schedule of each kernel (launch/bundles.py). 'bundles' are those of a grid step, the
 least cycles that it takes; 'matrix unit' is the share of them that the step's products
 would keep it busy at its peak, an upper bound on what a run can reach; 'spills' are
-stores of vectors for which there was no register, per bundle. 'HBM bytes/score' and
-'temporaries' are the compiler's figures for the whole program, value and gradient,
-the first at 8,192 x 8,192 scores, where loops have one turn. No figure is a timing.
+stores of vectors for which there was no register, per bundle. 'temporaries' and 'HBM
+bytes/score' are the compiler's figures for the whole program, value and gradient. It
+counts a loop's body once: the kernels' groups of rows are multiplied, and blockwise is
+counted at 8,192 x 8,192 scores, one tile. 'least' are inputs and results in float32
+and, for a tile's 1,024 rows, one pass of the other side's operands forward and one
+backward. No figure is a timing.
 """
 
 from collections.abc import Callable, Iterator
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -24,7 +28,7 @@ from jax.experimental import topologies
 import jax.numpy as jnp
 
 from jaxembed import config, sharding, types
-from jaxembed.kernels.contrastive import MaskVectors, masked_lse, tpu
+from jaxembed.kernels.contrastive import MaskVectors, masked_lse, tpu_call
 from jaxembed.losses import masks
 from jaxembed.pooling import latent_attention
 
@@ -103,7 +107,8 @@ def _rows(program: Program, found: dict) -> Iterator[dict]:
              'spills': path['spills'] / path['bundles']}
   yield {'what': f'{program.kernel} {program.impl}', **told} | {
       name: found[key] for name, key in (
-          ('HBM bytes/score', 'bytes'), ('temporaries MiB', 'temporaries'),
+          ('HBM bytes/score', 'bytes'), ('least', 'least'),
+          ('temporaries MiB', 'temporaries'),
           ('note', 'note')) if key in found}
 
 
@@ -120,13 +125,23 @@ def _main(program: Program) -> dict:
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=jax.NamedSharding(where, jax.P())), args)
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*placed).compile()
-  memory, cost = step.memory_analysis(), step.cost_analysis()
-  assert memory is not None
-  out = {'temporaries': memory.temp_size_in_bytes / 2**20,
-         'work': work}
-  if program.kernel == 'contrastive' and program.size <= 8192 and cost:
-    out['bytes'] = cost['bytes accessed'] / program.size**2
+    memory, cost = step.memory_analysis(), step.cost_analysis()
+    assert memory is not None
+    out = {'temporaries': memory.temp_size_in_bytes / 2**20, 'work': work}
+    if program.kernel == 'contrastive' and cost:
+      out |= _traffic(program, cost['bytes accessed'])
   return out
+
+
+def _traffic(program: Program, accessed: float) -> dict[str, float]:
+  n, d = program.size, program.dim
+  least = 4 * 4 * n * d + 2 * 2 * d * n * (n / 1024)
+  if program.impl == 'tpu':
+    cut = _tiling(program, gradients=True)
+    accessed += (cut.groups - 1) * cut.moved(d, 2, 2)
+  elif n > 8192:
+    return {'least': least / n**2}
+  return {'bytes': accessed / n**2, 'least': least / n**2}
 
 
 def _shape(*dims: int, dtype: Any = jnp.int32) -> Any:
@@ -137,8 +152,9 @@ def _contrastive(program: Program) -> tuple[Callable, tuple, dict[str, int]]:
   n, d = program.size, program.dim
   made = {'bounded': program.bounded, 'impl': program.impl, 'dtype': 'bfloat16'}
   # Multiply-adds of a grid step: all products of its tile.
-  tile = _tile(n, d)
-  work = {'contrastive_sums': tile, 'contrastive_ds': tile}
+  work = {'contrastive_' + name: d * products * math.prod(
+      _tiling(program, gradients=products > 1).block)
+      for name, products in (('sums', 1), ('gradients', 3))}
   x = _shape(n, d, dtype=jnp.float32)
   if program.masks == 'step':
     pairing = types.Pairing(
@@ -167,9 +183,10 @@ def _contrastive(program: Program) -> tuple[Callable, tuple, dict[str, int]]:
   return loss, (x, x, side), work
 
 
-def _tile(n: int, d: int) -> int:
-  bm, bn = tpu.blocks(n, n, d, 2)
-  return bm * bn * d
+def _tiling(program: Program, gradients: bool) -> tpu_call.Tiling:
+  vectors = {'none': 0, 'step': 5, 'all': 7}[program.masks] + 2 * gradients
+  return tpu_call.tiling(program.size, program.size, program.dim, 2, vectors,
+                         gradients=gradients)
 
 
 def _latent_pool(program: Program) -> tuple[Callable, tuple, dict[str, int]]:

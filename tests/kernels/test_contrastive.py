@@ -1,12 +1,16 @@
 """masked_lse: every implementation, one table of cases, one dense float64 oracle."""
 
+import functools
+
 import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.contrastive import MaskVectors, blockwise, masked_lse, tpu
+from jaxembed.kernels.contrastive import MaskVectors, blockwise, masked_lse, tpu_call
 from tests.helpers.contrastive_cases import MASKS, Case, build, check, unit
 from tests.helpers.tiers import after, thorough
 
@@ -254,11 +258,56 @@ def test_double_use_vmap_and_remat():
     np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
 
 
+def detector(monkeypatch, cores):
+  """Makes the TPU's interpreter look for races. -> what it has found."""
+  interpreter = pytest.importorskip(
+      'jax._src.pallas.mosaic.interpret.interpret_pallas_call',
+      reason='its findings have no public name in this release of JAX')
+  monkeypatch.setattr(tpu_call.pltpu, 'InterpretParams', functools.partial(
+      pltpu.InterpretParams, detect_races=True, num_cores_or_threads=cores))
+  return lambda: interpreter.races.races_found
+
+
+def small_tiles(monkeypatch, cores=1, strips=2):
+  monkeypatch.setattr(tpu_call, 'TILES', ((128, 128),))
+  monkeypatch.setattr(tpu_call, 'MOST_STRIPS', strips)
+  monkeypatch.setattr(tpu_call, 'CORES', {'cpu': cores})
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize('cores, case', [
+    (1, Case(500, 300, 64, masks=MASKS)),
+    (2, Case(512, 400, 64, masks=('ids',), bounded=True, dtype='bfloat16')),
+    (2, Case(512, 512, 64, directions=('row',), scales=True))], ids=str)
+def test_groups_of_rows_on_one_core_or_two_do_not_race(cores, case, monkeypatch):
+  """Two groups of two tiles of rows; of the columns three or four."""
+  found = detector(monkeypatch, cores)
+  small_tiles(monkeypatch, cores)
+  check(case, 'tpu', interpret=True)
+  assert not found()
+
+
+@pytest.mark.thorough
+def test_a_race_would_be_found(monkeypatch):
+  """Both cores write the gradient of the same columns: that must be seen."""
+  found = detector(monkeypatch, 2)
+
+  def body(out_ref):
+    out_ref[...] = jnp.ones(out_ref.shape)
+
+  pl.pallas_call(
+      body, grid=(2,), out_specs=pl.BlockSpec((8, 128), lambda i: (0, 0)),
+      out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
+      compiler_params=pltpu.CompilerParams(dimension_semantics=('parallel',)),
+      interpret=tpu_call.pltpu.InterpretParams())()
+  assert found()
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize('bounded', [False, True])
 def test_tiles_of_every_level_give_the_sums_of_all_masks(bounded, monkeypatch):
   """Four tiles a side: some share no id, some do, some hold two groups, some end."""
-  monkeypatch.setattr(tpu, 'blocks', lambda b, n, *_: (128, 128))
+  small_tiles(monkeypatch)
   rng = np.random.default_rng(0)
   q, k = (jnp.asarray(unit(rng, n, 64), jnp.float32) for n in (500, 400))
   row = MaskVectors(ids=(ids(500), ids(500) + 1000), owner=ids(500),

@@ -1,5 +1,6 @@
 """Compiled on this host for chips that are not here: it fits, memory is linear."""
 
+import dataclasses
 import re
 
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxembed import sharding
+from jaxembed import config, sharding
 from jaxembed.kernels.contrastive import MaskVectors, masked_lse
+from jaxembed.models import encoder, presets
+from jaxembed.train import plan, step
 
 MIB = 1 << 20
 CHIPS = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
@@ -67,7 +70,7 @@ def temporaries(*args, **kwargs):
 @pytest.mark.parametrize('chip', CHIPS)
 def test_tpu_kernels_compile(chip, d):
   text = compiled(mesh(CHIPS[chip]), 2048, 4096, d, impl='tpu').as_text()
-  assert 'contrastive_sums' in text and 'contrastive_ds' in text
+  assert 'contrastive_sums' in text and 'contrastive_gradients' in text
 
 
 @pytest.mark.thorough
@@ -143,7 +146,7 @@ def test_ring_hides_its_hops_behind_the_kernel():
   text = compiled(mesh('v5e:4x4', (16, 1, 1)), 16 * rows, 16 * rows, 1024, impl='tpu',
                   mode='ring', masks=False, directions=('row',)).as_text()
   bodies = re.split(r'\n(?=[%\w].*\{\n)', text)
-  for kernel in ('contrastive_sums', 'contrastive_ds'):
+  for kernel in ('contrastive_sums', 'contrastive_gradients'):
     body = next(b for b in bodies if re.search(rf'%{kernel}[.\d]* = ', b))
     at = re.search(rf'%{kernel}[.\d]* = ', body).start()
     starts = [m.start() for m in re.finditer(r'= .*collective-permute-start\(', body)]
@@ -154,3 +157,21 @@ def test_ring_hides_its_hops_behind_the_kernel():
   wide = [m for m in re.findall(r'\[([\d,]+)\]', text)
           if np.prod([int(x) for x in m.split(',')]) >= rows * 16 * rows]
   assert not wide
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize('chip', CHIPS)
+def test_auto_takes_the_kernels_inside_a_training_step(chip):
+  """Both stand in the program of the update, for each chip of the table."""
+  where = mesh(CHIPS[chip], (2, 2, 1) if chip != 'v5p' else (2, 1, 1))
+  model = config.ModelConfig(dtype='bfloat16', backbone=dataclasses.replace(
+      presets.tiny('mistral'), dim=128, ff_dim=256, head_dim=32, vocab_size=512))
+  stage = config.StageConfig(data=config.DataConfig(
+      batch_size=4096, query_lengths=(8,), passage_lengths=(8,)))
+  with jax.set_mesh(where):
+    params = sharding.abstract(encoder.param_shapes(model), where)
+    text = step.make_update(model, stage, seed=0).lower(
+        step.abstract_state(params, stage, where, model),
+        plan.largest_batch(stage, where)).as_text()
+  calls = re.findall(r'@tpu_custom_call.*?kernel_name = "(\w+)"', text)
+  assert {'contrastive_sums', 'contrastive_gradients'} <= set(calls)

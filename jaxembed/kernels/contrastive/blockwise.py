@@ -91,15 +91,24 @@ def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
   pairs than are here. final: nothing will be added to dq and dk, so they may come
   in the types of q and k. `dlogits_fn` makes dS of a tile, see `_ds`, the default.
   """
-  r_vec, c_vec = (
-      None if lse is None or ct is None else
-      tile.backward_vectors(lse, ct, tile.side_scale(scale, side), opts)
-      for lse, ct, side in ((row_lse, row_ct, row), (col_lse, col_ct, col)))
-  kept = q.shape[0] * q.shape[1] * scale.dtype.itemsize
-  narrow = q.dtype.itemsize < scale.dtype.itemsize
-  passes = (_two_passes if final and narrow and kept > ACCUMULATOR_BYTES
-            else _one_pass)
+  r_vec = vectors(row, row_lse, row_ct, scale, opts)
+  c_vec = vectors(col, col_lse, col_ct, scale, opts)
+  passes = _two_passes if final and too_large(q, scale) else _one_pass
   return passes(q, k, scale, (row, r_vec), (col, c_vec), opts, dlogits_fn or _ds)
+
+
+def vectors(side: MaskVectors, lse: jax.Array | None, ct: jax.Array | None,
+            scale: jax.Array, opts: Options) -> Any:
+  """tile.backward_vectors of a direction, None if it is not in use."""
+  if lse is None or ct is None:
+    return None
+  return tile.backward_vectors(lse, ct, tile.side_scale(scale, side), opts)
+
+
+def too_large(x: jax.Array, scale: jax.Array) -> bool:
+  """Whether a gradient of x is not to be kept in the type of sums until it is whole."""
+  wide = scale.dtype.itemsize
+  return x.dtype.itemsize < wide and x.size * wide > ACCUMULATOR_BYTES
 
 
 def _one_pass(q, k, scale, rows, cols, opts, dlogits_fn):

@@ -1,0 +1,71 @@
+"""The Pallas TPU kernel of masked log-sum-exp's gradients: body of one tile.
+
+dS of a tile is made in VMEM in the operands' type and multiplied there by k, for the
+gradient of q, which stays in VMEM in float32, and by q, for that of k, which passes
+through once per group of rows. Neither product transposes anything: the second is
+q.T @ dS, the transposed gradient.
+"""
+
+from typing import Any
+
+from jax.experimental import pallas as pl
+import jax.numpy as jnp
+
+from jaxembed.kernels.contrastive import tile, tpu_tile
+from jaxembed.kernels.contrastive.tpu_tile import LANES, Static
+
+
+def kernel(static: Static, both: bool, marks_ref: Any, first_ref: Any, scale_ref: Any,
+           q_ref: Any, k_ref: Any, *refs: Any) -> None:
+  """Adds a tile to the gradient of its rows and, with `both`, to that of its columns.
+
+  refs: with both q.T [D,B] and the columns' gradient so far, [D,bn]; the vectors of
+  both sides; results: of rows [strips*bm,D], and of columns; scratch.
+  """
+  (qt_ref, old_ref), refs = tpu_tile.split(refs, 2) if both else ((None, None), refs)
+  sides, refs = tpu_tile.split(refs, static.structure.num_leaves)
+  out, (ds_ref, *wide) = tpu_tile.split(refs, 1 + both)
+  strip, place = static.strip(), static.place(first_ref)
+  wide = tpu_tile.spread(static, sides, wide)
+  dq_ref = out[0].at[strip]
+
+  @pl.when(pl.program_id(1) == 0)
+  def _():
+    dq_ref[...] = jnp.zeros(dq_ref.shape, jnp.float32)
+
+  if both:
+    @pl.when(pl.program_id(2) == 0)
+    def _():
+      out[1][...] = old_ref[...]
+
+  def run(level):
+    _dlogits(static, level, place, scale_ref, q_ref.at[strip], k_ref, sides, wide,
+             ds_ref)
+    _add(dq_ref, ds_ref, k_ref)
+    if both:
+      _add(out[1], qt_ref.at[:, strip], ds_ref)
+
+  tpu_tile.by_level(static, marks_ref, first_ref, run)
+
+
+def _dlogits(static, level, place, scale_ref, q_ref, k_ref, sides, wide, ds_ref):
+  """Writes the gradient of the tile's scores."""
+  for rows, columns, s in tpu_tile.in_turn(q_ref, k_ref):
+    for part in tpu_tile.spans(s.shape[1], LANES):
+      at = slice(columns.start + part.start, columns.start + part.stop)
+      (row, row_ct), (col, col_ct) = tpu_tile.vectors(
+          static, level, sides, wide, rows, at)
+      z = tpu_tile.logits(static, level, place, s[:, part], scale_ref[0], row, col,
+                          rows, at)
+      p = tile.probabilities(z, tile.side_scale(scale_ref[0], row, col), static.opts,
+                             row_ct, col_ct, jnp.exp2)
+      ds_ref[rows, at] = p.astype(ds_ref.dtype)
+
+
+def _add(out_ref, a_ref, b_ref):
+  """out += a @ b, a sub-tile of the result after another."""
+  size = tpu_tile.SUB
+  for columns in tpu_tile.spans(b_ref.shape[1], size[1]):
+    for rows in tpu_tile.spans(a_ref.shape[0], size[0]):
+      out_ref[rows, columns] += tpu_tile.product(
+          a_ref[rows], b_ref[:, columns], (1, 0))
