@@ -49,7 +49,7 @@ def _contrastive(chip: str, reason: str) -> Choice:
 
 
 _COMPILED = ('compiled, not timed: the matrix unit is busy in most bundles of both '
-             'kernels, and scores do not go to HBM, only their gradient once')
+             'kernels, and neither scores nor their gradient go to HBM')
 TABLE = (
     _contrastive('v5e', _COMPILED),
     _contrastive('v5p', _COMPILED),
