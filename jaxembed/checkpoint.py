@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from jaxembed import fingerprint, former, paths, types
-from jaxembed.files import checked_json, damage, url, whole_json
+from jaxembed import checksum, former, paths, types
+from jaxembed.files import checked_json, damage, place, url, whole_json
 from jaxembed.files.damage import Damaged
 
 if TYPE_CHECKING:
@@ -66,24 +66,23 @@ class Checkpoints:
   def __init__(self, folder: str | pathlib.Path, *, keep: int = 2,
                may_drop: Callable[[int], bool] = lambda step: True):
     self.folder = url.local(folder).absolute()
+    self._writes = jax.process_index() == 0 or place.is_staged(self.folder)
     self._kept = _Kept(keep, (best(self.folder) or {}).get('step'), may_drop)
-    if jax.process_index() == 0:  # Orbax's own thread may outlive the program
+    if self._writes:  # Orbax's own thread may outlive the program
       for left in self.folder.glob('*.orbax-checkpoint-tmp*'):
         shutil.rmtree(left, ignore_errors=True)
     self._aside: list[str] = []  # what to tell of it
     try:
       self._ckptr = self._opened()
     except Exception:  # Orbax reads all records of saving, and fails at one
-      self._aside = _set_broken_records_aside(self.folder)
+      self._aside = _set_broken_records_aside(self.folder, self._writes)
       if not self._aside:
         raise
       self._ckptr = self._opened()
 
   def _opened(self):
-    arrays = ocp.options.ArrayOptions
-    saving = arrays.Saving(min_slice_bytes_for_replica_parallel=_SLICE)
     return ocp.training.Checkpointer(
-        self.folder, context=ocp.Context(array_options=arrays(saving=saving)),
+        self.folder, context=_context(place.is_staged(self.folder)),
         save_decision_policy=ocp.training.save_decision_policies
         .FixedIntervalPolicy(1),  # the loop decides when
         preservation_policy=self._kept)
@@ -113,7 +112,7 @@ class Checkpoints:
     if step in self.steps():
       return
     parts = _parts(state)
-    marks, finite = fingerprint.of_parts(parts)
+    marks, finite = checksum.of_parts(parts)
     if not finite:
       raise FloatingPointError(
           f'the state after step {step} holds numbers that are not finite and was not '
@@ -144,7 +143,7 @@ class Checkpoints:
   def keep_best(self, step: int, metric: str, score: float) -> None:
     """Marks the checkpoint of `step`, saved or being saved, as the best one."""
     self._kept.best = step
-    if jax.process_index() == 0:
+    if self._writes:
       whole_json.write(self.folder / _BEST,
                        {'step': step, 'metric': metric, 'score': score})
 
@@ -152,14 +151,14 @@ class Checkpoints:
     """Removes what stayed only while the run went on; to be called at its end."""
     self.wait()
     kept = {*self.steps()[-self._kept.keep:], self._kept.best}
-    if jax.process_index() == 0:
+    if self._writes:
       for step in filter(self._kept.may_drop, set(self.steps()) - kept):
         shutil.rmtree(self.folder / str(step))
     self._ckptr.reload()
 
   def set_aside(self, step: int, name: str) -> str:
     """Renames a checkpoint, so that it is no longer used; returns its new name."""
-    name = _rename(self.folder, step, name)
+    name = _rename(self.folder, step, name, self._writes)
     self._ckptr.reload()
     return name
 
@@ -231,15 +230,29 @@ class Checkpoints:
     return '; '.join(diff[:3]) + more
 
 
-def _rename(folder: pathlib.Path, step: int, name: str) -> str:
+def _context(own_disk: bool = False) -> Any:
+  """Orbax's settings. Numbers are saved as they are: trained float32 shrinks by less
+  than a tenth in zstd, which would take most of the time of a save and of a restore.
+
+  own_disk: every process saves its share in a folder of its own.
+  """
+  found = ocp.Context()
+  found.array.saving.use_compression = False
+  found.array.saving.min_slice_bytes_for_replica_parallel = _SLICE
+  if own_disk:
+    found.multiprocessing.primary_host = jax.process_index()
+  return found
+
+
+def _rename(folder: pathlib.Path, step: int, name: str, writes: bool) -> str:
   if taken := len(list(folder.glob(f'{name}*'))):
     name = f'{name}_{taken + 1}'
-  if jax.process_index() == 0:
+  if writes:
     (folder / str(step)).rename(folder / name)
   return name
 
 
-def _set_broken_records_aside(folder: pathlib.Path) -> list[str]:
+def _set_broken_records_aside(folder: pathlib.Path, writes: bool) -> list[str]:
   """Renames checkpoints whose record of saving is damaged, and says so of each."""
   broken = []
   for step in steps(folder):
@@ -250,8 +263,9 @@ def _set_broken_records_aside(folder: pathlib.Path) -> list[str]:
       broken.append((step, e))
   if broken and len(broken) == len(steps(folder)):
     raise ValueError(_NONE.format(folder, steps(folder)))
-  return [f'checkpoint {folder}/{step} {e}; set aside as '
-          f'{_rename(folder, step, f"{step}.unreadable")}' for step, e in broken]
+  aside = lambda step: _rename(folder, step, f'{step}.unreadable', writes)
+  return [f'checkpoint {folder}/{step} {e}; set aside as {aside(step)}'
+          for step, e in broken]
 
 
 def _parts(state: types.TrainState) -> dict[str, Any]:
@@ -274,9 +288,9 @@ def _verify(parts: dict[str, Any], meta):
   marks = meta.get('fingerprints')
   if marks is not None:
     same = isinstance(marks, dict) and all(
-        marks.get(k) == v for k, v in fingerprint.of_parts(parts)[0].items())
+        marks.get(k) == v for k, v in checksum.of_parts(parts)[0].items())
   else:
-    same = 'opt_state' not in parts or meta['fingerprint'] == fingerprint.of_bits(
+    same = 'opt_state' not in parts or meta['fingerprint'] == checksum.of_tree(
         types.TrainState(parts['step']['step'], parts['params'], parts['opt_state'],
                          parts.get('ema')))
   if not same:
@@ -328,11 +342,12 @@ def save_params(folder: str | pathlib.Path, step: int, params: types.Params) -> 
   target = url.local(folder).absolute() / str(step)
   if target.exists():
     raise FileExistsError(f'{target} is there; choose another folder')
-  marks, finite = fingerprint.of_parts({'params': params})
+  marks, finite = checksum.of_parts({'params': params})
   if not finite:
     raise FloatingPointError(f'{target}: parameters are not finite; nothing was saved')
-  ocp.save_checkpointables(target, {'params': params},
-                           custom_metadata={'fingerprints': marks})
+  with _context():
+    ocp.save_checkpointables(target, {'params': params},
+                             custom_metadata={'fingerprints': marks})
 
 
 def load_params(folder: str | pathlib.Path, step: Step = None

@@ -1,15 +1,13 @@
-"""Fingerprints of weights, settings and states: equal for equal ones, on any mesh."""
+"""Fingerprints of weights and settings: equal for equal ones, whatever their name."""
 
 import hashlib
 import json
 from typing import Any
 
 import jax
-from jax import lax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxembed import types
+from jaxembed import checksum, types
 
 
 def of_params(params: types.Params) -> str:
@@ -21,7 +19,7 @@ def of_params(params: types.Params) -> str:
     if getattr(leaf, 'is_fully_addressable', True):
       digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     else:  # shared with other hosts: the sum that all of them can take
-      digest.update(str(of_bits(leaf)).encode())
+      digest.update(str(checksum.of_tree(leaf)).encode())
   return digest.hexdigest()
 
 
@@ -30,34 +28,3 @@ def of_settings(settings: Any) -> str:
   text = json.dumps(settings, sort_keys=True, default=str)
   return hashlib.blake2b(text.encode('utf-8', 'surrogatepass'),
                          digest_size=16).hexdigest()
-
-
-def of_bits(tree: Any) -> int:
-  """Order-independent sum over the bits of every array, the same on any mesh."""
-  return int(_sum(jax.tree.leaves(tree)))
-
-
-def of_parts(parts: dict[str, Any]) -> tuple[dict[str, int], bool]:
-  """({part: `of_bits`}, whether every number is finite), in one program."""
-  sums, finite = jax.device_get(_inspected(
-      {name: jax.tree.leaves(tree) for name, tree in parts.items()}))
-  return {name: int(x) for name, x in sums.items()}, bool(finite)
-
-
-@jax.jit
-def _inspected(parts):
-  finite = jnp.bool_(True)
-  for x in jax.tree.leaves(parts):
-    if jnp.issubdtype(x.dtype, jnp.inexact):
-      finite &= jnp.isfinite(x).all()
-  return {name: _sum(leaves) for name, leaves in parts.items()}, finite
-
-
-@jax.jit
-def _sum(leaves):
-  total = jnp.uint32(0)
-  for x in leaves:
-    bits = x.astype(jnp.uint8) if x.dtype == bool else lax.bitcast_convert_type(
-        x, jnp.dtype(f'uint{8 * x.dtype.itemsize}'))
-    total = total * jnp.uint32(31) + jnp.sum(bits.astype(jnp.uint32))
-  return total

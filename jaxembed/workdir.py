@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from jaxembed import checkpoint, config, data, types
+from jaxembed import checkpoint, config, data, shares, types
 from jaxembed.files import (
   alone as alone_lib,
   carried,
@@ -114,6 +114,8 @@ def fetched(url: str, step: checkpoint.Step = None, *, weights: bool = True
     mirror.Mirror(objects, target).pull(
         lambda name: mirror.unit_of(name) == unit if 'checkpoints/' in name
         else name.startswith('model/') or '/' not in name)
+    if weights:
+      shares.join(target / 'checkpoints' / str(chosen))
   return target
 
 
@@ -128,7 +130,8 @@ def save_model(path: pathlib.Path, model: config.ModelConfig, *,
                folders: Sequence[pathlib.Path], tokenizer: pathlib.Path | None,
                settings: Mapping[str, Any], origin: Mapping[str, Any],
                append_token: str = '') -> None:
-  """Writes model/. Process 0 writes; all return once it has.
+  """Writes model/. Process 0 writes, or each where each has a folder of its own; all
+  return once it is there.
 
   Args:
     folders: whose settings (files/carried.py) are copied; later ones win.
@@ -137,7 +140,7 @@ def save_model(path: pathlib.Path, model: config.ModelConfig, *,
     origin: where the weights came from; `load_origin` gives it back.
     append_token: what the tokenizer there is to put behind every text.
   """
-  if jax.process_index() == 0:
+  if jax.process_index() == 0 or place.is_staged(path):
     target = pathlib.Path(path) / 'model'
     target.mkdir(parents=True, exist_ok=True)
     for folder in folders:

@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = (
     ('jaxembed.files', 'jaxembed.former'),
     ('jaxembed.types', 'jaxembed.config'),
-    ('jaxembed.mesh', 'jaxembed.paths', 'jaxembed.precision'),
+    ('jaxembed.mesh', 'jaxembed.paths', 'jaxembed.precision', 'jaxembed.checksum',
+     'jaxembed.shares'),
     ('jaxembed.functional',),
     ('jaxembed.kernels', 'jaxembed.similarity', 'jaxembed.texts',
      'jaxembed.quantize', 'jaxembed.drop_in'),
@@ -50,7 +51,7 @@ GROUND = ('jaxembed.types', 'jaxembed.mesh', 'jaxembed.functional',
 # package -> the only places that may import it
 FENCES = {
     'flax': ('jaxembed.models',),
-    'orbax': ('jaxembed.checkpoint',),
+    'orbax': ('jaxembed.checkpoint', 'jaxembed.shares'),
     'transformers': ('jaxembed.data', 'jaxembed.convert'),
     'tokenizers': ('jaxembed.data', 'jaxembed.convert'),
     'tensorflow_datasets': ('jaxembed.data',),

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxembed import checkpoint, fingerprint, sharding, types
+from jaxembed import checkpoint, checksum, sharding, types
 
 TX = optax.adamw(1e-3)
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_from_before_parts_had_fingerprints_opens(tmp_path):
   state = _state()
   checkpoint.ocp.save_checkpointables(
       tmp_path / '3', checkpoint._parts(state), custom_metadata={
-          'position': {'stage': 0}, 'fingerprint': fingerprint.of_bits(state)})
+          'position': {'stage': 0}, 'fingerprint': checksum.of_tree(state)})
   with checkpoint.Checkpoints(tmp_path) as saved:
     again, _ = saved.restore(_like(state))
   _bits_equal(state, again)
@@ -320,9 +320,9 @@ def test_fingerprint_sees_every_bit_and_no_mesh():
   spread = jax.tree.map(lambda x: jax.device_put(
       x, NamedSharding(mesh, P('data') if x.ndim else P())), state)
   with jax.set_mesh(mesh):
-    assert fingerprint.of_bits(spread) == fingerprint.of_bits(state)
+    assert checksum.of_tree(spread) == checksum.of_tree(state)
   w = state.params['backbone']['w']
   bit = w.at[5, 7].set(jnp.nextafter(w[5, 7], 9.0))
   other = types.TrainState(
       state.step, state.params | {'backbone': {'w': bit}}, state.opt_state)
-  assert fingerprint.of_bits(other) != fingerprint.of_bits(state)
+  assert checksum.of_tree(other) != checksum.of_tree(state)

@@ -4,6 +4,9 @@ Object stores rename nothing, so a folder of many files counts once its mark is 
 `MARK`, written after all else and removed before all else. The checkpoints of a run are
 such units; other files are whole one by one, those in JSON, which say what the others
 are, last.
+
+Where several processes train, each sends its share of a checkpoint from its own disk,
+and process 0 the rest, and the mark once all shares are there.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,6 +28,8 @@ _THREADS = 8
 _PASSING = re.compile(
     r'(.*/)?([^/]*\.orbax-checkpoint-tmp[^/]*(/.*)?|[^/]*\.(tmp|lock))')
 _UNIT = re.compile(r'(checkpoints/\d+)/')
+_SHARE = re.compile(r'(?:.*/)?(?:ocdbt\.)?process_(\d+)(?:/.*)?')  # as Orbax calls it
+_SENT = 'share_{}.txt'  # in a unit: the share of that process is there
 Wanted = Callable[[str], bool]
 
 
@@ -58,11 +63,16 @@ class Holds:
 class Mirror:
   """A folder here and the objects under a URL, made equal either way."""
 
-  def __init__(self, objects: Objects, folder: pathlib.Path):
+  def __init__(self, objects: Objects, folder: pathlib.Path, process: int = 0,
+               processes: int = 1):
+    """process: which of several that send, each from a folder of its own."""
     self.objects, self.folder, self.holds = objects, folder, Holds()
+    self._process, self._others = process, range(1, processes)
     self._index = folder.with_name(folder.name + '.index.json')
     self._known: dict[str, list] = {}  # name -> [tag, bytes, time of change here]
+    # Units that are there; by process 0 begun and not marked; by others sent.
     self._marked: set[str] = set()
+    self._begun: set[str] = set()
     with contextlib.suppress(OSError, ValueError):
       self._known = dict(json.loads(self._index.read_bytes()))
 
@@ -76,7 +86,7 @@ class Mirror:
     there = self.objects.names() if there is None else there
     self._marked = marked(there)
     whole = {name: found for name, found in there.items() if wanted(name)
-             and not _PASSING.fullmatch(name) and not name.endswith(f'/{MARK}')
+             and not _PASSING.fullmatch(name) and not _is_mark(name)
              and unit_of(name) in {None, *self._marked}}
     if repair:
       left = [n for n in there if unit_of(n) not in {None, *self._marked}]
@@ -101,9 +111,12 @@ class Mirror:
   def push(self) -> None:
     """Makes the URL what the folder has.
 
-    A file that changes or goes meanwhile is for the next call.
+    A file that changes or goes meanwhile is for the next call. Of processes but the
+    first: its shares of units, and its own signs.
     """
     here = self._here()
+    if self._process:
+      here = [n for n in here if n == f'pulse-{self._process}.json']
     single = [n for n in here if unit_of(n) is None]
     # A name that others read after a file is there after that file.
     plain = [n for n in single if not n.endswith('.json')]
@@ -114,7 +127,8 @@ class Mirror:
     while unit := max(self._unsent() - skipped, key=number, default=''):
       if not self._send_unit(unit):
         skipped.add(unit)
-    self._remove_gone()
+    if not self._process:
+      self._remove_gone()
     whole_json.write(self._index, self._known)
 
   def unsent(self) -> bool:
@@ -145,11 +159,25 @@ class Mirror:
     finally:
       self.holds.free(number(unit))
     names = [p.relative_to(links).as_posix() for p in links.rglob('*') if p.is_file()]
+    names = [n for n in names if n != f'{unit}/{MARK}'  # Orbax has left one here
+             and (not self._process or process_of(n) == self._process)]
+    self._begun.add(unit)
     self._each(lambda name: self._send(name, links), names)
-    sizes = {name[len(unit) + 1:]: self._known[name][1] for name in names}
-    self.objects.write(f'{unit}/{MARK}', json.dumps({'files': sizes}).encode())
-    self._marked.add(unit)
     shutil.rmtree(links)
+    return self._mark(unit, names)
+
+  def _mark(self, unit: str, names: list[str]) -> bool:
+    """Says at the URL that a unit, or a share, is there; False: shares are missing."""
+    if self._process:
+      self.objects.write(f'{unit}/{_SENT.format(self._process)}', b'')
+    elif any(self.objects.head(f'{unit}/{_SENT.format(i)}') is None
+             for i in self._others):
+      return False
+    else:
+      sizes = {name[len(unit) + 1:]: self._known[name][1] for name in names}
+      self.objects.write(f'{unit}/{MARK}', json.dumps({'files': sizes}).encode())
+    self._marked.add(unit)
+    self._begun.discard(unit)
     return True
 
   def _remove_gone(self) -> None:
@@ -162,15 +190,20 @@ class Mirror:
     for unit in gone:
       self.objects.remove(f'{unit}/{MARK}')
       self._marked.discard(unit)
+    gone |= self._begun - self._units()
+    self._begun -= gone
     names = [n for n in self._known if not (self.folder / n).exists()
-             and unit_of(n) not in self._marked]
-    self._each(self.objects.remove, names)
+             and unit_of(n) not in {*self._marked, *self._begun}]
+    if gone and self._others:  # other processes sent files of it
+      names += [n for n in self.objects.names() if unit_of(n) in gone]
+    self._each(self.objects.remove, set(names))
     for name in names:
-      self._known.pop(name)
+      self._known.pop(name, None)
 
   def _here(self) -> list[str]:
-    found = (p.relative_to(self.folder).as_posix() for p in self.folder.rglob('*')
-             if p.is_file())
+    found = (pathlib.Path(parent, name).relative_to(self.folder).as_posix()
+             for parent, _, names in os.walk(self.folder)  # which bears that some go
+             for name in names)
     return sorted(n for n in found if not _PASSING.fullmatch(n))
 
   def _fetch(self, name: str, found: Object) -> None:
@@ -226,6 +259,18 @@ def unit_of(name: str) -> str | None:
   """The unit that a file belongs to."""
   found = _UNIT.match(name)
   return found[1] if found else None
+
+
+def process_of(name: str) -> int | None:
+  """The process whose share of a unit a file belongs to; None: it is of all."""
+  found = _SHARE.fullmatch(name)
+  return int(found[1]) if found else None
+
+
+def _is_mark(name: str) -> bool:
+  return unit_of(name) is not None and (
+      name.endswith(f'/{MARK}') or re.fullmatch(
+          r'.*/' + _SENT.format(r'\d+'), name) is not None)
 
 
 def marked(names: Iterable[str]) -> set[str]:

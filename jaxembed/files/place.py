@@ -37,6 +37,12 @@ def staging(url: str, what: str = '') -> pathlib.Path:
   return pathlib.Path(HOME).expanduser().absolute() / f'{name[:60]}-{key}' / name
 
 
+def is_staged(path: str | os.PathLike) -> bool:
+  """Whether a path lies in the copy of a URL, which this process has for itself."""
+  return pathlib.Path(path).absolute().is_relative_to(
+      pathlib.Path(HOME).expanduser().absolute())
+
+
 def fetched(path: str | os.PathLike, only: Sequence[str] = ()) -> pathlib.Path:
   """`path` itself or, of a URL, its copy on this machine, made equal to it.
 

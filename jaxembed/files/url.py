@@ -17,17 +17,28 @@ from jaxembed.files.folder import short
 
 SCHEMES = ('gs', 's3')
 PATIENCE = 600.0  # seconds
+_ACCOUNT = 60.0  # seconds that a machine may need to say which account it has
 _PAUSE = 0.2, 10.0  # seconds between attempts: the first, and the longest
 _CHUNK = 8 << 20  # bytes of one request: a cut connection costs no more
 _URL = re.compile(r'([A-Za-z][A-Za-z0-9+.-]+)://(.*)', re.DOTALL)
-# What pathlib makes of the URLs that people have: one slash is left.
+# What pathlib makes of the URLs that people have: one slash is left. And none.
 _FLAT = re.compile(
     r'(gs|gcs|s3|s3a|s3n|az|abfss?|adl|wasbs?|hdfs|https?|ftp|sftp|file|hf|dbfs|oss|r2)'
-    r':/([^/].*)', re.DOTALL)
+    r':(?:/|(?<=gs:)|(?<=s3:))([^/].*)', re.DOTALL)
 # In the words of the stores: what no second attempt changes.
 _FINAL = re.compile(
     r'NoSuchBucket|bucket does not exist|InvalidBucketName|AccessDenied|'
-    r'InvalidAccessKeyId|SignatureDoesNotMatch|40[013] |builder error')
+    r'InvalidAccessKeyId|SignatureDoesNotMatch|OpenCredentials|DecodeCredentials|'
+    r'40[013] |builder error')
+# No credentials were found, or they are wrong.
+_NO_ACCOUNT = re.compile(
+    r'169\.254\.169\.254|metadata\.google|OpenCredentials|DecodeCredentials|Unauthen|'
+    r'InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|40[13] ')
+_ACCOUNTS = {
+    's3': 'set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION), or give '
+          'the machine a role',
+    'gs': 'set GOOGLE_APPLICATION_CREDENTIALS to the file of an account, run `gcloud '
+          'auth application-default login`, or give the machine an account'}
 _LOCAL = 'use a local folder and copy it, or name the whole workdir where one is wanted'
 _T = TypeVar('_T')
 
@@ -83,7 +94,7 @@ def persistently(action: Callable[[], _T], what: str) -> _T:
   """
   import obstore.exceptions as errors
 
-  end, pause = time.monotonic() + PATIENCE, _PAUSE[0]
+  begun, pause = time.monotonic(), _PAUSE[0]
   while True:
     try:
       return action()
@@ -91,24 +102,31 @@ def persistently(action: Callable[[], _T], what: str) -> _T:
       raise FileExistsError(f'{what}: is there already') from e
     except FileNotFoundError as e:
       if _FINAL.search(str(e)):
-        raise OSError(f'{what}: {_reason(e)}') from e
+        raise OSError(f'{what}: {_reason(e, what)}') from e
       raise FileNotFoundError(f'{what}: there is no such object') from e
     except (errors.PermissionDeniedError, errors.UnauthenticatedError) as e:
-      raise PermissionError(f'{what}: {_reason(e)}') from e
+      raise PermissionError(f'{what}: {_reason(e, what)}') from e
     except (errors.BaseError, OSError) as e:
       if _FINAL.search(str(e)):
-        raise OSError(f'{what}: {_reason(e)}') from e
-      if time.monotonic() + pause > end:
-        raise OSError(f'{what}: still fails after {PATIENCE:.0f} s ({_reason(e)})'
-                      ) from e
+        raise OSError(f'{what}: {_reason(e, what)}') from e
+      patience = _ACCOUNT if _NO_ACCOUNT.search(str(e)) else PATIENCE
+      if time.monotonic() + pause > begun + min(patience, PATIENCE):
+        raise OSError(f'{what}: still fails after {time.monotonic() - begun:.0f} s '
+                      f'({_reason(e, what)})') from e
     time.sleep(pause)
     pause = min(2 * pause, _PAUSE[1])
 
 
-def _reason(error: BaseException) -> str:
-  code = re.search(r'<Code>(\w+)</Code>', str(error))
-  text = ' '.join(str(error).split())
-  return f'{code[1]}: {text[:200]}' if code else text[:240]
+def _reason(error: BaseException, url: str) -> str:
+  """What a store said, and what to do about it."""
+  text = ' '.join(str(error).split('Debug source:')[0].split())
+  code = re.search(r'<Code>(\w+)</Code>', text)
+  if code and code[1] == 'NoSuchBucket':
+    return 'NoSuchBucket: there is no such bucket; correct its name, or create it first'
+  said = f'{code[1]}: {text[:200]}' if code else text[:240]
+  if not _NO_ACCOUNT.search(str(error)):
+    return said
+  return f'no account that may do that: {_ACCOUNTS[url[:2]]} ({said})'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,5 +243,6 @@ def opened(bucket: str) -> Any:
         f"{bucket} needs the package obstore, which is not here; pip install "
         "'jaxembed[remote]'", name='obstore') from None
   # Without TLS only where the caller's own endpoint is http://.
-  return from_url(bucket, retry_config={'max_retries': 3}, client_options={
-      'timeout': '60s', 'connect_timeout': '10s', 'allow_http': True})
+  return persistently(lambda: from_url(
+      bucket, retry_config={'max_retries': 3}, client_options={
+          'timeout': '60s', 'connect_timeout': '10s', 'allow_http': True}), bucket)

@@ -19,6 +19,7 @@ import jax
 
 BEAT, GONE = 2.0, 20.0  # seconds: between signs of life; without one a host is gone
 _COME = 600.0  # seconds that hosts may come one after the other
+_AHEAD = 3  # steps: none is further before the others, for it reads what they add up
 _NUMBER = itertools.count()  # of exchanges: all processes make the same ones
 # What an error of a collective or of the coordinator looks like, on every platform.
 _LOST = jax.errors.JaxRuntimeError, RuntimeError, OSError
@@ -57,6 +58,32 @@ def compare(what: str, facts: Callable[[], Mapping[str, Any]]) -> list[str]:
                      f'{"; ".join(lines)}. Start all with the same command, code and '
                      'data')
   return [its['host'] for its in found]
+
+
+def agreed(should_stop: Callable[[], bool | int]) -> Callable[[int], bool]:
+  """Whether to stop after a step, of all processes the same answer: once one of them
+  `should_stop()` (a notice may come to one host alone), all do a few steps later."""
+  if jax.process_count() == 1:
+    return lambda step: bool(should_stop())
+  store, name = _store(), f'jaxembed/{next(_NUMBER)}/stop'
+
+  def asked() -> int | None:
+    try:
+      return int(store.key_value_try_get(name))
+    except jax.errors.JaxRuntimeError as e:
+      if 'NOT_FOUND' in str(e):
+        return None
+      raise
+
+  def answer(step: int) -> bool:
+    last = asked()
+    if last is None and should_stop():
+      with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first
+        store.key_value_set(name, str(step + _AHEAD))
+      last = asked()
+    return last is not None and step >= last
+
+  return answer
 
 
 def _differences(process: int, its: dict, first: dict) -> str:

@@ -100,7 +100,7 @@ def train(cfg: config.Config, folder: str | os.PathLike, *,
     # What is wrong with the model is told before a folder is made.
     checks.model_fits(cfg, start.resolve(cfg.model).cfg)
   names = hosts.compare('configuration, versions and devices',
-                        lambda: manifest.facts(cfg, folder, mesh))
+                        lambda: manifest.facts(cfg, remote_run.name(folder), mesh))
   with (hosts.watched(names, log), jax.set_mesh(mesh), workdir.alone(folder),
         compiled.kept(folder), checkpoint.Checkpoints(
             folder / 'checkpoints', keep=cfg.checkpoint.keep,
@@ -112,7 +112,7 @@ def train(cfg: config.Config, folder: str | os.PathLike, *,
     trace = profiler.Profiler(folder / 'profile', profile)
     signs = pulse.Pulse(folder, done, last, log)
     run = _Run(cfg, folder, initial.model, saved, evaluate, tokenizer, mesh, log,
-               should_stop, trace, loss, writer, best.of_records(
+               hosts.agreed(should_stop), trace, loss, writer, best.of_records(
                    cfg.checkpoint.best, metrics.read(folder)), rows, signs)
     patience = cfg.eval.patience
     try:
@@ -213,6 +213,7 @@ def _restore(cfg, initial: bundle.Bundle, saved, mesh, log) -> types.TrainState:
     return step.abstract_state(initial.params, stage.cfg, mesh, initial.model)
 
   state, _ = saved.restore(like, log=log)
+  hosts.compare('checkpoint', lambda: {'step': int(state.step)})
   log(f'resumed    at step {int(state.step)}')
   return state
 
@@ -229,7 +230,7 @@ class _Run:
   tokenizer: data.Tokenizer
   mesh: jax.sharding.Mesh
   log: Callable[[str], None]
-  should_stop: Callable[[], bool | int]
+  should_stop: Callable[[int], bool]
   trace: profiler.Profiler
   loss: losses.Loss | None
   writer: metrics.Writer
@@ -282,7 +283,7 @@ class _Run:
         self.trace.after(now, state)
         self.signs.done(now)
         stats.read(now, values, batch, _counts(info))
-        stopping = self.should_stop()
+        stopping = self.should_stop(now)
         if stopping or self._due(now, stage, self.cfg.checkpoint.every):
           stats.flush()  # a state is saved only once its loss was seen to be finite
           if stopping or now == stage.last or not stats.in_a_row:

@@ -78,11 +78,10 @@ def record(folder: pathlib.Path, cfg: config.Config, mesh: jax.sharding.Mesh, st
   return told
 
 
-def facts(cfg: config.Config, folder: pathlib.Path, mesh: jax.sharding.Mesh
-          ) -> dict[str, Any]:
+def facts(cfg: config.Config, workdir: str, mesh: jax.sharding.Mesh) -> dict[str, Any]:
   """What must be the same in all processes of a run, as plain data."""
   found = {k: v for k, v in _start(mesh, 0).items() if k != 'step'}
-  return {'config': config.to_dict(cfg), 'workdir': str(folder), **found,
+  return {'config': config.to_dict(cfg), 'workdir': workdir, **found,
           'devices of a process': jax.local_device_count()}
 
 

@@ -92,6 +92,18 @@ def _peak() -> float:
 
 
 def jaxembed_step(pairs: int, chunk: int, pack: int):
+  update, state, batch = prepared(pairs, chunk, pack)
+
+  def one_step():
+    nonlocal state
+    state, metrics = update(state, batch)
+    return float(metrics['train/loss'])
+
+  return one_step
+
+
+def prepared(pairs: int, chunk: int = 0, pack: int = 0):
+  """(compiled update, state, batch) of a run of MiniLM, on one device."""
   stage = config.StageConfig(
       steps=1000, token_budget=chunk * PASSAGE, chunk_remat='residual',
       data=config.DataConfig(
@@ -106,14 +118,7 @@ def jaxembed_step(pairs: int, chunk: int, pack: int):
   model = dataclasses.replace(loaded.cfg, remat='dots')
   state = step.init_state(sharding.place(loaded.params, mesh), stage)
   update = step.make_update(model, stage, seed=0)
-  batch = sharding.to_global(mesh, _batch(stage.data))
-
-  def one_step():
-    nonlocal state
-    state, metrics = update(state, batch)
-    return float(metrics['train/loss'])
-
-  return one_step
+  return update, state, sharding.to_global(mesh, _batch(stage.data))
 
 
 def _torch(pairs: int, chunk: int, pack: int):

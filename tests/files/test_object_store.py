@@ -1,27 +1,42 @@
-"""Folders go to an S3 server and come back, whatever happens on the way."""
+"""Folders go to servers of S3 and of Google Cloud Storage and come back, whatever
+happens on the way."""
 
 import os
 
 import pytest
 
 from jaxembed.files import mirror, remote_lock, url
-from tests.helpers import object_servers
+from tests.helpers import gcs_server, object_servers
 
-pytest.importorskip('obstore')
+obstore = pytest.importorskip('obstore')
 pytestmark = pytest.mark.thorough
 
 
-@pytest.fixture(scope='module')
-def server():
-  with object_servers.s3() as port:
-    yield port
+@pytest.fixture(scope='module', params=['s3', 'gs'])
+def store(request):
+  """(scheme, port) of a server that has one bucket."""
+  opened = object_servers.s3 if request.param == 's3' else gcs_server.opened
+  with opened() as port:
+    yield request.param, port
 
 
-def _behind(monkeypatch, server, **faults):
-  found = object_servers.Faults(server, **faults)
-  for name, value in object_servers.s3_environment(found.port).items():
-    monkeypatch.setenv(name, value)
-  return found
+@pytest.fixture
+def behind(store, monkeypatch, tmp_path):
+  """A function that puts faults before the server, and clients before the faults."""
+  scheme, port = store
+
+  def put(**chances):
+    faults = object_servers.Faults(port, **chances)
+    for name, value in _environment(scheme, faults.port, tmp_path).items():
+      monkeypatch.setenv(name, value)
+    return faults
+
+  return put
+
+
+def _environment(scheme, port, folder):
+  return (object_servers.s3_environment(port) if scheme == 's3'
+          else gcs_server.environment(port, folder))
 
 
 def _contents(folder):
@@ -29,9 +44,9 @@ def _contents(folder):
           for p in folder.rglob('*') if p.is_file()}
 
 
-def test_what_goes_through_faults_comes_back_equal(server, tmp_path, monkeypatch):
-  faults = _behind(monkeypatch, server, refuse=0.1, wait=0.05, cut=0.01)
-  there, here = url.Objects('s3://bucket/run'), tmp_path / 'here'
+def test_what_goes_through_faults_comes_back_equal(store, behind, tmp_path):
+  faults = behind(refuse=0.1, wait=0.05, cut=0.01)
+  there, here = url.Objects(f'{store[0]}://bucket/run'), tmp_path / 'here'
   for step in range(3, 18, 3):
     for i in range(8):
       file = here / f'checkpoints/{step}/{i}'
@@ -48,17 +63,64 @@ def test_what_goes_through_faults_comes_back_equal(server, tmp_path, monkeypatch
   assert 'run.lock' not in there.names()
 
 
-def test_what_will_not_pass_is_told_at_once(server, monkeypatch):
-  _behind(monkeypatch, server)
-  with pytest.raises(OSError, match='s3://none/run/x: NoSuchBucket'):
-    url.Objects('s3://none/run').write('x', b'')
-  with pytest.raises(FileNotFoundError, match='s3://bucket/none: there is no such'):
-    url.Objects('s3://bucket/none').read()
+def test_what_will_not_pass_is_told_at_once(store, behind):
+  behind()
+  scheme, _ = store
+  with pytest.raises(OSError, match=f'{scheme}://none/run/x: NoSuchBucket: .* create'):
+    url.Objects(f'{scheme}://none/run').write('x', b'')
+  with pytest.raises(FileNotFoundError, match=f'{scheme}://bucket/none: there is no'):
+    url.Objects(f'{scheme}://bucket/none').read()
 
 
-def test_a_store_that_does_not_answer_is_told_in_time(monkeypatch):
+def test_one_of_two_that_create_an_object_has_it(store, behind):
+  behind()
+  there = url.Objects(f'{store[0]}://bucket/once')
+  there.write('lock', b'first', create=True)
+  with pytest.raises(FileExistsError, match='once/lock: is there already'):
+    there.write('lock', b'second', create=True)
+  assert there.read('lock') == b'first'
+  there.write('lock', b'third')
+  there.remove('lock')
+  there.remove('lock')  # which need not be there
+  assert there.head('lock') is None
+  there.write('lock', b'fourth', create=True)
+
+
+def test_many_names_are_listed_page_by_page(store, behind):
+  behind()
+  there = url.Objects(f'{store[0]}://bucket/many')
+  names = {f'folder {i % 3}/ä&<{i:03}' for i in range(120)}
+  for name in names:
+    there.write(name, name.encode())
+  url.Objects(f'{store[0]}://bucket/many-others').write('x', b'')
+  assert there.names().keys() == names
+  assert all(found.size == len(name.encode()) for name, found in there.names().items())
+
+
+@pytest.mark.parametrize('scheme', ['s3', 'gs'])
+def test_a_store_that_does_not_answer_is_told_in_time(monkeypatch, scheme, tmp_path):
   monkeypatch.setattr(url, 'PATIENCE', 0.5)
-  for name, value in object_servers.s3_environment(object_servers.free_port()).items():
+  for name, value in _environment(
+      scheme, object_servers.free_port(), tmp_path).items():
     monkeypatch.setenv(name, value)
-  with pytest.raises(OSError, match='s3://bucket/run/x: still fails after 0 s'):
-    url.Objects('s3://bucket/run').write('x', b'')
+  with pytest.raises(OSError, match=f'{scheme}://bucket/run/x: still fails after'):
+    url.Objects(f'{scheme}://bucket/run').write('x', b'')
+
+
+def test_an_account_that_cannot_be_read_is_told_with_what_to_set(monkeypatch, tmp_path):
+  monkeypatch.setenv('GOOGLE_SERVICE_ACCOUNT', str(tmp_path / 'none.json'))
+  with pytest.raises(OSError, match='gs://bucket: no account that .* set GOOGLE_APPL'):
+    url.Objects('gs://bucket/run')
+
+
+def test_a_refused_account_is_told_with_what_to_set(behind, store, monkeypatch):
+  behind()
+
+  def refused(*_, **__):
+    raise obstore.exceptions.GenericError(
+        'Server returned non-2xx status code: 403 Forbidden: <Code>AccessDenied</Code>')
+
+  monkeypatch.setattr(obstore, 'put', refused)
+  remedy = {'s3': 'set AWS_ACCESS_KEY_ID', 'gs': 'set GOOGLE_APPL'}[store[0]]
+  with pytest.raises(OSError, match=f'bucket/x: no account that may do that: {remedy}'):
+    url.Objects(f'{store[0]}://bucket').write('x', b'')

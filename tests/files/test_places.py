@@ -1,6 +1,7 @@
 """Paths that are URLs: handled or refused, and never folders called 'gs:'."""
 
 import json
+import os
 import pathlib
 import shutil
 import types
@@ -77,7 +78,7 @@ def test_a_scheme_that_is_not_read_is_refused_by_name(buckets, door):
 
 def test_what_is_a_url():
   assert url.of('gs://bucket/run/') == url.of(
-      pathlib.Path('gs://bucket/run')) == 'gs://bucket/run'
+      pathlib.Path('gs://bucket/run')) == url.of('gs:bucket/run') == 'gs://bucket/run'
   for path in ('/a/b', 'a/b', 'C:/a', 'package:name/folder', 'org/name', 'a:b', None):
     assert url.of(path) is None
   for wrong in ('s3:///run', 's3://b/../run', 's3://b//run'):
@@ -179,6 +180,18 @@ def test_a_checkpoint_without_its_mark_does_not_count(buckets, tmp_path):
   assert workdir.steps('s3://b/run') == [9]
 
 
+def test_the_mark_is_sent_last_though_orbax_has_left_one(buckets, tmp_path,
+                                                          monkeypatch):
+  sent, write = [], url.Objects.write
+  monkeypatch.setattr(url.Objects, 'write', lambda self, name, *more, **options: (
+      sent.append(name), write(self, name, *more, **options))[1])
+  checkpoint.save_params(tmp_path / 'here' / 'checkpoints', 3, {'w': np.ones(3)})
+  assert (tmp_path / 'here' / 'checkpoints' / '3' / mirror.MARK).exists()
+  mirror.Mirror(url.Objects('s3://b/run'), tmp_path / 'here').push()
+  mark = f'checkpoints/3/{mirror.MARK}'
+  assert sent.count(mark) == 1 and sent[-1] == mark
+
+
 def test_a_checkpoint_that_goes_while_it_is_sent_is_sent_all_the_same(
     buckets, tmp_path, monkeypatch):
   there, here = url.Objects('s3://b/run'), tmp_path / 'here' / 'checkpoints'
@@ -209,6 +222,37 @@ def test_a_checkpoint_that_goes_while_it_is_sent_is_sent_all_the_same(
   save(6)
   copy.push()
   assert workdir.steps('s3://b/run') == [6]
+
+
+def test_a_folder_that_goes_while_it_is_listed_stops_no_sending(buckets, tmp_path,
+                                                              monkeypatch):
+  """Orbax removes old checkpoints in a thread of its own."""
+  there, here = url.Objects('s3://b/run'), tmp_path / 'here'
+  (here / 'checkpoints/3/params').mkdir(parents=True)
+  (here / 'metrics.jsonl').write_text('of step 3')
+  listed = os.scandir
+
+  class Racing(list):
+    def __enter__(self):
+      return iter(self)
+
+    def __exit__(self, *_):
+      pass
+
+    def __next__(self):
+      if not self:
+        raise StopIteration
+      return self.pop(0)
+
+  def scandir(path='.'):
+    found = Racing(listed(path))
+    if pathlib.Path(os.fspath(path)).name == 'checkpoints':
+      os.rename(here / 'checkpoints/3', tmp_path / 'gone')
+    return found
+
+  monkeypatch.setattr(os, 'scandir', scandir)
+  mirror.Mirror(there, here).push()
+  assert there.read('metrics.jsonl') == b'of step 3' and not workdir.steps('s3://b/run')
 
 
 def test_half_of_a_checkpoint_is_never_sent(buckets, tmp_path):

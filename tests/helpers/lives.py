@@ -43,6 +43,9 @@ fit.run(config.from_dict(config.Config, json.load(open(sys.argv[1]))), sys.argv[
 """
 
 
+_PATIENCE = 1800  # seconds: a busy machine stands still for minutes
+
+
 class Life:
   """One process of a run, and what it has written about its batches."""
 
@@ -64,7 +67,7 @@ class Life:
 
   def until(self, happened):
     """Waits for `happened()`; the process must not end before."""
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + _PATIENCE
     while not happened():
       assert self.process.poll() is None, self.output()
       assert time.monotonic() < deadline, self.output()
@@ -84,7 +87,7 @@ class Life:
     if sign:
       self.process.send_signal(sign)
     try:
-      code = self.process.wait(600)
+      code = self.process.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
       self.process.kill()
       raise

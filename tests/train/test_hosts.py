@@ -16,7 +16,8 @@ class _Store:
     self.said = {}
 
   def key_value_set(self, name, value, allow_overwrite=False):
-    assert allow_overwrite or name not in self.said
+    if not allow_overwrite and name in self.said:
+      raise jax.errors.JaxRuntimeError('ALREADY_EXISTS')
     self.said[name] = value
 
   def blocking_key_value_get(self, name, milliseconds):
@@ -61,6 +62,25 @@ def test_equal_hosts_are_listed_and_one_that_does_not_come_is_named(store):
   assert hosts.compare('data', mine)[1:] == ['h1', 'h2']
   with pytest.raises(OSError, match='process 1 did not say its data'):
     hosts.compare('data', mine)
+
+
+@pytest.mark.parametrize('first', [0, 1, 2])
+def test_a_notice_to_one_host_stops_all_after_the_same_step(store, monkeypatch, first):
+  """Processes two steps apart, as far as they can be; who is ahead does not matter."""
+  notices, done, ended = [False] * 3, [0, 0, 0], {}
+  monkeypatch.setattr(hosts, '_NUMBER', iter([7, 7, 7]))  # each counts for itself
+  answers = [hosts.agreed(lambda i=i: notices[i]) for i in range(3)]
+  order = [first, first, (first + 1) % 3, (first + 1) % 3, (first + 2) % 3] + [
+      (first + 2) % 3] + list(range(3)) * 12
+  for turn, i in enumerate(order):
+    notices[first] = notices[first] or turn == 1
+    if i in ended:
+      continue
+    done[i] += 1
+    assert max(done) - min(done) <= 2
+    if answers[i](done[i]):
+      ended[i] = done[i]
+  assert len(ended) == 3 and len(set(ended.values())) == 1
 
 
 def test_one_that_gives_no_sign_ends_the_others_by_name(store, monkeypatch, capfd):
