@@ -192,13 +192,13 @@ class Mirror:
       self._marked.discard(unit)
     gone |= self._begun - self._units()
     self._begun -= gone
-    names = [n for n in self._known if not (self.folder / n).exists()
-             and unit_of(n) not in {*self._marked, *self._begun}]
-    if gone and self._others:  # other processes sent files of it
-      names += [n for n in self.objects.names() if unit_of(n) in gone]
-    self._each(self.objects.remove, set(names))
-    for name in names:
-      self._known.pop(name, None)
+    names = {n for n in self._known
+             if unit_of(n) is None and not (self.folder / n).exists()}
+    if gone:  # other processes may have sent files of it
+      names |= {n for n in self.objects.names() if unit_of(n) in gone}
+    self._each(self.objects.remove, names)
+    self._known = {n: known for n, known in self._known.items()
+                   if n not in names and unit_of(n) not in gone}
 
   def _here(self) -> list[str]:
     found = (pathlib.Path(parent, name).relative_to(self.folder).as_posix()
