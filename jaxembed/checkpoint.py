@@ -239,8 +239,9 @@ def _context(own_disk: bool = False) -> Any:
   found = ocp.Context()
   found.array.saving.use_compression = False
   found.array.saving.min_slice_bytes_for_replica_parallel = _SLICE
-  if own_disk:
+  if own_disk and jax.process_count() > 1:
     found.multiprocessing.primary_host = jax.process_index()
+    found.array.saving.array_metadata_store = None  # it asks for those of all
   return found
 
 

@@ -246,8 +246,9 @@ def test_a_folder_that_goes_while_it_is_listed_stops_no_sending(buckets, tmp_pat
 
   def scandir(path='.'):
     found = Racing(listed(path))
-    if pathlib.Path(os.fspath(path)).name == 'checkpoints':
-      os.rename(here / 'checkpoints/3', tmp_path / 'gone')
+    child = here / 'checkpoints/3'
+    if pathlib.Path(os.fspath(path)).name == 'checkpoints' and child.exists():
+      child.rename(tmp_path / 'gone')
     return found
 
   monkeypatch.setattr(os, 'scandir', scandir)
