@@ -1,7 +1,8 @@
 """Batched encoding of one call's texts: sorted by length, in few compiled shapes."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 import contextlib
 import dataclasses
 import functools
@@ -11,21 +12,30 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxembed import config, memory, quantize, sharding, similarity, types
+from jaxembed import (
+  config,
+  memory,
+  quantize,
+  sharding,
+  side_by_side,
+  similarity,
+  types,
+)
 from jaxembed.data import pieces, tokenise
-from jaxembed.data.length_batches import length_batches, padding_share
+from jaxembed.data.length_batches import Batch, length_batches, padding_share
 from jaxembed.data.ragged import Ragged
 from jaxembed.mesh import SEQUENCE
 from jaxembed.models import encoder
 
-# Batches handed to the device before the oldest result is waited for.
+# Batches handed to the device before the oldest result is waited for; on a CPU at
+# least two for each core.
 _IN_FLIGHT = 8
 
 # What is done with texts that are longer than the model's max_length.
 LONG_TEXTS = ('cut', 'windows')
 
-_encode = jax.jit(encoder.encode, static_argnames='cfg')
-_states = jax.jit(encoder.hidden_states, static_argnames='cfg')
+_encode = side_by_side.program(encoder.encode)
+_states = side_by_side.program(encoder.hidden_states)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +46,7 @@ class EncodeReport:
   tokens: int = 0
   truncated: int = 0  # texts cut to the model's max_length
   padding: float = 0.0  # share of the computed tokens that were padding
-  shapes: tuple[tuple[int, int], ...] = ()  # (rows, tokens), each compiled once
+  shapes: tuple[tuple[int, int], ...] = ()  # (rows, tokens) that were computed
   empty: int = 0  # texts without a token to pool
   windowed: int = 0  # texts longer than max_length, read in windows
 
@@ -86,7 +96,8 @@ class BatchRunner:
       return self._averaged(items, prompt, batch_size, show_progress_bar)[:, :dim]
     vectors = np.empty((len(items), dim), np.float32)
     with _bar(show_progress_bar, total=len(items), unit='text') as bar:
-      for rows, _, found in self._batches(items, prompt, batch_size, _encode):
+      for rows, _, found in self._batches(
+          self._rows(items, prompt, 'cut'), batch_size, _encode):
         vectors[rows] = np.asarray(found)[:len(rows), :dim]
         bar.update(len(rows))
     return vectors
@@ -98,7 +109,8 @@ class BatchRunner:
     total = np.zeros((len(items), self.cfg.embedding_dim), np.float32)
     count = np.zeros((len(items), 1), np.float32)
     with _bar(show_progress_bar, unit='window') as bar:
-      for rows, _, found in run._batches(items, prompt, batch_size, _encode, True):
+      for rows, _, found in run._batches(
+          self._rows(items, prompt, 'windows'), batch_size, _encode):
         np.add.at(total, rows, np.asarray(found)[:len(rows)])
         np.add.at(count, rows, 1)
         bar.update(len(rows))
@@ -111,7 +123,8 @@ class BatchRunner:
     """Of every text: 'token_embeddings' [tokens, D] float32, 'input_ids' and
     'attention_mask' [tokens] int64."""
     found: list = [None] * len(items)
-    for rows, tokens, states in self._batches(items, prompt, batch_size, _states):
+    for rows, tokens, states in self._batches(
+        self._rows(items, prompt, 'cut'), batch_size, _states):
       states = np.asarray(states, np.float32)
       for place, row in enumerate(rows):
         mask = np.asarray(tokens.mask[place])
@@ -120,9 +133,10 @@ class BatchRunner:
                       'token_embeddings': states[place][mask]}
     return found
 
-  def on_device(self, items: list[str], prompt: str, batch_size: int):
-    """Yields (rows, tokens, states [B,T,D]) of batches, the states on the device."""
-    return self._batches(items, prompt, batch_size, _states)
+  def on_device(self, rows: Ragged, batch_size: int):
+    """Yields (which of `rows`, tokens, states [B,T,D]) of batches, the states on the
+    device."""
+    return self._batches([(rows, np.arange(len(rows)))], batch_size, _states)
 
   def tokens(self, items: list[str], prompt: str | Sequence[str], first: int = 0
              ) -> Ragged:
@@ -130,60 +144,54 @@ class BatchRunner:
     return self.tokenizer.encode(
         items, prompt, max_length=self.cfg.max_length, keep_empty=True, first=first)
 
-  def _windows(self, items: list[str], prompt: str | Sequence[str], first: int
-               ) -> tuple[Ragged, np.ndarray, int]:
-    """As `tokens`, but a text that is too long has several rows; the text of each row,
-    and how many texts have several."""
-    ragged = self.tokens(items, prompt, first)
-    long = np.flatnonzero(ragged.truncated)
-    owner = np.flatnonzero(~ragged.truncated)
-    if not len(long):
-      return ragged, owner, 0
-    prompts = [prompt] * len(items) if isinstance(prompt, str) else prompt
-    rows, owners = [], [owner]
-    for i in long.tolist():  # one by one: messages name it, and its offsets take memory
-      found, of = pieces.windows(self.tokenizer, [items[i]], [prompts[i]],
-                                 self.cfg.max_length, first + i)
-      rows.append(found)
-      owners.append(of + i)
-    return ragged.take(owner).join(*rows), np.concatenate(owners), len(long)
-
-  def _batches(self, items: list[str], prompt: str | Sequence[str], batch_size: int,
-               compute, in_windows: bool = False):
-    """Yields (rows, tokens, compute's result, on the device and padded at the end)."""
-    pending = collections.deque()
-    stats = _EncodeStats()
-    batch_size = self._within_memory(batch_size)
+  def _rows(self, items: list[str], prompt: str | Sequence[str], long_texts: str
+            ) -> Iterator[tuple[Ragged, np.ndarray]]:
+    """Rows of tokens and the text of each, `chunk` texts at a time."""
     for start in range(0, len(items), self.chunk):
       part = slice(start, start + self.chunk)
       prompts = prompt if isinstance(prompt, str) else prompt[part]
-      if in_windows:
-        ragged, owner, windowed = self._windows(items[part], prompts, start)
-        stats.windowed += windowed
+      if long_texts == 'windows':
+        rows, owner = pieces.windows(self.tokenizer, items[part], prompts,
+                                     self.cfg.max_length, start)
       else:
-        ragged = self.tokens(items[part], prompts, start)
-        owner = np.arange(len(ragged))
-      plan = length_batches(
-          np.maximum(ragged.lengths, 1), batch_size, self.cfg.max_length,
-          known=self.known, row_multiple=self.row_multiple)
-      stats.add(ragged, plan)
-      for rows, height, length in plan:
-        self.known.add((height, length))
-        width = -(-length // self._token_multiple) * self._token_multiple
-        tokens = self.tokenizer.pad(ragged.take(rows), width, rows=height)
-        with self._explained(tokens):
-          found = self._dispatch(compute, tokens)
-        pending.append((start + owner[rows], tokens, found))
-        if len(pending) > _IN_FLIGHT:
-          yield self._done(*pending.popleft())
-    self.report = stats.report(len(items))
-    while pending:
-      yield self._done(*pending.popleft())
+        rows = self.tokens(items[part], prompts, start)
+        owner = np.arange(len(rows))
+      yield rows, start + owner
 
-  def _done(self, rows, tokens: types.Tokens, found: jax.Array):
+  def _batches(self, parts: Iterable[tuple[Ragged, np.ndarray]], batch_size: int,
+               compute):
+    """Yields (texts, tokens, compute's result, on the device and padded at the end).
+
+    parts: of `_rows`.
+    """
+    pending = collections.deque()
+    stats = _EncodeStats()
+    batch_size = self._within_memory(batch_size)
+    with futures.ThreadPoolExecutor(self._cores) as pool:  # starts no thread by itself
+      for ragged, owner in parts:
+        plan = length_batches(
+            np.maximum(ragged.lengths, 1), batch_size, self.cfg.max_length,
+            known=self.known, row_multiple=self.row_multiple)
+        stats.add(ragged, owner, plan)
+        start = functools.partial(
+            self._start, compute, pool if self._one_core_each(plan) else None)
+        for rows, height, length in plan:
+          self.known.add((height, length))
+          width = -(-length // self._token_multiple) * self._token_multiple
+          tokens = self.tokenizer.pad(ragged.take(rows), width, rows=height)
+          with self._explained(tokens):
+            wait = start(tokens)
+          pending.append((owner[rows], tokens, wait))
+          if len(pending) > max(_IN_FLIGHT, 2 * self._cores):
+            yield self._done(*pending.popleft())
+      self.report = stats.report()
+      while pending:
+        yield self._done(*pending.popleft())
+
+  def _done(self, rows, tokens: types.Tokens, wait: Callable[[], jax.Array]):
     """A batch whose result is there: what fails on the device fails here."""
     with self._explained(tokens):
-      return rows, tokens, found.block_until_ready()
+      return rows, tokens, wait()
 
   def _explained(self, tokens: types.Tokens):
     height, length = tokens.ids.shape
@@ -213,13 +221,33 @@ class BatchRunner:
     """What the number of rows is a multiple of: the devices that share them."""
     return 1 if self.mesh is None else sharding.batch_shards(self.mesh)
 
-  def _dispatch(self, compute, tokens: types.Tokens) -> jax.Array:
-    """Starts one batch; returns at once."""
+  def _one_core_each(self, plan: Sequence[Batch]) -> bool:
+    """Whether there are batches for all cores of a CPU, and memory for so many."""
+    if self._cores == 1 or len(plan) < 2 * self._cores:
+      return False
+    largest = max(rows * length for _, rows, length in plan)
+    return self._fits is None or self._cores * largest <= self._fits
+
+  @functools.cached_property
+  def _cores(self) -> int:
+    """Cores that compute batches side by side; 1: they share what there is."""
+    device = memory.device_of(self.params, self.mesh)
+    here = self.mesh is None and device is not None and device.platform == 'cpu'
+    return side_by_side.cores() if here else 1
+
+  def _start(self, compute, pool: futures.Executor | None, tokens: types.Tokens
+             ) -> Callable[[], jax.Array]:
+    """Starts one batch, on a core of its own if there is a `pool`, and returns at once
+    with what waits for its result."""
+    if pool is not None:
+      return pool.submit(lambda: compute(
+          self.params, cfg=self.cfg, tokens=tokens, one_core=True
+          ).block_until_ready()).result
     if self.mesh is not None:
       rows = jax.NamedSharding(self.mesh, jax.P(sharding.BATCH, None))
       tokens = jax.device_put(tokens, rows)
     with self.on_mesh():
-      return compute(self.params, cfg=self.cfg, tokens=tokens)
+      return compute(self.params, cfg=self.cfg, tokens=tokens).block_until_ready
 
   def on_mesh(self) -> contextlib.AbstractContextManager:
     """The context in which programs run."""
@@ -230,19 +258,23 @@ class _EncodeStats:
   """Sums over the chunks of one call."""
 
   def __init__(self):
-    self.lengths, self.plan, self.truncated, self.empty = [], [], 0, 0
-    self.windowed = 0
+    self.lengths, self.plan = [], []
+    self.texts = self.truncated = self.empty = self.windowed = 0
 
-  def add(self, ragged: Ragged, plan):
+  def add(self, ragged: Ragged, owner: np.ndarray, plan):
+    """owner: the text of each row."""
+    rows_of_text = np.unique(owner, return_counts=True)[1]
     self.lengths.append(ragged.lengths)
     self.plan += plan
+    self.texts += len(rows_of_text)
     self.truncated += int(ragged.truncated.sum())
     self.empty += int((ragged.lengths == 0).sum())
+    self.windowed += int((rows_of_text > 1).sum())
 
-  def report(self, texts: int) -> EncodeReport:
+  def report(self) -> EncodeReport:
     lengths = np.concatenate(self.lengths) if self.lengths else np.zeros(0, int)
     return EncodeReport(
-        texts=texts, tokens=int(lengths.sum()), truncated=self.truncated,
+        texts=self.texts, tokens=int(lengths.sum()), truncated=self.truncated,
         padding=padding_share(lengths, self.plan),
         shapes=tuple(sorted({(rows, length) for _, rows, length in self.plan})),
         empty=self.empty, windowed=self.windowed)

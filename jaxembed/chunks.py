@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxembed import texts
 from jaxembed.batch_runner import BatchRunner
-from jaxembed.data import pieces
+from jaxembed.data import pieces, ragged
 from jaxembed.data.length_batches import length_batches
+from jaxembed.data.ragged import Ragged
 from jaxembed.models import encoder
 
 Spans = Sequence[tuple[int, int]]
@@ -71,20 +72,27 @@ def _span(span: Any, what: str, size: int) -> pieces.Span:
   return start, end
 
 
-def token_spans(run: BatchRunner, items: Sequence[str], prompt: str,
-                spans: list[list[pieces.Span]] | None, chunk_tokens: int | None,
-                overlap: int) -> tuple[list[list[pieces.Span]], list[np.ndarray]]:
-  """(spans of characters, [n,2] of the tokens of each) of every text.
+class Parts(NamedTuple):
+  """Texts and the parts of them that vectors are asked for."""
+
+  rows: Ragged  # the tokens of every text
+  spans: list[list[pieces.Span]]  # of characters
+  tokens: list[np.ndarray]  # [n,2] of each text, the tokens of its spans
+
+
+def parts(run: BatchRunner, items: Sequence[str], prompt: str,
+          spans: list[list[pieces.Span]] | None, chunk_tokens: int | None, overlap: int
+          ) -> Parts:
+  """The tokens of texts and of spans of them; spans None: of every chunk_tokens.
 
   Raises:
     ValueError: a text of more tokens than the model reads, or a span without a token.
   """
-  found, tokens = [], []
-  for i, text in enumerate(items):  # offsets take memory
-    ragged, (at,) = run.tokenizer.locate([text], [prompt], i)
-    if ragged.lengths[0] > run.cfg.max_length:
+  rows, found, tokens = [], [], []
+  for i, ids, at, _ in pieces.located(run.tokenizer, items, prompt):
+    if len(ids) > run.cfg.max_length:
       raise ValueError(
-          f'text {i} has {ragged.lengths[0]} tokens, and one pass reads '
+          f'text {i} has {len(ids)} tokens, and one pass reads '
           f'{run.cfg.max_length}; raise max_seq_length if the model allows it, load '
           'it with a length method (length=), or split the text')
     chars = spans[i] if spans is not None else pieces.spans_of(
@@ -94,20 +102,20 @@ def token_spans(run: BatchRunner, items: Sequence[str], prompt: str,
     for j, (first, last) in enumerate(own):
       if first == last:
         raise ValueError(f'span {j} of text {i} {tuple(chars[j])} holds no token '
-                         f'({text[slice(*chars[j])]!r:.40}); leave it out')
+                         f'({items[i][slice(*chars[j])]!r:.40}); leave it out')
+    rows.append(ids)
     found.append(chars)
     tokens.append(own)
-  return found, tokens
+  return Parts(ragged.of_rows(rows), found, tokens)
 
 
-def vectors(run: BatchRunner, items: list[str], prompt: str, tokens: list[np.ndarray],
-            batch_size: int) -> list[np.ndarray]:
-  """Vectors [n,E] of the given spans of tokens of every text."""
-  width = run.cfg.embedding_dim
+def vectors(run: BatchRunner, asked: Parts, batch_size: int) -> list[np.ndarray]:
+  """Vectors [n,E] of the given spans of every text."""
+  width, tokens = run.cfg.embedding_dim, asked.tokens
   found = [np.zeros((len(own), width), np.float32) for own in tokens]
   with_spans = [i for i, own in enumerate(tokens) if len(own)]
-  kept = [items[i] for i in with_spans]
-  for rows, batch, states in run.on_device(kept, prompt, batch_size):
+  for rows, batch, states in run.on_device(
+      asked.rows.take(with_spans), batch_size):
     texts_ = [with_spans[r] for r in rows]
     # Padding may stand on the left.
     left = np.argmax(np.asarray(batch.mask), axis=1)[:len(rows)]

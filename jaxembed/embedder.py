@@ -298,9 +298,8 @@ class Embedder(Settings):
     texts.check_count('batch_size', batch_size)
     dim, prompt = self.width(truncate_dim), self.prompt_text(prompt_name, prompt)
     run = self._runner()
-    items, single, _, tokens = self._parts(
-        run, inputs, spans, chunk_tokens, overlap, prompt)
-    found = [v[:, :dim] for v in chunks.vectors(run, items, prompt, tokens, batch_size)]
+    asked, single = self._parts(run, inputs, spans, chunk_tokens, overlap, prompt)
+    found = [v[:, :dim] for v in chunks.vectors(run, asked, batch_size)]
     if normalize_embeddings:
       found = [similarity.unit(v) for v in found]
     self.report = run.report
@@ -311,13 +310,14 @@ class Embedder(Settings):
                   ) -> list[Any]:
     """The characters (start, end) of each part that `encode_chunks` makes of texts."""
     prompt = self.prompt_text(prompt_name, prompt)
-    _, single, found, _ = self._parts(
+    found, single = self._parts(
         self._runner(), inputs, None, chunk_tokens, overlap, prompt)
-    return found[0] if single else found
+    return found.spans[0] if single else found.spans
 
   def _parts(self, run: batch_runner.BatchRunner, inputs: _Texts, spans: Any,
-             chunk_tokens: int | None, overlap: int, prompt: str):
-    """(texts, whether `inputs` is one alone, spans, tokens of each) of every text."""
+             chunk_tokens: int | None, overlap: int, prompt: str
+             ) -> tuple[chunks.Parts, bool]:
+    """(what is asked for, whether `inputs` is one text alone)."""
     items, single = texts.as_texts(inputs)
     if (spans is None) == (chunk_tokens is None):
       raise ValueError('give encode_chunks either spans, or chunk_tokens and maybe '
@@ -329,8 +329,7 @@ class Embedder(Settings):
                        'are given')
     else:
       spans = chunks.check_spans([spans] if single else spans, items)
-    return items, single, *chunks.token_spans(
-        run, items, prompt, spans, chunk_tokens, overlap)
+    return chunks.parts(run, items, prompt, spans, chunk_tokens, overlap), single
 
   @drop_in.names_arguments()
   def tokenize(self, texts_: Sequence[str]) -> dict[str, np.ndarray]:

@@ -83,8 +83,7 @@ def forecast(cfg: ModelConfig, params: types.Params, *,
   """
   shards = 1 if mesh is None else int(np.prod(
       [mesh.shape.get(axis, 1) for axis in (*BATCH, SEQUENCE)]))
-  leaves = jax.tree.leaves(params)
-  device = _device(leaves, mesh)
+  device = device_of(params, mesh)
   if available is None and device is not None:
     available = device_bytes(device)
   platform = device.platform if device is not None else dispatch.platform()
@@ -132,11 +131,12 @@ def bytes_here(tree: Any) -> int:
   return sum(map(size, jax.tree.leaves(tree)))
 
 
-def _device(leaves, mesh) -> Any:
+def device_of(params: types.Params, mesh: jax.sharding.Mesh | None = None) -> Any:
+  """The device where parameters live, the first of a mesh's; None: nowhere yet."""
   if mesh is not None:
     return mesh.devices.flat[0] if isinstance(mesh, jax.sharding.Mesh) else None
-  return next((next(iter(x.devices())) for x in leaves if isinstance(x, jax.Array)),
-              None)
+  return next((next(iter(x.devices())) for x in jax.tree.leaves(params)
+               if isinstance(x, jax.Array)), None)
 
 
 def _token_bytes(cfg: ModelConfig, mesh) -> int:

@@ -15,7 +15,7 @@ FLOORS = (
      'jaxembed.shares'),
     ('jaxembed.functional',),
     ('jaxembed.kernels', 'jaxembed.similarity', 'jaxembed.texts',
-     'jaxembed.quantize', 'jaxembed.drop_in'),
+     'jaxembed.quantize', 'jaxembed.drop_in', 'jaxembed.side_by_side'),
     ('jaxembed.store',),
     ('jaxembed.pooling', 'jaxembed.losses', 'jaxembed.data'),
     ('jaxembed.sharding', 'jaxembed.memory', 'jaxembed.fingerprint'),

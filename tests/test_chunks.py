@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tokenizers
 
-from jaxembed import sharding
+from jaxembed import chunks, sharding
 from jaxembed.config import LengthConfig, ModelConfig, PoolingConfig
+from jaxembed.data import pieces
 from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets
 from jaxembed.similarity import unit
@@ -144,6 +145,35 @@ def _windows(torch_model, text, size, prompt=''):
     x = torch_model[0]({'input_ids': row, 'attention_mask': torch.ones_like(row)})
     found.append(x['token_embeddings'][0].mean(0).detach().numpy())
   return unit(np.mean(found, 0))
+
+
+def test_long_texts_are_tokenised_once(embedder, monkeypatch):
+  """Windows and parts: the tokenizer is given every text whole, and once."""
+  given, fast, prompt = [], embedder.tokenizer._fast, 'search: '
+
+  class Watched:
+    def __getattr__(self, name):
+      def encode_batch(texts, **options):
+        given.extend(texts)
+        return getattr(fast, name)(texts, **options)
+      return encode_batch if name.startswith('encode_batch') else getattr(fast, name)
+
+  monkeypatch.setattr(embedder.tokenizer, '_fast', Watched())
+  monkeypatch.setattr(pieces, '_CHARACTERS', 100)
+  texts = [*TEXTS, 'cats and dogs ' * 30, '', 'a']
+  run = dataclasses.replace(
+      embedder._runner(), cfg=dataclasses.replace(embedder.cfg, max_length=24))
+  (rows, owner), = run._rows(texts, prompt, 'windows')
+  assert given == [prompt + text for text in texts]
+  assert np.bincount(owner).tolist() == [1, 1, 1, 5, 1, 1] and rows.lengths.max() == 24
+  whole = embedder.tokenizer.encode(texts, prompt, max_length=512)
+  short = owner != 3
+  np.testing.assert_array_equal(rows.take(np.flatnonzero(short)).ids,
+                                whole.take([0, 1, 2, 4, 5]).ids)
+  given.clear()
+  asked = chunks.parts(embedder._runner(), texts, prompt, None, 8, 0)
+  assert given == [prompt + text for text in texts]
+  np.testing.assert_array_equal(asked.rows.ids, whole.ids)
 
 
 @pytest.mark.thorough

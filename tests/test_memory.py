@@ -1,12 +1,13 @@
 """Memory told before it is met."""
 
+import threading
 import warnings
 
 import jax
 import numpy as np
 import pytest
 
-from jaxembed import memory, sharding
+from jaxembed import batch_runner, memory, sharding, side_by_side
 from jaxembed.config import ModelConfig
 from jaxembed.embedder import Embedder
 from jaxembed.models import encoder, presets
@@ -71,6 +72,34 @@ def test_steps_keep_within_the_memory(embedder, monkeypatch):
   np.testing.assert_allclose(other.encode(texts, batch_size=512), wanted, atol=1e-6)
   assert max(r * t for r, t in other.report.shapes) <= 128 < max(
       r * t for r, t in before)
+
+
+def test_batches_side_by_side_are_those_of_one_after_another(embedder, monkeypatch):
+  """On as many cores as there are batches and memory for; errors keep their remedy."""
+  texts = [f'text {i} of several words that are not many' for i in range(40)]
+  used, program = [], batch_runner._encode
+
+  def watched(*args, one_core=False, **kwargs):
+    used.append((one_core, threading.current_thread() is threading.main_thread()))
+    return program(*args, one_core=one_core, **kwargs)
+
+  monkeypatch.setattr(batch_runner, '_encode', watched)
+  found = []
+  for cores in (1, 2, 20):
+    monkeypatch.setattr(side_by_side, 'cores', lambda cores=cores: cores)
+    found.append(Embedder(embedder.bundle).encode(texts, batch_size=1))
+    assert set(used) == {(cores == 2, cores != 2)} and len(used) >= 4
+    used.clear()
+  np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+  np.testing.assert_array_equal(found[2], found[0])
+  monkeypatch.setattr(side_by_side, 'cores', lambda: 2)
+  told = embedder.memory
+  room = told.weights + told.fixed + 100 * told.token
+  monkeypatch.setattr(memory, 'device_bytes', lambda device: int(room / 0.8) + 1)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    Embedder(embedder.bundle).encode(texts, batch_size=1)
+  assert set(used) == {(False, True)}  # memory for one batch, not for two
 
 
 def test_an_error_of_the_device_becomes_a_remedy(embedder, monkeypatch):

@@ -1,16 +1,19 @@
 """Pieces of long texts: windows of tokens, and the tokens of spans of characters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxembed.data.ragged import Ragged, starts_of
+from jaxembed.data.ragged import Ragged, of_rows
 from jaxembed.data.tokenise import Tokenizer
 
 Span = tuple[int, int]
 
+# Of texts whose tokens are located at once: these take some hundred bytes each.
+_CHARACTERS = 2**20
 
-def windows(tokenizer: Tokenizer, texts: Sequence[str], prompts: Sequence[str],
+
+def windows(tokenizer: Tokenizer, texts: Sequence[str], prompts: str | Sequence[str],
             max_length: int, first: int = 0) -> tuple[Ragged, np.ndarray]:
   """Texts as rows of at most `max_length` tokens, and which text each row is of.
 
@@ -22,35 +25,51 @@ def windows(tokenizer: Tokenizer, texts: Sequence[str], prompts: Sequence[str],
   Raises:
     ValueError: prompt and special tokens leave no room for text.
   """
-  whole, places = tokenizer.locate(texts, prompts, first)
   rows, owner, skip = [], [], []
-  for i, at in enumerate(places):
-    ids = whole.ids[whole.starts[i]:whole.starts[i + 1]]
-    inside = np.flatnonzero(at[:, 0] >= 0)
-    if len(ids) <= max_length or not len(inside):
-      rows, owner, skip = [*rows, ids], [*owner, i], [*skip, whole.pool_from[i]]
-      continue
-    low, high = int(inside[0]), int(inside[-1]) + 1
-    room = max_length - low - (len(ids) - high)
-    if room < 1:
-      raise ValueError(
-          f'text {first + i} ({texts[i]!r:.60}): its prompt and special tokens fill '
-          f'the {max_length} tokens of a window; give a shorter prompt, or raise '
-          'max_seq_length')
-    for start in _window_starts(high - low, room):
-      start += low
-      rows.append(np.concatenate([ids[:low], ids[start:start + room], ids[high:]]))
+  for i, ids, at, pool_from in located(tokenizer, texts, prompts, first, max_length):
+    parts = [(ids, pool_from)]
+    if len(ids) > max_length:
+      inside = np.flatnonzero(at[:, 0] >= 0)
+      low, high = (inside[0], inside[-1] + 1) if len(inside) else (0, 0)
+      room = max_length - low - (len(ids) - high)
+      if room < 1:
+        raise ValueError(
+            f'text {first + i} ({texts[i]!r:.60}): its prompt and special tokens fill '
+            f'the {max_length} tokens of a window; give a shorter prompt, or raise '
+            'max_seq_length')
+      parts = [(np.concatenate([ids[:low], ids[start:start + room], ids[high:]]),
+                pool_from if start == low else min(pool_from, low))
+               for start in low + _window_starts(high - low, room)]
+    for part, skipped in parts:
+      rows.append(part)
       owner.append(i)
-      skip.append(whole.pool_from[i] if start == low else
-                  min(whole.pool_from[i], low))
-  return (Ragged(np.concatenate([np.zeros(0, np.int32), *rows]),
-                 starts_of(np.array([len(r) for r in rows], np.int64)),
-                 np.array(skip, np.int32), np.zeros(len(rows), bool)),
-          np.array(owner, np.int64))
+      skip.append(skipped)
+  return of_rows(rows, skip), np.array(owner, np.int64)
 
 
-def _window_starts(tokens: int, room: int) -> list[int]:
-  starts = list(range(0, tokens, room))
+def located(tokenizer: Tokenizer, texts: Sequence[str], prompts: str | Sequence[str],
+            first: int = 0, beyond: int = 0
+            ) -> Iterator[tuple[int, np.ndarray, np.ndarray, int]]:
+  """Yields of every text its number, its token ids, where they stand and how many of
+  them are not pooled, as Tokenizer.locate gives them; a few texts at a time, as places
+  take memory."""
+  start = size = 0
+  for end, text in enumerate(texts, 1):
+    size += len(text)
+    if size < _CHARACTERS and end < len(texts):
+      continue
+    part = slice(start, end)
+    rows, places = tokenizer.locate(
+        texts[part], prompts if isinstance(prompts, str) else prompts[part],
+        first + start, beyond)
+    for i, at in enumerate(places):
+      yield (start + i, rows.ids[rows.starts[i]:rows.starts[i + 1]], at,
+             int(rows.pool_from[i]))
+    start, size = end, 0
+
+
+def _window_starts(tokens: int, room: int) -> np.ndarray:
+  starts = np.arange(0, tokens, room)
   starts[-1] = max(tokens - room, 0)
   return starts
 

@@ -46,6 +46,15 @@ class Ragged:
     return Ragged(ids, starts, self.pool_from[rows], self.truncated[rows])
 
 
+def of_rows(rows: Sequence[np.ndarray], pool_from: Sequence[int] | None = None
+            ) -> Ragged:
+  """Whole texts, one for each array of token ids; pool_from None: all are pooled."""
+  skip = np.zeros(len(rows), np.int32) if pool_from is None else pool_from
+  return Ragged(np.concatenate([np.zeros(0, np.int32), *rows]),
+                starts_of(np.fromiter(map(len, rows), np.int64, len(rows))),
+                np.asarray(skip, np.int32), np.zeros(len(rows), bool))
+
+
 def pad(ragged: Ragged, length: int, *, pad_id: int, side: str = 'right',
         rows: int | None = None) -> types.Tokens:
   """Lays rows into a rectangle: Tokens of [rows, length], int32 and bool.

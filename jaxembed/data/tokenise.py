@@ -187,16 +187,7 @@ class Tokenizer:
       ValueError: a text leaves no token to pool or has one that the model's table
         does not hold, or a count of prompts differs.
     """
-    if isinstance(texts, str):
-      raise TypeError('texts is one string; give a list of strings')
-    prompts = [prompts] * len(texts) if isinstance(prompts, str) else prompts
-    if len(prompts) != len(texts):
-      raise ValueError(f'{len(prompts)} prompts for {len(texts)} texts')
-    for i, (text, prompt) in enumerate(zip(texts, prompts)):
-      if not isinstance(text, str) or not isinstance(prompt, str):
-        wrong = prompt if isinstance(text, str) else text
-        raise TypeError(f'text {first + i} is {type(wrong).__name__} {wrong!r:.60}, '
-                        'not str')
+    prompts = _checked(texts, prompts, first)
     longest = np.broadcast_to(np.asarray(max_length, np.int64), (len(texts),))
     room = longest - len(self._before) - len(self._after)
     if len(room) and room.min() < 1:
@@ -204,46 +195,59 @@ class Tokenizer:
           f'max_length {longest.min()} leaves no room for text beside '
           f'{len(self._before) + len(self._after)} special tokens; raise it')
     bodies, truncated = self._bodies(texts, prompts, room)
+    ragged, empty = self._framed(bodies, prompts, truncated)
+    refused = empty & truncated if keep_empty else empty
+    if refused.any():
+      i = int(np.flatnonzero(refused)[0])
+      _refuse_unpooled(
+          first + i, texts[i], prompts[i],
+          len(self._before) + len(bodies[i]) + len(self._after), longest[i],
+          self._prompt_tokens(prompts[i]))
+    self._refuse_unknown(ragged, texts, first)
+    return ragged
+
+  def locate(self, texts: Sequence[str], prompts: str | Sequence[str] = '',
+             first: int = 0, beyond: int = 0) -> tuple[Ragged, list[np.ndarray]]:
+    """As `encode`, uncut, and where in its text each token stands.
+
+    Of every row of more than `beyond` tokens [tokens,2] int32: the characters from ..
+    to of the text, (-1, -1) for tokens of the prompt and special ones; of others [0,2].
+    """
+    prompts = _checked(texts, prompts, first)
+    found = self._fast.encode_batch(
+        self._whole(texts, prompts), add_special_tokens=False)
+    ragged, _ = self._framed([encoding.ids for encoding in found], prompts,
+                             np.zeros(len(texts), bool))
+    self._refuse_unknown(ragged, texts, first)
+    return ragged, [
+        self._places(encoding, text, prompt) if length > beyond else
+        np.zeros((0, 2), np.int32)
+        for encoding, text, prompt, length in zip(
+            found, texts, prompts, ragged.lengths)]
+
+  def _places(self, encoding: tokenizers.Encoding, text: str, prompt: str
+              ) -> np.ndarray:
+    at = np.array(encoding.offsets, np.int32).reshape(-1, 2) - len(
+        prompt + self.placeholder[0])
+    inside = (at[:, 1] > np.maximum(at[:, 0], 0)) & (at[:, 0] < len(text))
+    at = np.where(inside[:, None], at.clip(0, len(text)), -1)
+    return np.pad(at, ((len(self._before), len(self._after)), (0, 0)),
+                  constant_values=-1)
+
+  def _framed(self, bodies: Sequence[Sequence[int]], prompts: Sequence[str],
+              truncated: np.ndarray) -> tuple[Ragged, np.ndarray]:
+    """Token ids within their special tokens, and which rows leave none to pool: they
+    have length 0."""
     framed = [[*self._before, *body, *self._after] for body in bodies]
     lengths = np.fromiter(map(len, framed), np.int64, len(framed))
     pool_from = np.array([self._prompt_tokens(p) for p in prompts], np.int32)
     empty = pool_from >= lengths
-    refused = empty & truncated if keep_empty else empty
-    if refused.any():
-      i = int(np.flatnonzero(refused)[0])
-      _refuse_unpooled(first + i, texts[i], prompts[i], lengths[i], longest[i],
-                       pool_from[i])
-    ids = [i for row, none in zip(framed, empty) if not none for i in row]
-    ids = np.array(ids, np.int32)
+    ids = np.array([i for row, none in zip(framed, empty) if not none for i in row],
+                   np.int32)
     if self.placeholder[0]:
       ids[ids == self._fast.token_to_id(self.placeholder[0])] = self.placeholder[1]
-    ragged = Ragged(ids, starts_of(np.where(empty, 0, lengths)),
-                    np.where(empty, 0, pool_from).astype(np.int32), truncated)
-    self._refuse_unknown(ragged, texts, first)
-    return ragged
-
-  def locate(self, texts: Sequence[str], prompts: Sequence[str], first: int = 0
-             ) -> tuple[Ragged, list[np.ndarray]]:
-    """As `encode`, uncut, and where in its text each token stands.
-
-    Of every row [tokens,2] int32: the characters from .. to of the text, (-1, -1) for
-    tokens of the prompt and special ones.
-    """
-    whole = self._whole(texts, prompts)
-    longest = len(self._before) + len(self._after) + 1 + max(map(len, whole), default=0)
-    ragged = self.encode(texts, prompts, max_length=8 * longest, keep_empty=True,
-                         first=first)
-    found = []
-    for i, (encoding, text, prompt) in enumerate(zip(self._fast.encode_batch(
-        whole, add_special_tokens=False), texts, prompts)):
-      at = np.array(encoding.offsets, np.int32).reshape(-1, 2) - len(
-          prompt + self.placeholder[0])
-      inside = (at[:, 1] > np.maximum(at[:, 0], 0)) & (at[:, 0] < len(text))
-      at = np.where(inside[:, None], at.clip(0, len(text)), -1)
-      at = np.pad(at, ((len(self._before), len(self._after)), (0, 0)),
-                  constant_values=-1)
-      found.append(at[:ragged.lengths[i]])
-    return ragged, found
+    return Ragged(ids, starts_of(np.where(empty, 0, lengths)),
+                  np.where(empty, 0, pool_from).astype(np.int32), truncated), empty
 
   def digest(self) -> str:
     """Hexadecimal digest of all that decides the tokens of a text."""
@@ -317,6 +321,22 @@ class Tokenizer:
       return len(ids)
     ids = [*self._before, *ids, *self._after]
     return len(ids) - (ids[-1] in self.special_ids)
+
+
+def _checked(texts: Sequence[str], prompts: str | Sequence[str], first: int
+             ) -> Sequence[str]:
+  """A prompt for each text; TypeError or ValueError if there is none for some."""
+  if isinstance(texts, str):
+    raise TypeError('texts is one string; give a list of strings')
+  prompts = [prompts] * len(texts) if isinstance(prompts, str) else prompts
+  if len(prompts) != len(texts):
+    raise ValueError(f'{len(prompts)} prompts for {len(texts)} texts')
+  for i, (text, prompt) in enumerate(zip(texts, prompts)):
+    if not isinstance(text, str) or not isinstance(prompt, str):
+      wrong = prompt if isinstance(text, str) else text
+      raise TypeError(f'text {first + i} is {type(wrong).__name__} {wrong!r:.60}, '
+                      'not str')
+  return prompts
 
 
 def _refuse_unpooled(i, text, prompt, length, longest, pool_from) -> None:

@@ -1,5 +1,6 @@
 """FLOPs of an update, from shapes: the one cost model of plans, forecasts and MFU."""
 
+from collections.abc import Iterable
 import functools
 
 import jax
@@ -39,6 +40,18 @@ def model_flops(model: config.ModelConfig, batch: types.Batch, freeze: str = ''
   return _flops(model, [mask.shape for mask in batch.masks], 0.0, freeze)
 
 
+def forward_flops(model: config.ModelConfig, lengths: Iterable[int]) -> float:
+  """FLOPs of a forward pass over texts of so many tokens, each of them alone; counted
+  as those of an update."""
+  kernels = sum(_kernels(model, ''))
+  return float(sum(n * (2 * kernels + _attention(model.backbone, n)) for n in lengths))
+
+
+def _attention(b: config.BackboneConfig, length: int) -> int:
+  """FLOPs per token of the scores of a text and of their use."""
+  return 4 * b.num_layers * b.num_heads * b.head_dim * length
+
+
 def _flops(model: config.ModelConfig, texts, again: float, freeze: str) -> float:
   """FLOPs of an update on texts ((rows, length), ...), from shapes.
 
@@ -50,7 +63,7 @@ def _flops(model: config.ModelConfig, texts, again: float, freeze: str) -> float
   b, (frozen, trainable) = model.backbone, _kernels(model, freeze)
   total = 0.0
   for n, length in texts:
-    attention = 4 * b.num_layers * b.num_heads * b.head_dim * length
+    attention = _attention(b, length)
     dense = (2 + again) * 2 * frozen + (3 + again) * (2 * trainable + attention)
     total += n * length * dense
   return total

@@ -54,6 +54,10 @@ def test_flops_follow_the_work():
   assert cost.step_flops(MODEL, stage) == once
   frozen = dataclasses.replace(MODEL, lora=config.LoraConfig(rank=1))
   assert cost.step_flops(frozen, cfg.stages[0]) < 0.8 * once
+  d = cfg.stages[0].data
+  lengths = (d.batch_size * [d.query_lengths[-1]] + d.batch_size
+             * (1 + d.num_negatives) * [d.passage_lengths[-1]])
+  assert once == pytest.approx(3 * cost.forward_flops(MODEL, lengths))
 
 
 SCORED = {'query': 'q', 'pos': ['p', 'r', 's'], 'pos_scores': [3, 1, 2], 'neg': ['n'],
