@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import io
+import os
 import pathlib
 import sys
 from typing import Any, NoReturn, TypeVar
@@ -61,6 +62,8 @@ def _guarded(main: Callable[[], None]) -> None:
     try:
       with _WRITTEN:
         own_kernels.use()
+        if cache := os.environ.get('XDG_CACHE_HOME'):
+          place.HOME = os.path.join(cache, 'jaxembed', 'remote')
         main()
     except BrokenPipeError:
       errors.reader_left()

@@ -38,7 +38,7 @@ FLOORS = (
     ('jaxembed.front', 'jaxembed.teach'),
     ('jaxembed.train.start', 'jaxembed.train.average', 'jaxembed.train.report',
      'jaxembed.train.remine'),
-    ('jaxembed.train.plan', 'jaxembed.train.data_check'),
+    ('jaxembed.train.plan', 'jaxembed.train.data_check', 'jaxembed.train.opening'),
     ('jaxembed.train.loop',),
     ('jaxembed.train.arguments',),
     ('jaxembed.train.fit',),

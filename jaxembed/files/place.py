@@ -22,7 +22,7 @@ from jaxembed.files.alone import alone
 from jaxembed.files.mirror import Mirror
 from jaxembed.files.url import Objects
 
-HOME = '~/.cache/jaxembed/remote'
+HOME = '~/.cache/jaxembed/remote'  # launchers put $XDG_CACHE_HOME in its place
 _F = TypeVar('_F', bound=Callable[..., Any])
 _ELSEWHERE = 'choose another target'
 

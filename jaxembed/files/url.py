@@ -6,7 +6,9 @@ What may pass (5xx, a cut or silent connection) is tried again for `PATIENCE` se
 """
 
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import re
@@ -25,11 +27,6 @@ _URL = re.compile(r'([A-Za-z][A-Za-z0-9+.-]+)://(.*)', re.DOTALL)
 _FLAT = re.compile(
     r'(gs|gcs|s3|s3a|s3n|az|abfss?|adl|wasbs?|hdfs|https?|ftp|sftp|file|hf|dbfs|oss|r2)'
     r':(?:/|(?<=gs:)|(?<=s3:))([^/].*)', re.DOTALL)
-# In the words of the stores: what no second attempt changes.
-_FINAL = re.compile(
-    r'NoSuchBucket|bucket does not exist|InvalidBucketName|AccessDenied|'
-    r'InvalidAccessKeyId|SignatureDoesNotMatch|OpenCredentials|DecodeCredentials|'
-    r'40[013] |builder error')
 # No credentials were found, or they are wrong.
 _NO_ACCOUNT = re.compile(
     r'169\.254\.169\.254|metadata\.google|OpenCredentials|DecodeCredentials|Unauthen|'
@@ -39,6 +36,18 @@ _ACCOUNTS = {
           'the machine a role',
     'gs': 'set GOOGLE_APPLICATION_CREDENTIALS to the file of an account, run `gcloud '
           'auth application-default login`, or give the machine an account'}
+# What stores say where no second attempt helps, and what does.
+_REMEDIES = {
+    r'NoSuchBucket|bucket does not exist':
+        'there is no such bucket; correct its name, or create it first',
+    r'InvalidBucketName': 'no bucket can have that name; correct it',
+    r'RequestTimeTooSkewed|reasonable timeframe':
+        "this machine's clock is wrong; set it, and try again",
+    r'incorrectly configured region|PermanentRedirect|AuthorizationHeaderMalformed':
+        'set AWS_REGION to the region of the bucket'}
+_FINAL = re.compile('|'.join(_REMEDIES) + (
+    '|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|OpenCredentials|'
+    'DecodeCredentials|40[013] |builder error'))
 _LOCAL = 'use a local folder and copy it, or name the whole workdir where one is wanted'
 _T = TypeVar('_T')
 
@@ -121,9 +130,10 @@ def _reason(error: BaseException, url: str) -> str:
   """What a store said, and what to do about it."""
   text = ' '.join(str(error).split('Debug source:')[0].split())
   code = re.search(r'<Code>(\w+)</Code>', text)
-  if code and code[1] == 'NoSuchBucket':
-    return 'NoSuchBucket: there is no such bucket; correct its name, or create it first'
   said = f'{code[1]}: {text[:200]}' if code else text[:240]
+  for pattern, remedy in _REMEDIES.items():
+    if found := re.search(pattern, str(error)):
+      return f'{code[1] if code else found[0]}: {remedy}'
   if not _NO_ACCOUNT.search(str(error)):
     return said
   return f'no account that may do that: {_ACCOUNTS[url[:2]]} ({said})'
@@ -203,7 +213,7 @@ class Objects:
     """Writes an object of `size` bytes to `target`, piece by piece."""
     import obstore
     part = target.with_name(target.name + '.tmp')
-    with part.open('wb') as file:
+    with _room(self._say(name), part), part.open('wb') as file:
       for first in range(0, size, _CHUNK):
         length = min(_CHUNK, size - first)
 
@@ -227,6 +237,19 @@ class Objects:
         if _FINAL.search(str(e)):
           raise
     persistently(gone, self._say(name))
+
+
+@contextlib.contextmanager
+def _room(what: str, target: pathlib.Path) -> Iterator[None]:
+  """Says, where the disk is full, which one, and removes what was written."""
+  try:
+    yield
+  except OSError as e:
+    if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    target.unlink()
+    raise OSError(f'{what}: the disk has no room for its copy in {target.parent}; make '
+                  'room, or set XDG_CACHE_HOME to a folder on a larger one') from e
 
 
 def _object(row: Any) -> Object:

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from jaxembed.files import mirror, remote_lock, url
-from tests.helpers import gcs_server, object_servers
+from tests.helpers import gcs_server, memory_buckets, object_servers
 
 obstore = pytest.importorskip('obstore')
 pytestmark = pytest.mark.thorough
@@ -32,6 +32,12 @@ def behind(store, monkeypatch, tmp_path):
     return faults
 
   return put
+
+
+@pytest.fixture
+def memory(tmp_path):
+  with memory_buckets.opened(tmp_path / 'home'):
+    yield
 
 
 def _environment(scheme, port, folder):
@@ -113,14 +119,29 @@ def test_an_account_that_cannot_be_read_is_told_with_what_to_set(monkeypatch, tm
     url.Objects('gs://bucket/run')
 
 
-def test_a_refused_account_is_told_with_what_to_set(behind, store, monkeypatch):
-  behind()
-
+@pytest.mark.parametrize('said,remedy', [
+    ('<Code>AccessDenied</Code>', 'no account that may do that: set AWS_ACCESS'),
+    ('<Code>RequestTimeTooSkewed</Code>', "RequestTimeTooSkewed: .* clock is wrong"),
+    ('invalid_grant: Token must be in a reasonable timeframe', 'clock is wrong'),
+    ('redirect without LOCATION: an incorrectly configured region', 'set AWS_REGION'),
+    ('<Code>InvalidBucketName</Code>', 'no bucket can have that name')])
+def test_what_a_store_refuses_has_a_remedy(memory, monkeypatch, said, remedy):
   def refused(*_, **__):
-    raise obstore.exceptions.GenericError(
-        'Server returned non-2xx status code: 403 Forbidden: <Code>AccessDenied</Code>')
+    raise obstore.exceptions.GenericError(f'Server returned 403 Forbidden, {said}')
 
   monkeypatch.setattr(obstore, 'put', refused)
-  remedy = {'s3': 'set AWS_ACCESS_KEY_ID', 'gs': 'set GOOGLE_APPL'}[store[0]]
-  with pytest.raises(OSError, match=f'bucket/x: no account that may do that: {remedy}'):
-    url.Objects(f'{store[0]}://bucket').write('x', b'')
+  with pytest.raises(OSError, match=f's3://bucket/x: .*{remedy}'):
+    url.Objects('s3://bucket').write('x', b'')
+
+
+def test_a_disk_without_room_is_named_and_left_clean(memory, tmp_path):
+  there = url.Objects('s3://bucket/run')
+  there.write('large', b'x' * 1000)
+
+  target = tmp_path / 'here' / 'large'
+  target.parent.mkdir()
+  (target.parent / 'large.tmp').symlink_to('/dev/full')
+  with pytest.raises(OSError, match='s3://bucket/run/large: the disk has no room for '
+                     f'its copy in {target.parent}; make room, or set XDG_CACHE_HOME'):
+    there.fetch('large', target, 1000)
+  assert not list(target.parent.iterdir())
