@@ -63,13 +63,18 @@ def test_the_command_line_repeats_it_bit_for_bit(run, tmp_path):
   assert _read(tmp_path)['config']['repeats'] == f'{run}/manifest.json'
 
 
+def _repeated(model, folder):
+  """An experiment that repeats the one whose start is recorded in `folder`."""
+  cfg = tiny_run.experiment(model, tiny_run.write_rows(folder / 'rows.jsonl'))
+  manifest.record(folder, cfg, loop.sharding.make_mesh(), 0)
+  cfg = config.from_dict(config.Config, _read(folder)['config'])
+  cfg.repeats = str(folder / 'manifest.json')
+  return cfg
+
+
 def test_other_data_is_refused_by_source(tiny, tmp_path):
-  rows = tiny_run.write_rows(tmp_path / 'rows.jsonl')
-  cfg = tiny_run.experiment(tiny, rows)
-  manifest.record(tmp_path, cfg, loop.sharding.make_mesh(), 0)
-  cfg = config.from_dict(config.Config, _read(tmp_path)['config'])
-  cfg.repeats = str(tmp_path / 'manifest.json')
-  tiny_run.write_rows(rows, count=41)
+  cfg = _repeated(tiny, tmp_path)
+  rows = tiny_run.write_rows(tmp_path / 'rows.jsonl', count=41)
   with pytest.raises(ValueError, match=r'data of stages\[0\]/rows .* 40 .* 41 rows'):
     loop.train(cfg, tmp_path / 'new', log=lambda _: None)
   cfg.repeats = ''
@@ -89,10 +94,10 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path, text, says):
     manifest.last_stop(tmp_path)
 
 
-def test_differences_between_starts_are_told(run, tmp_path):
-  cfg = config.from_dict(config.Config, _read(run)['config'])
-  cfg.repeats = str(run / 'manifest.json')
-  told = manifest.record(tmp_path, cfg, loop.sharding.make_mesh((4, 2, 1)), 0)
+def test_differences_between_starts_are_told(tiny, tmp_path):
+  cfg = _repeated(tiny, tmp_path)
+  (tmp_path / 'new').mkdir()
+  told = manifest.record(tmp_path / 'new', cfg, loop.sharding.make_mesh((4, 2, 1)), 0)
   assert told == ['start.mesh.data was 8, is 4', 'start.mesh.fsdp was 1, is 2']
 
 
