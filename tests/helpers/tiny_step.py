@@ -61,6 +61,18 @@ def packed(batch: types.PairBatch, shards: int, width: int) -> types.PackedPairs
       np.arange(Q), shards, width=width, passages=passages, pad_id=0), batch.pairing)
 
 
+_updates = {}
+
+
+def _update(cfg: config.ModelConfig, stage: config.StageConfig):
+  """The update of a model and a stage: the curves of the last one share programs."""
+  key = repr((cfg, stage))
+  if key not in _updates:
+    _updates.clear()
+    _updates[key] = step.make_update(cfg, stage, seed=0)
+  return _updates[key]
+
+
 def curve(cfg: config.ModelConfig, stage: config.StageConfig,
           shape: tuple[int, int, int], steps: list[types.Batch]):
   """(losses of the updates on a mesh of `shape`, final state)."""
@@ -68,8 +80,7 @@ def curve(cfg: config.ModelConfig, stage: config.StageConfig,
   with jax.set_mesh(where):
     state = step.init_state(encoder.init_params(cfg, jax.random.key(1)), stage,
                             model=cfg)
-    update = step.make_update(cfg, stage, seed=0)
-    losses = []
+    update, losses = _update(cfg, stage), []
     for batch in steps:
       state, metrics = update(state, sharding.to_global(where, batch))
       losses.append(float(metrics['train/loss']))
