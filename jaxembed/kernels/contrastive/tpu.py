@@ -152,8 +152,8 @@ def _gradients(q, k, scale, rows, cols, opts, dtype, *, both):
       first[0], 0), **once)
   at_col = pl.BlockSpec((bn, d), lambda o, m, s, *_: (o * per_core + m, 0))
   at_dk = pl.BlockSpec((d, bn), lambda o, m, s, *_: (0, o * per_core + m))
-  of_rows = (jax.ShapeDtypeStruct((cut.cores, cut.group_rows, d), f32), pl.BlockSpec(
-      (None, cut.group_rows, d), lambda o, m, s, *_: (o, 0, 0)))
+  of_rows = (jax.ShapeDtypeStruct((cut.cores, cut.group_rows, d), f32),
+             pl.BlockSpec(memory_space=pl.ANY))
   of_cols = jax.ShapeDtypeStruct((d, k.shape[0]), f32), at_dk
   qt = (q.T, pl.BlockSpec((d, cut.group_rows), lambda o, m, s, _, first: (
       0, first[0]), **once)) if both else None
@@ -165,7 +165,7 @@ def _gradients(q, k, scale, rows, cols, opts, dtype, *, both):
         functools.partial(_kernel, both), 'contrastive_gradients', cut, (b, n),
         [(q, at_group), (k, at_col), *more], scale, (rows, cols), opts, marks, i,
         results=[of_rows, of_cols] if both else [of_rows],
-        scratch=[pltpu.VMEM((bm, bn), q.dtype)],
+        scratch=[pltpu.VMEM((cut.group_rows, d), f32), pltpu.VMEM((bm, bn), q.dtype)],
         products=2 + both, moved=cut.moved(d, q.dtype.itemsize, 1 + both), groups=1,
         by_rows=False, aliases={3: 1} if both else None)
     part = part.sum(0)

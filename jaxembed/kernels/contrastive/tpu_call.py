@@ -22,11 +22,13 @@ from jaxembed.kernels.contrastive import flags, tpu_tile
 from jaxembed.kernels.contrastive.options import MaskVectors, Options
 from jaxembed.kernels.contrastive.tpu_tile import LANES
 
-TILES = ((1024, 1024), (1024, 512), (512, 512), (512, 256), (256, 256), (256, 128),
-         (128, 128))
+TILES = ((1024, 1024), (1024, 512), (1024, 256), (512, 512), (512, 256), (256, 256),
+         (256, 128), (128, 128))
 MOST_STRIPS = 8
 _VMEM = {'v5e': 128 << 20, 'v6e': 128 << 20}  # of a core
 _LEAST_VMEM = 64 << 20  # v5p
+_BLOCKS, _LIMIT = 3 / 4, 15 / 16  # of it: for our blocks, and with the compiler's own
+_SMALL = 2 << 20  # for vectors of a tile and the like
 CORES = {'v5p': 2}  # that run one program
 _LOG2E = math.log2(math.e)
 
@@ -64,28 +66,36 @@ class Tiling:
 
 def tiling(b: int, n: int, d: int, itemsize: int, wide: int, *, gradients: bool
            ) -> Tiling:
-  """The largest tiles, and the most of their rows, that fit VMEM.
+  """The tiles of which the most rows fit VMEM: the more, the less traffic of HBM.
 
   itemsize: of the operands. wide: number of vectors of the rows' side.
   Raises dispatch.Unsupported if none fits.
   """
-  vmem, cores = _VMEM.get(choices.chip(), _LEAST_VMEM), CORES.get(choices.chip(), 1)
+  chip, found = choices.chip(), None
+  # Of gradients q, q.T and dq stay, k and dk (read and written) stream; of sums q
+  # and the statistics. What streams, or follows another group, is double-buffered.
+  row = wide * LANES * 4 + (d * (2 * itemsize + 4) if gradients else
+                            d * 2 * itemsize + 3 * LANES * 4)
+  column = d * (2 * itemsize + 16 if gradients else 2 * itemsize)
   for bm, bn in TILES:
     bm, bn = min(bm, _up(b)), min(bn, _up(n))
-    # What streams is double-buffered; three float32 tiles are the compiler's.
-    row = wide * LANES * 4 + (d * (2 * itemsize + 8) if gradients else
-                              d * 2 * itemsize + 3 * LANES * 4)
-    column = d * (2 * itemsize + 16 if gradients else 2 * itemsize)
-    left = vmem * 5 // 8 - bn * column - bm * bn * (12 + itemsize)
-    most = min(left // (bm * row), MOST_STRIPS)
     tiles = pl.cdiv(b, bm), pl.cdiv(n, bn)
-    if most > 0:
-      strips = next(x for x in range(most, 0, -1) if tiles[0] % x == 0)
-      shared = gradients and tiles[1] % cores == 0
-      return Tiling((bm, bn), tiles, strips, cores if shared else 1)
+    left = _vmem(_BLOCKS) - _SMALL - bn * column - bm * bn * itemsize * gradients
+    strips = next((x for x in range(min(left // (bm * row), MOST_STRIPS), 0, -1)
+                   if tiles[0] % x == 0), 0)
+    cores = CORES.get(chip, 1) if gradients else 1
+    cut = Tiling((bm, bn), tiles, strips, cores if tiles[1] % cores == 0 else 1)
+    if strips and (found is None or cut.group_rows > found.group_rows):
+      found = cut
+  if found is not None:
+    return found
   raise dispatch.Unsupported(
       f'tpu contrastive keeps whole vectors in VMEM; width {d} of {itemsize} bytes '
       "does not fit with 128 rows: use impl='blockwise', or bfloat16")
+
+
+def _vmem(share: float) -> int:
+  return int(_VMEM.get(choices.chip(), _LEAST_VMEM) * share)
 
 
 def _up(size: int) -> int:
@@ -155,14 +165,13 @@ def call(kernel: Callable, name: str, tiling: Tiling, sizes: tuple[int, int],
   if words is None:
     words = jnp.zeros((1, 1), jnp.int32)
   scores = groups * strips * bm * sizes[1]
-  vmem = _VMEM.get(choices.chip(), _LEAST_VMEM)
   return pl.pallas_call(
       functools.partial(kernel, static), grid_spec=spec,
       out_shape=[x for x, _ in results],
       input_output_aliases={3 + i: j for i, j in (aliases or {}).items()},
       compiler_params=pltpu.CompilerParams(
           dimension_semantics=('parallel', 'arbitrary', 'arbitrary'),
-          vmem_limit_bytes=vmem * 7 // 8),
+          vmem_limit_bytes=_vmem(_LIMIT)),
       cost_estimate=pl.CostEstimate(
           flops=2 * products * scores * operands[0][0].shape[1],
           transcendentals=scores, bytes_accessed=groups * moved),

@@ -9,6 +9,7 @@ q.T @ dS, the transposed gradient.
 from typing import Any
 
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 from jaxembed.kernels.contrastive import tile, tpu_tile
@@ -20,14 +21,14 @@ def kernel(static: Static, both: bool, marks_ref: Any, first_ref: Any, scale_ref
   """Adds a tile to the gradient of its rows and, with `both`, to that of its columns.
 
   refs: with both q.T [D,B] and the columns' gradient so far, [D,bn]; the vectors of
-  both sides; results: of rows [strips*bm,D], and of columns; scratch.
+  both sides; results: of rows, [cores,strips*bm,D] in HBM, and of columns; scratch.
   """
   (qt_ref, old_ref), refs = tpu_tile.split(refs, 2) if both else ((None, None), refs)
   sides, refs = tpu_tile.split(refs, static.structure.num_leaves)
-  out, (ds_ref, *wide) = tpu_tile.split(refs, 1 + both)
+  out, (dq_ref, ds_ref, *wide) = tpu_tile.split(refs, 1 + both)
   strip, place = static.strip(), static.place(first_ref)
   wide = tpu_tile.spread(static, sides, wide)
-  dq_ref = out[0].at[strip]
+  dq_ref = dq_ref.at[strip]
 
   @pl.when(pl.program_id(1) == 0)
   def _():
@@ -46,6 +47,10 @@ def kernel(static: Static, both: bool, marks_ref: Any, first_ref: Any, scale_ref
       _add(out[1], qt_ref.at[:, strip], ds_ref)
 
   tpu_tile.by_level(static, marks_ref, first_ref, run)
+
+  @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
+  def _():
+    pltpu.sync_copy(dq_ref, out[0].at[pl.program_id(0), strip])
 
 
 def _dlogits(static, level, place, scale_ref, q_ref, k_ref, sides, wide, ds_ref):
