@@ -28,7 +28,7 @@ def _end(pair, codes=(0, 0)):
 
 def test_a_pair_at_a_url_is_stopped_killed_and_goes_on(tmp_path, minilm, monkeypatch):
   cfg = tiny_run.in_folder(tmp_path, minilm, ROWS, steps=STEPS)
-  cfg.mesh = config.MeshConfig(data=4, fsdp=2)
+  cfg.mesh = config.MeshConfig(data=1, fsdp=8)  # each holds a half
   cfg.checkpoint = config.CheckpointConfig(every=5)
   file = tmp_path / 'config.json'
   file.write_text(json.dumps(config.to_dict(cfg)))
@@ -46,8 +46,11 @@ def test_a_pair_at_a_url_is_stopped_killed_and_goes_on(tmp_path, minilm, monkeyp
     assert first[0].end() != 0  # within the time that hosts.py gives a lost one
     kept = workdir.steps(there)
     assert kept and kept[-1] < STEPS
+    log = tmp_path / 'killed1.log'
+    batches = lambda: log.read_text().count('\n')
+    before = batches()
     second = _pair(file, there, tmp_path, 'killed')
-    second[0].until_step(kept[-1] + 4)
+    second[1].until(lambda: batches() > before + 3)
     second[1].process.send_signal(signal.SIGTERM)  # to one host alone
     _end(second)
     stopped = workdir.steps(there)[-1]
