@@ -204,9 +204,17 @@ class Objects:
     options: dict[str, Any] = (
         {'mode': 'create', 'use_multipart': False} if create else {})
     size = data.stat().st_size if isinstance(data, pathlib.Path) else len(data)
-    found = persistently(
-        lambda: obstore.put(self._store, self._key(name), data, **options),
-        self._say(name))
+
+    def put() -> Any:
+      try:
+        return obstore.put(self._store, self._key(name), data, **options)
+      except FileNotFoundError as e:
+        if isinstance(data, pathlib.Path) and not data.exists():
+          raise
+        # An upload in parts that was completed, and the answer lost: it is no more.
+        raise OSError(str(e)) from e
+
+    found = persistently(put, self._say(name))
     return Object(size, str(found['e_tag'] or found['version'] or size))
 
   def fetch(self, name: str, target: pathlib.Path, size: int) -> None:

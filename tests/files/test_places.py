@@ -19,7 +19,7 @@ from jaxembed.mining import collection
 from jaxembed.train import average, loop, metrics, report
 from tests.helpers import memory_buckets
 
-pytest.importorskip('obstore')
+obstore = pytest.importorskip('obstore')
 _RUN = config.Config(model=config.ModelSpec(preset='tiny_bert'))
 
 
@@ -254,6 +254,27 @@ def test_a_folder_that_goes_while_it_is_listed_stops_no_sending(buckets, tmp_pat
   monkeypatch.setattr(os, 'scandir', scandir)
   mirror.Mirror(there, here).push()
   assert there.read('metrics.jsonl') == b'of step 3' and not workdir.steps('s3://b/run')
+
+
+def test_an_upload_that_is_no_more_is_begun_anew(buckets, tmp_path, monkeypatch):
+  """Its last answer was lost, and the store knows no such upload when asked again."""
+  monkeypatch.setattr(url, '_PAUSE', (0.0, 0.0))
+  there, file, put = url.Objects('s3://b/run'), tmp_path / 'large', obstore.put
+  file.write_bytes(b'parts')
+  lost = iter([True, True, False])
+
+  def failing(*args, **options):
+    if next(lost):
+      raise FileNotFoundError('404 Not Found: <Code>NoSuchUpload</Code>')
+    return put(*args, **options)
+
+  monkeypatch.setattr(obstore, 'put', failing)
+  there.write('large', file)
+  assert there.read('large') == b'parts'
+  file.unlink()
+  lost = iter([True])
+  with pytest.raises(FileNotFoundError):  # which the next look passes over
+    there.write('large', file)
 
 
 def test_half_of_a_checkpoint_is_never_sent(buckets, tmp_path):
