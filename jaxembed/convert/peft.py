@@ -151,8 +151,13 @@ def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
     raise BadCheckpoint(f'{folder} holds a pickled adapter, which may run code when '
                         "read; save it with PEFT's save_pretrained, which writes "
                         f'{WEIGHTS}')
-  table = tables.backbone_table(cfg.backbone)
-  modules = peft_tensors.by_module(tensor_files.read_header(folder / WEIGHTS), table)
+  table, tensors = (tables.backbone_table(cfg.backbone),
+                    tensor_files.read_header(folder / WEIGHTS))
+  if lost := [name for name in settings.saved
+              if not any(f'.{name}.' in f'.{tensor}' for tensor in tensors)]:
+    raise BadCheckpoint(f'{folder}/{CONFIG} lists {short(lost[0])} in modules_to_save, '
+                        f'but {WEIGHTS} holds no such module; save the adapter again')
+  modules = peft_tensors.by_module(tensors, table)
   flat = dict(tables.flatten(params))
   layers, some = cfg.backbone.stacked_layers, bool(modules)
   apart = settings.plain and _same_in_all_layers(modules, table.rows, layers)

@@ -14,6 +14,8 @@ from jaxembed.files.folder import short
 from jaxembed.files.known_keys import UnsupportedModel
 
 _MOST_RANKS = 2**14
+# Modules that PEFT adds to the list for tasks with a head, whether there is one or not.
+_HEADS = ('classifier', 'score', 'qa_outputs')
 # Of a pattern: longer ones, and ones that repeat a group or repeat often, can take
 # longer to match than anybody waits.
 _LONGEST, _MOST_REPEATS = 200, 2
@@ -27,6 +29,7 @@ class Settings:
     ranks, alphas: pattern of module names -> rank or alpha in the place of the usual.
     dora: rows of a matrix are scaled to a learned length (arXiv 2402.09353).
     tokens: end of an embedding's name -> its rows that have values of their own.
+    saved: ends of the names of modules that the file holds whole.
   """
 
   rank: int
@@ -37,6 +40,7 @@ class Settings:
   ranks: Mapping[str, int]
   alphas: Mapping[str, float]
   tokens: Mapping[str, tuple[int, ...]]
+  saved: tuple[str, ...]
 
   @property
   def plain(self) -> bool:
@@ -79,7 +83,9 @@ def read(file: pathlib.Path) -> Settings:
       ranks={_pattern(key, ranks.file): ranks.whole(key, None, 1, _MOST_RANKS)
              for key in ranks.data},
       alphas={_pattern(key, alphas.file): alphas.number(key) for key in alphas.data},
-      tokens=_tokens(data.get('trainable_token_indices'), str(file)))
+      tokens=_tokens(data.get('trainable_token_indices'), str(file)),
+      saved=tuple(name for name in fields.texts('modules_to_save', [])
+                  if name not in _HEADS))
 
 
 def _tokens(given: Any, file: str) -> dict[str, tuple[int, ...]]:

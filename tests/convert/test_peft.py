@@ -307,7 +307,7 @@ def _edited(adapter, tmp_path, **fields):
     ('rank_pattern', {'q(': 4}), ('alpha_pattern', {'q': -4}),
     ('alpha_pattern', {'.*.*.*q': 4}), ('trainable_token_indices', [-1]),
     ('target_parameters', ['w']), ('fan_in_fan_out', True), ('revision', 'v2'),
-    ('a_key_of_tomorrow', 1)]))
+    ('a_key_of_tomorrow', 1), ('modules_to_save', ['norm'])]))
 def test_settings_that_mean_other_numbers_are_refused(adapter, tmp_path, key, value):
   with pytest.raises(ValueError, match=f'{peft.CONFIG}.*{key}'):
     from_hf.load(_edited(adapter, tmp_path, **{key: value}))
@@ -315,6 +315,7 @@ def test_settings_that_mean_other_numbers_are_refused(adapter, tmp_path, key, va
 
 @pytest.mark.parametrize(('key', 'value'), [
     ('init_lora_weights', 'gaussian'), ('modules_to_save', []), ('use_dora', None),
+    ('modules_to_save', ['classifier', 'score']),
     ('bias', 'lora_only'), ('rank_pattern', {}),
     ('auto_mapping', {'base_model_class': 'system', 'parent_library': 'os'}),
     ('target_modules', '(a+)+' * 20 + '$')])
