@@ -73,6 +73,9 @@ class Bundle:
       similarity.checked(self.similarity_fn_name)
     except ValueError as e:
       raise ValueError(f'{here}{e}') from e
+    if self.truncate_dim is not None and self.truncate_dim < 1:
+      raise ValueError(f'{here}truncate_dim is {self.truncate_dim}; keep 1 or more '
+                       'dimensions, or None (null) for all of them')
     name = self.default_prompt_name
     # sentence-transformers knows these two in every model, empty where not given.
     if name is not None and name not in (*self.prompts, 'query', 'document'):

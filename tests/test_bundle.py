@@ -116,7 +116,8 @@ def test_settings_of_another_type_are_named(sources, tmp_path):
   shutil.copytree(sources['folder'], tmp_path, dirs_exist_ok=True)
   for key, value in (('prompts', ['a']), ('default_prompt_name', 3),
                      ('similarity_fn_name', 'l3'), ('default_prompt_name', 'absent'),
-                     ('truncate_dim', True), ('prompts', {'query': 3})):
+                     ('truncate_dim', True), ('truncate_dim', 0),
+                     ('truncate_dim', -1), ('prompts', {'query': 3})):
     (tmp_path / bundle.SETTINGS).write_text(json.dumps({key: value}))
     with pytest.raises(ValueError, match='prompt|similarity|truncate_dim'):
       bundle.open(tmp_path, weights=False)

@@ -24,7 +24,7 @@ from jaxembed.convert.head_modules import Part
 from jaxembed.convert.tensor_files import inside, read_json
 from jaxembed.files import known_keys
 from jaxembed.models import training_free
-from jaxembed.pooling import weighted_layers
+from jaxembed.pooling import heads
 
 __all__ = ['Found', 'Part', 'after_backbone', 'read']
 
@@ -103,11 +103,12 @@ def after_backbone(folder: pathlib.Path, cfg: ModelConfig, tower: str = ''
     cfg = _with_settings(inside(folder, first['path']), cfg, prepends)
   found, parts = head_modules.read(folder, others, cfg)
   file = inside(folder, first['path']) / 'config.json'
-  if found.pooling.kind == weighted_layers.KIND and file.is_file() and (
+  if heads.of_layer(found.pooling) and file.is_file() and (
       read_json(file).get('output_hidden_states') is not True):
+    name = head_modules.kind(others[0]).rpartition('.')[2]
     raise UnsupportedModel(
-        f'{file}: without output_hidden_states=true sentence-transformers passes over '
-        f'{head_modules.WEIGHTED}; write true, or take the module out of a copy')
+        f'{file}: without output_hidden_states=true sentence-transformers gives {name} '
+        'no layers to read; write true, or take the module out of a copy')
   return found, parts
 
 

@@ -132,6 +132,9 @@ def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:
 def _without_weights(folder: pathlib.Path) -> str:
   """Why there is nothing to open, and what to do about it."""
   pickled = sorted(folder.glob('*.bin')) if folder.is_dir() else []
+  if shards := sorted(p.name for p in folder.glob('model-*-of-*.safetensors')):
+    return (f'{folder} holds {", ".join(shards[:_LISTED])} without {INDEX}, which says '
+            'what lies in which; download it as well')
   if not pickled:
     return f'{folder} has neither {SINGLE} nor {INDEX}'
   file, single = pickled[0], folder / SINGLE

@@ -22,6 +22,7 @@ from jaxembed.convert import (
   tables,
   tensor_files,
 )
+from jaxembed.data import tokenizer_file
 from jaxembed.files import carried, checked_json
 from jaxembed.models import training_free
 from jaxembed.pooling import heads, weighted_layers
@@ -332,33 +333,32 @@ def _hf_config(model: Bundle, weights) -> dict[str, Any]:
   older = tables.older_keys(cfg.backbone)
   if hf.get('model_type') != derived['model_type'] or any(key in hf for key in older):
     hf = dict(derived)  # a wrapper such as NV-Embed's, or what transformers cannot read
-  hf['architectures'] = derived['architectures']
   (dtype,) = {str(w.dtype) for w in weights.values()}
-  hf['vocab_size'] = cfg.backbone.vocab_size  # a prepended token has a row
+  # A prepended token has a row; torch_dtype is what old and new transformers read. A
+  # key that stays keeps its place: what is read and written again has the same bytes.
+  own = {'architectures': derived['architectures'],
+         'vocab_size': cfg.backbone.vocab_size, 'torch_dtype': dtype,
+         **({'output_hidden_states': True} if heads.of_layer(cfg.pooling) else {}),
+         **({'use_cache': False} if 'use_cache' in hf else {})}
   hf.pop('dtype', None)
-  hf['torch_dtype'] = dtype  # the name that old and new transformers read
-  if heads.of_layer(model.cfg.pooling):
-    hf['output_hidden_states'] = True
-  if 'use_cache' in hf:
-    hf['use_cache'] = False
   if tables.is_decoder(cfg.backbone):
-    # Which of the two a family reads, and what it does with both, differs. A key that
-    # stays keeps its place: a folder that is read and written again has the same bytes.
+    # Which of the two a family reads, and what it does with both, differs.
     either = {'is_causal', 'use_bidirectional_attention'}
     hf = {key: value for key, value in hf.items() if key not in either - set(derived)}
     # A window left out, some families fall back to one of 4096.
-    hf |= {key: derived[key] for key in (*sorted(either), 'sliding_window')
-           if key in derived}
-  if tables.config_from_hf(hf) != cfg.backbone:  # cut since it was written
-    hf |= derived
-    if tables.config_from_hf(hf) != cfg.backbone:
-      hf = derived | {key: hf[key] for key in ('architectures', 'torch_dtype')}
-  return hf
+    own |= {key: derived[key] for key in (*sorted(either), 'sliding_window')
+            if key in derived}
+  for found in (hf, hf | derived):  # the source's, or cut since it was written
+    if tables.config_from_hf(found | own) == cfg.backbone:
+      return found | own
+  return derived | own
 
 
 def _copy_tokenizer(model: Bundle, folder: pathlib.Path):
   source = model.tokenizer_folder
   if source is not None:
+    if (source / 'tokenizer.json').is_file():
+      tokenizer_file.read(source / 'tokenizer.json')  # errors name it, not the copy
     carried.copy(source, folder)
   if _is_static(model):
     return

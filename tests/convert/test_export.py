@@ -16,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from jaxembed import bundle, config, data
 from jaxembed.convert import exporters, from_hf, model_card, parity
 from jaxembed.embedder import Embedder
+from jaxembed.files.folder import BadCheckpoint
 from jaxembed.models import encoder, presets, training_free
 from tests.helpers.tiers import after
 
@@ -309,6 +310,9 @@ def test_what_the_layout_cannot_hold_is_refused(tmp_path, source):
   bare.mkdir()
   shutil.copyfile(source / 'tokenizer.json', bare / 'tokenizer.json')
   with pytest.raises(FileNotFoundError, match=r'tokenizer_config\.json'):
+    _export(tmp_path / 'out', bare, params, cfg)
+  (bare / 'tokenizer.json').write_text('{}')
+  with pytest.raises(BadCheckpoint, match=r'bare/tokenizer\.json is no tokenizer'):
     _export(tmp_path / 'out', bare, params, cfg)
   assert not (tmp_path / 'out').exists()
 

@@ -319,6 +319,9 @@ def test_damaged_indexes(tmp_path):
   _index(folder).write_text('[')
   with pytest.raises(BadCheckpoint, match='index.json is no plain JSON'):
     from_hf.load(folder)
+  _index(folder).unlink()
+  with pytest.raises(BadCheckpoint, match='model-00001-of-00002.* without'):
+    from_hf.load(folder)
 
 
 def test_pickled_weights_are_refused_with_a_way_out_that_works(folder):

@@ -49,6 +49,9 @@ MODELS = {
     'layer attention': ('bert', pooled('layer_attention', **_HEAD), {}),
     'layer attention of last tokens': (
         'qwen2', pooled('layer_attention', reads='layers_last', **_HEAD), {}),
+    # Read as two-way it has another window, which its config.json cannot say beside.
+    'layer attention of a decoder with windows': ('gemma3_text', pooled(
+        'layer_attention', **_HEAD) | {'attention': 'causal'}, {}),
     'dense layers': ('bert', {'dense': _STACK}, {}),
     'dense layers, then no length': ('bert', {'dense': _STACK, 'normalize': False}, {}),
     'a token behind every text': ('mistral', {'eos_text': '</s>'},
