@@ -8,6 +8,7 @@ Restoring: a state of about 2 GB beside reading the same files into memory, both
 the page cache, in turns; the goal is at most 1.2 times. Restoring compares every sum.
 """
 
+from collections.abc import Sequence
 import os
 import pathlib
 import statistics
@@ -82,7 +83,7 @@ def _restoring(repeats: int, small: bool) -> dict:
   return _row(f'restore {size / 1e9:.2f} GB', 'reading', pairs)
 
 
-def _row(what: str, beside: str, pairs: list[tuple[float, float]]) -> dict:
+def _row(what: str, beside: str, pairs: Sequence[tuple[float, ...]]) -> dict:
   other, ours = (statistics.median(p[i] for p in pairs) for i in (0, 1))
   return {'what': what, 'seconds': ours, 'beside': f'{beside} {other:.2f}',
           'ratio': statistics.median(b / a for a, b in pairs),

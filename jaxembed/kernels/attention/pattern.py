@@ -111,7 +111,7 @@ def _one_wider(x: Array) -> jax.Array:
   return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
 
 
-def _moved(x: Array) -> jax.Array:
+def _moved(x: jax.Array) -> jax.Array:
   """x [...,R,W], its last column unread -> [...,R,W-R]: row r from column R-1-r.
 
   Rows are read as one shorter than they are, which moves each by one more.

@@ -229,7 +229,7 @@ def _check(q, k, opts: Options):
     raise dispatch.Unsupported(
         f"impl='gpu' multiplies bfloat16, not {opts.dtype}; set dtype='bfloat16' or "
         "use impl='blockwise'")
-  if uneven := uneven_sizes(*q.shape, len(k)):
+  if uneven := uneven_sizes(q.shape[0], q.shape[1], len(k)):
     raise dispatch.Unsupported(
         f"impl='gpu' needs {uneven}; pad them, or use impl='blockwise'")
 
