@@ -114,22 +114,28 @@ class Mirror:
     A file that changes or goes meanwhile is for the next call. Of processes but the
     first: its shares of units, and its own signs.
     """
-    here = self._here()
-    if self._process:
-      here = [n for n in here if n == f'pulse-{self._process}.json']
-    single = [n for n in here if unit_of(n) is None]
-    # A name that others read after a file is there after that file.
-    plain = [n for n in single if not n.endswith('.json')]
-    self._each(self._send, plain)
-    for name in sorted(set(single) - set(plain), key=lambda n: (-n.count('/'), n)):
-      self._send(name)
     skipped: set[str] = set()
-    while unit := max(self._unsent() - skipped, key=number, default=''):
+    while True:  # the other files as they are once the unit is whole, then the unit
+      unit = max(self._unsent() - skipped, key=number, default='')
+      self._send_single()
+      if not unit:
+        break
       if not self._send_unit(unit):
         skipped.add(unit)
     if not self._process:
       self._remove_gone()
     whole_json.write(self._index, self._known)
+
+  def _send_single(self) -> None:
+    """Sends the files that belong to no unit."""
+    here = [n for n in self._here() if unit_of(n) is None]
+    if self._process:
+      here = [n for n in here if n == f'pulse-{self._process}.json']
+    # A name that others read after a file is there after that file.
+    plain = [n for n in here if not n.endswith('.json')]
+    self._each(self._send, plain)
+    for name in sorted(set(here) - set(plain), key=lambda n: (-n.count('/'), n)):
+      self._send(name)
 
   def unsent(self) -> bool:
     """Whether the folder has a unit that the URL has not."""

@@ -256,6 +256,31 @@ def test_a_folder_that_goes_while_it_is_listed_stops_no_sending(buckets, tmp_pat
   assert there.read('metrics.jsonl') == b'of step 3' and not workdir.steps('s3://b/run')
 
 
+def test_the_other_files_are_those_of_a_checkpoint_or_newer(buckets, tmp_path,
+                                                          monkeypatch):
+  """Also of one that becomes whole while another is sent."""
+  there, here, write = url.Objects('s3://b/run'), tmp_path / 'here', url.Objects.write
+  metrics_file = here / 'metrics.jsonl'
+
+  def train_to(step):
+    (here / 'checkpoints' / str(step)).mkdir(parents=True)
+    (here / 'checkpoints' / str(step) / 'data').write_text('x')
+    metrics_file.write_text('.' * step)
+
+  def slow(self, name, data, **options):
+    if name == 'checkpoints/3/data':
+      train_to(6)
+    found = write(self, name, data, **options)
+    if name.endswith(mirror.MARK):
+      assert len(there.read('metrics.jsonl')) >= int(name.split('/')[1])
+    return found
+
+  train_to(3)
+  monkeypatch.setattr(url.Objects, 'write', slow)
+  mirror.Mirror(there, here).push()
+  assert workdir.steps('s3://b/run') == [3, 6]
+
+
 def test_an_upload_that_is_no_more_is_begun_anew(buckets, tmp_path, monkeypatch):
   """Its last answer was lost, and the store knows no such upload when asked again."""
   monkeypatch.setattr(url, '_PAUSE', (0.0, 0.0))

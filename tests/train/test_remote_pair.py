@@ -12,7 +12,7 @@ from tests.helpers.lives import Life
 
 pytest.importorskip('obstore')
 pytestmark = pytest.mark.slow
-STEPS, ROWS = 40, 37
+STEPS, ROWS = 16, 37
 
 
 def _pair(file, run, folder, name, **more):
@@ -29,7 +29,7 @@ def _end(pair, codes=(0, 0)):
 def test_a_pair_at_a_url_is_stopped_killed_and_goes_on(tmp_path, minilm, monkeypatch):
   cfg = tiny_run.in_folder(tmp_path, minilm, ROWS, steps=STEPS)
   cfg.mesh = config.MeshConfig(data=1, fsdp=8)  # each holds a half
-  cfg.checkpoint = config.CheckpointConfig(every=5)
+  cfg.checkpoint = config.CheckpointConfig(every=4)
   file = tmp_path / 'config.json'
   file.write_text(json.dumps(config.to_dict(cfg)))
   _end(_pair(file, tmp_path / 'whole', tmp_path, 'whole'))
