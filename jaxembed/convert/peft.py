@@ -160,6 +160,7 @@ def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
   modules = peft_tensors.by_module(tensors, table)
   flat = dict(tables.flatten(params))
   layers, some = cfg.backbone.stacked_layers, bool(modules)
+  _refuse_incomplete(folder, modules, settings.targets, table.rows, layers)
   apart = settings.plain and _same_in_all_layers(modules, table.rows, layers)
   add = _beside if apart else peft_tensors.fold
   changed, problems = add(modules, settings, table.rows, flat, layers)
@@ -180,6 +181,20 @@ def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
                            for p in changed}))
   return params, dataclasses.replace(cfg, lora=dataclasses.replace(
       settings.lora, targets=f'layers/({names})$'))
+
+
+def _refuse_incomplete(folder, modules, targets, rows, layers: int) -> None:
+  """Raises BadCheckpoint if a module that has an update, as told, has none."""
+  names = [row.name.format(l=layer) for row, layer in tables.expand(rows, layers)]
+  for target in targets:
+    told = [name.removesuffix('.weight') for name in names
+            if f'.{name}'.endswith(f'.{target}.weight')]
+    lost = [name for name in told if name not in modules]
+    if lost:
+      raise BadCheckpoint(
+          f'{folder}/{CONFIG} lists {short(target)} in target_modules, but {WEIGHTS} '
+          f'has no update of {lost[0]} (of {len(lost)} of {len(told)} such modules); '
+          'save the adapter again, or name its layers in layers_to_transform')
 
 
 def _same_in_all_layers(modules, rows, layers: int) -> bool:

@@ -30,6 +30,8 @@ class Settings:
     dora: rows of a matrix are scaled to a learned length (arXiv 2402.09353).
     tokens: end of an embedding's name -> its rows that have values of their own.
     saved: ends of the names of modules that the file holds whole.
+    targets: ends of the names of modules that have an update each; none where a
+      pattern or a choice of layers says which.
   """
 
   rank: int
@@ -41,6 +43,7 @@ class Settings:
   alphas: Mapping[str, float]
   tokens: Mapping[str, tuple[int, ...]]
   saved: tuple[str, ...]
+  targets: tuple[str, ...]
 
   @property
   def plain(self) -> bool:
@@ -85,7 +88,15 @@ def read(file: pathlib.Path) -> Settings:
       alphas={_pattern(key, alphas.file): alphas.number(key) for key in alphas.data},
       tokens=_tokens(data.get('trainable_token_indices'), str(file)),
       saved=tuple(name for name in fields.texts('modules_to_save', [])
-                  if name not in _HEADS))
+                  if name not in _HEADS),
+      targets=_targets(data, fields))
+
+
+def _targets(data: dict[str, Any], fields: Fields) -> tuple[str, ...]:
+  some = any(data.get(key) not in (None, [], '')
+             for key in ('layers_to_transform', 'exclude_modules'))
+  listed = isinstance(data.get('target_modules'), list) and not some
+  return tuple(fields.texts('target_modules')) if listed else ()
 
 
 def _tokens(given: Any, file: str) -> dict[str, tuple[int, ...]]:

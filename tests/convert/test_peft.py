@@ -313,6 +313,28 @@ def test_settings_that_mean_other_numbers_are_refused(adapter, tmp_path, key, va
     from_hf.load(_edited(adapter, tmp_path, **{key: value}))
 
 
+def test_a_listed_module_without_its_update_is_refused(adapter, tmp_path):
+  """Unless the settings say which layers have one."""
+  folder = _edited(adapter, tmp_path, target_modules=['q_proj'])
+  whole = from_hf.load(folder).params
+  tensors = load_file(folder / peft.WEIGHTS)
+  save_file({k: v for k, v in tensors.items() if '.1.' not in k}, folder / peft.WEIGHTS)
+  with pytest.raises(BadCheckpoint, match="lists 'q_proj' in target_modules, but .* no "
+                     r'update of layers\.1\.self_attn\.q_proj'):
+    from_hf.load(folder)
+  file = folder / peft.CONFIG
+  layers = len(whole['backbone']['layers']['attn_norm']['scale'])
+  file.write_text(json.dumps(json.loads(file.read_text()) | {
+      'layers_to_transform': [i for i in range(layers) if i != 1]}))
+  with pytest.warns(UserWarning, match='merged into its base'):
+    from_hf.load(folder)
+  file.write_text(json.dumps(json.loads(file.read_text()) | {
+      'target_modules': ['q_proj', 'v_proj'], 'layers_to_transform': None}))
+  save_file(tensors, folder / peft.WEIGHTS)
+  with pytest.raises(BadCheckpoint, match="lists 'v_proj'"):
+    from_hf.load(folder)
+
+
 @pytest.mark.parametrize(('key', 'value'), [
     ('init_lora_weights', 'gaussian'), ('modules_to_save', []), ('use_dora', None),
     ('modules_to_save', ['classifier', 'score']),
