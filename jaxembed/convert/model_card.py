@@ -94,14 +94,14 @@ def _usage(name, cfg, prompts, twins, format: str) -> str:
 from sentence_transformers import SentenceTransformer
 
 texts = ['a text', 'another text']
-model = SentenceTransformer('{name}'{trust})
+model = SentenceTransformer({name!r}{trust})
 {calls}
 print(model.similarity(vectors, vectors))
 ```"""
   own = f"""```python
 from jaxembed import Embedder
 
-model = Embedder.load('{name}')
+model = Embedder.load({name!r})
 {calls.replace('texts', "['a text', 'another text']")}
 ```"""
   parts = ['## Use', '' if format in ('huggingface', 'nv-embed') else library, own]
@@ -121,7 +121,7 @@ def _transformers(name: str, cfg: config.ModelConfig) -> str:
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-read, model = (kind.from_pretrained('{name}') for kind in (AutoTokenizer, AutoModel))
+read, model = (kind.from_pretrained({name!r}) for kind in (AutoTokenizer, AutoModel))
 tokens = read(['a text', 'another text'], padding=True, truncation=True,
               max_length={cfg.max_length}, return_tensors='pt')
 with torch.no_grad():
@@ -137,9 +137,9 @@ def _onnx(name: str) -> str:
 import onnxruntime
 from transformers import AutoTokenizer
 
-tokens = AutoTokenizer.from_pretrained('{name}')(
+tokens = AutoTokenizer.from_pretrained({name!r})(
     ['a text', 'another text'], padding=True, truncation=True, return_tensors='np')
-session = onnxruntime.InferenceSession('{name}/onnx/model.onnx')
+session = onnxruntime.InferenceSession({f'{name}/onnx/model.onnx'!r})
 wanted = [x.name for x in session.get_inputs()]
 vectors = session.run(['sentence_embedding'], {{k: tokens[k] for k in wanted}})[0]
 ```"""

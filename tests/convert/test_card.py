@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from jaxembed import bundle, config
-from jaxembed.convert import card, model_card, push
+from jaxembed.convert import card, exporters, model_card, push
 from jaxembed.files import front_matter
 from jaxembed.models import presets
 from tests.helpers import launcher
 
 REPORT = {'versions': {'sentence_transformers': '6', 'jax': '1', 'transformers': '5'},
-          'max_difference': 1e-7, 'tokens': 9, 'dims': 8}
+          'max_difference': 1e-7, 'tokens': 9, 'dims': 8, 'told': 'the same'}
 RESULT = {'task': 'sts', 'data': 'stsb/test.tsv', 'split': 'test',
           'scores': {'spearman': 0.8203, 'pearson': None}}
 
@@ -38,8 +38,9 @@ def model(tmp_path):
       card=front_matter.read(tmp_path / 'base'))
 
 
-def _written(model, tmp_path, format='sentence-transformers', facts=card.NOTHING):
-  card.write(tmp_path, 'mine', format, model, REPORT, facts)
+def _written(model, tmp_path, format='sentence-transformers', facts=card.NOTHING,
+             name='mine'):
+  card.write(tmp_path, name, format, model, REPORT, facts)
   text = (tmp_path / 'README.md').read_text()
   _, head, body = text.split('---\n', 2)
   return yaml.safe_load(head), body
@@ -67,10 +68,10 @@ def test_a_card_tells_base_licence_data_and_scores(model, tmp_path):
   assert (head['license'], head['language']) == ('mit', ['fr'])
 
 
-def test_examples_in_a_card_are_python(model, tmp_path):
-  for format in ('sentence-transformers', 'onnx', 'static', 'huggingface',
-                 'sentence-transformers-new'):
-    _, body = _written(model, tmp_path, format)
+@pytest.mark.parametrize('name', ['mine', 'it\'s "mine" \\'])
+def test_examples_in_a_card_are_python(model, tmp_path, name):
+  for format in exporters.FORMATS:
+    _, body = _written(model, tmp_path, format, name=name)
     blocks = body.split('```python\n')[1:]
     assert blocks
     for block in blocks:
