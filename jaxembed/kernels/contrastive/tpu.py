@@ -125,8 +125,7 @@ def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
   rows = row, blockwise.vectors(row, row_lse, row_ct, scale, opts)
   cols = col, blockwise.vectors(col, col_lse, col_ct, scale, opts)
   if not (final and blockwise.too_large(q, scale)):
-    return _gradients(q, k, scale, rows, cols, opts, q.dtype if final else None,
-                      both=True)
+    return _gradients(q, k, scale, rows, cols, opts, jnp.float32, both=True)
   dq, _, total = _gradients(q, k, scale, rows, cols, opts, q.dtype, both=False)
   swapped = dataclasses.replace(opts, rows=opts.cols, cols=opts.rows)
   dk, _, _ = _gradients(k, q, scale, cols, rows, swapped, k.dtype, both=False)
@@ -134,7 +133,7 @@ def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
 
 
 def _gradients(q, k, scale, rows, cols, opts, dtype, *, both):
-  """dq [B,D], dk [N,D] (None without `both`), sum(q*dq). dtype: theirs, or float32.
+  """dq [B,D], dk [N,D] (None without `both`), sum(q*dq). dtype: of both gradients.
 
   rows, cols: a side's masks, and its tile.backward_vectors or None.
   """
@@ -174,9 +173,9 @@ def _gradients(q, k, scale, rows, cols, opts, dtype, *, both):
     return dq, dk[0] if both else None, total + jnp.sum(qi.astype(f32) * part)
 
   dq, dk, total = blockwise.sweep(cut.groups, 1, group, (
-      jnp.zeros(q.shape, dtype or f32),
+      jnp.zeros(q.shape, dtype),
       jnp.zeros((d, k.shape[0]), f32) if both else None, jnp.zeros((), f32)))
-  return dq[:b], dk.T[:n].astype(dtype or f32) if both else None, total
+  return dq[:b], dk.T[:n].astype(dtype) if both else None, total
 
 
 def _kernel(both, static, *refs):
