@@ -64,6 +64,9 @@ def expected(folder: str | os.PathLike, params: types.Params, cfg: config.ModelC
   """The vectors of every probe, read with the tokenizer in `folder`.
 
   Behind it the parameters are not needed any more.
+
+  Raises:
+    ValueError: no probe leaves a token within max_length.
   """
   tokenizer = tokenise.Tokenizer.for_model(folder, dataclasses.replace(
       cfg, prompt_pooling='include' if include_prompt else 'exclude',
@@ -78,6 +81,9 @@ def expected(folder: str | os.PathLike, params: types.Params, cfg: config.ModelC
     tokens = tokenise.pad(ragged, int(ragged.lengths.max()),
                           pad_id=tokenizer.pad_id, side=side)
     cases.append(Case(side, prompt, texts, _jax_vectors(params, cfg, tokens)))
+  if not cases:
+    raise ValueError(f'max_length={cfg.max_length} leaves no token of any text beside '
+                     'the special ones, so nothing can be compared; give more')
   return cases
 
 

@@ -311,6 +311,8 @@ def test_what_the_layout_cannot_hold_is_refused(tmp_path, source):
   shutil.copyfile(source / 'tokenizer.json', bare / 'tokenizer.json')
   with pytest.raises(FileNotFoundError, match=r'tokenizer_config\.json'):
     _export(tmp_path / 'out', bare, params, cfg)
+  with pytest.raises(ValueError, match='max_length=2 leaves no token'):
+    _export(tmp_path / 'out', source, params, dataclasses.replace(cfg, max_length=2))
   (bare / 'tokenizer.json').write_text('{}')
   with pytest.raises(BadCheckpoint, match=r'bare/tokenizer\.json is no tokenizer'):
     _export(tmp_path / 'out', bare, params, cfg)
