@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxembed import bundle, checkpoint, sharding, types
+from jaxembed import bundle, checkpoint, sharding, side_by_side, types
 from jaxembed.embedder import Embedder
 from jaxembed.similarity import unit
 from tests.helpers.tiers import after
@@ -115,12 +115,18 @@ def test_devices_share_the_rows(minilm, embedder):
 
 
 @pytest.mark.thorough
-def test_the_same_texts_compile_nothing_new(embedder):
+def test_the_same_texts_compile_nothing_new(embedder, monkeypatch):
   texts = _sentences(60, 50)
-  embedder.encode(texts)
-  with jax.log_compiles(), _counted('jax') as messages:
-    embedder.encode(texts)
-  assert not [m for m in messages if 'Compiling' in m]
+  for cores in (1, 2):
+    monkeypatch.setattr(side_by_side, 'cores', lambda cores=cores: cores)
+    embedder.encode(texts, batch_size=4)
+    jax.config.update('jax_log_compiles', True)  # by all threads
+    try:
+      with _counted('jax') as messages:
+        embedder.encode(texts, batch_size=4)
+    finally:
+      jax.config.update('jax_log_compiles', False)
+    assert not [m for m in messages if 'Compiling' in m]
 
 
 @contextlib.contextmanager
