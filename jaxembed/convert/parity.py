@@ -146,7 +146,11 @@ def _against(original, found, tolerance: float) -> dict:
     return {'compared': False, 'why': f'{type(e).__name__}: {e}'[:300]}
   worst = 0.0
   for (prompt, text), b in found.items():
-    (a,) = _alone(model, [prompt], [text]).values()
+    try:
+      (a,) = _alone(model, [prompt], [text]).values()
+    except Exception as e:  # of a length above its positions, say
+      return {'compared': False, 'why': f'it fails on {text!r:.60}: '
+              f'{type(e).__name__}: {e}'[:300]}
     difference = np.abs(a - b).max() if a.shape == b.shape else np.inf
     worst = max(worst, float(difference))
     if not difference <= tolerance:

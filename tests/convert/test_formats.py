@@ -178,3 +178,13 @@ def test_a_full_disk_is_told_and_leaves_nothing(model, tmp_path, monkeypatch):
     exporters.export(model, tmp_path / 'out')
   assert e.value.errno == errno.ENOSPC and 'model.safetensors' in e.value.filename
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
+def test_a_source_that_fails_in_torch_is_not_compared(small, tmp_path):
+  """Its length is above its 64 positions, where this library cuts."""
+  exporters.export(small, tmp_path / 'one')
+  folders.edit(tmp_path / 'one/sentence_bert_config.json', max_seq_length=65)
+  report = exporters.export(bundle.open(tmp_path / 'one'), tmp_path / 'two')
+  assert report['source']['compared'] is False
+  assert 'RuntimeError' in report['source']['why']
