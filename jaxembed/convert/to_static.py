@@ -45,10 +45,14 @@ def write(folder: pathlib.Path, model: Bundle, dims: int = DIMS) -> None:
 
   Raises:
     FileNotFoundError: the model has no tokenizer.
-    ValueError: fewer dimensions than 1.
+    ValueError: fewer dimensions than 1; texts put in lower case by other means than
+      the tokenizer.
   """
   if dims < 1:
     raise ValueError(f'dims is {dims}; a vector has 1 number or more')
+  if model.cfg.lower_case:
+    raise ValueError('static vectors have no place for lower_case; let the tokenizer '
+                     'put texts in lower case (a Lowercase normalizer)')
   if model.tokenizer_folder is None:
     raise FileNotFoundError(f'{model.source or "the model"} has no tokenizer')
   folder.mkdir(parents=True)

@@ -134,6 +134,9 @@ def test_options_and_heads_that_a_format_lacks_are_refused(model, tmp_path):
       ('static', {'dims': 0}, 'dims is 0')):
     with pytest.raises(ValueError, match=told):
       exporters.export(model, tmp_path / 'out', format, **options)
+  with pytest.raises(ValueError, match='no place for lower_case'):
+    exporters.export(dataclasses.replace(model, cfg=dataclasses.replace(
+        model.cfg, lower_case=True)), tmp_path / 'out', 'static')
   latent = dataclasses.replace(model, cfg=dataclasses.replace(
       model.cfg, pooling=dataclasses.replace(
           model.cfg.pooling, kind='latent_attention')))
@@ -188,3 +191,14 @@ def test_a_source_that_fails_in_torch_is_not_compared(small, tmp_path):
   report = exporters.export(bundle.open(tmp_path / 'one'), tmp_path / 'two')
   assert report['source']['compared'] is False
   assert 'RuntimeError' in report['source']['why']
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_a_folder_leaves_in_16_bits(small, tmp_path, dtype):
+  exporters.export(small, tmp_path / 'one')
+  report = exporters.export(bundle.open(tmp_path / 'one', dtype=dtype),
+                            tmp_path / 'two')
+  assert 1e-5 < report['source']['max_difference'] < 0.05
+  tensors = to_static.tensor_files.open_folder(tmp_path / 'two').values()
+  assert {x.dtype.name for x in tensors} == {dtype}
