@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxembed.bundle import Bundle
-from jaxembed.convert import parity, to_sentence_transformers
+from jaxembed.convert import parity, tables, to_sentence_transformers
 from jaxembed.data import tokenise
 from jaxembed.models import encoder
 from jaxembed.pooling import heads
@@ -29,6 +29,9 @@ def write(folder: pathlib.Path, model: Bundle) -> None:
       form that the tokenizer's files cannot say.
     FileNotFoundError: the model has no tokenizer.
   """
+  if not tables.in_transformers(model.cfg.backbone):
+    raise ValueError(f'transformers has no {model.cfg.backbone.family} model; write '
+                     'sentence-transformers')
   lost = [what for what, there in (
       (f'{model.cfg.pooling.kind} pooling', heads.has_parameters(model.cfg.pooling)),
       ('dense layers', bool(model.cfg.dense)),

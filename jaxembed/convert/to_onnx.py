@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 
 from jaxembed.bundle import Bundle
-from jaxembed.convert import parity, to_sentence_transformers
+from jaxembed.convert import parity, tables, to_sentence_transformers
 from jaxembed.files import checked_json
 
 FILE = 'onnx/model.onnx'
@@ -37,7 +37,12 @@ def write(folder: pathlib.Path, model: Bundle, int8: bool = False) -> None:
     ImportError: torch, onnx, onnxscript or onnxruntime is not installed.
     ValueError: a model that the layout or the exporter cannot hold.
   """
+  if type(int8) is not bool:
+    raise ValueError(f'int8 is {int8!r}; it is True or False')
   _check_installed()
+  if not tables.in_transformers(model.cfg.backbone):
+    raise ValueError(f'no graph is made of a {model.cfg.backbone.family} model, which '
+                     'transformers does not have; write sentence-transformers')
   if model.cfg.prepend is not None:
     raise ValueError('a prepended token moves states between layers by hooks, which '
                      'no graph records; write sentence-transformers')

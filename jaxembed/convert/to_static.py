@@ -48,8 +48,8 @@ def write(folder: pathlib.Path, model: Bundle, dims: int = DIMS) -> None:
     ValueError: fewer dimensions than 1; texts put in lower case by other means than
       the tokenizer.
   """
-  if dims < 1:
-    raise ValueError(f'dims is {dims}; a vector has 1 number or more')
+  if type(dims) is not int or dims < 1:
+    raise ValueError(f'dims is {dims!r}; a vector has 1 number or more')
   if model.cfg.lower_case:
     raise ValueError('static vectors have no place for lower_case; let the tokenizer '
                      'put texts in lower case (a Lowercase normalizer)')

@@ -10,6 +10,7 @@ import pytest
 from jaxembed import bundle
 from jaxembed.convert import exporters, parity, tables, to_static
 from jaxembed.embedder import Embedder
+from jaxembed.models import presets
 from tests.helpers import folders, tiny_run
 
 TEXTS = ['what is number 3', 'a', 'three is nine and no more than that']
@@ -131,12 +132,18 @@ def test_options_and_heads_that_a_format_lacks_are_refused(model, tmp_path):
   for format, options, told in (
       ('sentence-transformers', {'dims': 8}, 'does not read dims; it reads no options'),
       ('static', {'int8': True}, 'does not read int8; it reads dims'),
-      ('static', {'dims': 0}, 'dims is 0')):
+      ('static', {'dims': 0}, 'dims is 0'), ('static', {'dims': 8.0}, 'dims is 8.0'),
+      ('onnx', {'int8': 'no'}, "int8 is 'no'")):
     with pytest.raises(ValueError, match=told):
       exporters.export(model, tmp_path / 'out', format, **options)
   with pytest.raises(ValueError, match='no place for lower_case'):
     exporters.export(dataclasses.replace(model, cfg=dataclasses.replace(
         model.cfg, lower_case=True)), tmp_path / 'out', 'static')
+  table = dataclasses.replace(model, cfg=dataclasses.replace(
+      model.cfg, backbone=presets.tiny('static')))
+  for format in ('onnx', 'huggingface'):
+    with pytest.raises(ValueError, match=r'static model'):
+      exporters.export(table, tmp_path / 'out', format)
   latent = dataclasses.replace(model, cfg=dataclasses.replace(
       model.cfg, pooling=dataclasses.replace(
           model.cfg.pooling, kind='latent_attention')))
