@@ -132,7 +132,7 @@ def backward(q: jax.Array, k: jax.Array, scale: jax.Array,
   return dq, dk, total
 
 
-def _gradients(q, k, scale, rows, cols, opts, dtype, *, both):
+def _gradients(q, k, scale, rows, cols, opts, dtype, *, both) -> tuple[Any, Any, Any]:
   """dq [B,D], dk [N,D] (None without `both`), sum(q*dq). dtype: of both gradients.
 
   rows, cols: a side's masks, and its tile.backward_vectors or None.

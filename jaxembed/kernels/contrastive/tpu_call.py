@@ -180,7 +180,7 @@ def call(kernel: Callable, name: str, tiling: Tiling, sizes: tuple[int, int],
     *(x for x, _ in operands), *(x[None, :] for x in leaves))
 
 
-def _to_base_2(scale, sides, opts):
+def _to_base_2(scale, sides, opts) -> tuple[Any, tuple[Any, Any], Options]:
   """Scales, biases and log-sum-exps in units of log 2: an exponential less a product.
 
   sides: (row, col), each a MaskVectors or (MaskVectors, (lse or None, cotangent)).

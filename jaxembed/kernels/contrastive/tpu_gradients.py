@@ -23,7 +23,7 @@ def kernel(static: Static, both: bool, marks_ref: Any, first_ref: Any, scale_ref
   refs: with both q.T [D,B] and the columns' gradient so far, [D,bn]; the vectors of
   both sides; results: of rows, [cores,strips*bm,D] in HBM, and of columns; scratch.
   """
-  (qt_ref, old_ref), refs = tpu_tile.split(refs, 2) if both else ((None, None), refs)
+  given, refs = tpu_tile.split(refs, 2 * both)
   sides, refs = tpu_tile.split(refs, static.structure.num_leaves)
   out, (dq_ref, ds_ref, *wide) = tpu_tile.split(refs, 1 + both)
   strip, place = static.strip(), static.place(first_ref)
@@ -37,14 +37,14 @@ def kernel(static: Static, both: bool, marks_ref: Any, first_ref: Any, scale_ref
   if both:
     @pl.when(pl.program_id(2) == 0)
     def _():
-      out[1][...] = old_ref[...]
+      out[1][...] = given[1][...]
 
   def run(level):
     _dlogits(static, level, place, scale_ref, q_ref.at[strip], k_ref, sides, wide,
              ds_ref)
     _add(dq_ref, ds_ref, k_ref)
     if both:
-      _add(out[1], qt_ref.at[:, strip], ds_ref)
+      _add(out[1], given[0].at[:, strip], ds_ref)
 
   tpu_tile.by_level(static, marks_ref, first_ref, run)
 

@@ -134,6 +134,6 @@ def product(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
       preferred_element_type=jnp.float32, precision=precision.of_dtype(a.dtype))
 
 
-def split(refs: Sequence[Any], count: int) -> tuple[Sequence[Any], Sequence[Any]]:
+def split(refs: Sequence[Any], count: int) -> tuple[Any, Any]:
   """The first `count`, and the rest."""
   return refs[:count], refs[count:]
