@@ -32,6 +32,12 @@ os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 import jax
 import pytest
 
+# Of glibc (M_ARENA_MAX): an arena for each of so many threads, of which each keeps what
+# it once had, is a third of a worker's memory.
+_LIBC = ctypes.CDLL(None)
+if hasattr(_LIBC, 'mallopt'):
+  _LIBC.mallopt(-8, 2)
+
 # The CPU backend reads its flags here, once. libtpu reads them later and has none of
 # the older emitters; neither need the processes that tests start, but for one whose
 # bits are compared with this one's.
@@ -53,15 +59,22 @@ def _cache_of_files(tmp_path_factory):
 
 @pytest.fixture(scope='module', autouse=True)
 def _memory_goes_back():
-  """Compiled programs, and what glibc keeps of the compiler's memory."""
+  """What glibc keeps of the compiler's memory, and compiled programs if that is not
+  enough."""
   yield
-  resident, libc = pathlib.Path('/proc/self/statm'), ctypes.CDLL(None)
-  if resident.exists() and hasattr(libc, 'malloc_trim'):
-    pages = int(resident.read_text().split()[1])
-    if pages * resource.getpagesize() > 11 << 27:  # 1.375 GiB; a module adds 0.5
-      jax.clear_caches()
-      gc.collect()
-      libc.malloc_trim(0)
+  if _trim() > 11 << 27:  # 1.375 GiB; a module adds up to 0.5
+    jax.clear_caches()
+    gc.collect()
+    _trim()
+
+
+def _trim() -> int:
+  """Resident bytes, once glibc has given back what it can; 0 where it is not glibc."""
+  resident = pathlib.Path('/proc/self/statm')
+  if not (resident.exists() and hasattr(_LIBC, 'malloc_trim')):
+    return 0
+  _LIBC.malloc_trim(0)
+  return int(resident.read_text().split()[1]) * resource.getpagesize()
 
 
 def _folder(name: str) -> pathlib.Path:
