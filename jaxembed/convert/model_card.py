@@ -219,7 +219,7 @@ def _checked(report: Mapping[str, Any], format: str) -> str:
   if format == 'huggingface':
     return (f'Reloaded with transformers {versions["transformers"]} in torch: the '
             f"largest difference of a token's\nstate is {worst:.1e} of the largest "
-            'state (`{REPORT}`).')
+            f'state (`{REPORT}`).')
   if format == 'static':
     return (f'Opened with sentence-transformers {versions["sentence_transformers"]}: '
             f'the largest difference of two unit vectors\nfrom the mean of the token '

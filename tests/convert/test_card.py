@@ -72,6 +72,7 @@ def test_a_card_tells_base_licence_data_and_scores(model, tmp_path):
 def test_examples_in_a_card_are_python(model, tmp_path, name):
   for format in exporters.FORMATS:
     _, body = _written(model, tmp_path, format, name=name)
+    assert f'(`{model_card.REPORT}`)' in body
     blocks = body.split('```python\n')[1:]
     assert blocks
     for block in blocks:
