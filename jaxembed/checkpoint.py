@@ -1,15 +1,16 @@
 """Checkpoints of a run (Orbax): asynchronous, sharded, verified when read.
 
-The only place that imports Orbax. A folder per step has `params`, `opt_state`, `step`
-and maybe `ema`, apart, so that a reader of the model does not pay for the optimiser.
-Orbax renames it once it is complete; a sum over the bits of every part is stored, and
-compared whenever it is read. Proven damage sets a checkpoint aside, an error that may
-pass does not. No state with a number that is not finite is saved.
+A folder per step has `params`, `opt_state`, `step` and maybe `ema`, apart, so that a
+reader of the model does not pay for the optimiser. Orbax, which only this module and
+`shares` import, renames it once it is complete; a sum over the bits of every part is
+stored, and compared whenever it is read. Proven damage sets a checkpoint aside, an
+error that may pass does not. No state with a number that is not finite is saved.
 """
 
 from collections.abc import Callable
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -66,16 +67,15 @@ class Checkpoints:
   def __init__(self, folder: str | pathlib.Path, *, keep: int = 2,
                may_drop: Callable[[int], bool] = lambda step: True):
     self.folder = url.local(folder).absolute()
-    self._writes = jax.process_index() == 0 or place.is_staged(self.folder)
     self._kept = _Kept(keep, (best(self.folder) or {}).get('step'), may_drop)
-    if self._writes:  # Orbax's own thread may outlive the program
+    if writes(self.folder):  # Orbax's own thread may outlive the program
       for left in self.folder.glob('*.orbax-checkpoint-tmp*'):
         shutil.rmtree(left, ignore_errors=True)
     self._aside: list[str] = []  # what to tell of it
     try:
       self._ckptr = self._opened()
     except Exception:  # Orbax reads all records of saving, and fails at one
-      self._aside = _set_broken_records_aside(self.folder, self._writes)
+      self._aside = _set_broken_records_aside(self.folder)
       if not self._aside:
         raise
       self._ckptr = self._opened()
@@ -143,7 +143,7 @@ class Checkpoints:
   def keep_best(self, step: int, metric: str, score: float) -> None:
     """Marks the checkpoint of `step`, saved or being saved, as the best one."""
     self._kept.best = step
-    if self._writes:
+    if writes(self.folder):
       whole_json.write(self.folder / _BEST,
                        {'step': step, 'metric': metric, 'score': score})
 
@@ -151,14 +151,14 @@ class Checkpoints:
     """Removes what stayed only while the run went on; to be called at its end."""
     self.wait()
     kept = {*self.steps()[-self._kept.keep:], self._kept.best}
-    if self._writes:
+    if writes(self.folder):
       for step in filter(self._kept.may_drop, set(self.steps()) - kept):
         shutil.rmtree(self.folder / str(step))
     self._ckptr.reload()
 
   def set_aside(self, step: int, name: str) -> str:
     """Renames a checkpoint, so that it is no longer used; returns its new name."""
-    name = _rename(self.folder, step, name, self._writes)
+    name = _rename(self.folder, step, name)
     self._ckptr.reload()
     return name
 
@@ -230,6 +230,12 @@ class Checkpoints:
     return '; '.join(diff[:3]) + more
 
 
+def writes(folder: str | os.PathLike) -> bool:
+  """Whether this process writes the files of a run in `folder`: process 0, or each
+  where each has a copy of a URL for itself."""
+  return jax.process_index() == 0 or place.is_staged(folder)
+
+
 def _context(own_disk: bool = False) -> Any:
   """Orbax's settings. Numbers are saved as they are: trained float32 shrinks by less
   than a tenth in zstd, which would take most of the time of a save and of a restore.
@@ -245,15 +251,15 @@ def _context(own_disk: bool = False) -> Any:
   return found
 
 
-def _rename(folder: pathlib.Path, step: int, name: str, writes: bool) -> str:
+def _rename(folder: pathlib.Path, step: int, name: str) -> str:
   if taken := len(list(folder.glob(f'{name}*'))):
     name = f'{name}_{taken + 1}'
-  if writes:
+  if writes(folder):
     (folder / str(step)).rename(folder / name)
   return name
 
 
-def _set_broken_records_aside(folder: pathlib.Path, writes: bool) -> list[str]:
+def _set_broken_records_aside(folder: pathlib.Path) -> list[str]:
   """Renames checkpoints whose record of saving is damaged, and says so of each."""
   broken = []
   for step in steps(folder):
@@ -264,9 +270,8 @@ def _set_broken_records_aside(folder: pathlib.Path, writes: bool) -> list[str]:
       broken.append((step, e))
   if broken and len(broken) == len(steps(folder)):
     raise ValueError(_NONE.format(folder, steps(folder)))
-  aside = lambda step: _rename(folder, step, f'{step}.unreadable', writes)
-  return [f'checkpoint {folder}/{step} {e}; set aside as {aside(step)}'
-          for step, e in broken]
+  return [f'checkpoint {folder}/{step} {e}; set aside as '
+          f'{_rename(folder, step, f"{step}.unreadable")}' for step, e in broken]
 
 
 def _parts(state: types.TrainState) -> dict[str, Any]:

@@ -7,6 +7,7 @@ accelerators, or on other hosts, is added where it is.
 
 from collections.abc import Mapping
 import concurrent.futures
+import itertools
 import os
 from typing import Any
 
@@ -28,21 +29,22 @@ def of_tree(tree: Any) -> int:
 def of_parts(parts: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
   """({name: sum over its tree}, whether every number is finite)."""
   leaves = {name: jax.tree.leaves(tree) for name, tree in parts.items()}
-  every = [x for part in leaves.values() for x in part]
-  there = [i for i, x in enumerate(every) if not _is_here(x)]
-  seen: dict[int, Any] = dict(zip(there, _on_device([every[i] for i in there])))
-  with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-    here = [i for i in range(len(every)) if i not in seen]
-    seen.update(zip(here, pool.map(_on_host, [every[i] for i in here])))
-  found = iter([seen[i] for i in range(len(every))])
+  each = iter(_of_each([x for part in leaves.values() for x in part]))
   sums, finite = {}, True
   for name, part in leaves.items():
     total = 0
-    for _ in part:
-      one, good = next(found)
+    for one, good in itertools.islice(each, len(part)):
       total, finite = (total * 31 + int(one)) % 2**32, finite and bool(good)
     sums[name] = total
   return sums, finite
+
+
+def _of_each(arrays: list[Any]) -> list[tuple[int, bool]]:
+  """(sum modulo 2^32, whether all is finite) of every array."""
+  there = iter(_on_device([x for x in arrays if not _is_here(x)]))
+  with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+    here = pool.map(_on_host, filter(_is_here, arrays))
+    return [next(here if _is_here(x) else there) for x in arrays]
 
 
 def _is_here(x: Any) -> bool:
@@ -52,7 +54,7 @@ def _is_here(x: Any) -> bool:
 
 
 def _on_host(x: Any) -> tuple[int, bool]:
-  """(sum modulo 2^32, whether all is finite) of one array."""
+  """As _of_each, of one array in this machine's memory."""
   if isinstance(x, jax.Array):  # as views that end here: a view hinders donation
     views = [np.from_dlpack(piece.data) for piece in x.addressable_shards
              if piece.replica_id == 0]

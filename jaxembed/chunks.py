@@ -56,16 +56,11 @@ def _listed(found: Any, i: int) -> list[Any]:
 
 
 def _span(span: Any, what: str, size: int) -> pieces.Span:
-  start = end = None
-  try:
-    start, end = span
-    whole = all(isinstance(x, int | np.integer) and not isinstance(x, bool)
-                for x in (start, end))
-  except (TypeError, ValueError):
-    whole = False
-  if not whole:
+  pair = tuple(span) if isinstance(span, Iterable) else ()
+  if len(pair) != 2 or not all(isinstance(x, int | np.integer)
+                               and not isinstance(x, bool) for x in pair):
     raise TypeError(f'{what} is {span!r:.40}; give (start, end), two whole numbers')
-  start, end = int(start), int(end)  # type: ignore[arg-type]
+  start, end = map(int, pair)
   if not 0 <= start < end <= size:
     raise ValueError(f'{what} is ({start}, {end}), which is empty or outside the text '
                      f'of {size} characters; give 0 <= start < end <= {size}')

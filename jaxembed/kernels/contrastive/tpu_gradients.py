@@ -13,10 +13,10 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 from jaxembed.kernels.contrastive import tile, tpu_tile
-from jaxembed.kernels.contrastive.tpu_tile import LANES, Static
+from jaxembed.kernels.contrastive.tpu_tile import Static
 
 
-def kernel(static: Static, both: bool, marks_ref: Any, first_ref: Any, scale_ref: Any,
+def kernel(both: bool, static: Static, marks_ref: Any, first_ref: Any, scale_ref: Any,
            q_ref: Any, k_ref: Any, *refs: Any) -> None:
   """Adds a tile to the gradient of its rows and, with `both`, to that of its columns.
 
@@ -56,8 +56,7 @@ def kernel(static: Static, both: bool, marks_ref: Any, first_ref: Any, scale_ref
 def _dlogits(static, level, place, scale_ref, q_ref, k_ref, sides, wide, ds_ref):
   """Writes the gradient of the tile's scores."""
   for rows, columns, s in tpu_tile.in_turn(q_ref, k_ref):
-    for part in tpu_tile.spans(s.shape[1], LANES):
-      at = slice(columns.start + part.start, columns.start + part.stop)
+    for part, at in tpu_tile.lanes(columns):
       (row, row_ct), (col, col_ct) = tpu_tile.vectors(
           static, level, sides, wide, rows, at)
       z = tpu_tile.logits(static, level, place, s[:, part], scale_ref[0], row, col,

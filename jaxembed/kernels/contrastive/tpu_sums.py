@@ -60,8 +60,7 @@ def _columns(static, level, place, scale_ref, q_ref, k_ref, sides, wide, scratch
   states = {}
   for rows, columns, s in tpu_tile.in_turn(q_ref, k_ref):
     parts = []
-    for part in tpu_tile.spans(s.shape[1], LANES):
-      at = slice(columns.start + part.start, columns.start + part.stop)
+    for part, at in tpu_tile.lanes(columns):
       row, col = tpu_tile.vectors(static, level, sides, wide, rows, at)
       parts.append((tpu_tile.logits(
           static, level, place, s[:, part], scale_ref[0], row, col, rows, at), at,

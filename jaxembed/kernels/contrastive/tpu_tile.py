@@ -79,6 +79,12 @@ def spans(size: int, step: int) -> list[slice]:
   return [slice(x, min(x + step, size)) for x in range(0, size, step)]
 
 
+def lanes(columns: slice) -> list[tuple[slice, slice]]:
+  """128 columns at a time, counted in their sub-tile and in the tile."""
+  return [(part, slice(columns.start + part.start, columns.start + part.stop))
+          for part in spans(columns.stop - columns.start, LANES)]
+
+
 def vectors(static: Static, level: int, sides: Sequence[Any], wide: Sequence[Any],
             rows: slice, at: slice) -> Any:
   """The trees (row, col) for some rows and 128 columns: [r,128] and [1,128].
