@@ -92,6 +92,11 @@ def splash(*args, bias, **options):
   return tpu.attend(*args, **options, interpret=True)
 
 
+def as_cudnn(*args, bias, **options):
+  """What cuDNN is given, with XLA in its place."""
+  return gpu.attend(*args, **options, implementation='xla')
+
+
 @pytest.mark.parametrize('mode, window, packed, side, groups, dtype',
                          after(len(SOME), GRID))
 def test_tiles_are_the_formula(mode, window, packed, side, groups, dtype):
@@ -114,9 +119,8 @@ def test_splash_is_the_formula(mode, window, packed, side, groups, dtype):
 def test_what_cudnn_is_given_is_the_formula(mode, window, packed, side, groups, dtype):
   """Lengths, order and masks, with XLA in cuDNN's place."""
   arrays = drawn(mode, window, packed, side, groups, dtype)
-  agree(results(dense, *arrays, scale=0.4),
-        results(lambda *a, bias, **o: gpu.attend(*a, implementation='xla', **o),
-                *arrays, scale=0.4), dtype)
+  agree(results(dense, *arrays, scale=0.4), results(as_cudnn, *arrays, scale=0.4),
+        dtype)
 
 
 @pytest.mark.parametrize('form', after(1, [tiled, dense, splash]))
@@ -153,18 +157,49 @@ def test_the_formula_is_that_of_a_loop():
     np.testing.assert_allclose(out, wanted, atol=1e-5)
 
 
-def test_a_text_of_a_packed_row_is_alone():
-  """Other numbers in one text of a row, be they NaN, move nothing of the others."""
-  q, k, v, seen, g = drawn('bidirectional', 0, True, 'right', 2, 'float32', rows=1)
-  other = np.asarray(seen.text)[0] == 2
-  assert 0 < other.sum() < other.size
+@pytest.mark.parametrize('form, mode, window, side, groups', after(1, [
+    (tiled, 'bidirectional', 0, 'right', 2), *itertools.product(
+        (dense, tiled), MODES, (0, 7), ('left', 'right'), (4, 2)), *itertools.product(
+        (splash,), ('causal', 'bidirectional'), (0, 7), ('left',), (4, 2)),
+    *((as_cudnn, mode, 0, 'right', 2) for mode in ('causal', 'bidirectional'))]))
+def test_a_text_of_a_packed_row_is_alone(form, mode, window, side, groups):
+  """Other numbers in one text of a row move nothing of the others, nor do gradients
+  of the others reach it."""
+  q, k, v, seen, g = drawn(mode, window, True, side, groups, 'float32', rows=1)
+  text = np.asarray(seen.text)[0]
+  other = text == np.median(text)
+  assert 2 <= other.sum() < (text >= 0).sum()
   g = jnp.where(other[None, :, None, None], 0, g)
-  before = results(tiled, q, k, v, seen, g, scale=0.4)
+  before = results(form, q, k, v, seen, g, scale=0.4)
   moved = (jnp.where(other[None, :, None, None], x + 1, x) for x in (q, k, v))
-  after_ = results(tiled, *moved, seen, g, scale=0.4)
+  after_ = results(form, *moved, seen, g, scale=0.4)
   for x, y in zip(before, after_):
     np.testing.assert_array_equal(x, y)
     assert not np.asarray(x)[0, other].any()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize('form, count, case', [
+    (form, count, case) for form in ('tiles', 'splash') for count in (2, 4)
+    for case in itertools.product(MODES, (0, 7), (False, True), ('left', 'right'),
+                                  (4, 2), ('float32',))
+    if (form == 'tiles' or case[0] != 'prefix') and (count == 4 or case in SOME)])
+def test_parts_of_the_queries_are_the_formula(form, count, case):
+  """What each device of a sequence axis computes: its own queries, and all keys."""
+  mode, window, *rest = case
+  length = 48 if form == 'tiles' else 300
+  arrays = drawn(mode, window if form == 'tiles' else 10 * window, *rest, length=length)
+  part = blockwise.attend if form == 'tiles' else functools.partial(
+      tpu.attend, interpret=True)
+
+  def parts(q, k, v, seen, bias, **options):
+    step = length // count
+    return jnp.concatenate([
+        part(q[:, i:i + step], k, v, seen, first=i, **options)
+        for i in range(0, length, step)], 1)
+
+  agree(results(dense, *arrays, scale=0.4), results(parts, *arrays, scale=0.4),
+        'float32')
 
 
 def test_tiles_between_texts_are_not_visited():

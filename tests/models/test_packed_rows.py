@@ -92,3 +92,31 @@ def test_padding_of_packed_rows_is_no_text():
   for made in (np.asarray, jnp.asarray):
     with pytest.raises(ValueError, match='texts of 65 tokens'):
       encoder.encode(params, cfg, jax.tree.map(made, packed(7, 65)))
+
+
+@pytest.mark.parametrize('family,mode,impl', after(1, [
+    (family, mode, impl) for family, mode in (
+        ('mistral', 'bidirectional'), ('mistral', 'causal'), ('bert', 'bidirectional'),
+        ('modernbert', 'bidirectional'), ('modernbert', 'causal'),
+        ('mpnet', 'bidirectional'), ('gemma2', 'causal'))
+    for impl in ('blockwise', 'dense')]))
+def test_a_text_moves_no_other_text_of_its_row(family, mode, impl):
+  """Not its vector, and not its gradient for any parameter, to the last bit."""
+  cfg, params = tiny_encoder.model(family, attention_impl=impl)
+  segment = np.repeat([0, 1, 2, -1], [9, 5, 6, 4])[None].astype(np.int32)
+  row = dataclasses.replace(tiny_encoder.tokens(1, 24, [20]), segment=segment)
+  other = dataclasses.replace(
+      row, ids=np.where(segment == 1, row.ids % 90 + 3, row.ids))
+  kept = np.array([0, 2])
+
+  @jax.jit
+  def step(params, tokens):
+    def loss(params):
+      v = encoder.encode(params, cfg, tokens, attention=mode)
+      return v[kept, ::3].sum(), v
+    return jax.grad(loss, has_aux=True)(params)
+
+  (grad, before), (moved, after_) = step(params, row), step(params, other)
+  np.testing.assert_array_equal(after_[kept], before[kept])
+  assert np.abs(after_ - before)[1].max() > 1e-3
+  jax.tree.map(np.testing.assert_array_equal, moved, grad)
