@@ -16,9 +16,8 @@ def similarities(query: jax.Array, passage: jax.Array, lay: masks.Layout,
 
   Passages may be ragged, in any order and on any device.
   """
-  at = jnp.clip(lay.owner, 0, lay.positive.shape[0] - 1)
-  theirs = contrastive.take(query, contrastive.split_rows(at, axes), axes, mode)
-  return vectors.products(theirs, passage, cfg.operands), at
+  theirs = contrastive.take(query, lay.asked_by, axes, mode)
+  return vectors.products(theirs, passage, cfg.operands), lay.asked_by
 
 
 def log_sum_exp(z: jax.Array, keep: jax.Array, at: jax.Array, queries: int
@@ -60,8 +59,7 @@ def kept(s: jax.Array, at: jax.Array, lay: masks.Layout, limit: jax.Array | None
     keep &= ~(s > limit[at])  # a NaN is kept, and seen
   if (lay.row.guide is not None and lay.col.guide is not None
       and lay.row.guide_limit is not None):
-    theirs = contrastive.take(
-        lay.row.guide, contrastive.split_rows(at, axes), axes, mode)
+    theirs = contrastive.take(lay.row.guide, at, axes, mode)
     cosine = vectors.products(theirs, lay.col.guide)
     keep &= ~(cosine > lay.row.guide_limit[at])
   return keep

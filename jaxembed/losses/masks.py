@@ -28,7 +28,7 @@ _NO_QUERY = -3
 class Layout(NamedTuple):
   """Positives and mask vectors of a batch, replicated on every device."""
 
-  positive: jax.Array  # [Q] int32, the passage that is the row's positive; 0 if none
+  positive: jax.Array  # [Q] int32, the passage that is the row's positive; any if none
   valid: jax.Array  # [Q] bool, the row has a positive
   row: contrastive.MaskVectors  # of queries against passages
   col: contrastive.MaskVectors
@@ -41,10 +41,18 @@ class Layout(NamedTuple):
     assert self.col.owner is not None  # `layout` gives one
     return self.col.owner
 
+  @property
+  def asked_by(self) -> jax.Array:
+    """[C] int32, the row that a passage was made for; of padding the row of its place,
+    which stands on its device: see contrastive.take."""
+    queries = self.positive.size
+    nearby = jnp.arange(self.owner.size, dtype=jnp.int32) // max(
+        self.owner.size // queries, 1)
+    return jnp.minimum(jnp.where(self.owner < 0, nearby, self.owner), queries - 1)
+
   def positives_of(self, x: jax.Array, axes: tuple[str, ...], mode: str) -> jax.Array:
     """[Q,E]: of x [C,E] every row's positive; both are split over `axes`."""
-    return contrastive.take(
-        x, contrastive.split_rows(self.positive, axes), axes, mode)
+    return contrastive.take(x, self.positive, axes, mode)
 
   def at_positives(self, x: jax.Array, otherwise: float) -> jax.Array:
     """[C]: the value in x [Q] of the row whose positive a passage is."""
@@ -61,7 +69,10 @@ def layout(pairing: types.Pairing, cfg: config.LossConfig) -> Layout:
   real = p.owner >= 0
   at = jnp.where(real & p.is_positive, p.owner, queries)  # out of range: dropped
   positive = jnp.full((queries,), -1, jnp.int32).at[at].set(columns, mode='drop')
-  valid, positive = positive >= 0, jnp.maximum(positive, 0)
+  valid = positive >= 0
+  # Where there is none, a passage on the row's own device: see contrastive.take.
+  nearby = jnp.arange(queries, dtype=jnp.int32) * (columns.size // queries)
+  positive = jnp.where(valid, positive, nearby)
 
   own = jnp.clip(p.owner, 0, queries - 1)
   group = p.group if cfg.same_group else jnp.zeros((queries,), jnp.int32)

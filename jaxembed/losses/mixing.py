@@ -64,8 +64,8 @@ def _pair(key, passage, at, keep, count, axes, mode):
   order = jnp.lexsort((jax.random.uniform(draw, at.shape),
                        jnp.where(keep, at, count.size)))
   first = jnp.cumsum(count) - count
-  a, b = (contrastive.take(passage, contrastive.split_rows(
-      order[jnp.minimum(first + i, at.size - 1)], axes), axes, mode) for i in (0, 1))
+  a, b = (contrastive.take(passage, order[jnp.minimum(first + i, at.size - 1)], axes,
+                           mode) for i in (0, 1))
   share = contrastive.split_rows(
       jax.random.beta(weigh, 2.0, 2.0, count.shape)[:, None], axes)
   return share * a + (1 - share) * b
@@ -74,7 +74,6 @@ def _pair(key, passage, at, keep, count, axes, mode):
 def _sums_of_rows(weight, passage, at, like, axes, mode):
   """[Q,E], the sum of each row's passages by their weights [C]: the transpose of how
   passages find their rows' queries."""
-  index = contrastive.split_rows(at, axes)
   _, back = jax.vjp(
-      lambda x: contrastive.take(x, index, axes, mode), jnp.zeros_like(like))
+      lambda x: contrastive.take(x, at, axes, mode), jnp.zeros_like(like))
   return back(contrastive.split_rows(weight[:, None], axes) * passage)[0]

@@ -45,8 +45,7 @@ class Scored:
   @property
   def theirs(self) -> jax.Array:
     """[C,E], the query of each passage's row, split over `axes`."""
-    return contrastive.take(self.query, contrastive.split_rows(self.at, self.axes),
-                            self.axes, self.mode)
+    return contrastive.take(self.query, self.at, self.axes, self.mode)
 
   def logits(self, cfg: config.LossConfig) -> jax.Array:
     """[C], similarities of passages and their rows' queries over the temperature."""
@@ -97,7 +96,7 @@ def _one_width(of_rows, query, passage, pairing, cfg, params) -> Result:
   common, clamped = temperature.scale(cfg, params.get('log_scale'))
   score = mesh.replicate(pairing.score)
   keep = (lay.owner >= 0) & ~jnp.isnan(score)
-  at = jnp.clip(lay.owner, 0, lay.positive.shape[0] - 1)
+  at = lay.asked_by
   found = Scored(
       query, passage, lay, temperature.of_rows(common, pairing.temperature), at, keep,
       jnp.where(keep, score, 0) / cfg.teacher_temperature,

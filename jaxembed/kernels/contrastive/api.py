@@ -19,6 +19,7 @@ from jax.core import Tracer
 import jax.numpy as jnp
 import numpy as np
 
+from jaxembed import mesh
 from jaxembed.kernels import choices, dispatch
 from jaxembed.kernels.contrastive import blockwise, exchange, gpu, reference, tpu
 from jaxembed.kernels.contrastive.options import NO_MASK, MaskVectors, Options, Sums
@@ -87,7 +88,7 @@ def masked_lse(q: Array, k: Array, *, scale: Array | float, row: MaskVectors = N
   if scale.ndim:
     row, col = _own_scales(scale, row, col, directions)
     scale = jnp.ones((), scale.dtype)
-  q, k, row, col = exchange.split_rows((q, k, row, col), run.axes)
+  q, k, row = exchange.split_rows((q, k, row), run.axes)
   return _masked_lse(opts, run, q, k, scale, row, col)
 
 
@@ -119,8 +120,9 @@ def _side_gradients(side: MaskVectors, x, dx, opts):
   if side.scale is None:
     return out
   x = x.astype(opts.dtype).astype(side.scale.dtype)
-  return dataclasses.replace(
-      out, scale=jnp.sum(x * dx, -1, dtype=side.scale.dtype) / side.scale)
+  total = mesh.reshard(jnp.sum(x * dx, -1, dtype=side.scale.dtype),
+                       *mesh.axes_of(side.scale))
+  return dataclasses.replace(out, scale=total / side.scale)
 
 
 _masked_lse.defvjp(_fwd, _bwd)

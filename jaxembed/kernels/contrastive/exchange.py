@@ -4,7 +4,8 @@ Rows and columns are split over the same mesh axes; a device keeps its rows.
 
 gather: every device receives all columns, runs the kernel once, and the
   gradient of the columns is reduce-scattered in float32. One large kernel call;
-  costs N*D of memory per device.
+  costs N*D of memory per device. The masks of the columns are taken whole: a loss
+  that holds them on every device sends none.
 ring: columns travel, a neighbour's block per step, with their masks and their
   running column sums; in the backward pass their float32 gradient travels with
   them and is home after the last hop. Memory stays O(N/P*D), and the next
@@ -94,10 +95,11 @@ def forward(fn: Callable, plan: CommPlan, q: jax.Array, k: jax.Array, scale: jax
     return fn(q, k, scale, row, col, opts)
   body: Callable = _ring_forward if plan.mode == 'ring' else _gather_forward
   rows = P(plan.axes)
+  col, col_spec = _columns(plan, col)
   out = Sums(*cast(Any, (rows, rows, rows)))  # in place of its arrays
   return jax.shard_map(
       lambda *args: body(fn, plan.axes, *args, opts),
-      in_specs=(rows, rows, P(), rows, rows),
+      in_specs=(rows, rows, P(), rows, col_spec),
       out_specs=(out if opts.rows else None, out if opts.cols else None),
       check_vma=False)(q, k, scale, row, col)
 
@@ -112,11 +114,19 @@ def backward(fn: Callable, plan: CommPlan, q: jax.Array, k: jax.Array, scale: ja
               final=True)
   body: Callable = _ring_backward if plan.mode == 'ring' else _gather_backward
   rows = P(plan.axes)
+  col, col_spec = _columns(plan, col)
   return jax.shard_map(
       lambda *args: body(fn, plan.axes, *args[:5], opts, *args[5:]),
-      in_specs=(rows, rows, P(), rows, rows, (rows, rows), (rows, rows)),
+      in_specs=(rows, rows, P(), rows, col_spec, (rows, rows), (rows, rows)),
       out_specs=(rows, rows, P()), check_vma=False)(
           q, k, scale, row, col, (lse[0], cts[0]), (lse[1], cts[1]))
+
+
+def _columns(plan, col: MaskVectors) -> tuple[MaskVectors, P]:
+  """The masks of the columns and how the body gets them: whole, or split to travel."""
+  if plan.mode == 'ring':
+    return split_rows(col, plan.axes), P(plan.axes)
+  return jax.tree.map(mesh.replicate, col), P()
 
 
 # --- Gather ------------------------------------------------------------------
@@ -132,9 +142,9 @@ def _narrow(k, axes, opts):
 
 
 def _gather_forward(fn, axes, q, k, scale, row, col, opts):
-  # all-gather K and its masks over `axes`
+  # all-gather K over `axes`
   k = _all(_narrow(k, axes, opts), axes)
-  rows, cols = fn(q, k, scale, row, _all(col, axes), opts)
+  rows, cols = fn(q, k, scale, row, col, opts)
   return rows, _combine(cols, axes) if opts.cols else None
 
 
@@ -157,8 +167,9 @@ def _combine(cols: Sums, axes) -> Sums:
 
 def _gather_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
   alone = lax.axis_size(axes) == 1
+  # The all-gather of the forward pass again, which XLA runs once where both are near.
   k = _all(_narrow(k, axes, opts), axes)
-  dq, dk, total = fn(q, k, scale, row, _all(col, axes), opts, *rows,
+  dq, dk, total = fn(q, k, scale, row, col, opts, *rows,
                      *_all(cols, axes), final=alone)
   # reduce-scatter dK, float32
   return (dq, dk if alone else lax.psum_scatter(dk, axes, tiled=True),
@@ -223,20 +234,35 @@ def _ring_backward(fn, axes, q, k, scale, row, col, opts, rows, cols):
 
 def take(x: Array, index: Array, axes: Sequence[str] = (), mode: str = 'gather'
          ) -> jax.Array:
-  """x[index] where both are split over `axes`: x [N,D], index [Q] -> [Q,D].
+  """x[index], split over `axes` as x [N,D] is: index [Q] -> [Q,D].
 
-  Differentiable. In ring mode no device holds more than one block of x.
+  Differentiable. Where every row asks for one that stands on its own device, no
+  collective runs; that is found out as the program runs, without one where every
+  device has the whole index. In ring mode no device holds more than one block of x.
   """
   if not axes:
     return x[index]
-  rows = P(tuple(axes))
+  axes, count = tuple(axes), devices(axes)
+  rows, own = P(axes), split_rows(index, axes)
+  place = jnp.arange(index.size, dtype=index.dtype) // (index.size // count)
+  near = count == 1 or jnp.all(index // (x.shape[0] // count) == place)
   return jax.shard_map(
-      lambda x, index: _take(tuple(axes), mode, x, index),
-      in_specs=(rows, rows), out_specs=rows, check_vma=False)(x, index)
+      lambda x, index, near: _take(axes, mode, x, index, near),
+      in_specs=(rows, rows, P()), out_specs=rows, check_vma=False)(x, own, near)
 
 
-def _take(axes, mode, x, index):
+def _take(axes, mode, x, index, near):
   """Local part of `take`. Linear in x, and so is each of its steps."""
+  def here(x):
+    return x[index - lax.axis_index(axes) * x.shape[0]]
+
+  if lax.axis_size(axes) == 1:
+    return here(x)
+  # Every device comes to the same branch: none waits for another's collective.
+  return lax.cond(near, here, lambda x: _from_anywhere(axes, mode, x, index), x)
+
+
+def _from_anywhere(axes, mode, x, index):
   if mode == 'gather':
     return lax.all_gather(x, axes, tiled=True)[index]
   size, here = x.shape[0], lax.axis_index(axes)
