@@ -61,7 +61,8 @@ def collectives(text, branches=False):
 
 
 @pytest.mark.parametrize('fields', [
-    {}, thorough({'symmetric': True}), thorough({'terms': ('qd', 'qq', 'dq')})], ids=str)
+    {}, thorough({'symmetric': True}), thorough({'terms': ('qd', 'qq', 'dq')})],
+    ids=str)
 def test_passages_are_gathered_once_and_their_gradient_is_scattered_once(fields):
   """Where positives stand with their queries nothing of the branches runs: they would
   gather the passages a second time."""
