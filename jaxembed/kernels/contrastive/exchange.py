@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxembed import mesh
+from jaxembed.kernels import dispatch
 from jaxembed.kernels.contrastive.options import MaskVectors, Options, Sums
 from jaxembed.types import Array
 
@@ -238,14 +239,15 @@ def take(x: Array, index: Array, axes: Sequence[str] = (), mode: str = 'gather'
 
   Differentiable. Where every row asks for one that stands on its own device, no
   collective runs; that is found out as the program runs, without one where every
-  device has the whole index. In ring mode no device holds more than one block of x.
+  device has the whole index, but on CPUs it is never looked for. In ring mode no device
+  holds more than one block of x.
   """
   if not axes:
     return x[index]
   axes, count = tuple(axes), devices(axes)
   rows, own = P(axes), split_rows(index, axes)
   place = jnp.arange(index.size, dtype=index.dtype) // (index.size // count)
-  near = count == 1 or jnp.all(index // (x.shape[0] // count) == place)
+  near = jnp.all(index // (x.shape[0] // count) == place)
   return jax.shard_map(
       lambda x, index, near: _take(axes, mode, x, index, near),
       in_specs=(rows, rows, P()), out_specs=rows, check_vma=False)(x, own, near)
@@ -258,8 +260,16 @@ def _take(axes, mode, x, index, near):
 
   if lax.axis_size(axes) == 1:
     return here(x)
+  if not _can_branch():
+    return _from_anywhere(axes, mode, x, index)
   # Every device comes to the same branch: none waits for another's collective.
   return lax.cond(near, here, lambda x: _from_anywhere(axes, mode, x, index), x)
+
+
+def _can_branch() -> bool:
+  """Whether a branch may hold a collective. Those of a program have one name in common
+  on a CPU, where one in a branch could meet another outside of it."""
+  return dispatch.platform() != 'cpu'
 
 
 def _from_anywhere(axes, mode, x, index):
