@@ -87,10 +87,18 @@ def forecast(cfg: ModelConfig, params: types.Params, *,
   if available is None and device is not None:
     available = device_bytes(device)
   platform = device.platform if device is not None else dispatch.platform()
+  fixed = _fixed_bytes(cfg, platform)
+  if platform == 'cpu':
+    layers = bytes_here(params['backbone'].get('layers'))
+    if jnp.dtype(cfg.dtype).itemsize < 4:
+      # XLA computes products of 16 bits in float32, and holds what goes into them as
+      # such: the weights of all layers, before the first of them runs, and states.
+      layers, cfg = 2 * layers, dataclasses.replace(cfg, dtype='float32')
+      fixed += layers
+    fixed += layers // cfg.backbone.num_layers  # those of the layer that runs, alone
   return Forecast(
-      weights=bytes_here(params), token=_token_bytes(cfg, mesh),
-      fixed=_fixed_bytes(cfg, platform), available=available, max_length=cfg.max_length,
-      shards=shards)
+      weights=bytes_here(params), token=_token_bytes(cfg, mesh), fixed=fixed,
+      available=available, max_length=cfg.max_length, shards=shards)
 
 
 def device_bytes(device: Any) -> int | None:

@@ -30,7 +30,10 @@ def shape(family, **fields):
     ('bert', 'float32', 4, 1024),
     *(pytest.param(*case, marks=pytest.mark.thorough) for case in (
         ('bert', 'float32', 32, 128), ('qwen3', 'float32', 4, 1024),
-        ('qwen3', 'bfloat16', 2, 2048), ('modernbert', 'float32', 4, 1024)))])
+        ('qwen3', 'float32', 1, 128),
+        ('qwen3', 'bfloat16', 2, 2048),
+        ('qwen3', 'bfloat16', 1, 256), ('bert', 'bfloat16', 4, 1024),
+        ('modernbert', 'float32', 4, 1024)))])
 def test_the_forecast_is_the_compilers_figure(family, dtype, rows, length):
   """Never less, and at most three times as much: the compiler may find better."""
   cfg, shapes = shape(family, dtype=dtype)
