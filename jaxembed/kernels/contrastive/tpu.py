@@ -60,7 +60,8 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
   marks = tpu_call.marks(row, col, (b, n), cut.block, opts)
   # So many groups of rows per call that their column partials stay small.
   step = max(_PARTIAL_BYTES // (12 * n * cut.strips), 1) if opts.cols else cut.groups
-  run = functools.partial(_sums, q, k, scale, row, col, opts, cut, marks)
+  run = functools.partial(_sums, tpu_tile.pairs(q), tpu_tile.pairs(k), scale, row, col,
+                          opts, cut, marks, (b, n))
 
   def some_groups(carry, i, count):
     rows, cols = carry
@@ -81,11 +82,11 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
           tile.finish(cols, tile.side_scale(scale, col), opts) if cols else None)
 
 
-def _sums(q, k, scale, row, col, opts, cut, marks, first, groups):
+def _sums(q, k, scale, row, col, opts, cut, marks, sizes, first, groups):
   """(maximum, sum, kept) of the rows of some groups, each [rows], and of columns, each
   [row tiles,N].
   """
-  (bm, bn), d, n = cut.block, q.shape[1], k.shape[0]
+  (bm, bn), d, n = cut.block, q.shape[1], sizes[1]
   rows = groups * cut.group_rows
   at_part = pl.BlockSpec((None, 1, bn), lambda o, m, s, *_: (o * cut.strips + s, 0, m))
   results = []
@@ -96,14 +97,14 @@ def _sums(q, k, scale, row, col, opts, cut, marks, first, groups):
     if use:
       results += [(jax.ShapeDtypeStruct(shape, t), spec) for t in _STATE]
   out = tpu_call.call(
-      tpu_sums.kernel, 'contrastive_sums', cut, (q.shape[0], n),
-      [(q, pl.BlockSpec((cut.group_rows, d), lambda o, m, s, _, first: (
-          first[0] + o, 0))),
-       (k, pl.BlockSpec((bn, d), lambda o, m, s, *_: (m, 0)))],
+      tpu_sums.kernel, 'contrastive_sums', cut, sizes,
+      [tpu_call.operand(q, (cut.group_rows, d), lambda o, m, s, _, first: (
+          first[0] + o, 0)),
+       tpu_call.operand(k, (bn, d), lambda o, m, s, *_: (m, 0))],
       scale, (row, col), opts, marks, first, results=results, by_rows=True,
       scratch=[pltpu.VMEM((cut.group_rows, tpu_tile.LANES), t)
                for t in _STATE * opts.rows],
-      products=1, moved=cut.moved(d, q.dtype.itemsize), groups=groups)
+      products=1, moved=cut.moved(d, jnp.dtype(opts.dtype).itemsize), groups=groups)
   unit = math.log(2)  # of the maxima, back to base e
   row_sums = col_sums = None
   if opts.rows:
@@ -147,22 +148,26 @@ def _gradients(q, k, scale, rows, cols, opts, dtype, *, both) -> tuple[Any, Any,
   q, rows = _filled((q, rows), cut.tiles[0] * bm)
   k, cols = _filled((k, cols), cut.tiles[1] * bn)
   once = {'pipeline_mode': pl.Buffered(1)}  # one group, so nothing follows it
-  at_group = pl.BlockSpec((cut.group_rows, d), lambda o, m, s, _, first: (
-      first[0], 0), **once)
-  at_col = pl.BlockSpec((bn, d), lambda o, m, s, *_: (o * per_core + m, 0))
+  operands = [
+      tpu_call.operand(tpu_tile.pairs(q), (cut.group_rows, d),
+                       lambda o, m, s, _, first: (first[0], 0), **once),
+      tpu_call.operand(tpu_tile.pairs(k), (bn, d),
+                       lambda o, m, s, *_: (o * per_core + m, 0))]
   at_dk = pl.BlockSpec((d, bn), lambda o, m, s, *_: (0, o * per_core + m))
   of_rows = (jax.ShapeDtypeStruct((cut.cores, cut.group_rows, d), f32),
              pl.BlockSpec(memory_space=pl.ANY))
   of_cols = jax.ShapeDtypeStruct((d, k.shape[0]), f32), at_dk
-  qt = (q.T, pl.BlockSpec((d, cut.group_rows), lambda o, m, s, _, first: (
-      0, first[0]), **once)) if both else None
+  if both:
+    operands.append(tpu_call.operand(
+        tpu_tile.pairs(q.T), (d, cut.group_rows),
+        lambda o, m, s, _, first: (0, first[0]), **once))
 
   def group(carry, i, _):
     dq, dk, total = carry
-    more = [qt, (dk, at_dk)] if both else []
+    more = [(dk, at_dk)] if both else []
     part, *dk = tpu_call.call(
         functools.partial(tpu_gradients.kernel, both), 'contrastive_gradients', cut,
-        (b, n), [(q, at_group), (k, at_col), *more], scale, (rows, cols), opts, marks,
+        (b, n), [*operands, *more], scale, (rows, cols), opts, marks,
         i, results=[of_rows, of_cols] if both else [of_rows],
         scratch=[pltpu.VMEM((cut.group_rows, d), f32), pltpu.VMEM((bm, bn), q.dtype)],
         products=2 + both, moved=cut.moved(d, q.dtype.itemsize, 1 + both), groups=1,

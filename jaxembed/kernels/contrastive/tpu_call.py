@@ -102,6 +102,12 @@ def _up(size: int) -> int:
   return pl.cdiv(size, LANES) * LANES
 
 
+def operand(x: jax.Array, block: tuple[int, int], at: Callable, **how: Any
+            ) -> tuple[jax.Array, pl.BlockSpec]:
+  """An operand and its blocks. x: of tpu_tile.pairs. block: in single values."""
+  return x, pl.BlockSpec((block[0] // tpu_tile.packed(x), block[1]), at, **how)
+
+
 def marks(row: MaskVectors, col: MaskVectors, sizes: tuple[int, int],
           block: tuple[int, int], opts: Options
           ) -> tuple[jax.Array | None, tuple[int, ...]]:

@@ -15,6 +15,10 @@ import jax.numpy as jnp
 from jaxembed.kernels.contrastive import tile, tpu_tile
 from jaxembed.kernels.contrastive.tpu_tile import Static
 
+# Terms of a sum that v6e's two matrix units add at once: what more of them would wait
+# for, a sub-tile's 64 registers of partial sums, goes to the result instead.
+_DEPTH = 512
+
 
 def kernel(both: bool, static: Static, marks_ref: Any, first_ref: Any, scale_ref: Any,
            q_ref: Any, k_ref: Any, *refs: Any) -> None:
@@ -40,11 +44,11 @@ def kernel(both: bool, static: Static, marks_ref: Any, first_ref: Any, scale_ref
       out[1][...] = given[1][...]
 
   def run(level):
-    _dlogits(static, level, place, scale_ref, q_ref.at[strip], k_ref, sides, wide,
+    _dlogits(static, level, place, scale_ref, q_ref, k_ref, sides, wide,
              ds_ref)
-    _add(dq_ref, ds_ref, k_ref)
+    _add(dq_ref, ds_ref, tpu_tile.Matrix(k_ref, static.opts.dtype))
     if both:
-      _add(out[1], given[0].at[:, strip], ds_ref)
+      _add(out[1], tpu_tile.Matrix(given[0].at[:, strip], static.opts.dtype), ds_ref)
 
   tpu_tile.by_level(static, marks_ref, first_ref, run)
 
@@ -55,7 +59,7 @@ def kernel(both: bool, static: Static, marks_ref: Any, first_ref: Any, scale_ref
 
 def _dlogits(static, level, place, scale_ref, q_ref, k_ref, sides, wide, ds_ref):
   """Writes the gradient of the tile's scores."""
-  for rows, columns, s in tpu_tile.in_turn(q_ref, k_ref):
+  for rows, columns, s in tpu_tile.in_turn(static, q_ref, k_ref):
     for part, at in tpu_tile.lanes(columns):
       (row, row_ct), (col, col_ct) = tpu_tile.vectors(
           static, level, sides, wide, rows, at)
@@ -66,10 +70,11 @@ def _dlogits(static, level, place, scale_ref, q_ref, k_ref, sides, wide, ds_ref)
       ds_ref[rows, at] = p.astype(ds_ref.dtype)
 
 
-def _add(out_ref, a_ref, b_ref):
+def _add(out_ref, a, b):
   """out += a @ b, a sub-tile of the result after another."""
   size = tpu_tile.SUB
-  for columns in tpu_tile.spans(b_ref.shape[1], size[1]):
-    for rows in tpu_tile.spans(a_ref.shape[0], size[0]):
-      out_ref[rows, columns] += tpu_tile.product(
-          a_ref[rows], b_ref[:, columns], (1, 0))
+  for columns in tpu_tile.spans(b.shape[1], size[1]):
+    for rows in tpu_tile.spans(a.shape[0], size[0]):
+      for depth in tpu_tile.spans(a.shape[1], _DEPTH):
+        out_ref[rows, columns] += tpu_tile.product(
+            a[rows, depth], b[depth, columns], (1, 0))

@@ -36,7 +36,7 @@ def kernel(static: Static, marks_ref: Any, first_ref: Any, scale_ref: Any,
 
   def run(level):
     for columns, found in _columns(
-        static, level, place, scale_ref, q_ref.at[strip], k_ref, sides, wide, scratch):
+        static, level, place, scale_ref, q_ref, k_ref, sides, wide, scratch):
       for ref, x in zip(out[-3:], found, strict=True):
         ref[:, columns] = x
 
@@ -58,7 +58,7 @@ def _columns(static, level, place, scale_ref, q_ref, k_ref, sides, wide, scratch
   """Adds the tile to its rows' sums; yields (columns, sums) of 128 columns each."""
   opts = static.opts
   states = {}
-  for rows, columns, s in tpu_tile.in_turn(q_ref, k_ref):
+  for rows, columns, s in tpu_tile.in_turn(static, q_ref, k_ref):
     parts = []
     for part, at in tpu_tile.lanes(columns):
       row, col = tpu_tile.vectors(static, level, sides, wide, rows, at)

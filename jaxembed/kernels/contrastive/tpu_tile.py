@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 from jaxembed import precision
@@ -43,10 +44,47 @@ class Static(NamedTuple):
       return (first_ref[0] + outer) * self.strips + strip, middle
     return first_ref[0] * self.strips + strip, outer * pl.num_programs(1) + middle
 
-  def strip(self) -> Any:
-    """The rows in hand, among those that stay."""
-    size = self.block[0]
+  def strip(self, packed: int = 1) -> Any:
+    """The rows in hand, among those that stay. packed: rows to a word."""
+    size = self.block[0] // packed
     return pl.ds(pl.multiple_of(pl.program_id(2) * size, size), size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+  """An operand in VMEM, read by static slices; `pairs` of 16 bits as single values."""
+
+  ref: Any
+  dtype: str
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """Rows and columns of single values."""
+    return self.ref.shape[0] * packed(self.ref), self.ref.shape[1]
+
+  def __getitem__(self, at: Any) -> jax.Array:
+    rows, columns = at if isinstance(at, tuple) else (at, slice(None))
+    if packed(self.ref) == 1:
+      return self.ref[rows, columns]
+    return pltpu.bitcast(self.ref[rows.start // 2:rows.stop // 2, columns], self.dtype)
+
+
+def packed(ref: Any) -> int:
+  """Rows that a word of an operand holds."""
+  return 2 if ref.dtype == jnp.uint32 else 1
+
+
+def pairs(x: jax.Array) -> jax.Array:
+  """Two rows of 16 bits to a word, [rows/2,columns] uint32; any other x as it is.
+
+  Read from an array of 16-bit values a register comes as two halves, which must be
+  put together between the load and the matrix unit: a tenth more bundles.
+  """
+  if x.dtype.itemsize != 2 or x.shape[0] % 2:
+    return x
+  halves = lax.bitcast_convert_type(x, jnp.uint16).astype(jnp.uint32)
+  halves = halves.reshape(-1, 2, x.shape[1])
+  return halves[:, 0] | halves[:, 1] << 16
 
 
 def by_level(static: Static, marks_ref: Any, first_ref: Any, run: Callable) -> None:
@@ -126,11 +164,14 @@ def _within(direction, size, start, axis):
   return jnp.where(inside, z, MASKED), inside if keep is None else keep & inside
 
 
-def in_turn(q_ref: Any, k_ref: Any) -> Iterator[tuple[slice, slice, jax.Array]]:
+def in_turn(static: Static, q_ref: Any, k_ref: Any
+            ) -> Iterator[tuple[slice, slice, jax.Array]]:
   """(rows, columns) of a sub-tile, all rows of some columns first, with its scores."""
-  for columns in spans(k_ref.shape[0], SUB[1]):
-    for rows in spans(q_ref.shape[0], SUB[0]):
-      yield rows, columns, product(q_ref[rows], k_ref[columns], (1, 1))
+  q = Matrix(q_ref.at[static.strip(packed(q_ref))], static.opts.dtype)
+  k = Matrix(k_ref, static.opts.dtype)
+  for columns in spans(k.shape[0], SUB[1]):
+    for rows in spans(q.shape[0], SUB[0]):
+      yield rows, columns, product(q[rows], k[columns], (1, 1))
 
 
 def product(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
