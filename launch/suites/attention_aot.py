@@ -3,9 +3,10 @@
 `forward` is of one text at Qwen3-0.6B's shape, 28 layers in bfloat16, on one chip;
 `step` the update of the recipe nv_embed_v2 with all its texts of so many tokens. Of
 the forms `dense` has all scores at once; `auto` is splash attention on a TPU, cuDNN's
-on a GPU. GiB are of one chip; of what a compiler refuses, 'temporaries' is what it
-says it needs. H100s need the CUDA plugin (pip install 'jax[cuda13]') and no GPU. No
-figure is a timing. Each step of the 7B model compiles for minutes.
+on a GPU. GiB are of one chip, 'too much by' those beyond its memory; of what a
+compiler refuses, 'temporaries' is what it says it needs. H100s need the CUDA plugin
+(pip install 'jax[cuda13]') and no GPU. No figure is a timing. Each step of the 7B model
+compiles for minutes.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxembed import config, memory, sharding, types
 from jaxembed.models import encoder, presets
-from jaxembed.train import plan, start
+from jaxembed.train import chips, plan, start
 from jaxembed.train.chips import GIB
 
 from .. import arguments
@@ -57,9 +58,9 @@ def run(repeats: int, small: bool) -> list[dict]:
   if small:
     return [forward('v5e:2x2', 512, form, layers=1) for form in _FORMS]
   return [row(chip, length, form)
-          for row, chips, lengths in ((forward, _FORWARD, _LENGTHS),
-                                      (step, _STEPS, _STEP_LENGTHS))
-          for chip in chips if _described(chip)
+          for row, topologies, lengths in ((forward, _FORWARD, _LENGTHS),
+                                           (step, _STEPS, _STEP_LENGTHS))
+          for chip in topologies if _described(chip)
           for length in lengths for form in _FORMS]
 
 
@@ -73,7 +74,7 @@ def forward(topology: str, length: int, form: str, layers: int = 28) -> dict:
   cfg = presets.get('qwen3_0p6b')
   cfg = dataclasses.replace(cfg, attention_impl=form, backbone=dataclasses.replace(
       cfg.backbone, num_layers=layers))
-  where, _ = plan.devices(topology, _H100)
+  where, chip = plan.devices(topology, _H100)
   mesh = sharding.make_mesh((1, 1, 1), where[:1])
   with jax.set_mesh(mesh):
     params = sharding.abstract(encoder.param_shapes(cfg, jnp.bfloat16), mesh)
@@ -83,14 +84,13 @@ def forward(topology: str, length: int, form: str, layers: int = 28) -> dict:
         params, cfg, types.Tokens(rows['int32'], rows['bool'], rows['bool']))
   try:
     sizes = lowered.compile().memory_analysis()
-    needs, note = sizes.temp_size_in_bytes, ''
+    needs = sizes.temp_size_in_bytes
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    needs, note = plan.needed(str(error)), 'refused'
+    needs = plan.needed(str(error))
   return {'program': 'forward', 'chips': topology.partition(':')[0], 'tokens': length,
-          'form': form, 'state': memory.bytes_here(params) / GIB,
-          'temporaries': needs / GIB, 'note': note}
+          'form': form, **_memory(memory.bytes_here(params), needs, chip)}
 
 
 def step(topology: str, length: int, form: str) -> dict:
@@ -101,8 +101,12 @@ def step(topology: str, length: int, form: str) -> dict:
   found = plan.compile_stage(cfg, 0, start.apply_spec(model, cfg.model),
                              sharding.make_mesh(_STEPS[topology], where))
   return {'program': 'step', 'chips': topology, 'tokens': length, 'form': form,
-          'state': found.arguments / GIB, 'temporaries': found.temporaries / GIB,
-          'note': '' if plan.fits(found, chip) else f'of {chip.hbm / GIB:.0f}'}
+          **_memory(found.arguments, found.temporaries, chip)}
+
+
+def _memory(state: int, temporaries: int, chip: chips.Chip) -> dict:
+  return {'state': state / GIB, 'temporaries': temporaries / GIB,
+          'too much by': max(state + temporaries - chip.hbm, 0) / GIB or ''}
 
 
 def _recipe(length: int, form: str) -> config.Config:

@@ -143,6 +143,16 @@ def test_bias_by_distance_and_soft_cap(mode):
         'float32')
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize('window', [0, 70])
+@pytest.mark.parametrize('mode', ['causal', 'bidirectional'])
+def test_splash_caps_scores(mode, window):
+  arrays = drawn(mode, window, True, 'left', 2, 'float32', length=300)
+  capped, plain = (results(dense, *arrays, scale=2.0, softcap=cap) for cap in (3.0, 0))
+  assert np.abs(capped[0] - plain[0]).max() > 0.1
+  agree(capped, results(splash, *arrays, scale=2.0, softcap=3.0), 'float32')
+
+
 def test_the_formula_is_that_of_a_loop():
   """float64, one query at a time, against both forms."""
   q, k, v, seen, g = drawn('causal', 7, True, 'left', 2, 'float32')
