@@ -3,13 +3,14 @@
 A child process per program compiles it for a described topology and dumps the last
 schedule of each kernel (launch/bundles.py). 'bundles' are those of a grid step, the
 least cycles that it takes; 'matrix unit' is the share of them that the step's products
-would keep it busy at its peak, an upper bound on what a run can reach; 'spills' are
-stores of vectors for which there was no register, per bundle. 'temporaries' and 'HBM
-bytes/score' are the compiler's figures for the whole program, value and gradient. It
-counts a loop's body once: the kernels' groups of rows are multiplied, and blockwise is
-counted at 8,192 x 8,192 scores, one tile. 'least' are inputs and results in float32
-and, for a tile's 1,024 rows, one pass of the other side's operands forward and one
-backward. No figure is a timing.
+would keep it busy at its peak, an upper bound on what a run can reach. v5e's and v5p's
+schedules leave waits for the matrix units to the hardware: above 100% the products are
+the least time, not the bundles. 'spills' are stores of vectors for which there was no
+register, per bundle. 'temporaries' and 'HBM bytes/score' are the compiler's figures for
+the whole program, value and gradient. It counts a loop's body once: the kernels' groups
+of rows are multiplied, and blockwise is counted at 8,192 x 8,192 scores, one tile.
+'least' are inputs and results in float32 and, for a tile's 1,024 rows, one pass of the
+other side's operands forward and one backward. No figure is a timing.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,9 +38,9 @@ from .. import bundles
 _FLAGS = ('--xla_jf_dump_to={} --xla_jf_dump_llo_text=true '
           '--xla_jf_dump_llo_pass_label_regex=.*final_bundles.*')
 _TOPOLOGY = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
-# Multiply-adds of a core per bundle in bfloat16 when every slot of the matrix units is
-# taken: of 262,144 in an instruction, which holds 14 of four slots, or 4 of two.
-_RATE = {'v5e': 262144 / 3.5, 'v5p': 262144 / 3.5, 'v6e': 262144}
+# Multiply-adds of a core per cycle in bfloat16: four matrix units of 128 x 128, or two
+# of 256 x 256 that take two rows (an instruction of 16 rows every 8 bundles).
+_RATE = {'v5e': 65536, 'v5p': 65536, 'v6e': 262144}
 _TOKENS, _LENGTH, _DIM = 16384, 512, 4096  # of the released latent-attention head
 
 

@@ -29,6 +29,9 @@ _VMEM = {'v5e': 128 << 20, 'v6e': 128 << 20}  # of a core
 _LEAST_VMEM = 64 << 20  # v5p
 _BLOCKS, _LIMIT = 3 / 4, 15 / 16  # of it: for our blocks, and with the compiler's own
 _SMALL = 2 << 20  # for vectors of a tile and the like
+# Sub-tiles. A matrix unit must multiply as many rows as its weights have before it can
+# take others: 256 on v6e, 128 elsewhere. More rows have more partial sums to hold.
+_SUB, _OTHER_SUB = {'v6e': (256, 256)}, (128, 256)
 CORES = {'v5p': 2}  # that run one program
 _LOG2E = math.log2(math.e)
 
@@ -152,7 +155,8 @@ def call(kernel: Callable, name: str, tiling: Tiling, sizes: tuple[int, int],
   scale, sides, opts = _to_base_2(scale, sides, opts)
   leaves = jax.tree.leaves(sides)
   static = tpu_tile.Static(jax.tree.structure(sides), len(row), opts, sizes,
-                           tiling.block, strips, levels, by_rows)
+                           tiling.block, strips, levels,
+                           _SUB.get(choices.chip(), _OTHER_SUB), by_rows)
 
   def row_at(o, m, s, _, first):
     return 0, first[0] + o if by_rows else first[0]

@@ -46,9 +46,10 @@ def kernel(both: bool, static: Static, marks_ref: Any, first_ref: Any, scale_ref
   def run(level):
     _dlogits(static, level, place, scale_ref, q_ref, k_ref, sides, wide,
              ds_ref)
-    _add(dq_ref, ds_ref, tpu_tile.Matrix(k_ref, static.opts.dtype))
+    _add(static, dq_ref, ds_ref, tpu_tile.Matrix(k_ref, static.opts.dtype))
     if both:
-      _add(out[1], tpu_tile.Matrix(given[0].at[:, strip], static.opts.dtype), ds_ref)
+      qt = tpu_tile.Matrix(given[0].at[:, strip], static.opts.dtype)
+      _add(static, out[1], qt, ds_ref)
 
   tpu_tile.by_level(static, marks_ref, first_ref, run)
 
@@ -70,11 +71,10 @@ def _dlogits(static, level, place, scale_ref, q_ref, k_ref, sides, wide, ds_ref)
       ds_ref[rows, at] = p.astype(ds_ref.dtype)
 
 
-def _add(out_ref, a, b):
+def _add(static, out_ref, a, b):
   """out += a @ b, a sub-tile of the result after another."""
-  size = tpu_tile.SUB
-  for columns in tpu_tile.spans(b.shape[1], size[1]):
-    for rows in tpu_tile.spans(a.shape[0], size[0]):
+  for columns in tpu_tile.spans(b.shape[1], static.sub[1]):
+    for rows in tpu_tile.spans(a.shape[0], static.sub[0]):
       for depth in tpu_tile.spans(a.shape[1], _DEPTH):
         out_ref[rows, columns] += tpu_tile.product(
             a[rows, depth], b[depth, columns], (1, 0))

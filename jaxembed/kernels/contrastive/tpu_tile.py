@@ -20,7 +20,6 @@ from jaxembed.kernels.contrastive import flags, tile
 from jaxembed.kernels.contrastive.options import MASKED, MaskVectors, Options
 
 LANES = 128
-SUB = 256, 256  # rows and columns whose product and epilogue are written out at once
 
 
 class Static(NamedTuple):
@@ -33,6 +32,7 @@ class Static(NamedTuple):
   block: tuple[int, int]
   strips: int  # tiles of rows that stay in VMEM, the innermost dimension of the grid
   levels: tuple[int, ...]
+  sub: tuple[int, int]  # rows and columns whose product and epilogue follow each other
   by_rows: bool  # the outermost dimension is of rows, else of columns
 
   def place(self, first_ref: Any) -> tuple[Any, Any]:
@@ -169,8 +169,8 @@ def in_turn(static: Static, q_ref: Any, k_ref: Any
   """(rows, columns) of a sub-tile, all rows of some columns first, with its scores."""
   q = Matrix(q_ref.at[static.strip(packed(q_ref))], static.opts.dtype)
   k = Matrix(k_ref, static.opts.dtype)
-  for columns in spans(k.shape[0], SUB[1]):
-    for rows in spans(q.shape[0], SUB[0]):
+  for columns in spans(k.shape[0], static.sub[1]):
+    for rows in spans(q.shape[0], static.sub[0]):
       yield rows, columns, product(q[rows], k[columns], (1, 1))
 
 
