@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.contrastive import MaskVectors, blockwise, masked_lse, tpu_call
+from jaxembed.kernels.contrastive import (
+    MaskVectors,
+    blockwise,
+    masked_lse,
+    tpu_call,
+    tpu_pairs,
+)
 from tests.helpers.contrastive_cases import MASKS, Case, build, check, unit
 from tests.helpers.tiers import after, thorough
 
@@ -52,6 +58,16 @@ def test_equals_float64(case, impl):
     for i, case in enumerate(SMALL)], ids=str)
 def test_tpu_interpreted(case):
   check(case, 'tpu', tile_bytes=4 * 128 * 256, interpret=True)
+
+
+def test_words_hold_two_rows_of_16_bits():
+  """Beyond one block both ways, with ragged ends; the first row in the low half."""
+  x = np.random.default_rng(0).normal(size=(300, 1100)).astype(jnp.bfloat16)
+  bits = x.view(np.uint16).astype(np.uint32)
+  words = tpu_pairs.of(jnp.asarray(x), interpret=True)
+  np.testing.assert_array_equal(words, bits[::2] | bits[1::2] << 16)
+  assert tpu_pairs.of(jnp.asarray(x[:3]), interpret=True).dtype == jnp.bfloat16
+  assert tpu_pairs.of(jnp.ones((4, 8)), interpret=True).dtype == jnp.float32
 
 
 @pytest.mark.thorough

@@ -38,6 +38,7 @@ from jaxembed.kernels.contrastive import (
     tile,
     tpu_call,
     tpu_gradients,
+    tpu_pairs,
     tpu_sums,
     tpu_tile,
 )
@@ -60,8 +61,8 @@ def forward(q: jax.Array, k: jax.Array, scale: jax.Array,
   marks = tpu_call.marks(row, col, (b, n), cut.block, opts)
   # So many groups of rows per call that their column partials stay small.
   step = max(_PARTIAL_BYTES // (12 * n * cut.strips), 1) if opts.cols else cut.groups
-  run = functools.partial(_sums, tpu_tile.pairs(q), tpu_tile.pairs(k), scale, row, col,
-                          opts, cut, marks, (b, n))
+  words = [tpu_pairs.of(x, interpret=opts.interpret) for x in (q, k)]
+  run = functools.partial(_sums, *words, scale, row, col, opts, cut, marks, (b, n))
 
   def some_groups(carry, i, count):
     rows, cols = carry
@@ -148,19 +149,19 @@ def _gradients(q, k, scale, rows, cols, opts, dtype, *, both) -> tuple[Any, Any,
   q, rows = _filled((q, rows), cut.tiles[0] * bm)
   k, cols = _filled((k, cols), cut.tiles[1] * bn)
   once = {'pipeline_mode': pl.Buffered(1)}  # one group, so nothing follows it
+  words = [tpu_pairs.of(x, interpret=opts.interpret)
+           for x in ((q, k, q.T) if both else (q, k))]
   operands = [
-      tpu_call.operand(tpu_tile.pairs(q), (cut.group_rows, d),
+      tpu_call.operand(words[0], (cut.group_rows, d),
                        lambda o, m, s, _, first: (first[0], 0), **once),
-      tpu_call.operand(tpu_tile.pairs(k), (bn, d),
-                       lambda o, m, s, *_: (o * per_core + m, 0))]
+      tpu_call.operand(words[1], (bn, d), lambda o, m, s, *_: (o * per_core + m, 0))]
   at_dk = pl.BlockSpec((d, bn), lambda o, m, s, *_: (0, o * per_core + m))
   of_rows = (jax.ShapeDtypeStruct((cut.cores, cut.group_rows, d), f32),
              pl.BlockSpec(memory_space=pl.ANY))
   of_cols = jax.ShapeDtypeStruct((d, k.shape[0]), f32), at_dk
   if both:
     operands.append(tpu_call.operand(
-        tpu_tile.pairs(q.T), (d, cut.group_rows),
-        lambda o, m, s, _, first: (0, first[0]), **once))
+        words[2], (d, cut.group_rows), lambda o, m, s, _, first: (0, first[0]), **once))
 
   def group(carry, i, _):
     dq, dk, total = carry

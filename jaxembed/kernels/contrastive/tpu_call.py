@@ -107,7 +107,7 @@ def _up(size: int) -> int:
 
 def operand(x: jax.Array, block: tuple[int, int], at: Callable, **how: Any
             ) -> tuple[jax.Array, pl.BlockSpec]:
-  """An operand and its blocks. x: of tpu_tile.pairs. block: in single values."""
+  """An operand and its blocks. x: of tpu_pairs.of. block: in single values."""
   return x, pl.BlockSpec((block[0] // tpu_tile.packed(x), block[1]), at, **how)
 
 

@@ -52,7 +52,7 @@ class Static(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-  """An operand in VMEM, read by static slices; `pairs` of 16 bits as single values."""
+  """An operand in VMEM, read by static slices; tpu_pairs.of as single values."""
 
   ref: Any
   dtype: str
@@ -72,19 +72,6 @@ class Matrix:
 def packed(ref: Any) -> int:
   """Rows that a word of an operand holds."""
   return 2 if ref.dtype == jnp.uint32 else 1
-
-
-def pairs(x: jax.Array) -> jax.Array:
-  """Two rows of 16 bits to a word, [rows/2,columns] uint32; any other x as it is.
-
-  Read from an array of 16-bit values a register comes as two halves, which must be
-  put together between the load and the matrix unit: a tenth more bundles.
-  """
-  if x.dtype.itemsize != 2 or x.shape[0] % 2:
-    return x
-  halves = lax.bitcast_convert_type(x, jnp.uint16).astype(jnp.uint32)
-  halves = halves.reshape(-1, 2, x.shape[1])
-  return halves[:, 0] | halves[:, 1] << 16
 
 
 def by_level(static: Static, marks_ref: Any, first_ref: Any, run: Callable) -> None:
