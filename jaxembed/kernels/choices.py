@@ -62,6 +62,8 @@ _OTHERWISE = 'not timed, and not compiled to bundles: plain XLA'
 _CHIPS = {'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e', 'TPU v5': 'v5p', 'TPU v5p': 'v5p',
           'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e'}
 _own: list[Choice] = []
+_VMEM = {'v5e': 128 << 20, 'v6e': 128 << 20}
+_LEAST_VMEM = 64 << 20  # v5p
 
 
 def chip() -> str:
@@ -70,6 +72,12 @@ def chip() -> str:
   kind = None if device is None else device.device_kind
   kind = kind or jax.devices()[0].device_kind
   return _CHIPS.get(str(kind), str(kind))
+
+
+def vmem() -> int:
+  """Bytes of VMEM of a core of the TPU that the computation being traced will run on;
+  of one that is not known, or another device, the least."""
+  return _VMEM.get(chip(), _LEAST_VMEM)
 
 
 def choose(operation: str, *, rows: int, width: int, dtype: Any, chip: str

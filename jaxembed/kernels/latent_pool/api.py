@@ -119,7 +119,9 @@ def _sums_of(impl, folded, dtype) -> Callable[..., Any]:
         "use impl='blockwise'")
   device = {'tpu': tpu, 'gpu': gpu}[impl]
   device.check(*folded.mlp['up']['kernel'].shape, dtype)
-  return functools.partial(recompute.geglu_sums, device.kernel())
+  if impl == 'tpu':
+    return functools.partial(tpu.geglu_sums, False)
+  return functools.partial(recompute.geglu_sums, gpu.kernel())
 
 
 def folded_pool(folded: Folded, hidden: Array, segments: Array, num_segments: int,
@@ -133,16 +135,18 @@ def folded_pool(folded: Folded, hidden: Array, segments: Array, num_segments: in
   rows = len(hidden)
   count = jnp.sum(jax.nn.one_hot(segments, num_segments, dtype=acc), axis=1)
   x, segments = _chunks(hidden, 0), _chunks(segments, -1)
+  pieces = len(x) // rows
   cast = [folded.w_in.astype(x.dtype), folded.w_out.astype(x.dtype)]
   attended = blockwise.attend(token_block, folded.norm, *cast, x, segments)
   x = blockwise.clean(x, segments) + _psum(attended, axis)
   up_gate = {name: folded.mlp[name] for name in ('up', 'gate')}
-  inner = geglu_sums(token_block, num_segments, folded.mlp_norm, up_gate, x, segments)
-  residual = blockwise.segment_sum(x.astype(acc), segments, num_segments)
+  inner = geglu_sums(token_block, num_segments, pieces, folded.mlp_norm, up_gate, x,
+                     segments)
+  residual = blockwise.of_rows(
+      blockwise.segment_sum(x.astype(acc), segments, num_segments), pieces)
 
-  def mean(sums):  # [C,S,F] -> [B,S,F]
-    total = jnp.sum(sums.reshape(rows, -1, *sums.shape[1:]), axis=1)
-    return total / jnp.maximum(count, 1)[..., None]
+  def mean(sums):  # [B,S,F]
+    return sums / jnp.maximum(count, 1)[..., None]
 
   down = folded.mlp['down']
   out = _psum(_matmul(mean(inner), down['kernel'].astype(hidden.dtype)), axis)

@@ -10,7 +10,8 @@ axis between them:
 What is elementwise (LayerNorm, GELU, softmax' derivative) is computed again in
 the backward pass; no matrix product is. Working memory beside what is kept is
 that of one block. Tokens come in chunks: x [C,T,D], each chunk from one row of
-text, `segments` [C,T] int32 naming the sum each token belongs to, or -1.
+text and `pieces` of them side by side from the same, `segments` [C,T] int32 naming the
+sum of its row that each token belongs to, or -1.
 """
 
 from collections.abc import Callable
@@ -83,18 +84,18 @@ def _attend_bwd(token_block, residuals, d_out):
   return *like(grads, (norm, w_in, w_out)), d_x, None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def geglu_sums(token_block: int, num_segments: int, norm: Params, mlp: Params,
-               x: jax.Array, segments: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def geglu_sums(token_block: int, num_segments: int, pieces: int, norm: Params,
+               mlp: Params, x: jax.Array, segments: jax.Array) -> jax.Array:
   """Sum over each segment's tokens of the gated feed-forward, before `down`.
 
   norm {scale, bias} [D], mlp {up, gate} of {kernel [D,F], bias [F]}, x [C,T,D],
-  segments [C,T] -> [C,S,F] float32 (float64 for float64 states).
+  segments [C,T] -> [C/pieces,S,F] float32 (float64 for float64 states).
   """
-  return _sums_fwd(token_block, num_segments, norm, mlp, x, segments)[0]
+  return _sums_fwd(token_block, num_segments, pieces, norm, mlp, x, segments)[0]
 
 
-def _sums_fwd(token_block, num_segments, norm, mlp, x, segments):
+def _sums_fwd(token_block, num_segments, pieces, norm, mlp, x, segments):
   def block(_, blocks):
     x, segments = blocks
     up, gate = project(mlp, layer_norm(x, **norm))
@@ -103,28 +104,47 @@ def _sums_fwd(token_block, num_segments, norm, mlp, x, segments):
     return None, (segment_sum(inner, segments, num_segments), up, gate)
 
   _, (sums, up, gate) = over_blocks(block, None, (x, segments), token_block)
-  return sums, (norm, mlp, x, segments, up, gate)
+  return of_rows(sums, pieces), (norm, mlp, x, segments, up, gate)
 
 
-def _sums_bwd(token_block, num_segments, residuals, d_sums):
+def sums_vjp(token_block: int, num_segments: int, pieces: int, residuals: Any,
+             d_sums: jax.Array) -> tuple[Params, Params, jax.Array, None]:
+  """Gradients of `geglu_sums` in norm, mlp and x, from what a forward pass kept.
+
+  residuals: norm, mlp, x, segments and both pre-activations [C,T,F].
+  """
+  del num_segments
   norm, mlp, x, segments, up, gate = residuals
   acc = accumulator(x.dtype)
 
   def block(grads, blocks):
-    x, segments, d_sums, up, gate = blocks
+    x, segments, row, up, gate = blocks
     _, vjp = jax.vjp(geglu, up.astype(acc), gate.astype(acc))
-    d_up, d_gate = vjp(segment_spread(d_sums, segments))
+    d_up, d_gate = vjp(segment_spread(d_sums[row[:, 0]], segments))
     new, d_x = project_vjp(norm, mlp, x, d_up.astype(x.dtype), d_gate.astype(x.dtype))
     return add(grads, new), d_x
 
   zeros = wide_zeros((norm, mlp))
   grads, d_x = over_blocks(
-      block, zeros, (x, segments, d_sums, up, gate), token_block)
+      block, zeros, (x, segments, row_of_chunk(x, pieces), up, gate), token_block)
   return *like(grads, (norm, mlp)), d_x, None
 
 
 attend.defvjp(_attend_fwd, _attend_bwd)
-geglu_sums.defvjp(_sums_fwd, _sums_bwd)
+geglu_sums.defvjp(_sums_fwd, sums_vjp)
+
+
+def of_rows(sums: jax.Array, pieces: int) -> jax.Array:
+  """Sums of chunks [C,...] -> of their rows [C/pieces,...]."""
+  if pieces == 1:
+    return sums
+  return jnp.sum(sums.reshape(-1, pieces, *sums.shape[1:]), axis=1)
+
+
+def row_of_chunk(x: jax.Array, pieces: int) -> jax.Array:
+  """The place among rows of each chunk of x [C,T,D], [C,1] int32: a row's cotangents
+  are found by it, not repeated for each of its chunks."""
+  return jnp.arange(len(x), dtype=jnp.int32)[:, None] // pieces
 
 
 def project(mlp: Params, y: jax.Array) -> tuple[jax.Array, jax.Array]:

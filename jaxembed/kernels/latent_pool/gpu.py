@@ -57,15 +57,15 @@ def check(width: int, inner: int, dtype: Any) -> None:
         f"9.x), this GPU has {device.compute_capability}; use impl='blockwise'")
 
 
-def _sums(mlp, y, segments, num_segments, interpret):
-  """-> [C,S,F] float32."""
-  count, pieces = len(y), -(-y.shape[1] // _TOKENS)
+def _sums(mlp, y, segments, num_segments, pieces, interpret):
+  """-> [C/pieces,S,F] float32."""
+  count, parts = len(y), -(-y.shape[1] // _TOKENS)
   y, segments, rows = _tiles(y, segments, num_segments)
   inner = mlp['up']['kernel'].shape[1]
   out = _launch(_sums_body, mlp, y, segments, (), jax.ShapeDtypeStruct(
       (len(segments), rows, inner), jnp.float32), _STAGES, interpret)
-  out = out.reshape(-1, num_segments, inner)[:count * pieces]
-  return out.reshape(count, pieces, num_segments, inner).sum(1)
+  out = out.reshape(-1, num_segments, inner)[:count * parts]
+  return out.reshape(count // pieces, pieces * parts, num_segments, inner).sum(1)
 
 
 def _grad(mlp, y, segments, d_sums, interpret):

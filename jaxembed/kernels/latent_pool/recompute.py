@@ -21,7 +21,7 @@ from jaxembed.types import Params
 class Kernel(NamedTuple):
   """A device's two programs. mlp {up, gate}, y [C,T,D] normalised states.
 
-  sums(mlp, y, segments [C,T], num_segments) -> [C,S,F] float32
+  sums(mlp, y, segments [C,T], num_segments, pieces) -> [C/pieces,S,F] float32
   grad(mlp, y, segments [C,T], d_sums [C,S,F]) -> d_up, d_gate, both [C,T,F]
   """
 
@@ -29,31 +29,32 @@ class Kernel(NamedTuple):
   grad: Callable
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def geglu_sums(kernel: Kernel, token_block: int, num_segments: int, norm: Params,
-               mlp: Params, x: jax.Array, segments: jax.Array) -> jax.Array:
-  """As blockwise.geglu_sums, by `kernel`. -> [C,S,F] float32."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def geglu_sums(kernel: Kernel, token_block: int, num_segments: int, pieces: int,
+               norm: Params, mlp: Params, x: jax.Array, segments: jax.Array
+               ) -> jax.Array:
+  """As blockwise.geglu_sums, by `kernel`. -> [C/pieces,S,F] float32."""
   y = layer_norm(x, **norm)
-  return kernel.sums(mlp, y, segments, num_segments)
+  return kernel.sums(mlp, y, segments, num_segments, pieces)
 
 
-def _fwd(kernel, token_block, num_segments, norm, mlp, x, segments):
-  sums = geglu_sums(kernel, token_block, num_segments, norm, mlp, x, segments)
+def _fwd(kernel, token_block, num_segments, pieces, norm, mlp, x, segments):
+  sums = geglu_sums(kernel, token_block, num_segments, pieces, norm, mlp, x, segments)
   return sums, (norm, mlp, x, segments)
 
 
-def _bwd(kernel, token_block, num_segments, residuals, d_sums):
+def _bwd(kernel, token_block, num_segments, pieces, residuals, d_sums):
   norm, mlp, x, segments = residuals
 
   def block(grads, blocks):
-    x, segments, d_sums = blocks
-    d_z = kernel.grad(mlp, layer_norm(x, **norm), segments, d_sums)
+    x, segments, row = blocks
+    d_z = kernel.grad(mlp, layer_norm(x, **norm), segments, d_sums[row[:, 0]])
     new, d_x = blockwise.project_vjp(norm, mlp, x, *d_z)
     return blockwise.add(grads, new), d_x
 
   zeros = blockwise.wide_zeros((norm, mlp))
   grads, d_x = blockwise.over_blocks(
-      block, zeros, (x, segments, d_sums), token_block)
+      block, zeros, (x, segments, blockwise.row_of_chunk(x, pieces)), token_block)
   return *blockwise.like(grads, (norm, mlp)), d_x, None
 
 
