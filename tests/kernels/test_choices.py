@@ -8,6 +8,7 @@ import pytest
 
 from jaxembed.kernels import choices
 from jaxembed.kernels.contrastive import api
+from jaxembed.kernels.latent_pool import api as latent
 
 
 def choose(**changed):
@@ -20,8 +21,11 @@ def test_every_chip_has_an_entry_with_its_reason():
     found = choose(chip=chip)
     assert found.impl == 'tpu' and len(found.reason) > 20
   for other in ({'chip': 'cpu'}, {'chip': 'NVIDIA H100'}, {'dtype': jnp.float32},
-                {'width': 8192}, {'rows': 100}, {'operation': 'latent_pool'}):
+                {'width': 8192}, {'rows': 100}):
     assert choose(**other).impl == 'blockwise'
+    assert choose(operation='latent_pool', **other).impl == 'blockwise'
+  assert choose(operation='latent_pool', width=4096).impl == 'tpu'
+  assert choose(operation='latent_pool', width=256).impl == 'blockwise'
 
 
 @pytest.mark.parametrize('kind, named', [
@@ -33,6 +37,14 @@ def test_the_mesh_in_force_says_which_chip_it_is(kind, named):
   with jax.sharding.use_abstract_mesh(mesh):
     assert choices.chip() == named
     assert api._pick('auto', x, x, x.dtype, api.NO_MASK, ()) == 'tpu'
+    # The width of the feed-forward is a multiple of 128, and rows of several texts are
+    # not short; else 'auto' stays with what can run, where 'tpu' is refused.
+    for inner, length, texts, want in (
+        (3072, 512, 1, 'tpu'), (3072, 512, 8, 'tpu'), (3000, 512, 1, 'blockwise'),
+        (3072, 128, 8, 'blockwise'), (3072, 128, 1, 'tpu')):
+      head = {'mlp': {'up': {'kernel': jax.ShapeDtypeStruct((768, inner), x.dtype)}}}
+      states = jax.ShapeDtypeStruct((64, length, 768), x.dtype)
+      assert latent._pick(head, states, texts) == want
   assert api._pick('auto', x, x, x.dtype, api.NO_MASK, ()) == 'blockwise'
 
 

@@ -1,6 +1,9 @@
 """The head compiled for real TPUs on a CPU host: work, memory, kernels."""
 
+import dataclasses
 import functools
+import math
+import re
 
 import jax
 from jax.experimental import topologies
@@ -10,7 +13,9 @@ import pytest
 
 from jaxembed import config, sharding
 from jaxembed.kernels.latent_pool import gpu, latent_pool, tpu
+from jaxembed.models import encoder, presets
 from jaxembed.pooling import latent_attention
+from jaxembed.train import plan, step
 
 pytest.importorskip('libtpu', reason='no libtpu: TPU programs cannot be compiled')
 pytestmark = pytest.mark.thorough
@@ -28,21 +33,23 @@ def shape_on(chip):
   return lambda dims, dtype: jax.ShapeDtypeStruct(dims, dtype, sharding=place)
 
 
-def compile_kernel(chip, dim, inner, length, segments, dtype):
+def compile_kernel(chip, dim, inner, length, segments, dtype, pieces=1):
+  """(The sums alone, the forward pass of a gradient: it keeps the pre-activations)."""
   shape = shape_on(chip)
   linear = {'kernel': shape((dim, inner), dtype), 'bias': shape((inner,), dtype)}
-  mlp, y = {'up': linear, 'gate': linear}, shape((8, length, dim), dtype)
-  marks = shape((8, length), jnp.int32)
-  kernel = tpu.kernel()
-  sums = jax.jit(lambda m, y, s: kernel.sums(m, y, s, segments))
-  grad = jax.jit(kernel.grad).lower(
-      mlp, y, marks, shape((8, segments, inner), jnp.float32)).compile()
-  return sums.lower(mlp, y, marks).compile(), grad
+  norm = {'scale': shape((dim,), dtype), 'bias': shape((dim,), dtype)}
+  args = (norm, {'up': linear, 'gate': linear}, shape((8, length, dim), dtype),
+          shape((8, length), jnp.int32))
+  run = functools.partial(tpu.geglu_sums, False, 0, segments, pieces)
+  return (jax.jit(run).lower(*args).compile(),
+          jax.jit(lambda *args: jax.vjp(run, *args)[0]).lower(*args).compile())
 
 
 @pytest.mark.parametrize('chip', CHIPS)
 def test_small_kernel_compiles(chip):
   compile_kernel(chip, 384, 1536, 40, 3, jnp.bfloat16)
+  compile_kernel(chip, 384, 1536, 40, 1, jnp.bfloat16)
+  compile_kernel(chip, 384, 1536, 512, 64, jnp.bfloat16, pieces=4)
 
 
 @pytest.mark.slow
@@ -118,7 +125,8 @@ def test_gpu_kernel_lowers_for_an_h100(width, length, segments):
       device_kind='NVIDIA H100 80GB HBM3', num_cores=132, platform='cuda')
   mesh = jax.sharding.AbstractMesh((), (), abstract_device=h100)
   with jax.sharding.use_abstract_mesh(mesh):
-    sums = jax.jit(lambda m, y, s: kernel.sums(m, y, s, segments)).trace(mlp, y, marks)
+    sums = jax.jit(
+        lambda m, y, s: kernel.sums(m, y, s, segments, 1)).trace(mlp, y, marks)
     grad = jax.jit(kernel.grad).trace(mlp, y, marks, d_sums)
   for program in (sums, grad):
     assert 'mosaic_gpu' in program.lower(lowering_platforms=('cuda',)).as_text()
@@ -148,4 +156,25 @@ def test_kernel_runs_under_a_mesh_of_tpus():
 
   with jax.set_mesh(mesh):
     text = jax.jit(jax.grad(loss, (0, 1))).lower(*args).compile().as_text()
-  assert 'geglu_sums' in text and 'geglu_grad' in text
+  assert 'geglu_sums' in text
+
+
+@pytest.mark.parametrize('chip', CHIPS)
+def test_auto_takes_both_operations_kernels_inside_a_training_step(chip):
+  """In the program text of the update of a model with this head."""
+  described = topologies.get_topology_desc(platform='tpu', topology_name=CHIPS[chip])
+  shape = (2, 1, 1) if chip == 'v5p' else (2, 2, 1)
+  mesh = sharding.make_mesh(shape, described.devices[:math.prod(shape)])
+  model = config.ModelConfig(
+      dtype='bfloat16', backbone=dataclasses.replace(
+          presets.tiny('mistral'), dim=384, ff_dim=512, head_dim=96, vocab_size=512),
+      pooling=config.PoolingConfig(kind='latent_attention', latents=16, heads=2))
+  stage = config.StageConfig(data=config.DataConfig(
+      batch_size=4096, query_lengths=(8,), passage_lengths=(8,)))
+  with jax.set_mesh(mesh):
+    params = sharding.abstract(encoder.param_shapes(model), mesh)
+    text = step.make_update(model, stage, seed=0).lower(
+        step.abstract_state(params, stage, mesh, model),
+        plan.largest_batch(stage, mesh)).as_text()
+  calls = set(re.findall(r'@tpu_custom_call.*?kernel_name = "(\w+)"', text))
+  assert {'contrastive_sums', 'contrastive_gradients', 'geglu_sums'} <= calls

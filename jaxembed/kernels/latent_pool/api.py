@@ -27,6 +27,9 @@ from jaxembed.types import Array, Params
 # Tokens in a chunk. Long rows are cut: the partial sums of a chunk are as wide
 # as the feed-forward, so that shorter chunks would cost memory.
 _CHUNK = 512
+# Tokens of a row of several texts, below which the kernels' steps are not full.
+_LEAST_PACKED = 256
+_DEVICES = {'tpu': tpu, 'gpu': gpu}
 
 
 def latent_pool(params: Params | Folded, hidden: Array, pool: Array, *,
@@ -90,8 +93,7 @@ def _pool(params, hidden, segments, num_segments, impl, token_block, axis):
   """Dispatch, after the checks. -> [B,S,D]."""
   impl = dispatch.check_impl(impl)
   if impl == 'auto':
-    impl = choices.choose('latent_pool', rows=segments.size, width=hidden.shape[-1],
-                          dtype=hidden.dtype, chip=choices.chip()).impl
+    impl = _pick(params, hidden, num_segments)
   kept = (segments >= 0) & (segments < num_segments)
   segments = jnp.where(kept, segments, -1)
   if impl == 'reference':
@@ -109,6 +111,23 @@ def _pool(params, hidden, segments, num_segments, impl, token_block, axis):
                      axis)
 
 
+def _pick(params, hidden, num_segments) -> str:
+  """What kernels.choices has for these states, if it tiles their widths."""
+  rows, length, width = hidden.shape
+  found = choices.choose('latent_pool', rows=rows * length, width=width,
+                         dtype=hidden.dtype, chip=choices.chip()).impl
+  if found not in _DEVICES:
+    return found
+  if num_segments > 1 and length < _LEAST_PACKED:
+    return 'blockwise'
+  mlp = params.mlp if isinstance(params, Folded) else params['mlp']
+  try:
+    _DEVICES[found].check(*mlp['up']['kernel'].shape, hidden.dtype)
+  except dispatch.Unsupported:
+    return 'blockwise'
+  return found
+
+
 def _sums_of(impl, folded, dtype) -> Callable[..., Any]:
   """The `geglu_sums` of a named implementation, or Unsupported."""
   if impl == 'blockwise':
@@ -117,8 +136,7 @@ def _sums_of(impl, folded, dtype) -> Callable[..., Any]:
     raise dispatch.Unsupported(
         f'latent_pool {impl} runs on a {impl}, this is a {dispatch.platform()}; '
         "use impl='blockwise'")
-  device = {'tpu': tpu, 'gpu': gpu}[impl]
-  device.check(*folded.mlp['up']['kernel'].shape, dtype)
+  _DEVICES[impl].check(*folded.mlp['up']['kernel'].shape, dtype)
   if impl == 'tpu':
     return functools.partial(tpu.geglu_sums, False)
   return functools.partial(recompute.geglu_sums, gpu.kernel())
