@@ -31,7 +31,6 @@ import jax.numpy as jnp
 from jaxembed import config, sharding, types
 from jaxembed.kernels.contrastive import MaskVectors, masked_lse, tpu_call
 from jaxembed.losses import masks
-from jaxembed.pooling import latent_attention
 
 from .. import bundles
 
@@ -41,7 +40,6 @@ _TOPOLOGY = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
 # Multiply-adds of a core per cycle in bfloat16: four matrix units of 128 x 128, or two
 # of 256 x 256 that take two rows (an instruction of 16 rows every 8 bundles).
 _RATE = {'v5e': 65536, 'v5p': 65536, 'v6e': 262144}
-_TOKENS, _LENGTH, _DIM = 16384, 512, 4096  # of the released latent-attention head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Program:
   """What a child compiles. masks: none, step (as info_nce passes them) or all."""
 
   chip: str
-  kernel: str  # contrastive | latent_pool
+  kernel: str
   impl: str = 'tpu'
   size: int = 8192  # rows and columns of scores
   dim: int = 768
@@ -76,8 +74,6 @@ def _programs(chip: str) -> Iterator[Program]:
       (384, 'step', False), (768, 'none', False), (768, 'step', True),
       (768, 'all', False), (4096, 'step', False)):
     yield Program(chip, 'contrastive', dim=dim, masks=kind, bounded=bounded)
-  for impl in ('tpu', 'blockwise'):
-    yield Program(chip, 'latent_pool', impl, dim=_DIM)
 
 
 def _child(program: Program) -> dict:
@@ -95,7 +91,7 @@ def _child(program: Program) -> dict:
     paths = bundles.of_folder(pathlib.Path(folder))
   return json.loads(done.stdout.splitlines()[-1]) | {'kernels': {
       name: [dataclasses.asdict(path) for path in of] for name, of in paths.items()
-      if name.startswith(('contrastive', 'geglu'))}}
+      if name.startswith('contrastive')}}
 
 
 def _rows(program: Program, found: dict) -> Iterator[dict]:
@@ -122,9 +118,8 @@ def _main(program: Program) -> dict:
   described = topologies.get_topology_desc(
       platform='tpu', topology_name=_TOPOLOGY[program.chip])
   where = sharding.make_mesh((1, 1, 1), described.devices[:1])
-  build = _contrastive if program.kernel == 'contrastive' else _latent_pool
   with jax.set_mesh(where):
-    loss, args, work = build(program)
+    loss, args, work = _contrastive(program)
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=jax.NamedSharding(where, jax.P())), args)
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*placed).compile()
@@ -190,19 +185,6 @@ def _tiling(program: Program, gradients: bool) -> tpu_call.Tiling:
   vectors = {'none': 0, 'step': 5, 'all': 7}[program.masks] + 2 * gradients
   return tpu_call.tiling(program.size, program.size, program.dim, 2, vectors,
                          gradients=gradients)
-
-
-def _latent_pool(program: Program) -> tuple[Callable, tuple, dict[str, int]]:
-  cfg = config.PoolingConfig(kind='latent_attention', latents=512, heads=8)
-  # The key is made inside: the devices of the mesh in force can run nothing.
-  params = jax.eval_shape(lambda: latent_attention.init(
-      cfg, _DIM, jax.random.key(0), jnp.bfloat16))
-  hidden = _shape(_TOKENS // _LENGTH, _LENGTH, _DIM, dtype=jnp.bfloat16)
-  kept = _shape(*hidden.shape[:2], dtype=bool)
-  step = 2 * 512 * _DIM * 512  # tokens x columns of both kernels
-  return (lambda params, hidden, kept: latent_attention.apply(
-      params, cfg, hidden, kept, impl=program.impl).sum(), (params, hidden, kept),
-      {'geglu_sums': step, 'geglu_grad': step})
 
 
 if __name__ == '__main__':
