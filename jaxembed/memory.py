@@ -19,7 +19,7 @@ import numpy as np
 from jaxembed import types
 from jaxembed.config import ModelConfig
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.attention import SHORT, blockwise, distant
+from jaxembed.kernels.attention import SHORT, blockwise, cpu, distant
 from jaxembed.mesh import BATCH, SEQUENCE
 
 _GIB = 2**30
@@ -175,7 +175,8 @@ def _fixed_bytes(cfg: ModelConfig, platform: str) -> int:
   if _distant(cfg):
     return 6 * 4 * (distant.CPU_SCORES if platform == 'cpu' else distant.DEVICE_SCORES)
   if platform == 'cpu':
-    return 4 * 4 * blockwise.CPU_SCORES
+    wide = cpu.QUERIES * min(cfg.max_length, cpu.ALL_KEYS)
+    return 4 * max(4 * blockwise.CPU_SCORES, 2 * wide)
   tiled = cfg.attention_impl == 'blockwise' or cfg.backbone.relative_buckets
   return 4 * 4 * blockwise.DEVICE_SCORES if tiled else 0
 

@@ -9,16 +9,23 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxembed.kernels import dispatch
-from jaxembed.kernels.attention import blockwise, distant as far, gpu, reference, tpu
+from jaxembed.kernels.attention import (
+  blockwise,
+  cpu,
+  distant as far,
+  gpu,
+  reference,
+  tpu,
+)
 from jaxembed.kernels.attention.distant import Distant
 from jaxembed.kernels.attention.pattern import Pattern
 from jaxembed.mesh import BATCH, explicit, sequence_devices, tokens_axis
 from jaxembed.types import Array
 
 IMPLS = ('auto', 'dense', 'blockwise', 'splash', 'cudnn')
-# Rows up to this many tokens have their scores formed at once: below it a CPU gains
-# nothing from tiles, and other devices have room for them.
-SHORT = 128
+# Rows up to this many tokens have their scores formed at once: below it nothing is
+# gained from tiles on a CPU, and other devices have room for them.
+SHORT, _SHORT_CPU = 128, 64
 
 
 class Call(NamedTuple):
@@ -82,7 +89,8 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
           *a, scale=scale, softcap=softcap, first=first),
       'cudnn': lambda *a, bias, first: gpu.attend(*a, scale=scale),
       'blockwise': functools.partial(
-          blockwise.attend, scale=scale, softcap=softcap, cpu=call.platform == 'cpu'),
+          cpu.attend if call.platform == 'cpu' else functools.partial(
+              blockwise.attend, cpu=False), scale=scale, softcap=softcap),
   }[impl]
   return _local(run, q, k, v, pattern, bias=bias)
 
@@ -99,7 +107,8 @@ def choose(call: Call, asked: str = 'auto') -> str:
       raise dispatch.Unsupported(
           f"attention_impl {asked!r} {why}; use 'auto' or 'blockwise'")
     return asked
-  if (call.length <= SHORT or call.pairs) and not _lacks('dense', call):
+  short = _SHORT_CPU if call.platform == 'cpu' else SHORT
+  if (call.length <= short or call.pairs) and not _lacks('dense', call):
     return 'dense'
   found = next((impl for impl in ('splash', 'cudnn', 'blockwise')
                 if not _lacks(impl, call)), '')

@@ -91,21 +91,30 @@ def attend(q: Array, k: Array, v: Array, pattern: Pattern, *, scale: float,
 def _form(pattern: Pattern, rows: int, group: int, length: int, span: int,
           softcap: float, dtype, cpu: bool) -> Form:
   """Sizes of tiles: sides that split the row evenly, rows that divide all of them."""
-  settings: Any = jax.config
-  precision = settings.jax_default_matmul_precision
-  if precision is None and jnp.finfo(dtype).bits >= 32:
-    precision = 'highest'
-  queries, keys = _side(length, _QUERIES), _side(span, _KEYS)
+  queries, keys = side(length, _QUERIES), side(span, _KEYS)
   budget = CPU_SCORES if cpu else DEVICE_SCORES
   while group * queries * keys > 2 * budget and queries > 64:
-    queries = _side(length, queries // 2)
+    queries = side(length, queries // 2)
   most = max(budget // (group * queries * keys), 1)
   rows = next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)
-  # All queries attend to the same keys: on a CPU a pass over the scores is saved.
+  # On a CPU a pass over the scores is saved.
+  masked = not (cpu and same_keys(pattern, softcap, dtype))
+  return Form(pattern.causal, pattern.packed, masked, softcap, precision_of(dtype),
+              queries, keys, rows)
+
+
+def precision_of(dtype) -> str | None:
+  """Of products of `dtype`: all of its bits, unless JAX's setting says otherwise."""
+  settings: Any = jax.config
+  asked = settings.jax_default_matmul_precision
+  return 'highest' if asked is None and jnp.finfo(dtype).bits >= 32 else asked
+
+
+def same_keys(pattern: Pattern, softcap: float, dtype) -> bool:
+  """Whether all queries of a row attend to the same keys, those that are text, and
+  `dtype` holds MASKED, which may then be added to scores."""
   plain = not (pattern.causal or pattern.packed or pattern.window or softcap)
-  masked = not (cpu and plain and jnp.finfo(dtype).maxexp > 100)
-  return Form(pattern.causal, pattern.packed, masked, softcap, precision, queries,
-              keys, rows)
+  return plain and jnp.finfo(dtype).maxexp > 100
 
 
 def _with_column(x: Array, value: Array | float) -> jax.Array:
@@ -114,7 +123,7 @@ def _with_column(x: Array, value: Array | float) -> jax.Array:
   return jnp.concatenate([x, column], -1)
 
 
-def _side(length: int, most: int) -> int:
+def side(length: int, most: int) -> int:
   """Of tiles of at most `most` that cover `length` with the least over; by eights."""
   return _up(math.ceil(length / math.ceil(length / most)), 8)
 
