@@ -50,14 +50,24 @@ def _contrastive(chip: str, reason: str) -> Choice:
 
 _COMPILED = ('compiled, not timed: the matrix unit is busy in most bundles of both '
              'kernels, and neither scores nor their gradient go to HBM')
+def _latent_pool(chip: str, width: tuple[int, int]) -> Choice:
+  return Choice('latent_pool', chip, 'bfloat16', 'tpu', _IN_FEWER,
+                rows=(1024, LARGEST), width=width)
+
+
 _IN_FEWER = ("compiled, not timed: blockwise's products and backward pass; LayerNorm, "
              'GEGLU and its sums are made beside the products, in fewer bundles')
 TABLE = (
     _contrastive('v5e', _COMPILED),
     _contrastive('v5p', _COMPILED),
     _contrastive('v6e', _COMPILED),
-    *(Choice('latent_pool', chip, 'bfloat16', 'tpu', _IN_FEWER, rows=(1024, LARGEST),
-             width=(384, 4096)) for chip in ('v5e', 'v5p', 'v6e')),
+    _latent_pool('v5e', (384, 4096)),
+    _latent_pool('v6e', (384, 4096)),
+    _latent_pool('v5p', (384, 768)),
+    _latent_pool('v5p', (4096, 4096)),
+    Choice('latent_pool', 'v5p', 'bfloat16', 'blockwise', 'compiled, not timed: at width '
+           "1,024 the backward pass of the kernel's program has more bundles than its "
+           'forward pass saves', width=(769, 4095)),
 )
 _OTHERWISE = 'not timed, and not compiled to bundles: plain XLA'
 _CHIPS = {'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e', 'TPU v5': 'v5p', 'TPU v5p': 'v5p',

@@ -26,6 +26,7 @@ def test_every_chip_has_an_entry_with_its_reason():
     assert choose(operation='latent_pool', **other).impl == 'blockwise'
   assert choose(operation='latent_pool', width=4096).impl == 'tpu'
   assert choose(operation='latent_pool', width=256).impl == 'blockwise'
+  assert choose(operation='latent_pool', width=1024, chip='v5p').impl == 'blockwise'
 
 
 @pytest.mark.parametrize('kind, named', [

@@ -35,14 +35,22 @@ def shape_on(chip):
 
 def compile_kernel(chip, dim, inner, length, segments, dtype, pieces=1):
   """(The sums alone, the forward pass of a gradient: it keeps the pre-activations)."""
-  shape = shape_on(chip)
+  described = topologies.get_topology_desc(platform='tpu', topology_name=CHIPS[chip])
+  mesh = sharding.make_mesh((1, 1, 1), described.devices[:1])
+
+  def shape(dims, dtype):
+    return jax.ShapeDtypeStruct(dims, dtype, sharding=jax.NamedSharding(mesh, jax.P()))
+
   linear = {'kernel': shape((dim, inner), dtype), 'bias': shape((inner,), dtype)}
   norm = {'scale': shape((dim,), dtype), 'bias': shape((dim,), dtype)}
   args = (norm, {'up': linear, 'gate': linear}, shape((8, length, dim), dtype),
           shape((8, length), jnp.int32))
   run = functools.partial(tpu.geglu_sums, False, 0, segments, pieces)
-  return (jax.jit(run).lower(*args).compile(),
-          jax.jit(lambda *args: jax.vjp(run, *args)[0]).lower(*args).compile())
+  with jax.set_mesh(mesh):  # it tells the kernel's compiler which chip this is for
+    return [jax.jit(jax.shard_map(
+        program, in_specs=jax.P(), out_specs=jax.P(), check_vma=False)
+        ).lower(*args).compile() for program in (run, lambda *args: jax.vjp(
+            run, *args)[0])]
 
 
 @pytest.mark.parametrize('chip', CHIPS)
