@@ -65,9 +65,9 @@ TABLE = (
     _latent_pool('v6e', (384, 4096)),
     _latent_pool('v5p', (384, 768)),
     _latent_pool('v5p', (4096, 4096)),
-    Choice('latent_pool', 'v5p', 'bfloat16', 'blockwise', 'compiled, not timed: at width '
-           "1,024 the backward pass of the kernel's program has more bundles than its "
-           'forward pass saves', width=(769, 4095)),
+    Choice('latent_pool', 'v5p', 'bfloat16', 'blockwise',
+           "compiled, not timed: at width 1,024 the backward pass of the kernel's "
+           'program has more bundles than its forward pass saves', width=(769, 4095)),
 )
 _OTHERWISE = 'not timed, and not compiled to bundles: plain XLA'
 _CHIPS = {'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e', 'TPU v5': 'v5p', 'TPU v5p': 'v5p',

@@ -317,12 +317,14 @@ def test_kernel_does_not_race(rows, length, segments, cores, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_a_nan_in_a_text_reaches_no_other_text_of_its_group():
-  """Six texts of 80 tokens share a step of the kernel."""
-  hidden, _, _ = make_states(9, 80, 128)
-  hidden = hidden.at[4, 7, 3].set(jnp.nan)
+@pytest.mark.parametrize('device, dtype', [('tpu', 'float32'), ('gpu', 'bfloat16')])
+def test_a_nan_in_a_text_reaches_no_other_text_of_its_group(device, dtype):
+  """Several texts share a step of the kernel: six of 80 tokens, or three of 40."""
+  hidden, _, _ = make_states(9, 80 if device == 'tpu' else 40, 128)
+  hidden = hidden.at[4, 7, 3].set(jnp.nan).astype(dtype)
   marks = jnp.zeros(hidden.shape[:2], jnp.int32)
-  out = np.asarray(pooled_by(interpreted('tpu'), marks, 1)(make_params(LANES), hidden))
+  out = np.asarray(pooled_by(interpreted(device), marks, 1)(
+      make_params(LANES), hidden))
   assert np.isfinite(np.delete(out, 4, 0)).all() and np.isnan(out[4]).any()
 
 

@@ -97,7 +97,7 @@ def _sums_body(refs, up, gate, out, *, rows, flat):
   up, gate, marks = _pre_activations(refs, up, gate, flat)
   inner = geglu(up, gate)
   for row in range(rows):
-    out[tile, row, columns] = jnp.sum(inner * _mask(marks, row), axis=1)
+    out[tile, row, columns] = jnp.sum(_of_row(inner, marks, row), axis=1)
 
 
 def _grad_body(refs, up, gate, d_sums, d_up, d_gate, scratch, *, rows, flat):
@@ -107,7 +107,7 @@ def _grad_body(refs, up, gate, d_sums, d_up, d_gate, scratch, *, rows, flat):
   d_inner = jnp.zeros_like(up)
   for row in range(rows):
     d_row = _load(d_sums.at[tile, row, columns], 1, flat)
-    d_inner += lax.broadcast_in_dim(d_row, up.shape, (0,)) * _mask(marks, row)
+    d_inner += _of_row(lax.broadcast_in_dim(d_row, up.shape, (0,)), marks, row)
   staged = scratch.at[lax.axis_index('wg')]
   tokens = pl.ds(tile * _TOKENS, _TOKENS)
   for out, value in ((d_up, d_inner * gelu), (d_gate, d_inner * up * slope)):
@@ -131,10 +131,10 @@ def _pre_activations(refs, up, gate, flat):
   return biased(up, up_bias), biased(gate, gate_bias), marks
 
 
-def _mask(marks, row):
-  """marks [128] int32 -> [64,128] float32: one on the tokens of sum `row`."""
-  return lax.broadcast_in_dim(
-      (marks == row).astype(jnp.float32), (_HALF, _TOKENS), (1,))
+def _of_row(x, marks, row):
+  """x [64,128] on the tokens of sum `row`, zero on others, be they NaN. marks [128]."""
+  mask = lax.broadcast_in_dim((marks == row).astype(jnp.float32), x.shape, (1,))
+  return jnp.where(mask > 0, x, 0.0)
 
 
 def _my_columns():
