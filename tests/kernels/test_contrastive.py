@@ -68,6 +68,8 @@ def test_words_hold_two_rows_of_16_bits():
   np.testing.assert_array_equal(words, bits[::2] | bits[1::2] << 16)
   assert tpu_pairs.of(jnp.asarray(x[:3]), interpret=True).dtype == jnp.bfloat16
   assert tpu_pairs.of(jnp.ones((4, 8)), interpret=True).dtype == jnp.float32
+  large = jax.ShapeDtypeStruct((1 << 18, 1024), jnp.bfloat16)
+  assert jax.eval_shape(tpu_pairs.of, large).dtype == jnp.bfloat16
 
 
 @pytest.mark.thorough

@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+_MOST_BYTES = 256 << 20  # of an operand: its copy takes as much HBM
 _BLOCK = 256, 1024  # rows and columns at a time
 _TILE = 128  # of which both are multiples
 
@@ -19,10 +20,10 @@ _TILE = 128  # of which both are multiples
 def of(x: jax.Array, *, interpret: bool = False) -> jax.Array:
   """Two rows of 16 bits to a word, [rows/2,columns] uint32; any other x as it is.
 
-  x: [rows,columns]. An odd number of rows leaves x as it is. interpret: run the kernel
-  in Pallas's interpreter.
+  x: [rows,columns]; as it is too with an odd number of rows, or beyond 256 MiB, where
+  memory is dearer than the halves. interpret: run the kernel in Pallas's interpreter.
   """
-  if x.dtype.itemsize != 2 or x.shape[0] % 2:
+  if x.dtype.itemsize != 2 or x.shape[0] % 2 or x.nbytes > _MOST_BYTES:
     return x
   rows, columns = (min(most, pl.cdiv(size, _TILE) * _TILE)
                    for most, size in zip(_BLOCK, x.shape, strict=True))
