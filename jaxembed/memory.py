@@ -95,7 +95,8 @@ def forecast(cfg: ModelConfig, params: types.Params, *,
       # such: the weights of all layers, before the first of them runs, and states.
       layers, cfg = 2 * layers, dataclasses.replace(cfg, dtype='float32')
       fixed += layers
-    fixed += layers // cfg.backbone.num_layers  # those of the layer that runs, alone
+    # Those of the layer that runs, alone; a static table has none.
+    fixed += layers // max(cfg.backbone.num_layers, 1)
   return Forecast(
       weights=bytes_here(params), token=_token_bytes(cfg, mesh), fixed=fixed,
       available=available, max_length=cfg.max_length, shards=shards)
