@@ -203,16 +203,14 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 def program(stage: config.StageConfig, mixture: data.Mixture | None = None) -> str:
   """What the compiled step depends on: stages of one program cost the same.
 
-  All of the stage but what is known to change no product, shape or state. mixture: see
-  `compile_stage`.
+  All of the stage but what is known to change no product and no state. How many
+  sources it has changes two records of a number for each. mixture: see `compile_stage`.
   """
   d = dataclasses.replace(
       stage.data, prefetch=0, check_rows=0, homogeneous=False,
       sub_batch=0, size_temperature=0.0,
       query_lengths=stage.data.query_lengths[-1:],
-      passage_lengths=stage.data.passage_lengths[-1:], sources=[
-          config.SourceConfig(name=str(i), path='-', temperature=s.temperature)
-          for i, s in enumerate(stage.data.sources)])
+      passage_lengths=stage.data.passage_lengths[-1:], sources=[])
   o = dataclasses.replace(
       stage.optim, peak_lr=1.0, end_lr=0.0, warmup_steps=0, schedule='constant',
       keep_optimizer_state=False, max_skipped=0)
