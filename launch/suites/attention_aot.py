@@ -13,6 +13,7 @@ import dataclasses
 import importlib.util
 import os
 import runpy
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,12 @@ def _described(topology: str) -> bool:
       importlib.util.find_spec('jax_cuda13_plugin'))
 
 
+def _row(length: int, dtype: str, mesh: jax.sharding.Mesh) -> Any:
+  """The shape of what one text has for every token."""
+  return jax.ShapeDtypeStruct(
+      (1, length), dtype, sharding=jax.NamedSharding(mesh, jax.P(sharding.BATCH)))
+
+
 def forward(topology: str, length: int, form: str, layers: int = 28) -> dict:
   """The row of one text of `length` tokens on the first chip of a topology."""
   cfg = presets.get('qwen3_0p6b')
@@ -78,12 +85,12 @@ def forward(topology: str, length: int, form: str, layers: int = 28) -> dict:
   mesh = sharding.make_mesh((1, 1, 1), where[:1])
   with jax.set_mesh(mesh):
     params = sharding.abstract(encoder.param_shapes(cfg, jnp.bfloat16), mesh)
-    rows = {dtype: jax.ShapeDtypeStruct((1, length), dtype, sharding=jax.NamedSharding(
-        mesh, jax.P(sharding.BATCH))) for dtype in ('int32', 'bool')}
+    ids, flags = (_row(length, dtype, mesh) for dtype in ('int32', 'bool'))
     lowered = jax.jit(encoder.encode, static_argnums=1).lower(
-        params, cfg, types.Tokens(rows['int32'], rows['bool'], rows['bool']))
+        params, cfg, types.Tokens(ids, flags, flags))
   try:
     sizes = lowered.compile().memory_analysis()
+    assert sizes is not None
     needs = sizes.temp_size_in_bytes
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):

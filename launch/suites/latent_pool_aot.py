@@ -92,7 +92,9 @@ def _main(folder: pathlib.Path, program: Program) -> dict:
   memory, cost = step.memory_analysis(), step.cost_analysis()
   assert memory is not None and cost is not None
   seen = bundles.of_folder(folder)
-  counted = dict(_bundles(step.as_text(), seen))
+  text = step.as_text()
+  assert text is not None
+  counted = dict(_bundles(text, seen))
   forward = sum(n for (_, is_forward), n in counted.items() if is_forward)
   out = {'temporaries MiB': memory.temp_size_in_bytes / 2**20}
   moved = cost['bytes accessed'] / _TOKENS

@@ -43,7 +43,7 @@ def _all_keys(scale: float, q, k, v, pattern: Pattern, first) -> jax.Array:
   total = -(-length // side) * side
   q = jnp.pad(q * jnp.asarray(scale, q.dtype),
               ((0, 0), (0, total - length), (0, 0), (0, 0)))
-  some = (pattern.text >= 0).any(1)
+  some = jnp.any(pattern.text >= 0, 1)
   padding = jnp.where(pattern.text < 0, MASKED, 0.0).astype(accumulator(q.dtype))
   product = functools.partial(
       jnp.einsum, precision=blockwise.precision_of(q.dtype),
