@@ -112,11 +112,13 @@ def test_released_head_does_a_third_of_the_work():
 
 
 @pytest.mark.slow
-def test_released_head_needs_two_fifths_of_the_memory():
+def test_released_head_needs_less_than_half_of_the_memory():
   folded, unfolded = (
       compile_head(impl, True).memory_analysis().temp_size_in_bytes
       for impl in ('blockwise', 'reference'))
-  assert folded <= 0.4 * unfolded
+  # Two fifths of what libtpu 0.0.51 gave the reference; 0.0.52 gives it 4.94 GiB.
+  assert folded <= 0.4 * 6.47 * 2**30
+  assert folded <= 0.5 * unfolded
 
 
 @pytest.mark.parametrize('width,length,segments', [(384, 40, 3), (4096, 512, 1)])
