@@ -25,9 +25,7 @@ from jaxembed.kernels.contrastive.tpu_tile import LANES
 TILES = ((1024, 1024), (1024, 512), (1024, 256), (512, 512), (512, 256), (256, 256),
          (256, 128), (128, 128))
 MOST_STRIPS = 8
-_VMEM = {'v5e': 128 << 20, 'v6e': 128 << 20}  # of a core
-_LEAST_VMEM = 64 << 20  # v5p
-_BLOCKS, _LIMIT = 3 / 4, 15 / 16  # of it: for our blocks, and with the compiler's own
+_BLOCKS, _LIMIT = 3 / 4, 15 / 16  # of VMEM: for our blocks, and with the compiler's own
 _SMALL = 2 << 20  # for vectors of a tile and the like
 # Sub-tiles. A matrix unit must multiply as many rows as its weights have before it can
 # take others: 256 on v6e, 128 elsewhere. More rows have more partial sums to hold.
@@ -98,7 +96,7 @@ def tiling(b: int, n: int, d: int, itemsize: int, wide: int, *, gradients: bool
 
 
 def _vmem(share: float) -> int:
-  return int(_VMEM.get(choices.chip(), _LEAST_VMEM) * share)
+  return int(choices.vmem() * share)
 
 
 def _up(size: int) -> int:
