@@ -17,15 +17,11 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import json
 import math
-import os
 import pathlib
-import subprocess
 import sys
-import tempfile
 from typing import Any
 
 import jax
-from jax.experimental import topologies
 import jax.numpy as jnp
 
 from jaxembed import config, sharding, types
@@ -33,13 +29,7 @@ from jaxembed.kernels.contrastive import MaskVectors, masked_lse, tpu_call
 from jaxembed.losses import masks
 
 from .. import bundles
-
-_FLAGS = ('--xla_jf_dump_to={} --xla_jf_dump_llo_text=true '
-          '--xla_jf_dump_llo_pass_label_regex=.*final_bundles.*')
-_TOPOLOGY = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
-# Multiply-adds of a core per cycle in bfloat16: four matrix units of 128 x 128, or two
-# of 256 x 256 that take two rows (an instruction of 16 rows every 8 bundles).
-_RATE = {'v5e': 65536, 'v5p': 65536, 'v6e': 262144}
+from . import _tpu_compiler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +49,9 @@ def run(repeats: int, small: bool) -> list[dict]:
   """A row per kernel of each program, and one for each whole program."""
   del repeats  # compilation is deterministic
   programs = [Program('v6e', 'contrastive', size=2048, dim=256)] if small else [
-      p for chip in _TOPOLOGY for p in _programs(chip)]
-  return [row for p in programs for row in _rows(p, _child(p))]
+      p for chip in _tpu_compiler.TOPOLOGY for p in _programs(chip)]
+  return [row for p in programs
+          for row in _rows(p, _tpu_compiler.in_child(__name__, p))]
 
 
 def _programs(chip: str) -> Iterator[Program]:
@@ -76,30 +67,12 @@ def _programs(chip: str) -> Iterator[Program]:
     yield Program(chip, 'contrastive', dim=dim, masks=kind, bounded=bounded)
 
 
-def _child(program: Program) -> dict:
-  """The figures of a program, compiled in a process of its own."""
-  with tempfile.TemporaryDirectory() as folder:
-    env = {**os.environ, 'LIBTPU_INIT_ARGS': _FLAGS.format(folder),
-           'ALLOW_MULTIPLE_LIBTPU_LOAD': 'true', 'JAX_PLATFORMS': 'cpu',
-           'JAX_ENABLE_COMPILATION_CACHE': 'false'}
-    done = subprocess.run(
-        [sys.executable, '-m', __name__, json.dumps(dataclasses.asdict(program))],
-        env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-      return {'note': next((line for line in reversed(done.stderr.splitlines())
-                            if 'Error' in line), 'failed')[:100]}
-    paths = bundles.of_folder(pathlib.Path(folder))
-  return json.loads(done.stdout.splitlines()[-1]) | {'kernels': {
-      name: [dataclasses.asdict(path) for path in of] for name, of in paths.items()
-      if name.startswith('contrastive')}}
-
-
 def _rows(program: Program, found: dict) -> Iterator[dict]:
   told = {'chip': program.chip, 'D': program.dim}
   if program.kernel == 'contrastive':
     told |= {'B = N': program.size, 'masks': program.masks, 'bounded': program.bounded}
   for name, paths in sorted(found.get('kernels', {}).items()):
-    work = found['work'][name] / _RATE[program.chip]
+    work = found['work'][name] / _tpu_compiler.RATE[program.chip]
     for path in paths:
       yield {'what': name, **told, 'bundles': path['bundles'],
              'matrix unit': work / path['bundles'],
@@ -114,10 +87,8 @@ def _rows(program: Program, found: dict) -> Iterator[dict]:
 # --- In the child ------------------------------------------------------------
 
 
-def _main(program: Program) -> dict:
-  described = topologies.get_topology_desc(
-      platform='tpu', topology_name=_TOPOLOGY[program.chip])
-  where = sharding.make_mesh((1, 1, 1), described.devices[:1])
+def _main(folder: pathlib.Path, program: Program) -> dict:
+  where = _tpu_compiler.mesh(program.chip)
   with jax.set_mesh(where):
     loss, args, work = _contrastive(program)
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
@@ -128,7 +99,10 @@ def _main(program: Program) -> dict:
     out = {'temporaries': memory.temp_size_in_bytes / 2**20, 'work': work}
     if program.kernel == 'contrastive' and cost:
       out |= _traffic(program, cost['bytes accessed'])
-  return out
+  return out | {'kernels': {
+      name: [dataclasses.asdict(path) for path in paths]
+      for name, paths in bundles.of_folder(folder).items()
+      if name.startswith('contrastive')}}
 
 
 def _traffic(program: Program, accessed: float) -> dict[str, float]:
@@ -188,4 +162,5 @@ def _tiling(program: Program, gradients: bool) -> tpu_call.Tiling:
 
 
 if __name__ == '__main__':
-  print(json.dumps(_main(Program(**json.loads(sys.argv[1])))))
+  print(json.dumps(_main(pathlib.Path(sys.argv[1]),
+                         Program(**json.loads(sys.argv[2])))))

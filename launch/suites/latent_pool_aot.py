@@ -14,28 +14,20 @@ from collections.abc import Iterator
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import re
-import subprocess
 import sys
-import tempfile
 
 import jax
-from jax.experimental import topologies
 import jax.numpy as jnp
 
-from jaxembed import sharding
 from jaxembed.kernels import choices
+from jaxembed.kernels.contrastive import tpu_call
 from jaxembed.kernels.latent_pool import blockwise, tpu
 
 from .. import bundles
+from . import _tpu_compiler
 
-_FLAGS = ('--xla_jf_dump_to={} --xla_jf_dump_llo_text=true '
-          '--xla_jf_dump_llo_pass_label_regex=.*final_bundles.*')
-_TOPOLOGY = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
-_RATE = {'v5e': 65536, 'v5p': 65536, 'v6e': 262144}  # see suite aot
-_CORES = {'v5p': 2}
 _WIDTHS = (384, 768, 1024, 4096)
 _TOKENS, _LENGTH = 4096, 512
 _FUSION = re.compile(r'%([\w.-]+) = .*?op_name="([^"]*)".*?"estimated_cycles":"(\d+)"'
@@ -54,35 +46,22 @@ class Program:
 def run(repeats: int, small: bool) -> list[dict]:
   """A row per chip, width and implementation."""
   del repeats  # compilation is deterministic
-  chips, widths = (('v6e',), (128,)) if small else (tuple(_TOPOLOGY), _WIDTHS)
+  chips, widths = (('v6e',), (128,)) if small else (
+      tuple(_tpu_compiler.TOPOLOGY), _WIDTHS)
   return [_row(Program(chip, width, impl)) for chip in chips for width in widths
           for impl in ('tpu', 'blockwise')]
 
 
 def _row(program: Program) -> dict:
-  """Compiled in a process of its own, for the compiler's flags."""
-  with tempfile.TemporaryDirectory() as folder:
-    env = {**os.environ, 'LIBTPU_INIT_ARGS': _FLAGS.format(folder),
-           'ALLOW_MULTIPLE_LIBTPU_LOAD': 'true', 'JAX_PLATFORMS': 'cpu',
-           'JAX_ENABLE_COMPILATION_CACHE': 'false'}
-    done = subprocess.run(
-        [sys.executable, '-m', __name__, folder,
-         json.dumps(dataclasses.asdict(program))],
-        env=env, capture_output=True, text=True, check=False)
-  told = {'chip': program.chip, 'D': program.width, 'form': program.impl}
-  if done.returncode:
-    return told | {'note': next((line for line in reversed(done.stderr.splitlines())
-                                 if 'Error' in line), 'failed')[:100]}
-  return told | json.loads(done.stdout.splitlines()[-1])
+  return {'chip': program.chip, 'D': program.width, 'form': program.impl
+          } | _tpu_compiler.in_child(__name__, program)
 
 
 # --- In the child ------------------------------------------------------------
 
 
 def _main(folder: pathlib.Path, program: Program) -> dict:
-  described = topologies.get_topology_desc(
-      platform='tpu', topology_name=_TOPOLOGY[program.chip])
-  where = sharding.make_mesh((1, 1, 1), described.devices[:1])
+  where = _tpu_compiler.mesh(program.chip)
   with jax.set_mesh(where):
     step = jax.jit(jax.shard_map(
         _step(program.impl), in_specs=jax.P(), out_specs=jax.P(), check_vma=False)
@@ -103,8 +82,8 @@ def _main(folder: pathlib.Path, program: Program) -> dict:
     blocks = 4 * program.width // columns
     again = (blocks - 1) * program.width * 2
     steps = blocks * _TOKENS // _LENGTH
-    work = 2 * _LENGTH * program.width * columns / _RATE[program.chip]
-    forward += path.bundles * steps / _CORES.get(program.chip, 1)
+    work = 2 * _LENGTH * program.width * columns / _tpu_compiler.RATE[program.chip]
+    forward += path.bundles * steps / tpu_call.CORES.get(program.chip, 1)
     moved -= again
     out |= {'matrix unit': work / path.bundles, 'spills': path.spills / path.bundles,
             'read again, bytes/token': again}
