@@ -1,6 +1,7 @@
 """Updates small enough for tests: a model, batches, curves on any mesh."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from jaxembed import config, data, sharding, types
 from jaxembed.data import pack
 from jaxembed.models import encoder, presets
-from jaxembed.train import step
+from jaxembed.train import plan, step
 
 Q = 16
 STAGE = config.StageConfig(
@@ -85,3 +86,15 @@ def curve(cfg: config.ModelConfig, stage: config.StageConfig,
       state, metrics = update(state, sharding.to_global(where, batch))
       losses.append(float(metrics['train/loss']))
   return np.array(losses), state
+
+
+def tpu_kernels(mesh: jax.sharding.Mesh, model: config.ModelConfig) -> set[str]:
+  """Names of the Pallas kernels in the program of an update of 4,096 pairs."""
+  stage = config.StageConfig(data=config.DataConfig(
+      batch_size=4096, query_lengths=(8,), passage_lengths=(8,)))
+  with jax.set_mesh(mesh):
+    params = sharding.abstract(encoder.param_shapes(model), mesh)
+    text = step.make_update(model, stage, seed=0).lower(
+        step.abstract_state(params, stage, mesh, model),
+        plan.largest_batch(stage, mesh)).as_text()
+  return set(re.findall(r'@tpu_custom_call.*?kernel_name = "(\w+)"', text))

@@ -11,8 +11,8 @@ import pytest
 
 from jaxembed import config, sharding
 from jaxembed.kernels.contrastive import MaskVectors, masked_lse
-from jaxembed.models import encoder, presets
-from jaxembed.train import plan, step
+from jaxembed.models import presets
+from tests.helpers import tiny_step
 
 MIB = 1 << 20
 CHIPS = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
@@ -168,12 +168,5 @@ def test_auto_takes_the_kernels_inside_a_training_step(chip):
   where = mesh(CHIPS[chip], (2, 2, 1) if chip != 'v5p' else (2, 1, 1))
   model = config.ModelConfig(dtype='bfloat16', backbone=dataclasses.replace(
       presets.tiny('mistral'), dim=128, ff_dim=256, head_dim=32, vocab_size=512))
-  stage = config.StageConfig(data=config.DataConfig(
-      batch_size=4096, query_lengths=(8,), passage_lengths=(8,)))
-  with jax.set_mesh(where):
-    params = sharding.abstract(encoder.param_shapes(model), where)
-    text = step.make_update(model, stage, seed=0).lower(
-        step.abstract_state(params, stage, where, model),
-        plan.largest_batch(stage, where)).as_text()
-  calls = re.findall(r'@tpu_custom_call.*?kernel_name = "(\w+)"', text)
-  assert {'contrastive_sums', 'contrastive_gradients'} <= set(calls)
+  assert {'contrastive_sums', 'contrastive_gradients'} <= tiny_step.tpu_kernels(
+      where, model)

@@ -1,11 +1,9 @@
 """The latent-attention head: the published form, and every faster one beside it."""
 
-import dataclasses
 import functools
 import math
 
 import jax
-from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,90 +11,21 @@ import pytest
 from jaxembed.kernels import dispatch
 from jaxembed.kernels.latent_pool import (
   api,
-  blockwise,
   fold_latents,
   gpu,
   latent_pool,
   latent_pool_packed,
-  recompute,
   reference,
   tpu,
 )
-from tests.helpers.tiers import after, thorough
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-  """The head's widths; by default a head dim that is not D / heads."""
-
-  dim: int = 16
-  heads: int = 3
-  width: int = 10
-  latents: int = 7
-  inner: int = 24
-
-
-WIDE = Shape(dim=128, heads=2, width=48, latents=24, inner=256)
-LANES = Shape(dim=128, heads=2, width=16, latents=24, inner=384)
-
-
-def make_params(shape=Shape(), dtype=np.float32, seed=0):
-  """Random parameters, none of them zero or one."""
-  rng = np.random.default_rng(seed)
-
-  def kernel(*dims, fan_in):
-    return jnp.asarray(rng.normal(size=dims) / math.sqrt(fan_in), dtype)
-
-  def vector(size, centre=0.0):
-    return jnp.asarray(centre + 0.3 * rng.normal(size=size), dtype)
-
-  d, n, h, f = shape.dim, shape.heads, shape.width, shape.inner
-
-  def norm():
-    return {'scale': vector(d, 1.0), 'bias': vector(d)}
-
-  def linear(rows, columns):
-    return {'kernel': kernel(rows, columns, fan_in=rows), 'bias': vector(columns)}
-
-  return {
-      'latents': kernel(shape.latents, d, fan_in=1),
-      'norm': norm(),
-      'norm_context': norm(),
-      **{name: {'kernel': kernel(d, n, h, fan_in=d / 4)} for name in ('q', 'k', 'v')},
-      'out': {'kernel': kernel(n, h, d, fan_in=n * h)},
-      'mlp_norm': norm(),
-      'mlp': {'up': linear(d, f), 'gate': linear(d, f), 'down': linear(f, d)},
-  }
-
-
-def make_states(rows, length, dim, segments=1, dtype=np.float32, seed=1):
-  """Token states, whose texts they are (-1: none), a cotangent."""
-  rng = np.random.default_rng(seed)
-  hidden = jnp.asarray(rng.normal(size=(rows, length, dim)), dtype)
-  marks = jnp.asarray(np.sort(rng.integers(-1, segments, (rows, length)), axis=1))
-  cotangent = jnp.asarray(rng.normal(size=(rows, segments, dim)))
-  return hidden, marks, cotangent
-
-
-def value_and_grads(op, params, hidden, cotangent):
-  """Outputs and gradients in parameters and states, of <op, cotangent>."""
-  def loss(params, hidden):
-    out = op(params, hidden)
-    return jnp.sum(out * cotangent), out
-
-  (_, out), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
-      params, hidden)
-  return out, grads
-
-
-def distance(got, want):
-  """Largest relative Frobenius distance over the leaves (absolute from zeros)."""
-  def leaf(x, y):
-    x, y = np.float64(x), np.float64(y)
-    assert np.isfinite(x).all()
-    return np.linalg.norm(x - y) / (np.linalg.norm(y) or 1.0)
-
-  return max(jax.tree.leaves(jax.tree.map(leaf, got, want)))
+from tests.helpers.latent_heads import (
+  Shape,
+  distance,
+  make_params,
+  make_states,
+  value_and_grads,
+)
+from tests.helpers.tiers import after
 
 
 def numpy_head(params, state):
@@ -238,94 +167,6 @@ def test_folding_once_is_folding_always():
   np.testing.assert_array_equal(
       latent_pool(folded, hidden, marks == 0),
       latent_pool(params, hidden, marks == 0, impl='blockwise'))
-
-
-# A kernel in interpret mode, against blockwise: same rounding points, so float32
-# differs by the order of sums alone. 600 tokens are two chunks, 1100 three.
-CASES = [('tpu', 5, 22, 1, 'float32'), ('tpu', 2, 600, 1, 'float32'),
-         ('tpu', 2, 600, 3, 'float32'), thorough('tpu', 5, 40, 3, 'float32'),
-         thorough('tpu', 9, 80, 1, 'float32'),
-         thorough('gpu', 3, 40, 3, 'bfloat16'),
-         thorough('gpu', 1, 300, 1, 'bfloat16')]
-
-
-def interpreted(device):
-  """The device's `geglu_sums`, run on this one."""
-  if device == 'tpu':
-    return functools.partial(tpu.geglu_sums, True)
-  # The interpreter has no public name in this release of JAX.
-  params = pytest.importorskip('jax._src.pallas.mosaic_gpu.interpret.params')
-  return functools.partial(
-      recompute.geglu_sums, gpu.kernel(params.InterpretGPUParams()))
-
-
-def pooled_by(geglu_sums, marks, segments):
-  def op(params, hidden):
-    folded = fold_latents(params, hidden.dtype)
-    return api.folded_pool(folded, hidden, marks, segments, geglu_sums, 128)
-  return op
-
-
-@pytest.mark.parametrize('device,rows,length,segments,dtype', CASES)
-def test_kernel_is_blockwise(device, rows, length, segments, dtype):
-  params = make_params(LANES)
-  hidden, marks, cotangent = make_states(rows, length, 128, segments)
-  hidden = hidden.astype(dtype)
-  want, got = (value_and_grads(pooled_by(sums, marks, segments), params, hidden,
-                               cotangent)
-               for sums in (blockwise.geglu_sums, interpreted(device)))
-  # bfloat16: both round pre-activations and their gradients, but sums in another
-  # order round the other way now and then: within one unit, 2**-8.
-  assert distance(got, want) < (2e-6 if dtype == 'float32' else 2**-8)
-
-
-@pytest.mark.parametrize('rows,length,segments', after(1, [
-    (5, 40, 3), (9, 80, 1), (2, 1100, 4)]))
-def test_kernel_for_bfloat16_is_as_close_to_float64_as_blockwise(
-    rows, length, segments):
-  """The two do not round alike on a CPU, which keeps what is not stored in float32."""
-  params = make_params(LANES)
-  hidden, marks, cotangent = make_states(rows, length, 128, segments)
-  hidden = hidden.astype(jnp.bfloat16)
-  with jax.enable_x64(True):
-    wide = jax.tree.map(lambda x: x.astype(jnp.float64), (params, hidden))
-    want = value_and_grads(lambda p, h: reference.latent_pool_packed(
-        p, h, marks, segments), *wide, cotangent)
-  theirs, ours = (distance(value_and_grads(
-      pooled_by(sums, marks, segments), params, hidden, cotangent), want)
-      for sums in (blockwise.geglu_sums, interpreted('tpu')))
-  assert ours < 1.1 * theirs < 0.02
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize('cores', [1, 2])
-@pytest.mark.parametrize('rows,length,segments', [(9, 80, 1), (2, 1100, 4)])
-def test_kernel_does_not_race(rows, length, segments, cores, monkeypatch):
-  """Columns of F are shared by the cores; sums stay while a row's chunks pass."""
-  interpreter = pytest.importorskip(
-      'jax._src.pallas.mosaic.interpret.interpret_pallas_call',
-      reason='its findings have no public name in this release of JAX')
-  monkeypatch.setattr(tpu, '_COLUMNS', (128,))
-  params = make_params(LANES)
-  hidden, marks, cotangent = make_states(rows, length, 128, segments)
-  run = functools.partial(tpu.geglu_sums, pltpu.InterpretParams(
-      detect_races=True, num_cores_or_threads=cores))
-  want, got = (value_and_grads(pooled_by(sums, marks, segments), params, hidden,
-                               cotangent) for sums in (blockwise.geglu_sums, run))
-  assert distance(got, want) < 2e-6
-  assert not interpreter.races.races_found
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize('device, dtype', [('tpu', 'float32'), ('gpu', 'bfloat16')])
-def test_a_nan_in_a_text_reaches_no_other_text_of_its_group(device, dtype):
-  """Several texts share a step of the kernel: six of 80 tokens, or three of 40."""
-  hidden, _, _ = make_states(9, 80 if device == 'tpu' else 40, 128)
-  hidden = hidden.at[4, 7, 3].set(jnp.nan).astype(dtype)
-  marks = jnp.zeros(hidden.shape[:2], jnp.int32)
-  out = np.asarray(pooled_by(interpreted(device), marks, 1)(
-      make_params(LANES), hidden))
-  assert np.isfinite(np.delete(out, 4, 0)).all() and np.isnan(out[4]).any()
 
 
 @pytest.mark.parametrize('impl', ['reference', 'blockwise'])

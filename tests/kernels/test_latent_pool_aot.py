@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import re
 
 import jax
 from jax.experimental import topologies
@@ -13,9 +12,9 @@ import pytest
 
 from jaxembed import config, sharding
 from jaxembed.kernels.latent_pool import gpu, latent_pool, tpu
-from jaxembed.models import encoder, presets
+from jaxembed.models import presets
 from jaxembed.pooling import latent_attention
-from jaxembed.train import plan, step
+from tests.helpers import tiny_step
 
 pytest.importorskip('libtpu', reason='no libtpu: TPU programs cannot be compiled')
 pytestmark = pytest.mark.thorough
@@ -179,12 +178,5 @@ def test_auto_takes_both_operations_kernels_inside_a_training_step(chip):
       dtype='bfloat16', backbone=dataclasses.replace(
           presets.tiny('mistral'), dim=384, ff_dim=512, head_dim=96, vocab_size=512),
       pooling=config.PoolingConfig(kind='latent_attention', latents=16, heads=2))
-  stage = config.StageConfig(data=config.DataConfig(
-      batch_size=4096, query_lengths=(8,), passage_lengths=(8,)))
-  with jax.set_mesh(mesh):
-    params = sharding.abstract(encoder.param_shapes(model), mesh)
-    text = step.make_update(model, stage, seed=0).lower(
-        step.abstract_state(params, stage, mesh, model),
-        plan.largest_batch(stage, mesh)).as_text()
-  calls = set(re.findall(r'@tpu_custom_call.*?kernel_name = "(\w+)"', text))
-  assert {'contrastive_sums', 'contrastive_gradients', 'geglu_sums'} <= calls
+  assert {'contrastive_sums', 'contrastive_gradients', 'geglu_sums'
+          } <= tiny_step.tpu_kernels(mesh, model)
